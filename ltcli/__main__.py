@@ -1,0 +1,5 @@
+"""``python -m ltcli`` is ``ltcli``."""
+
+from ltcli.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Artifacts: their kinds and schemas, header reading, and the atomic store."""

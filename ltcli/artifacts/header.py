@@ -1,0 +1,246 @@
+"""Read and verify an artifact's header with the standard library alone.
+
+An artifact is a safetensors file: eight bytes of header length, a JSON header, then the tensors.
+Its ``__metadata__`` has one key, ``ltcli``, whose value is sorted JSON. One field of that is
+``digest``: the SHA-256 of the whole file with the digest's own 64 characters read as zeros, so
+that one altered bit anywhere is noticed.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ltcli.artifacts.kinds import KINDS, check_schema
+from ltcli.core.errors import ArtifactError
+
+MAX_HEADER_BYTES = 32 * 2**20
+MAX_TENSORS = 20_000
+BLANK_DIGEST = "0" * 64
+DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8} | {
+    "F16": 2,
+    "BF16": 2,
+    "F32": 4,
+    "F64": 8,
+}
+# One level of escaping: the same words inside a class name would carry two.
+_DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
+_CHUNK = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an artifact says of itself.
+
+    Attributes:
+        path: Where it was read.
+        kind: Name of its kind.
+        kind_version: Version of the kind's schema.
+        stage: The stage that made it.
+        parameters: The parameters of that stage.
+        inputs: Role to SHA-256 of each input.
+        info: What is needed to use the tensors without guessing.
+        digest: SHA-256 that identifies the content.
+        writer: Version of ltcli that wrote it.
+        tensors: Name to (dtype, shape).
+    """
+
+    path: Path
+    kind: str
+    kind_version: int
+    stage: str
+    parameters: dict[str, Any]
+    inputs: dict[str, str]
+    info: dict[str, Any]
+    digest: str
+    writer: str
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+    def size(self, name: str, axis: int) -> int:
+        """Return one size of a tensor."""
+        return self.tensors[name][1][axis]
+
+
+def read_header(path: Path) -> Header:
+    """Read a header and check it against its schema, without reading the tensors.
+
+    Raises:
+        ArtifactError: There is no such file, or it is not a sound artifact.
+    """
+    with opened(path) as file:
+        return parse_header(path, file)
+
+
+def verify(path: Path) -> Header:
+    """Read a header and check the digest over the whole file.
+
+    Raises:
+        ArtifactError: As for ``read_header``, or some byte was altered.
+    """
+    with opened(path) as file:
+        header = parse_header(path, file)
+        check_digest(header, file)
+        return header
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; everything is then read from this one descriptor.
+
+    Raises:
+        ArtifactError: It is missing, not a regular file, or not readable.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO must not hang.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        hint = "run the stage that makes it first"
+        raise ArtifactError(path, "no such artifact", hint) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ArtifactError(path, f"cannot be read: {reason}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ArtifactError(path, "must be a regular file")
+        yield file
+
+
+def _damaged(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(path, f"not a sound artifact: {what}", "make it again with --force")
+
+
+def parse_header(path: Path, file: BinaryIO) -> Header:
+    """Read the header of an open file; see ``read_header``."""
+    raw = _header_bytes(path, file)
+    size = os.fstat(file.fileno()).st_size
+    try:
+        document = json.loads(raw, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError):
+        raise _damaged(path, "the header is not JSON without duplicate keys") from None
+    if not isinstance(document, dict):
+        raise _damaged(path, "the header is not a mapping")
+    metadata = document.pop("__metadata__", None)
+    tensors = _tensors(path, document, size - 8 - len(raw))
+    if not isinstance(metadata, dict) or list(metadata) != ["ltcli"]:
+        raise ArtifactError(path, "not written by ltcli: it has no ltcli metadata")
+    try:
+        facts = json.loads(metadata["ltcli"], object_pairs_hook=_no_duplicates)
+        header = Header(
+            path,
+            _text(facts["kind"]),
+            int(facts["kind_version"]),
+            _text(facts["stage"]),
+            dict(facts["parameters"]),
+            {role: _text(digest) for role, digest in dict(facts["inputs"]).items()},
+            dict(facts["info"]),
+            _text(facts["digest"]),
+            _text(facts["ltcli"]),
+            tensors,
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _damaged(path, "its ltcli metadata is incomplete") from None
+    _check_kind(header)
+    return header
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError
+    return mapping
+
+
+def _header_bytes(path: Path, file: BinaryIO) -> bytes:
+    file.seek(0)
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+        raise _damaged(path, "it does not start with a safetensors header")
+    raw = file.read(length)
+    if len(raw) < length:
+        raise _damaged(path, "it ends inside the header")
+    return raw
+
+
+def _tensors(
+    path: Path, document: dict[str, Any], data_bytes: int
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    if len(document) > MAX_TENSORS:
+        raise _damaged(path, f"it has more than {MAX_TENSORS} tensors")
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in document.items():
+        try:
+            dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            sound = (
+                set(entry) == {"dtype", "shape", "data_offsets"}
+                and all(type(size) is int and 0 <= size < 2**48 for size in (*shape, start, end))
+                and end - start == math.prod(shape) * DTYPE_BYTES[dtype]
+            )
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise _damaged(path, f"tensor {name[:80]!r} has a forged entry")
+        tensors[name] = (dtype, tuple(shape))
+        spans.append((start, end))
+    position = 0
+    for start, end in sorted(spans):
+        if start != position:
+            raise _damaged(path, "its tensors overlap or leave a hole")
+        position = end
+    if position != data_bytes:
+        raise _damaged(path, f"it holds {data_bytes} bytes of tensors instead of {position}")
+    return tensors
+
+
+def _check_kind(header: Header) -> None:
+    kind = KINDS.get(header.kind)
+    if kind is None:
+        raise ArtifactError(header.path, f"unknown kind '{header.kind[:80]}'")
+    if header.kind_version != kind.version:
+        rule = f"{kind.name} version must be {kind.version}, got {header.kind_version}"
+        raise ArtifactError(header.path, rule, "make it again with this version of ltcli")
+    check_schema(header.path, kind, header.tensors, header.info)
+
+
+def check_digest(header: Header, file: BinaryIO) -> None:
+    """Compare the digest in the header with that of the open file.
+
+    Raises:
+        ArtifactError: They differ.
+    """
+    found, _ = file_digest(header.path, file)
+    if found != header.digest:
+        hint = "make it again with --force"
+        raise ArtifactError(header.path, "content does not match its digest", hint)
+
+
+def file_digest(path: Path, file: BinaryIO) -> tuple[str, int]:
+    """Hash an open artifact with its digest read as zeros.
+
+    Returns:
+        The SHA-256 in hex and the position of the digest's first character in the file.
+    """
+    raw = _header_bytes(path, file)
+    match = _DIGEST.search(raw)
+    if match is None:
+        raise _damaged(path, "it has no digest")
+    start, end = match.span(1)
+    digest = hashlib.sha256(len(raw).to_bytes(8, "little"))
+    digest.update(raw[:start] + BLANK_DIGEST.encode() + raw[end:])
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest(), 8 + start

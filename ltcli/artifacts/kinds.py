@@ -1,0 +1,227 @@
+"""The kinds of artifact: exactly which tensors and which metadata each one holds.
+
+Axis letters: N training images, V validation images, T test images, M predicted images, H W image,
+C classes, D feature dimension, Q augmented views, Y X feature map, R rows of covariance factors,
+O = C + 1 offsets, K neighbours, E epochs, P bytes. A letter is one size within a file.
+"""
+
+from dataclasses import dataclass
+
+from ltcli.core.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a kind.
+
+    Attributes:
+        name: Name in the file. A name that ends in ``*`` stands for any number of tensors.
+        dtypes: Allowed safetensors dtypes; empty for any.
+        axes: One letter or fixed size per axis; None for any shape (only for ``*``).
+        meaning: What the numbers are, with unit and range.
+        required: Whether the file must hold it.
+    """
+
+    name: str
+    dtypes: tuple[str, ...]
+    axes: tuple[str | int, ...] | None
+    meaning: str
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file of one kind holds.
+
+    Attributes:
+        name: Name in the header.
+        version: Goes up by one with every change of the schema.
+        tensors: The tensors.
+        metadata: Keys that ``info`` in the header must have.
+        summary: One line.
+    """
+
+    name: str
+    version: int
+    tensors: tuple[Tensor, ...]
+    metadata: tuple[str, ...]
+    summary: str
+
+
+_BYTE, _INT, _REAL, _STORED = ("U8",), ("I64",), ("F32",), ("F32", "BF16")
+
+
+def _part(part: str, letter: str) -> tuple[Tensor, ...]:
+    pool = "the test set" if part == "test" else "the training pool"
+    return (
+        Tensor(f"{part}.images", _BYTE, (letter, "H", "W", 3), "RGB, 0..255"),
+        Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1"),
+        Tensor(f"{part}.index", _INT, (letter,), f"position in {pool} of the source"),
+    )
+
+
+def _bank(part: str, letter: str) -> tuple[Tensor, ...]:
+    return (
+        Tensor(f"{part}.features", _STORED, (letter, "D"), "penultimate, after pooling"),
+        Tensor(f"{part}.logits", _REAL, (letter, "C"), "of the model's own classifier"),
+        Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1"),
+    )
+
+
+_CLASSIFIER = (
+    Tensor("classifier.weight", _REAL, ("C", "D"), "one row per class"),
+    Tensor("classifier.bias", _REAL, ("C",), "added before the factors"),
+    Tensor("classifier.scales", _REAL, ("C",), "factor of each class's logit"),
+)
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "split",
+            1,
+            (
+                *_part("train", "N"),
+                *_part("val", "V"),
+                *_part("test", "T"),
+                Tensor("files", _BYTE, ("P",), "relative paths, UTF-8, NUL-joined", False),
+            ),
+            ("class_names", "class_counts", "mean", "std", "source"),
+            "long-tailed train, val and test images",
+        ),
+        Kind(
+            "model",
+            1,
+            (
+                Tensor("backbone.*", (), None, "state of the backbone"),
+                *_CLASSIFIER,
+                Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False),
+                Tensor("snapshots.*", (), None, "the same state after those epochs", False),
+            ),
+            ("class_names", "class_counts", "split", "backbone", "classifier", "method", "epochs"),
+            "backbone and classifier",
+        ),
+        Kind(
+            "features",
+            1,
+            (
+                *_bank("train", "N"),
+                *_bank("val", "V"),
+                *_bank("test", "T"),
+                Tensor("train.views", _STORED, ("Q", "N", "D"), "of augmented images", False),
+                Tensor("train.maps", _STORED, ("N", "D", "Y", "X"), "before pooling", False),
+            ),
+            ("class_names", "class_counts", "split", "model", "backbone"),
+            "features, logits and labels of every image",
+        ),
+        Kind(
+            "covariances",
+            1,
+            (
+                Tensor("means", _REAL, ("C", "D"), "feature units"),
+                Tensor("counts", _INT, ("C",), "training images"),
+                Tensor("full", _REAL, ("C", "D", "D"), "feature units squared", False),
+                Tensor("diagonal", _REAL, ("C", "D"), "feature units squared", False),
+                Tensor("rows", _REAL, ("R", "D"), "F with covariance F'F", False),
+                Tensor("offsets", _INT, ("O",), "class c has rows offsets[c]:offsets[c+1]", False),
+            ),
+            ("class_names", "class_counts", "split", "model", "form"),
+            "class means and covariances",
+        ),
+        Kind(
+            "confusion",
+            1,
+            (
+                Tensor("graph", _REAL, ("C", "C"), "share of class-i images predicted as j"),
+                Tensor("scores", _REAL, ("C", "C"), "mean probability of j over class i"),
+                Tensor("top", _INT, ("C", "K"), "most confusing other classes, first is most"),
+            ),
+            ("class_names", "class_counts", "split", "model"),
+            "class confusion graph of the training set",
+        ),
+        Kind(
+            "predictions",
+            1,
+            (
+                Tensor("logits", _REAL, ("M", "C"), "of the last epoch"),
+                Tensor("labels", _INT, ("M",), "class, 0..C-1"),
+                Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False),
+                Tensor("snapshots.predicted", _INT, ("E", "M"), "class per epoch", False),
+            ),
+            ("class_names", "class_counts", "split", "model", "on", "method"),
+            "logits and labels of the test or validation set",
+        ),
+        Kind(
+            "checkpoint",
+            1,
+            (Tensor("state.*", (), None, "everything that training needs to go on"),),
+            ("position",),
+            "state of an unfinished stage",
+        ),
+    )
+}
+
+
+def check_schema(
+    where: object, kind: Kind, tensors: dict[str, tuple[str, tuple[int, ...]]], info: object
+) -> None:
+    """Check names, dtypes, axes and metadata of a file against its kind.
+
+    Args:
+        where: What an error names: the file.
+        kind: The schema.
+        tensors: Name to (dtype, shape), as in a safetensors header.
+        info: The header's ``info``.
+
+    Raises:
+        ArtifactError: Anything differs from the schema.
+    """
+    if not isinstance(info, dict):
+        raise ArtifactError(where, "info must be a mapping")
+    missing = [key for key in kind.metadata if key not in info]
+    if missing:
+        raise ArtifactError(where, f"{kind.name} metadata must have {missing[0]}")
+    exact = {spec.name: spec for spec in kind.tensors if not spec.name.endswith("*")}
+    groups = [spec for spec in kind.tensors if spec.name.endswith("*")]
+    for spec in kind.tensors:
+        present = spec.name in tensors or (
+            spec in groups and any(name.startswith(spec.name[:-1]) for name in tensors)
+        )
+        if spec.required and not present:
+            raise ArtifactError(where, f"{kind.name} must have tensor {spec.name}")
+    sizes: dict[str, tuple[int, str]] = {}
+    if isinstance(info.get("class_names"), list):
+        sizes["C"] = (len(info["class_names"]), "class_names")
+    for name, (dtype, shape) in sorted(tensors.items()):
+        if name in exact:
+            _check_tensor(where, exact[name], dtype, shape, sizes)
+        elif not any(name.startswith(spec.name[:-1]) for spec in groups):
+            raise ArtifactError(where, f"{kind.name} has no tensor {name}")
+
+
+def _check_tensor(
+    where: object,
+    spec: Tensor,
+    dtype: str,
+    shape: tuple[int, ...],
+    sizes: dict[str, tuple[int, str]],
+) -> None:
+    if spec.dtypes and dtype not in spec.dtypes:
+        rule = f"{spec.name} must be {' or '.join(spec.dtypes)}, got {dtype}"
+        raise ArtifactError(where, rule)
+    axes = spec.axes or ()
+    if len(axes) != len(shape):
+        shown = ", ".join(map(str, axes))
+        raise ArtifactError(where, f"{spec.name} must have axes [{shown}], got {list(shape)}")
+    for axis, size in zip(axes, shape, strict=True):
+        known, owner = (
+            sizes.setdefault(axis, (size, spec.name))
+            if isinstance(axis, str)
+            else (
+                axis,
+                "the schema",
+            )
+        )
+        if size != known:
+            rule = f"axis {axis} is {size} in {spec.name} but {known} in {owner}"
+            raise ArtifactError(where, rule)

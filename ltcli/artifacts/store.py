@@ -1,0 +1,233 @@
+"""Write artifacts whole or not at all, and load tensors only from files that are sound."""
+
+import errno
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ltcli import __version__
+from ltcli.artifacts.header import BLANK_DIGEST, Header, check_digest, file_digest, opened
+from ltcli.artifacts.header import parse_header as _parse_header
+from ltcli.artifacts.kinds import KINDS, check_schema
+from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}
+
+
+class Artifact:
+    """An open, verified artifact. Header, digest and tensors come from one descriptor."""
+
+    def __init__(self, header: Header, file: BinaryIO) -> None:
+        """Take over an open file whose digest was checked."""
+        self.header = header
+        self._file = file
+
+    def load(self, *names: str, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
+        """Load tensors straight to a device.
+
+        Args:
+            names: Tensor names; a name that ends in ``*`` loads every tensor with that prefix and
+                drops the prefix from its name.
+            device: Where to put them.
+
+        Raises:
+            ArtifactError: A tensor is missing or holds NaN or infinity.
+        """
+        wanted: dict[str, str] = {}
+        for name in names:
+            if name.endswith("*"):
+                prefix = name[:-1]
+                found = [known for known in self.header.tensors if known.startswith(prefix)]
+                wanted |= {known: known[len(prefix) :] for known in found}
+            elif name in self.header.tensors:
+                wanted[name] = name
+            else:
+                raise ArtifactError(self.header.path, f"has no tensor {name}")
+        loaded = {}
+        # /dev/fd names the descriptor whose digest was checked, even if the path was replaced;
+        # pread gives private memory that nobody can truncate under us.
+        source = f"/dev/fd/{self._file.fileno()}"
+        with safe_open(source, framework="pt", device=str(device), backend="pread") as file:
+            for name, short in wanted.items():
+                loaded[short] = _finite(self.header.path, name, file.get_tensor(name))
+        return loaded
+
+    def tensor(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
+        """Load one tensor; see ``load``."""
+        return self.load(name, device=device)[name]
+
+
+def _finite(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
+    return tensor
+
+
+@contextmanager
+def open_artifact(path: Path) -> Iterator[Artifact]:
+    """Open an artifact and verify every byte of it.
+
+    Raises:
+        ArtifactError: It is missing, damaged, or not an artifact.
+    """
+    with opened(path) as file:
+        header = _parse_header(path, file)
+        check_digest(header, file)
+        yield Artifact(header, file)
+
+
+def save(
+    path: Path,
+    kind_name: str,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    stage: str,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    info: Mapping[str, Any],
+) -> str:
+    """Write one artifact atomically.
+
+    Args:
+        path: The file; it is replaced as a whole or left as it was.
+        kind_name: Name of the kind, whose schema is checked.
+        tensors: Name to tensor, on any device.
+        stage: The stage that made them.
+        parameters: Its parameters, plain JSON values.
+        inputs: Role to SHA-256 of each input.
+        info: The kind's metadata, plain JSON values.
+
+    Returns:
+        The digest.
+
+    Raises:
+        NumericalError: A tensor holds NaN or infinity.
+        ResourceError: The disk is full or the file cannot be written.
+    """
+    kind = KINDS[kind_name]
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for name, tensor in ready.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
+    shapes = {name: (_DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in ready.items()}
+    check_schema(path, kind, shapes, dict(info))
+    facts = {
+        "digest": BLANK_DIGEST,
+        "info": dict(info),
+        "inputs": dict(inputs),
+        "kind": kind.name,
+        "kind_version": kind.version,
+        "ltcli": __version__,
+        "parameters": dict(parameters),
+        "stage": stage,
+    }
+    # One metadata key: with several, safetensors orders them differently in every process.
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    _check_space(path, sum(tensor.nbytes for tensor in ready.values()) + len(text))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        save_file(ready, temporary, metadata={"ltcli": text})
+        digest = _seal(temporary)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest
+
+
+def _seal(temporary: Path) -> str:
+    """Put the digest into a freshly written file and bring it to the disk."""
+    umask = os.umask(0)
+    os.umask(umask)
+    with temporary.open("r+b") as file:
+        digest, position = file_digest(temporary, file)
+        file.seek(position)
+        file.write(digest.encode())
+        file.flush()
+        # safetensors writes with mode 0600 whatever the umask, and never syncs.
+        os.fchmod(file.fileno(), 0o666 & ~umask)
+        os.fsync(file.fileno())
+    return digest
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems refuse to sync a folder; the rename itself has happened.
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_space(path: Path, needed: int) -> None:
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if needed > free:
+        rule = f"needs {needed / 1e6:,.1f} MB of disk, {free / 1e6:,.1f} MB are free"
+        raise ResourceError(path, rule, "free some space or choose another folder")
+
+
+def _unwritable(path: Path, error: Exception) -> ResourceError:
+    number = getattr(error, "errno", None)
+    full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
+    if full or "File too large" in str(error):
+        return ResourceError(path, "the disk is full", "free some space and run again")
+    reason = getattr(error, "strerror", None) or str(error)
+    return ResourceError(path, f"cannot be written: {reason}", "choose another --out")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of an output; wait for another process that holds it.
+
+    What a killed writer left half-written is removed, as only the holder of the lock writes.
+
+    Raises:
+        ResourceError: The folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("%s: waiting for the process that writes it", path)
+            lock.acquire()
+        for orphan in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+            orphan.unlink(missing_ok=True)
+    except (OSError, NotImplementedError) as error:
+        raise _unwritable(path, error) from None
+    try:
+        yield
+    finally:
+        lock.release()

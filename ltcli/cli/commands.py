@@ -1,0 +1,183 @@
+"""Build one command per stage from its declaration."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ltcli import methods
+from ltcli.artifacts.header import read_header
+from ltcli.cli import jobs
+from ltcli.core import log
+from ltcli.core.params import Spec, as_dict, specs
+from ltcli.stages import STAGES
+from ltcli.stages.run import Job, plan
+from ltcli.stages.run import run as run_job
+from ltcli.stages.stage import Stage
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add every stage, then the commands that only read, to the program."""
+    for stage in STAGES:
+        app.command(stage.name, help=_help(stage), no_args_is_help=False)(_command(stage))
+
+
+def _help(stage: Stage) -> str:
+    examples = "\n".join(f"  {line}" for line in stage.examples)
+    return f"{stage.summary}\n\n\b\nExamples:\n{examples}"
+
+
+def _command(stage: Stage) -> Callable[..., None]:
+    """Return a function whose signature Typer turns into the stage's command."""
+
+    def command(**values: Any) -> None:
+        log.setup(values.pop("verbose") - values.pop("quiet"))
+        as_json, dry_run = values.pop("as_json"), values.pop("dry_run")
+        results = []
+        for job in jobs.from_options(stage, values):
+            results.append(_dry(job) if dry_run else _run(job))
+            if not as_json:
+                _show(stage, results[-1], dry_run)
+        if as_json:
+            typer.echo(json.dumps(results if stage.for_each else results[0], sort_keys=True))
+
+    parameters = [_parameter(spec) for spec in specs(stage.params)]
+    parameters += [_method_parameter(name, used) for name, used in _method_options(stage).items()]
+    parameters += [_input_parameter(entry.name, entry.help) for entry in stage.inputs]
+    parameters += _COMMON
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__name__ = stage.name.replace("-", "_")
+    return command
+
+
+def _run(job: Job) -> dict[str, Any]:
+    made = run_job(job)
+    header = read_header(job.out)
+    return {
+        "stage": job.stage.name,
+        "out": str(job.out),
+        "status": "made" if made else "up to date",
+        "digest": header.digest,
+    }
+
+
+def _dry(job: Job) -> dict[str, Any]:
+    reason = plan(job).reason
+    return {
+        "stage": job.stage.name,
+        "out": str(job.out),
+        "status": "up to date" if reason is None else f"would run: {reason}",
+        "inputs": {role: str(path) for role, path in job.inputs.items()},
+        "parameters": as_dict(job.params),
+    }
+
+
+def _show(stage: Stage, result: dict[str, Any], dry_run: bool) -> None:
+    if result["status"] != "made":
+        typer.echo(f"{stage.name}: {result['status']}", err=not dry_run)
+    typer.echo(result["out"])
+    if dry_run:
+        for name, value in result["parameters"].items():
+            typer.echo(f"  {name}: {value}")
+    elif stage.show is not None:
+        typer.echo("\n".join(stage.show(read_header(Path(result["out"])))))
+
+
+def _parameter(spec: Spec) -> inspect.Parameter:
+    if spec.positional:
+        argument = typer.Argument(help=f"{_text(spec)}: {spec.metavar}", metavar=spec.name.upper())
+        return _keyword(spec.name, Annotated[str | None, argument], None)
+    if spec.base is bool:
+        off = f"--no-{spec.flag[2:]}"
+        option = typer.Option(f"{spec.flag}/{off}", help=_text(spec), show_default=False)
+        return _keyword(spec.name, Annotated[bool | None, option], None)
+    return _keyword(spec.name, Annotated[str | None, _text_option(spec, _text(spec))], None)
+
+
+def _text_option(spec: Spec, text: str) -> Any:
+    return typer.Option(
+        spec.flag,
+        help=text,
+        metavar=spec.metavar,
+        show_default=False,
+        autocompletion=(lambda: list(spec.choices)) if spec.choices else None,
+    )
+
+
+def _text(spec: Spec) -> str:
+    default = "" if spec.required or spec.default is None else f" [default: {_plain(spec.default)}]"
+    return f"{spec.help}{default}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _method_options(stage: Stage) -> dict[str, list[tuple[str, Spec]]]:
+    """Return option name to the methods that have it, with their declarations."""
+    found: dict[str, list[tuple[str, Spec]]] = {}
+    if stage.has_methods:
+        for name in methods.names(stage.name):
+            for spec in specs(methods.METHODS[name].params):
+                found.setdefault(spec.name, []).append((name, spec))
+    return found
+
+
+def _method_parameter(name: str, used: list[tuple[str, Spec]]) -> inspect.Parameter:
+    text = "; ".join(f"({method}) {_text(spec)}" for method, spec in used)
+    if used[0][1].base is bool:
+        option = typer.Option(f"{used[0][1].flag}/--no-{used[0][1].flag[2:]}", help=text)
+        return _keyword(name, Annotated[bool | None, option], None)
+    return _keyword(name, Annotated[str | None, _text_option(used[0][1], text)], None)
+
+
+def _input_parameter(name: str, text: str) -> inspect.Parameter:
+    option = typer.Option(f"--{name}", help=f"{text} [default: from --dir]", show_default=False)
+    return _keyword(f"input_{name}", Annotated[Path | None, option], None)
+
+
+def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=kind)
+
+
+_COMMON = [
+    _keyword(
+        "folder",
+        Annotated[Path, typer.Option("--dir", "-d", help="Folder of inputs and output.")],
+        Path("artifacts"),
+    ),
+    _keyword("out", Annotated[Path | None, typer.Option("--out", help="File to write.")], None),
+    _keyword(
+        "config",
+        Annotated[
+            Path | None, typer.Option("--config", help="YAML file of parameters; options win.")
+        ],
+        None,
+    ),
+    _keyword(
+        "device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], "auto"
+    ),
+    _keyword(
+        "force", Annotated[bool, typer.Option("--force", help="Redo; replace any file.")], False
+    ),
+    _keyword(
+        "dry_run",
+        Annotated[bool, typer.Option("--dry-run", help="Check everything, then stop.")],
+        False,
+    ),
+    _keyword(
+        "as_json", Annotated[bool, typer.Option("--json", help="Print one JSON document.")], False
+    ),
+    _keyword(
+        "verbose", Annotated[int, typer.Option("--verbose", "-v", count=True, help="More log.")], 0
+    ),
+    _keyword(
+        "quiet", Annotated[int, typer.Option("--quiet", "-q", count=True, help="Less log.")], 0
+    ),
+]

@@ -1,0 +1,98 @@
+"""The program: the commands, and one place where failures become lines and exit codes."""
+
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ltcli import __version__
+from ltcli.cli import commands
+from ltcli.core.errors import LtcliError
+
+_EXIT_CODES = (
+    "Exit codes: 2 parameters, 3 artifacts, 4 numerics, 5 data set, 6 resources,"
+    " 130 interrupted, 143 terminated, 1 a bug."
+)
+
+app = typer.Typer(
+    name="ltcli",
+    help="Long-tailed image classification, with numbers that can be checked.",
+    epilog=_EXIT_CODES,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+commands.add_to(app)
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line and return its exit code.
+
+    Expected failures are printed as ``error:`` and ``hint:`` lines; with ``--json`` standard output
+    gets one document in that case too. Anything unexpected is a bug and keeps its traceback.
+    """
+    try:
+        code = app(argv, prog_name="ltcli", standalone_mode=False)
+    except LtcliError as error:
+        return _fail(argv, str(error), error.hint, error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(argv, "interrupted", None, 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        # Typer's own usage errors; their class lives in a private module.
+        if not hasattr(error, "format_message"):
+            raise
+        return _usage_error(argv, error)
+    return code if isinstance(code, int) else 0
+
+
+def _usage_error(argv: list[str], error: Any) -> int:
+    message = str(error.format_message())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message, err=True)
+        return 2
+    command = getattr(getattr(error, "ctx", None), "command_path", "ltcli")
+    text, _, suggestion = message.rstrip(".").partition(". Did you mean ")
+    text, _, options = text.partition(" (Possible options: ")
+    if suggestion or options:
+        hint = f"did you mean {suggestion.rstrip('?') or options.rstrip(')')}?"
+    else:
+        hint = f"see {command} --help"
+    return _fail(argv, f"{command}: {text[0].lower()}{text[1:]}", hint, 2)
+
+
+def _fail(argv: list[str], message: str, hint: str | None, code: int) -> int:
+    message = message.replace("\n", " ")
+    typer.echo(f"error: {message}", err=True)
+    if hint is not None:
+        typer.echo(f"hint: {hint}", err=True)
+    if "--json" in argv:
+        typer.echo(json.dumps({"error": {"code": code, "message": message, "hint": hint}}))
+    return code
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,218 @@
+"""Commands that only read: show, lineage, methods, doctor."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ltcli import methods
+from ltcli.artifacts.header import Header, verify
+from ltcli.artifacts.kinds import KINDS
+from ltcli.cli import doctor as checks
+from ltcli.core.errors import ArtifactError, LtcliError
+from ltcli.core.params import specs
+from ltcli.methods.method import Method
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="The artifact.", metavar="FILE")],
+    as_json: _Json = False,
+) -> None:
+    r"""Print what an artifact is, what it holds and what it was made from.
+
+    \b
+    Examples:
+      ltcli show artifacts/digits/split.safetensors
+      ltcli show --json artifacts/digits/pretrain.safetensors
+    """
+    header = verify(file)
+    meanings = {spec.name: spec.meaning for spec in KINDS[header.kind].tensors}
+    if as_json:
+        tensors = {n: {"dtype": d, "shape": list(s)} for n, (d, s) in header.tensors.items()}
+        facts = {
+            "path": str(header.path),
+            "kind": header.kind,
+            "kind_version": header.kind_version,
+            "stage": header.stage,
+            "ltcli": header.writer,
+            "digest": header.digest,
+            "parameters": header.parameters,
+            "inputs": header.inputs,
+            "info": header.info,
+            "tensors": tensors,
+        }
+        typer.echo(json.dumps(facts, sort_keys=True))
+        return
+    typer.echo(f"{header.path}: {header.kind} ({KINDS[header.kind].summary})")
+    typer.echo(f"made by {header.stage} of ltcli {header.writer}, sha256 {header.digest}")
+    _block("inputs", header.inputs)
+    _block("parameters", header.parameters)
+    _block("info", {name: _short(value) for name, value in header.info.items()})
+    lines = {}
+    for name, (dtype, shape) in sorted(header.tensors.items()):
+        lines[name] = f"{dtype} {list(shape)}  {meanings.get(name, '')}".rstrip()
+    _block("tensors", lines)
+
+
+def _block(title: str, values: dict[str, Any]) -> None:
+    typer.echo(f"{title}:")
+    width = max((len(name) for name in values), default=0)
+    for name, value in values.items():
+        typer.echo(f"  {name:<{width}}  {value}")
+
+
+def _short(value: Any) -> Any:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def lineage(
+    file: Annotated[Path, typer.Argument(help="The artifact.", metavar="FILE")],
+    folder: Annotated[
+        list[Path] | None,
+        typer.Option("--dir", "-d", help="Where to look for ancestors [default: beside FILE]."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    r"""Print the tree of an artifact's ancestors, each verified by its hash.
+
+    \b
+    Examples:
+      ltcli lineage artifacts/digits/finetune-crt.safetensors
+      ltcli lineage --json artifacts/digits/evaluate-pretrain.safetensors
+    """
+    root = verify(file)
+    found, damaged = _scan(folder or [file.parent], root)
+    tree = _node("", root.digest, found)
+    if as_json:
+        typer.echo(json.dumps({"tree": tree, "damaged": damaged}, sort_keys=True))
+    else:
+        _print_tree(tree, "")
+    missing = _missing(tree)
+    if damaged:
+        path, message = next(iter(damaged.items()))
+        raise ArtifactError(path, message, "it may be one of the ancestors: make it again")
+    if missing:
+        rule = f"ancestor '{missing[0]['role']}' is missing or was altered: {missing[0]['digest']}"
+        raise ArtifactError(file, rule, "name its folder with --dir, or make it again")
+
+
+def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[str, str]]:
+    """Return the sound artifacts of some folders by digest, and what is wrong with the others."""
+    found, damaged = {root.digest: root}, {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                header = verify(path)
+                found.setdefault(header.digest, header)
+            except LtcliError as error:
+                damaged[str(path)] = error.message
+    return found, damaged
+
+
+def _node(role: str, digest: str, found: dict[str, Header]) -> dict[str, Any]:
+    header = found.get(digest)
+    if header is None:
+        # A folder of images is fingerprinted, but is no artifact that could be verified.
+        status = "outside" if role == "folder" else "missing"
+        return {"role": role, "digest": digest, "status": status, "inputs": []}
+    inputs = [_node(name, value, found) for name, value in sorted(header.inputs.items())]
+    return {
+        "role": role,
+        "digest": digest,
+        "status": "verified",
+        "path": str(header.path),
+        "stage": header.stage,
+        "inputs": inputs,
+    }
+
+
+def _print_tree(node: dict[str, Any], indent: str) -> None:
+    role = f"{node['role']}: " if node["role"] else ""
+    name = f"{node['path']} ({node['stage']})" if "path" in node else "?"
+    typer.echo(f"{indent}{role}{name} {node['digest'][:12]} {node['status']}")
+    for child in node["inputs"]:
+        _print_tree(child, indent + "  ")
+
+
+def _missing(node: dict[str, Any]) -> list[dict[str, Any]]:
+    here = [node] if node["status"] == "missing" else []
+    return here + [found for child in node["inputs"] for found in _missing(child)]
+
+
+def list_methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Only this one.", metavar="[NAME]", show_default=False)
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    r"""Print the methods: where they are used, their parameters and their source.
+
+    \b
+    Examples:
+      ltcli methods
+      ltcli methods tau-norm
+    """
+    chosen = methods.METHODS
+    if name is not None:
+        stage = chosen[name].stages[0] if name in chosen else "finetune"
+        chosen = {name: methods.find(name, stage)}
+    table = {key: _method_facts(method) for key, method in chosen.items()}
+    if as_json:
+        typer.echo(json.dumps(table, sort_keys=True))
+        return
+    for key, facts in table.items():
+        typer.echo(f"{key}: {facts['summary']}")
+        typer.echo(f"  for {' and '.join(facts['stages'])}; needs {facts['needs']}")
+        typer.echo(f"  {facts['source']}")
+        for option, spec in facts["parameters"].items():
+            typer.echo(f"  {option} [default: {spec['default']}]  {spec['help']}")
+
+
+def _method_facts(method: Method) -> dict[str, Any]:
+    parameters = {
+        spec.flag: {"default": spec.default, "help": spec.help} for spec in specs(method.params)
+    }
+    needs = "a trained classifier and features" if method.solve else "labels"
+    if method.sampler == "class-aware":
+        needs = "labels, drawn class by class"
+    return {
+        "summary": method.summary,
+        "source": method.source,
+        "stages": list(method.stages),
+        "needs": needs,
+        "parameters": parameters,
+    }
+
+
+def doctor(
+    folder: Annotated[Path, typer.Option("--dir", "-d", help="Folder to test for writing.")] = Path(
+        "artifacts"
+    ),
+    as_json: _Json = False,
+) -> None:
+    r"""Check the installation: torch and torchvision, devices, disk, and a test write.
+
+    \b
+    Examples:
+      ltcli doctor
+      ltcli doctor --json -d artifacts
+    """
+    findings = checks.examine(folder)
+    if as_json:
+        typer.echo(json.dumps([finding.__dict__ for finding in findings], sort_keys=True))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok' if finding.ok else 'FAILED':<7} {finding.name}: {finding.text}")
+    checks.raise_first(findings)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command("show")(show)
+    app.command("lineage")(lineage)
+    app.command("methods")(list_methods)
+    app.command("doctor")(doctor)

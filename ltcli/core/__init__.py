@@ -1,0 +1,1 @@
+"""Errors, parameter declarations, logging and seeds; imports nothing of ours."""

@@ -1,0 +1,62 @@
+"""What the runner hands to a stage and to the training loop beside parameters and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ltcli.core.errors import StopError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Checkpoint(Protocol):
+    """Where a long stage keeps its state while it is unfinished."""
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return the saved state and position, or None."""
+
+    def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
+        """Replace the saved state."""
+
+
+@dataclass
+class Context:
+    """The surroundings of one run.
+
+    Attributes:
+        name: The stage, for error messages.
+        device: As the user gave it: auto, cpu, cuda, cuda:N, mps.
+        checkpoint: Where to keep unfinished state.
+        log: Writes one record to the sidecar; never part of the result.
+        stop_signal: Number of the signal that asked to stop, 0 for none.
+        resumable: Whether a signal waits until ``stop_here`` is called.
+    """
+
+    name: str
+    device: str
+    checkpoint: Checkpoint
+    log: Callable[[Mapping[str, Any]], None]
+    stop_signal: int = 0
+    resumable: bool = field(default=False, init=False)
+
+    @contextmanager
+    def saves_on_stop(self) -> Iterator[None]:
+        """Let signals wait until ``stop_here`` is called, as in a loop that can save its state."""
+        self.resumable = True
+        try:
+            yield
+        finally:
+            self.resumable = False
+
+    def stop_here(self) -> None:
+        """End the stage if a signal asked for it; call it right after saving.
+
+        Raises:
+            StopError: A signal came.
+        """
+        if self.stop_signal:
+            raise StopError(self.name, self.stop_signal, "run the same command again to go on")

@@ -1,0 +1,57 @@
+"""What a run was made with, for the sidecar: versions, processor, memory."""
+
+import os
+import platform
+import resource
+import sys
+from importlib import metadata
+from typing import Any
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Return versions and machine facts.
+
+    Args:
+        device: The device as the user named it.
+    """
+    import torch
+
+    facts = {
+        "device": device,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {
+            name: metadata.version(name) for name in ("torch", "torchvision", "safetensors")
+        },
+        "command": sys.argv[1:],
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the peak memory of this process and of its GPU, in MB."""
+    import torch
+
+    # Linux counts kilobytes, macOS bytes.
+    scale = 1e6 if sys.platform == "darwin" else 1e3
+    peak = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
+    if torch.cuda.is_available():
+        peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return peak

@@ -1,0 +1,92 @@
+"""The errors a user can cause, and the exit code of each.
+
+    LtcliError
+    ├── ParamError      2  a parameter or a parameter file
+    ├── ArtifactError   3  an artifact that is missing, damaged or does not fit
+    ├── NumericalError  4  a loss or a statistic that is not finite
+    ├── DataError       5  a data set that is missing or damaged
+    ├── ResourceError   6  disk, memory, device or lock
+    └── StopError       130 or 143  Ctrl-C or SIGTERM, after the state was saved
+
+Anything else that escapes is a bug: it keeps its traceback and exits with 1.
+"""
+
+
+class LtcliError(Exception):
+    """An expected failure: one line of what is wrong, and one of what to do.
+
+    Args:
+        where: What the message is about: a file, a command, a stage.
+        message: The rule and the value that breaks it, lower case, no full stop.
+        hint: The remedy, or nothing.
+    """
+
+    exit_code = 1
+
+    def __init__(self, where: object, message: str, hint: str | None = None) -> None:
+        """Keep the parts; the text is ``where: message``."""
+        self.where = str(where)
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{self.where}: {message}")
+
+
+class ParamError(LtcliError):
+    """A parameter, a combination of parameters, or a parameter file is wrong."""
+
+    exit_code = 2
+
+
+class ArtifactError(LtcliError):
+    """An artifact is missing, damaged, of the wrong kind, or does not fit the others."""
+
+    exit_code = 3
+
+
+class NumericalError(LtcliError):
+    """A loss or a statistic is not finite."""
+
+    exit_code = 4
+
+
+class DataError(LtcliError):
+    """A data set is missing, damaged or unsuitable."""
+
+    exit_code = 5
+
+
+class ResourceError(LtcliError):
+    """Disk, memory, device or lock is not to be had."""
+
+    exit_code = 6
+
+
+class StopError(LtcliError):
+    """A signal asked to stop; what had been computed is saved.
+
+    Args:
+        where: The stage that was stopped.
+        signal_number: The signal; the exit code is 128 plus this number.
+        hint: How to go on.
+    """
+
+    def __init__(self, where: object, signal_number: int, hint: str | None = None) -> None:
+        """Keep the signal as the exit code."""
+        super().__init__(where, "interrupted", hint)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
+    """Return a hint that names the known word closest to ``name``, or the known words.
+
+    Returns:
+        ``did you mean 'x'?`` where one word is close, else ``known: a, b, c``; None for no words.
+    """
+    import difflib
+
+    if not known:
+        return None
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return "known: " + ", ".join(sorted(known))

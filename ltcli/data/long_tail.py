@@ -1,0 +1,171 @@
+"""Cut a long-tailed training set out of a pool: how many images of each class, and which.
+
+The draws follow the released code of LDAM-DRW, on which nearly all long-tailed CIFAR results rest:
+numpy's legacy generator, seeded once, shuffles the pool indices of each class in label order, and
+the first n_c are taken.
+
+Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019,
+arXiv 1901.05555 (the exponential profile); Cao et al., Learning Imbalanced Datasets with
+Label-Distribution-Aware Margin Loss, NeurIPS 2019, arXiv 1906.07413 (the step profile, the images).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltcli.core.errors import DataError, ParamError
+
+Indices = NDArray[np.int64]
+Profile = Literal["exp", "step", "natural"]
+
+
+def profile_counts(
+    profile: Profile, pool_counts: Sequence[int], imbalance_factor: float
+) -> list[int]:
+    """Return how many training images each class gets.
+
+    With n the smallest pool count and C classes, ``exp`` gives class c
+    ``int(n * (1 / imbalance_factor) ** (c / (C - 1)))`` images; ``step`` gives n to the first
+    C // 2 classes and ``int(n / imbalance_factor)`` to the others; ``natural`` takes the pool as it
+    is and ignores the imbalance factor. ``int`` truncates, so the real ratio can be larger than the
+    one asked for: CIFAR-100 at 200 ends at 2 images, a ratio of 250.
+
+    Args:
+        profile: Shape of the class counts over the label order; classes are not permuted.
+        pool_counts: Images of each class in the pool.
+        imbalance_factor: Largest over smallest class count, at least 1.
+
+    Returns:
+        One count per class, each at least 1.
+
+    Raises:
+        ParamError: The imbalance factor is below 1, or so large that a class would be empty.
+        DataError: A class has no image in the pool.
+
+    Source: Cui et al., CVPR 2019, arXiv 1901.05555; Cao et al., NeurIPS 2019, arXiv 1906.07413.
+    The released step profile drops the last class of an odd number of classes; here it is reduced
+    like the rest of its half.
+    """
+    empty = [label for label, count in enumerate(pool_counts) if count < 1]
+    if empty or not pool_counts:
+        message = f"class {empty[0]} has no images in the pool" if empty else "pool has no classes"
+        raise DataError("split", message, "leave out classes without images")
+    if profile == "natural":
+        return list(pool_counts)
+    if not imbalance_factor >= 1:
+        meant = f"did you mean {1 / imbalance_factor:g}?" if imbalance_factor > 0 else None
+        rule = f"imbalance_factor must be at least 1, got {imbalance_factor:g}"
+        raise ParamError("split", rule, meant)
+    largest, num_classes = min(pool_counts), len(pool_counts)
+    counts = _reduced(profile, largest, num_classes, imbalance_factor)
+    if 0 in counts:
+        # Truncation can fail at the bound itself: int(49 * (1 / 49)) is 0.
+        feasible = next(
+            factor
+            for factor in range(largest, 0, -1)
+            if 0 not in _reduced(profile, largest, num_classes, factor)
+        )
+        rule = f"imbalance_factor {imbalance_factor:g} leaves class {counts.index(0)} no images"
+        raise ParamError("split", rule, f"use at most {feasible}")
+    return counts
+
+
+def _reduced(
+    profile: Profile, largest: int, num_classes: int, imbalance_factor: float
+) -> list[int]:
+    if profile == "step":
+        kept = max(1, num_classes // 2)
+        return [largest] * kept + [int(largest / imbalance_factor)] * (num_classes - kept)
+    last = max(1, num_classes - 1)
+    ratio = 1 / imbalance_factor
+    return [int(largest * ratio ** (label / last)) for label in range(num_classes)]
+
+
+def _shuffled_classes(labels: Indices, num_classes: int, seed: int) -> Iterator[Indices]:
+    """Yield the positions of each class, shuffled, in label order."""
+    if not 0 <= seed < 2**32:
+        raise ParamError("split", f"seed must be from 0 to {2**32 - 1}, got {seed}")
+    # Only the legacy generator reproduces the published index lists.
+    random = np.random.RandomState(seed)
+    for label in range(num_classes):
+        positions = np.flatnonzero(labels == label).astype(np.int64, copy=False)
+        random.shuffle(positions)
+        yield positions
+
+
+def cao_indices(labels: Indices, counts: Sequence[int], seed: int) -> Indices:
+    """Return exactly the pool positions that the LDAM-DRW code takes.
+
+    Args:
+        labels: int64 [N], class of each pool image, 0..C-1.
+        counts: Images to take from each class, at most as many as the pool has.
+        seed: Seed of the legacy generator; the released code has 0.
+
+    Returns:
+        int64 [sum of counts], positions ordered by class, in drawn order within a class.
+
+    Raises:
+        ParamError: The seed does not fit in 32 bits.
+        DataError: The pool has too few images of a class.
+
+    Source: Cao et al., NeurIPS 2019, arXiv 1906.07413, released code (imbalance_cifar.py).
+    """
+    parts = [np.empty(0, np.int64)]
+    for label, positions in enumerate(_shuffled_classes(labels, len(counts), seed)):
+        if len(positions) < counts[label]:
+            rule = f"class {label} must have {counts[label]} images, got {len(positions)}"
+            raise DataError("split", rule)
+        parts.append(positions[: counts[label]])
+    return np.concatenate(parts)
+
+
+def holdout_indices(labels: Indices, per_class: int, seed: int) -> tuple[Indices, Indices]:
+    """Take images of every class out of the pool before it is made long-tailed.
+
+    Args:
+        labels: int64 [N], class of each pool image, 0..C-1.
+        per_class: Images to hold out of each class; a class gives at most half of its images.
+        seed: Seed of the legacy generator.
+
+    Returns:
+        The held-out positions, ordered by class and in drawn order within a class, and the other
+        positions, ascending; both int64.
+
+    Raises:
+        ParamError: The seed does not fit in 32 bits.
+
+    Source: the protocol of MetaSAug (Li et al., CVPR 2021, arXiv 2103.12579), which holds 10 images
+    per class out of the balanced 50,000; the draws are in the manner of Cao et al., NeurIPS 2019,
+    arXiv 1906.07413.
+    """
+    parts = [np.empty(0, np.int64)]
+    num_classes = int(labels.max()) + 1 if len(labels) else 0
+    for positions in _shuffled_classes(labels, num_classes, seed):
+        parts.append(positions[: min(per_class, len(positions) // 2)])
+    held = np.concatenate(parts)
+    free = np.ones(len(labels), np.bool_)
+    free[held] = False
+    return held, np.flatnonzero(free).astype(np.int64, copy=False)
+
+
+def cut_validation(
+    labels: Indices, chosen: Indices, per_class: int, seed: int
+) -> tuple[Indices, Indices]:
+    """Cut validation images out of training images that were already chosen.
+
+    Args:
+        labels: int64 [N], class of each pool image, 0..C-1.
+        chosen: int64, pool positions of the training images.
+        per_class: Images to cut out of each class; a class gives at most half of its images.
+        seed: Seed of the legacy generator.
+
+    Returns:
+        The validation and the remaining training positions, each in the order of ``chosen``.
+
+    Raises:
+        ParamError: The seed does not fit in 32 bits.
+    """
+    held, rest = holdout_indices(labels[chosen], per_class, seed)
+    return chosen[np.sort(held)], chosen[rest]

@@ -1,0 +1,90 @@
+"""The order in which an epoch visits the training images.
+
+Each function returns the whole order at once, as a pure function of (seed, epoch): it does not
+depend on workers, ranks or on the epochs before, so that a resumed run sees the same images.
+"""
+
+import torch
+
+from ltcli.core.seeds import derive
+
+
+def _generator(purpose: str, seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(purpose, seed, epoch))
+
+
+def instance_balanced(num_samples: int, *, seed: int, epoch: int) -> torch.Tensor:
+    """Return every sample once, shuffled.
+
+    Args:
+        num_samples: N.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+
+    Returns:
+        int64 [N], a permutation of 0..N-1.
+    """
+    generator = _generator("instance_balanced", seed, epoch)
+    return torch.randperm(num_samples, generator=generator)
+
+
+def class_aware(
+    labels: torch.Tensor,
+    num_classes: int,
+    *,
+    seed: int,
+    epoch: int,
+    length: int,
+    draws_per_class: int = 4,
+) -> torch.Tensor:
+    """Return samples such that every class that has any is drawn equally often.
+
+    A cycle visits the classes in random order and takes ``draws_per_class`` images from each in a
+    row; the next cycle has another order. The images of a class come in random order, and in
+    another one when all have been seen. Classes without images are left out.
+
+    Args:
+        labels: int64 [N], class of each sample, 0..C-1.
+        num_classes: C.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        length: Samples in the epoch; the last cycle is cut there.
+        draws_per_class: Consecutive draws from a class, at least 1.
+
+    Returns:
+        int64 [length], positions in ``labels``.
+
+    Source: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019,
+    arXiv 1904.05160, released code (ClassAwareSampler); Kang et al., ICLR 2020, arXiv 1910.09217.
+    The released sampler goes on where the last epoch stopped and is n_max * C long unless it is
+    cut; here each epoch starts afresh and has the length that is asked for.
+    """
+    generator = _generator("class_aware", seed, epoch)
+    class_counts = torch.bincount(labels, minlength=num_classes)
+    # K classes have images. From here on a class is its rank among them.
+    counts = class_counts[class_counts > 0]
+    by_class = torch.argsort(labels, stable=True)
+    first = counts.cumsum(0) - counts
+    K = len(counts)  # noqa: N806  - size letter
+    cycles = -(-length // (draws_per_class * K))
+
+    # A class is drawn cycles * draws times: that takes so many passes over its images. All passes
+    # of all classes are shuffled at once; a pass is a segment of n_c entries.
+    passes = -(-(cycles * draws_per_class) // counts)
+    pass_sizes = counts.repeat_interleave(passes)
+    segments = torch.arange(len(pass_sizes)).repeat_interleave(pass_sizes)
+    within = torch.arange(len(segments)) - (pass_sizes.cumsum(0) - pass_sizes)[segments]
+    images = by_class[first.repeat_interleave(passes)[segments] + within]
+    streams = images[_shuffle_within(segments, generator)]
+    stream_start = (counts * passes).cumsum(0) - counts * passes
+
+    cycle = torch.arange(cycles).repeat_interleave(K)
+    visited = _shuffle_within(cycle, generator) % K
+    start = stream_start[visited] + cycle * draws_per_class
+    return streams[(start[:, None] + torch.arange(draws_per_class)).flatten()[:length]]
+
+
+def _shuffle_within(segments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return positions that shuffle each segment in place; segments ascend."""
+    shuffled = torch.randperm(len(segments), generator=generator)
+    return shuffled[torch.argsort(segments[shuffled], stable=True)]

@@ -1,0 +1,57 @@
+"""Which device and which precision a stage computes with."""
+
+import torch
+
+from ltcli.core.errors import ResourceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a user named.
+
+    Args:
+        name: ``auto`` (the first of cuda, mps, cpu that is there), cpu, cuda, cuda:N or mps.
+
+    Raises:
+        ResourceError: The device is unknown or not there; there is no silent fallback.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    present = {
+        "cpu": device.type == "cpu",
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if device.type not in present:
+        raise ResourceError(
+            "--device", f"device must be auto, cpu, cuda, cuda:N or mps, got {name}"
+        )
+    if not present[device.type]:
+        raise ResourceError("--device", f"device {name} is not available", "try --device auto")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of convolutions and matrix products.
+
+    Args:
+        name: auto, fp32 or bf16; auto is bf16 where the device computes in it natively.
+        device: Where the work is done.
+    """
+    if name != "auto":
+        return torch.bfloat16 if name == "bf16" else torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if fast else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the autocast context of a precision; it does nothing for float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)

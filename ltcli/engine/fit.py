@@ -1,0 +1,147 @@
+"""The one training loop: a generator that yields after each epoch."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ltcli.core.context import Context
+from ltcli.core.errors import NumericalError
+from ltcli.engine.state import TrainingState
+
+# A step's work since the last checkpoint that a crash may cost, in seconds.
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which samples a step draws.
+
+    Attributes:
+        epoch: From 0.
+        step: From 0 within the epoch.
+        first: Position of the first row in the epoch's order.
+        rows: int64 [B] on the CPU, positions in the training set.
+    """
+
+    epoch: int
+    step: int
+    first: int
+    rows: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave.
+
+    Attributes:
+        epoch: From 0.
+        loss: Mean over the samples drawn, nats.
+        learning_rate: Of this epoch.
+        seconds: Wall time since the epoch, or the resumed part of it, began.
+        samples_per_second: Of the part that ran now.
+    """
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    samples_per_second: float
+
+
+def fit(
+    step: Callable[[Batch], torch.Tensor],
+    order: Callable[[int], torch.Tensor],
+    learning_rate: Callable[[int], float],
+    state: TrainingState,
+    *,
+    epochs: int,
+    batch_size: int,
+    context: Context,
+) -> Iterator[Epoch]:
+    """Train, yielding after each epoch; go on from a checkpoint where there is one.
+
+    Args:
+        step: Does one optimisation step and returns its mean loss, float [], still on the device.
+        order: Positions that an epoch draws, int64 [M] on the CPU, a pure function of the epoch.
+        learning_rate: Rate of an epoch.
+        state: What is saved and restored.
+        epochs: How many.
+        batch_size: Rows per step; the last step of an epoch takes what is left.
+        context: Checkpoint, and whether a signal asked to stop.
+
+    Raises:
+        NumericalError: A loss is not finite; epoch and step are named.
+        StopError: A signal came; the state was saved after the step in progress.
+    """
+    device = next(state.module.parameters()).device
+    first_epoch, first_step, meters = _resume(state, context, device)
+    saved_at = time.monotonic()
+    with context.saves_on_stop():
+        for epoch in range(first_epoch, epochs):
+            began = time.monotonic()
+            rows = order(epoch)
+            rate = learning_rate(epoch)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            for start in range(first_step * batch_size, len(rows), batch_size):
+                batch = Batch(epoch, start // batch_size, start, rows[start : start + batch_size])
+                loss = step(batch).detach()
+                # Sums and the first bad step stay on the device: no synchronisation in a step.
+                meters[0] += loss.to(meters.dtype) * len(batch.rows)
+                bad = ~torch.isfinite(loss) & (meters[1] < 0)
+                meters[1] = torch.where(bad, float(batch.step), meters[1])
+                late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+                if context.stop_signal or late:
+                    _check_finite(meters, context.name, epoch)
+                    _save(state, context, epoch, batch.step + 1, meters)
+                    saved_at = time.monotonic()
+                    context.stop_here()
+            _check_finite(meters, context.name, epoch)
+            seconds = time.monotonic() - began
+            drawn = len(rows) - first_step * batch_size
+            yield Epoch(epoch, float(meters[0]) / len(rows), rate, seconds, drawn / seconds)
+            first_step, meters = 0, _fresh_meters(device)
+            # The caller may have taken a snapshot: it belongs to this epoch's checkpoint.
+            if epoch + 1 < epochs and (context.stop_signal or _worth_saving(saved_at)):
+                _save(state, context, epoch + 1, 0, meters)
+                saved_at = time.monotonic()
+                context.stop_here()
+
+
+def _worth_saving(saved_at: float) -> bool:
+    return time.monotonic() - saved_at > CHECKPOINT_SECONDS / 10
+
+
+def _fresh_meters(device: torch.device) -> torch.Tensor:
+    """Return float64 [2]: the summed loss, and the first step whose loss is not finite or -1."""
+    # MPS has no float64; float32 only blurs the printed loss there.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.tensor([0.0, -1.0], dtype=dtype, device=device)
+
+
+def _resume(
+    state: TrainingState, context: Context, device: torch.device
+) -> tuple[int, int, torch.Tensor]:
+    saved = context.checkpoint.load()
+    if saved is None:
+        return 0, 0, _fresh_meters(device)
+    tensors, position = saved
+    meters = tensors.pop("meters").to(device)
+    state.restore(tensors)
+    return position["epoch"], position["step"], meters
+
+
+def _save(
+    state: TrainingState, context: Context, epoch: int, step: int, meters: torch.Tensor
+) -> None:
+    tensors = {**state.tensors(), "meters": meters}
+    context.checkpoint.save(tensors, {"epoch": epoch, "step": step})
+
+
+def _check_finite(meters: torch.Tensor, where: str, epoch: int) -> None:
+    step = int(meters[1])
+    if step >= 0:
+        rule = f"loss must be finite, got NaN or infinity in epoch {epoch}, step {step}"
+        raise NumericalError(where, rule, "lower --lr, or check the inputs for extreme values")

@@ -1,0 +1,104 @@
+"""Everything that training must remember: weights, buffers, optimiser, snapshots, meters."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+
+class Snapshots:
+    """Copies of a module's state after each of the last epochs.
+
+    Args:
+        module: The module.
+        keep: How many epochs; 0 keeps none.
+    """
+
+    def __init__(self, module: nn.Module, keep: int) -> None:
+        """Start empty."""
+        self._module, self._keep = module, keep
+        self._by_epoch: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
+
+    def take(self, epoch: int) -> None:
+        """Copy the state after an epoch, and forget the oldest copy where there are too many."""
+        if self._keep == 0:
+            return
+        state = self._module.state_dict()
+        self._by_epoch[epoch] = {
+            name: tensor.to("cpu", copy=True) for name, tensor in state.items()
+        }
+        while len(self._by_epoch) > self._keep:
+            self._by_epoch.popitem(last=False)
+
+    def flat(self) -> dict[str, torch.Tensor]:
+        """Return every copy as ``EPOCH.NAME`` for a checkpoint."""
+        copies = self._by_epoch.items()
+        return {f"{epoch}.{name}": t for epoch, state in copies for name, t in state.items()}
+
+    def restore(self, flat: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``flat`` returned."""
+        self._by_epoch.clear()
+        for key in flat:
+            epoch, name = key.split(".", 1)
+            self._by_epoch.setdefault(int(epoch), {})[name] = flat[key]
+        self._by_epoch = OrderedDict(sorted(self._by_epoch.items()))
+
+    def stacked(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Return the copies for a model artifact.
+
+        Args:
+            prefix: Goes before each name, as ``classifier.``.
+
+        Returns:
+            ``snapshots.epoch`` int64 [E] and ``snapshots.PREFIX NAME`` [E, ...]; nothing if none
+            were kept.
+        """
+        if not self._by_epoch:
+            return {}
+        states = list(self._by_epoch.values())
+        stacked = {
+            f"snapshots.{prefix}{name}": torch.stack([state[name] for state in states])
+            for name in states[0]
+        }
+        return {"snapshots.epoch": torch.tensor(list(self._by_epoch)), **stacked}
+
+
+class TrainingState:
+    """The state of a run, as flat tensors for a checkpoint.
+
+    Args:
+        module: What is trained, with its buffers.
+        optimizer: Any torch optimiser over its parameters.
+        snapshots: Copies kept so far.
+    """
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, snapshots: Snapshots
+    ) -> None:
+        """Keep references; nothing is copied."""
+        self.module, self.optimizer, self.snapshots = module, optimizer, snapshots
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the state as name to tensor."""
+        flat = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            for name, value in slots.items():
+                if torch.is_tensor(value):
+                    flat[f"optimizer.{index}.{name}"] = value
+        return flat | {f"snapshot.{k}": v for k, v in self.snapshots.flat().items()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``tensors`` returned."""
+        groups: dict[str, dict[str, torch.Tensor]] = {}
+        for key, tensor in tensors.items():
+            group, name = key.split(".", 1)
+            groups.setdefault(group, {})[name] = tensor
+        self.module.load_state_dict(groups["module"])
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in groups.get("optimizer", {}).items():
+            index, name = key.split(".", 1)
+            slots.setdefault(int(index), {})[name] = tensor
+        state = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**state, "state": slots})
+        self.snapshots.restore(groups.get("snapshot", {}))

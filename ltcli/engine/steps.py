@@ -1,0 +1,86 @@
+"""Optimisation steps: the one seam of the training loop. Here is plain training, with mixup."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from ltcli.core.seeds import derive
+from ltcli.data.batches import ImageBatches, augmentation_draws
+from ltcli.engine.device import autocast
+from ltcli.engine.fit import Batch
+
+Inputs = Callable[[Batch], torch.Tensor]
+"""Makes the inputs of a step, float [B, ...], on the device."""
+
+
+def augmented(images: ImageBatches, epoch_size: int, *, seed: int) -> Inputs:
+    """Return a function that makes the augmented images of a step.
+
+    Args:
+        images: The training images.
+        epoch_size: Samples drawn in an epoch.
+        seed: Of the augmentation.
+    """
+    drawn: dict[int, torch.Tensor] = {}
+
+    def inputs(batch: Batch) -> torch.Tensor:
+        if batch.epoch not in drawn:
+            drawn.clear()
+            drawn[batch.epoch] = augmentation_draws(epoch_size, seed=seed, epoch=batch.epoch)
+        draws = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
+        return images.augmented(batch.rows, draws)
+
+    return inputs
+
+
+def plain_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    inputs: Inputs,
+    labels: torch.Tensor,
+    *,
+    dtype: torch.dtype,
+    mixup: float = 0.0,
+    seed: int = 0,
+) -> Callable[[Batch], torch.Tensor]:
+    """Return the step of plain training.
+
+    Args:
+        network: Inputs to logits; already in the mode, train or eval, that the run wants.
+        optimizer: Over the parameters that are trained.
+        loss: Logits and labels to the mean loss.
+        inputs: Makes the inputs of a step.
+        labels: int64 [N], on the device.
+        dtype: Precision of the forward pass.
+        mixup: Alpha of the Beta distribution that inputs and labels are mixed with; 0 for none.
+        seed: Of the mixing.
+    """
+
+    def step(batch: Batch) -> torch.Tensor:
+        x, y = inputs(batch), labels[batch.rows.to(labels.device)]
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(labels.device, dtype):
+            if mixup > 0:
+                share, partner = mixing(len(y), mixup, seed, batch)
+                partner = partner.to(labels.device)
+                logits = network(share * x + (1 - share) * x[partner]).float()
+                value = share * loss(logits, y) + (1 - share) * loss(logits, y[partner])
+            else:
+                value = loss(network(x).float(), y)
+        torch.autograd.backward(value)
+        optimizer.step()
+        return value
+
+    return step
+
+
+def mixing(size: int, alpha: float, seed: int, batch: Batch) -> tuple[float, torch.Tensor]:
+    """Return one step's mixing share, in 0..1, and the partner of each row, int64 [B].
+
+    Source: Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412; one share per batch.
+    """
+    rng = np.random.default_rng(derive("mixup", seed, batch.epoch, batch.step))
+    return float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(size))

@@ -1,0 +1,77 @@
+"""The table of methods. A method is one file here, one line in METHODS, and one test file."""
+
+import dataclasses
+import typing
+from typing import TYPE_CHECKING, Any
+
+from ltcli.core.errors import ParamError, nearest
+from ltcli.methods import (
+    balanced_softmax,
+    class_balanced,
+    cross_entropy,
+    crt,
+    logit_adjustment,
+    lws,
+    ncm,
+    tau_norm,
+)
+from ltcli.methods.method import Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.methods.method import Loss
+
+METHODS: dict[str, Method] = {
+    "cross-entropy": cross_entropy.METHOD,
+    "class-balanced": class_balanced.METHOD,
+    "balanced-softmax": balanced_softmax.METHOD,
+    "logit-adjustment": logit_adjustment.METHOD,
+    "crt": crt.METHOD,
+    "lws": lws.METHOD,
+    "tau-norm": tau_norm.METHOD,
+    "ncm": ncm.METHOD,
+}
+
+
+def names(stage: str) -> list[str]:
+    """Return the methods that a stage offers."""
+    return [name for name, method in METHODS.items() if stage in method.stages]
+
+
+def find(name: str, stage: str) -> Method:
+    """Return the record of a method.
+
+    Raises:
+        ParamError: The stage offers no such method.
+    """
+    if name not in METHODS:
+        raise ParamError(stage, f"no method '{name}'", nearest(name, names(stage)))
+    if stage not in METHODS[name].stages:
+        others = " or ".join(METHODS[name].stages)
+        raise ParamError(stage, f"method {name} is not one for {stage}", f"use {others}")
+    return METHODS[name]
+
+
+def with_options(params: type, method: Method) -> type:
+    """Return a parameter record that has the stage's and the method's fields, in this order."""
+    fields = []
+    for record in (params, method.params):
+        hints = typing.get_type_hints(record)
+        for field in dataclasses.fields(record):
+            fresh = dataclasses.field(default=field.default, metadata=field.metadata)
+            fields.append((field.name, hints[field.name], fresh))
+    return dataclasses.make_dataclass("Params", fields, frozen=True)
+
+
+def make_loss(method: Method, params: Any, class_counts: "torch.Tensor") -> "Loss":
+    """Return the training loss of a method that has one, from a ``with_options`` record."""
+    if method.loss is None:
+        raise ValueError("the method has no loss")
+    return method.loss(options(method, params), class_counts)
+
+
+def options(method: Method, params: Any) -> Any:
+    """Return the method's own parameters out of a record made by ``with_options``."""
+    own = [field.name for field in dataclasses.fields(method.params)]
+    return method.params(**{name: getattr(params, name) for name in own})

@@ -1,0 +1,41 @@
+"""Balanced softmax: the class prior enters the training softmax and is left out of the test.
+
+    L = mean_i CE(z_i + log n, y_i)
+
+Equal counts give cross-entropy; only ratios of counts matter; it is logit adjustment in the loss
+with tau = 1.
+
+Source: Ren, Yu, Sheng, Ma, Zhao, Yi, Li, NeurIPS 2020, arXiv 2007.10740.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltcli.methods.method import BOTH, Method, NoParams
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.methods.method import Loss
+
+
+def make_loss(_params: NoParams, class_counts: torch.Tensor) -> Loss:
+    """Return cross-entropy on logits plus log counts."""
+    from torch.nn import functional as F
+
+    shift = class_counts.float().log()
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits + shift, labels)
+
+    return loss
+
+
+METHOD = Method(
+    summary="cross-entropy on logits plus log class counts",
+    source="Ren et al., NeurIPS 2020, arXiv 2007.10740",
+    stages=BOTH,
+    loss=make_loss,
+    prior_in_loss=True,
+)

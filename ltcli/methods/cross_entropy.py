@@ -1,0 +1,33 @@
+"""Cross-entropy: maximum likelihood on the data as they are.
+
+    L = mean_i( -log softmax(z_i)[y_i] )
+
+The reference of every paper compared here. As a fine-tuning method it continues
+to train the classifier, which makes it the control for the others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltcli.methods.method import BOTH, Method, NoParams
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.methods.method import Loss
+
+
+def make_loss(_params: NoParams, _class_counts: torch.Tensor) -> Loss:
+    """Return the mean cross-entropy."""
+    from torch.nn import functional as F
+
+    return F.cross_entropy
+
+
+METHOD = Method(
+    summary="plain cross-entropy, the reference for everything",
+    source="maximum likelihood",
+    stages=BOTH,
+    loss=make_loss,
+)

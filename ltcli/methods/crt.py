@@ -1,0 +1,21 @@
+"""cRT, classifier re-training: fresh class vectors, class-aware sampling, frozen backbone.
+
+    L = mean_i CE(W f_i + b, y_i), W and b re-initialised, each class drawn equally often
+
+The released code leaves the frozen backbone in train mode, so that its batch-norm statistics
+drift to the balanced distribution; here they stay as they were.
+
+Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217.
+"""
+
+from ltcli.methods.cross_entropy import make_loss
+from ltcli.methods.method import FINETUNE, Method
+
+METHOD = Method(
+    summary="fresh classifier, class-aware sampling",
+    source="Kang et al., ICLR 2020, arXiv 1910.09217",
+    stages=FINETUNE,
+    loss=make_loss,
+    sampler="class-aware",
+    start="fresh",
+)

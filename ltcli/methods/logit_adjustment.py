@@ -1,0 +1,69 @@
+"""Logit adjustment: the optimal classifier under a balanced prior, in the loss or afterwards.
+
+    in the loss (pretrain):            L = mean_i CE(z_i + tau log prior, y_i), predict argmax z
+    on a trained classifier (finetune): predict argmax z - tau log prior, which moves the bias
+
+tau = 0 changes nothing. The two must not be combined, so ``finetune`` refuses a model that was
+trained with a prior in its loss.
+
+Source: Menon, Jayasumana, Rawat, Jain, Veit, Kumar, ICLR 2021, arXiv 2007.07314.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltcli.core.params import param
+from ltcli.methods.method import BOTH, Method, Trained
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.methods.method import Loss
+    from ltcli.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of logit adjustment."""
+
+    tau: float = param(1.0, "strength of the adjustment; 0 is none", ge=0)
+
+
+def log_prior(class_counts: torch.Tensor) -> torch.Tensor:
+    """Return the log share of each class, float32 [C], nats, of counts int64 [C]."""
+    counts = class_counts.double()
+    return (counts / counts.sum()).log().float()
+
+
+def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
+    """Return cross-entropy on logits plus tau times the log prior."""
+    from torch.nn import functional as F
+
+    # float64 is not to be had on every device.
+    shift = params.tau * log_prior(class_counts.cpu()).to(class_counts.device)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits + shift, labels)
+
+    return loss
+
+
+def solve(params: Params, trained: Trained) -> tuple[Classifier, dict[str, Any]]:
+    """Return the classifier with tau times the log prior taken from its bias."""
+    classifier = trained.classifier
+    # The bias stands inside the factors: z_c = s_c (... + b_c).
+    classifier.bias.data -= params.tau * log_prior(trained.class_counts) / classifier.scales.data
+    return classifier, {}
+
+
+METHOD = Method(
+    summary="log class prior: in the loss, or taken from a trained classifier's logits",
+    source="Menon et al., ICLR 2021, arXiv 2007.07314",
+    stages=BOTH,
+    prior_in_loss=True,
+    params=Params,
+    loss=make_loss,
+    solve=solve,
+)

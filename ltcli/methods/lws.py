@@ -1,0 +1,21 @@
+"""LWS, learnable weight scaling: one factor per class on a frozen classifier.
+
+    z_c = s_c (w_c . f + b_c), s initialised at 1 and trained with class-aware sampling
+
+s = 1 leaves the predictions as they are. The paper scales w_c alone; the released code scales the
+logit, bias included, as here.
+
+Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217.
+"""
+
+from ltcli.methods.cross_entropy import make_loss
+from ltcli.methods.method import FINETUNE, Method
+
+METHOD = Method(
+    summary="one learned scale per class, class-aware sampling",
+    source="Kang et al., ICLR 2020, arXiv 1910.09217",
+    stages=FINETUNE,
+    loss=make_loss,
+    sampler="class-aware",
+    trainable=("scales",),
+)

@@ -1,0 +1,81 @@
+"""tau-normalisation: class vectors divided by a power of their length; no training.
+
+    w_c <- w_c / ||w_c||^tau, b <- 0
+
+tau = 0 leaves the weights (and drops the bias), tau = 1 makes all class vectors equally long. It
+is LWS without bias at s_c = ||w_c||^-tau.
+
+Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltcli.core.errors import ParamError
+from ltcli.core.params import param
+from ltcli.methods.method import FINETUNE, Method, Trained
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of tau-normalisation."""
+
+    tau: float | None = param(
+        None, "power of the length; chosen from 0, 0.1, ..., 2 on validation if not given", ge=0
+    )
+
+
+def normalised(weight: torch.Tensor, tau: float) -> torch.Tensor:
+    """Return class vectors float [C, D] divided by their length to the power tau."""
+    lengths: torch.Tensor = weight.norm(dim=1, keepdim=True)
+    return weight / lengths**tau
+
+
+def solve(params: Params, trained: Trained) -> tuple[Classifier, dict[str, Any]]:
+    """Return the classifier with normalised class vectors, and the tau that was used.
+
+    Raises:
+        ParamError: tau is neither given nor to be chosen, as there are no validation images.
+    """
+    classifier = trained.classifier
+    if classifier.form != "linear":
+        raise ParamError("finetune", "tau-norm needs a linear classifier, got a cosine one")
+    weight = (classifier.scales.unsqueeze(1) * classifier.weight).detach()
+    tau = params.tau
+    if tau is None:
+        if len(trained.val_labels) == 0:
+            hint = "give --tau, or make the split with --val-per-class"
+            raise ParamError("finetune", "tau must be given: there are no validation images", hint)
+        tau = _choose(weight, trained)
+    classifier.weight.data = normalised(weight, tau)
+    classifier.bias.data.zero_()
+    classifier.scales.data.fill_(1)
+    return classifier, {"tau": tau}
+
+
+def _choose(weight: torch.Tensor, trained: Trained) -> float:
+    """Return the tau with the best balanced validation accuracy, the smallest of several."""
+    labels = trained.val_labels
+    shares = 1 / labels.bincount(minlength=len(weight)).double()[labels]
+
+    def score(tau: float) -> float:
+        correct = (trained.val_features @ normalised(weight, tau).T).argmax(1) == labels
+        return float((correct * shares).sum())
+
+    return max((step / 10 for step in range(21)), key=score)
+
+
+METHOD = Method(
+    summary="class vectors divided by a power of their length",
+    source="Kang et al., ICLR 2020, arXiv 1910.09217",
+    stages=FINETUNE,
+    params=Params,
+    solve=solve,
+)

@@ -1,0 +1,90 @@
+"""A network is a backbone and a classifier; here they are built by name and from artifacts."""
+
+import torch
+from torch import nn
+
+from ltcli.artifacts.store import Artifact
+from ltcli.core.errors import ArtifactError
+from ltcli.models.classifier import Classifier
+from ltcli.models.resnet import ResNet
+
+
+class Network(nn.Module):
+    """Images to logits.
+
+    Attributes:
+        backbone: Images to features.
+        classifier: Features to logits.
+    """
+
+    def __init__(self, backbone: ResNet, classifier: Classifier) -> None:
+        """Join the two."""
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits, float [B, C], of images float [B, 3, H, W]."""
+        logits: torch.Tensor = self.classifier(self.backbone(images).float())
+        return logits
+
+
+def build_backbone(name: str) -> ResNet:
+    """Return a freshly initialised backbone.
+
+    Args:
+        name: resnet20/32/44/56/110 (6n+2 layers, widths 16, 32, 64, D = 64) or resnet10/18/34
+            (widths 64 to 512, D = 512), both with a 3x3 stem of stride 1 and no max-pooling.
+    """
+    wide = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+    if name in wide:
+        return ResNet((64, 128, 256, 512), wide[name], projection=True)
+    count = (int(name.removeprefix("resnet")) - 2) // 6
+    return ResNet((16, 32, 64), (count,) * 3, projection=False)
+
+
+def build_network(backbone: str, num_classes: int, seed: int) -> Network:
+    """Return a network whose initial weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = build_backbone(backbone)
+        return Network(body, Classifier(body.feature_dim, num_classes))
+
+
+def build_classifier(feature_dim: int, num_classes: int, seed: int) -> Classifier:
+    """Return a linear classifier whose initial weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier(feature_dim, num_classes)
+
+
+def place(network: Network, device: torch.device) -> Network:
+    """Move a network to a device, its convolutions in channels-last memory, which is faster."""
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def load_network(model: Artifact, device: torch.device) -> Network:
+    """Rebuild the network of a model artifact, in eval mode and channels-last memory.
+
+    Raises:
+        ArtifactError: The tensors do not fit the named backbone.
+    """
+    where, info = model.header.path, model.header.info
+    try:
+        body = build_backbone(info["backbone"])
+    except (ValueError, AttributeError):
+        raise ArtifactError(where, f"unknown backbone {info['backbone']}") from None
+    head = Classifier(body.feature_dim, len(info["class_names"]), info["classifier"])
+    network = Network(body, head)
+    try:
+        network.load_state_dict(
+            {
+                f"{part}.{name}": tensor
+                for part in ("backbone", "classifier")
+                for name, tensor in model.load(f"{part}.*").items()
+            }
+        )
+    except RuntimeError:
+        rule = f"its tensors do not fit backbone {info['backbone']}"
+        raise ArtifactError(where, rule) from None
+    return place(network.eval(), device)

@@ -1,0 +1,22 @@
+"""The table of stages, in the order of the chain."""
+
+from ltcli.stages import (
+    confusion,
+    covariances,
+    dump_features,
+    evaluate,
+    finetune,
+    pretrain,
+    split,
+)
+from ltcli.stages.stage import Stage
+
+STAGES: tuple[Stage, ...] = (
+    split.STAGE,
+    pretrain.STAGE,
+    dump_features.STAGE,
+    covariances.STAGE,
+    confusion.STAGE,
+    finetune.STAGE,
+    evaluate.STAGE,
+)

@@ -1,0 +1,69 @@
+"""confusion: which classes the trained model takes for which, on the training images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ltcli.core.context import Context
+from ltcli.core.errors import ParamError
+from ltcli.core.params import param
+from ltcli.stages.stage import Input, Result, Stage
+
+if TYPE_CHECKING:
+    from ltcli.artifacts.header import Header
+    from ltcli.artifacts.store import Artifact
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of confusion."""
+
+    top: int = param(3, "most confusing classes to keep per class", ge=1)
+    rank_by: Literal["scores", "graph"] = param(
+        "scores", "mean probability, or share of images predicted as the other class"
+    )
+
+
+def check(params: Params, headers: Mapping[str, Header]) -> None:
+    """Check that there are enough other classes."""
+    others = len(headers["features"].info["class_names"]) - 1
+    if params.top > others:
+        raise ParamError("confusion", f"top must be at most {others}, got {params.top}")
+
+
+def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Result:
+    """Count predictions of the training images by class."""
+    from ltcli.stats.confusion import class_graph, mean_scores, top_confusing
+
+    bank = inputs["features"]
+    info = bank.header.info
+    logits, labels = bank.tensor("train.logits"), bank.tensor("train.labels")
+    graph, scores = class_graph(logits, labels), mean_scores(logits, labels)
+    top = top_confusing(scores if params.rank_by == "scores" else graph, params.top)
+    names = info["class_names"]
+    for name, others in zip(names, top.tolist(), strict=True):
+        logger.info("confusion: %s with %s", name, ", ".join(names[c] for c in others))
+    return Result(
+        {"graph": graph.float(), "scores": scores.float(), "top": top},
+        {key: info[key] for key in ("class_names", "class_counts", "split", "model")},
+    )
+
+
+STAGE = Stage(
+    name="confusion",
+    summary="Build the class confusion graph from the logits of the training images.",
+    params=Params,
+    inputs=(Input("features", "features", "dump-features", "feature bank"),),
+    output="confusion",
+    run=run,
+    check=check,
+    examples=(
+        "ltcli confusion -d artifacts/c10-100",
+        "ltcli confusion --top 5 --rank-by graph -d artifacts/c10-100",
+    ),
+)

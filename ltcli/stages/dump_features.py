@@ -1,0 +1,109 @@
+"""dump-features: features, logits and labels of every image, as a bank for the later stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ltcli.core.context import Context
+from ltcli.core.errors import NumericalError
+from ltcli.core.params import param
+from ltcli.stages.stage import Input, Result, Stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.store import Artifact
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of dump-features."""
+
+    maps: bool = param(False, "also keep the last feature maps of the training images")
+    views: int = param(0, "augmented views of each training image to keep as well", ge=0)
+    padding: int = param(4, "pixels of border for the random crops of the views", ge=0)
+    storage: Literal["fp32", "bf16"] = param("fp32", "how features are stored")
+    precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
+    seed: int = param(0, "of the views", ge=0, lt=2**32)
+
+
+def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
+    """Run the backbone once over every image."""
+    import torch
+
+    from ltcli.data.batches import ImageBatches, augmentation_draws
+    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.engine.infer import backbone_maps, features_of, in_batches
+    from ltcli.models.network import load_network
+
+    split, model = inputs["split"], inputs["model"]
+    info = split.header.info
+    device = resolve_device(context.device)
+    dtype = resolve_precision(params.precision, device)
+    network = load_network(model, device)
+    maps_of = backbone_maps(network)
+    stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
+    tensors: dict[str, torch.Tensor] = {}
+    for part in ("train", "val", "test"):
+        images = ImageBatches.of_split(split, part, device, padding=0)
+        features = features_of(network, images, dtype)
+        _check_finite(features, part)
+        tensors[f"{part}.features"] = features.to(stored)
+        with torch.inference_mode():
+            classifier = network.classifier.cpu()
+            tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
+        tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
+    if params.maps:
+        images = ImageBatches.of_split(split, "train", device, padding=0)
+        maps = in_batches(lambda rows: maps_of(images.plain(rows)), images.size, device, dtype)
+        tensors["train.maps"] = maps.to(stored)
+    if params.views:
+        images = ImageBatches.of_split(split, "train", device, padding=params.padding)
+        order = torch.arange(images.size)
+
+        def view(number: int) -> torch.Tensor:
+            draws = augmentation_draws(images.size, seed=params.seed, epoch=number)
+            return in_batches(
+                lambda rows: maps_of(images.augmented(order[rows], draws[rows])).mean((2, 3)),
+                images.size,
+                device,
+                dtype,
+            ).to(stored)
+
+        tensors["train.views"] = torch.stack([view(number) for number in range(params.views)])
+    return Result(
+        tensors,
+        {
+            "class_names": info["class_names"],
+            "class_counts": info["class_counts"],
+            "split": split.header.digest,
+            "model": model.header.digest,
+            "backbone": model.header.info["backbone"],
+        },
+    )
+
+
+def _check_finite(features: torch.Tensor, part: str) -> None:
+    bad = (~features.isfinite()).any(1).nonzero()
+    if len(bad):
+        rule = f"{part} features must be finite, got NaN or infinity for image {int(bad[0])}"
+        raise NumericalError("dump-features", rule, "the model has diverged: train it again")
+
+
+STAGE = Stage(
+    name="dump-features",
+    summary="Keep the features, logits and labels of every image.",
+    params=Params,
+    inputs=(
+        Input("split", "split", "split", "images"),
+        Input("model", "model", "pretrain", "backbone and classifier"),
+    ),
+    output="features",
+    run=run,
+    examples=(
+        "ltcli dump-features -d artifacts/c10-100",
+        "ltcli dump-features --maps --storage bf16 -d artifacts/c10-100",
+    ),
+)

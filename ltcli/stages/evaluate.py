@@ -1,0 +1,128 @@
+"""evaluate: logits and labels of the test set. The one stage that scores test images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ltcli.core.context import Context
+from ltcli.core.errors import ArtifactError
+from ltcli.core.params import param
+from ltcli.stages.stage import Input, Result, Stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.artifacts.store import Artifact
+    from ltcli.models.network import Network
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of evaluate."""
+
+    on: Literal["test", "val"] = param("test", "which images")
+    precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
+
+
+def check(params: Params, headers: Mapping[str, Header]) -> None:
+    """Check that there is something to evaluate on."""
+    header = headers["split"]
+    if header.size(f"{params.on}.labels", 0) == 0:
+        hint = "make the split with --val-per-class"
+        raise ArtifactError(header.path, f"has no {params.on} images", hint)
+
+
+def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
+    """Run the network over the images, and each kept snapshot of it."""
+    import torch
+
+    from ltcli.data.batches import ImageBatches
+    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.engine.infer import features_of
+    from ltcli.models.network import load_network
+    from ltcli.stats.accuracy import accuracy, balanced_accuracy
+
+    split, model = inputs["split"], inputs["model"]
+    info = model.header.info
+    device = resolve_device(context.device)
+    dtype = resolve_precision(params.precision, device)
+    images = ImageBatches.of_split(split, params.on, device, padding=0)
+    labels = split.tensor(f"{params.on}.labels")
+
+    def logits_of(network: Network, features: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            logits: torch.Tensor = network.classifier.cpu()(features)
+            return logits
+
+    network = load_network(model, device)
+    features = features_of(network, images, dtype)
+    logits = logits_of(network, features)
+    tensors = {"logits": logits, "labels": labels}
+    snapshots = model.load("snapshots.*") if "snapshots.epoch" in model.header.tensors else {}
+    if snapshots:
+        epochs = snapshots.pop("epoch")
+        predicted = []
+        moving = any(name.startswith("backbone.") for name in snapshots)
+        for i in range(len(epochs)):
+            state = {name: tensor[i] for name, tensor in snapshots.items()}
+            network.load_state_dict(state, strict=False)
+            network.to(device)
+            if moving:
+                features = features_of(network, images, dtype)
+            predicted.append(logits_of(network, features).argmax(1))
+        tensors |= {"snapshots.epoch": epochs, "snapshots.predicted": torch.stack(predicted)}
+    logger.info(
+        "evaluate: %s on %s: accuracy %.2f %%, balanced %.2f %%",
+        model.header.path.stem,
+        params.on,
+        100 * accuracy(logits, labels),
+        100 * balanced_accuracy(logits, labels),
+    )
+    return Result(
+        tensors,
+        {
+            "class_names": info["class_names"],
+            "class_counts": info["class_counts"],
+            "split": split.header.digest,
+            "model": model.header.digest,
+            "on": params.on,
+            "method": info["method"],
+            "stage": model.header.stage,
+            "backbone": info["backbone"],
+            "epochs": info["epochs"],
+            "model_parameters": model.header.parameters,
+        },
+    )
+
+
+def _stem(params: Any, inputs: Mapping[str, Path]) -> str:
+    suffix = "" if params.on == "test" else f"-on-{params.on}"
+    return f"evaluate-{inputs['model'].stem}{suffix}"
+
+
+STAGE = Stage(
+    name="evaluate",
+    summary="Keep the logits and labels of the test set, for each model of a folder.",
+    params=Params,
+    inputs=(
+        Input("split", "split", "split", "images"),
+        Input("model", "model", "pretrain", "what to evaluate; every model in --dir if not given"),
+    ),
+    output="predictions",
+    run=run,
+    check=check,
+    output_stem=_stem,
+    for_each="model",
+    examples=(
+        "ltcli evaluate -d artifacts/c10-100",
+        "ltcli evaluate --on val --model artifacts/c10-100/finetune-crt.safetensors"
+        " -d artifacts/c10-100",
+    ),
+)

@@ -1,0 +1,73 @@
+"""Report the epochs of a run: to the sidecar, to a progress bar on a terminal, else to the log."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ltcli.core.context import Context
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+    from ltcli.engine.fit import Epoch
+
+logger = logging.getLogger(__name__)
+
+
+def report(
+    training: Iterable[Epoch], epochs: int, context: Context, device: torch.device, dtype: object
+) -> Iterator[Epoch]:
+    """Pass epochs on, reporting each.
+
+    Args:
+        training: What ``fit`` yields.
+        epochs: How many there are in all.
+        context: Has the sidecar.
+        device: Shown in the first line.
+        dtype: Shown in the first line.
+    """
+    precision = str(dtype).removeprefix("torch.")
+    logger.info("%s: on %s in %s", context.name, device, precision)
+    context.log({"event": "training", "device": str(device), "precision": precision})
+    bar = _bar(context.name, epochs) if sys.stderr.isatty() else None
+    try:
+        for epoch in training:
+            context.log({"event": "epoch", **dataclasses.asdict(epoch)})
+            text = f"loss {epoch.loss:.4f}, lr {epoch.learning_rate:g}"
+            speed = f"{epoch.samples_per_second:,.0f} samples/s"
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=epoch.epoch + 1, info=f"{text}, {speed}")
+            else:
+                logger.info("epoch %d/%d: %s, %s", epoch.epoch + 1, epochs, text, speed)
+            yield epoch
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _bar(name: str, epochs: int) -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[info]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    bar.add_task(name, total=epochs, info="")
+    bar.start()
+    return bar

@@ -1,0 +1,288 @@
+"""Run one stage: check everything first, skip what is up to date, write one artifact."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ltcli.artifacts.header import Header, read_header, verify
+from ltcli.core.context import Context
+from ltcli.core.errors import ArtifactError, LtcliError, ResourceError
+from ltcli.core.params import as_dict
+from ltcli.stages.stage import Stage, check_together
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.stages.stage import Result
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a stage, fully decided.
+
+    Attributes:
+        stage: What to run.
+        params: Its parameters.
+        inputs: Role to file.
+        out: The file to write.
+        device: auto, cpu, cuda, cuda:N or mps.
+        force: Redo what is up to date, and replace a file that is not ours.
+    """
+
+    stage: Stage
+    params: Any
+    inputs: Mapping[str, Path]
+    out: Path
+    device: str = "auto"
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do: the identity of its output and why it has to be made."""
+
+    inputs: Mapping[str, str]
+    reason: str | None
+
+
+def plan(job: Job) -> Plan:
+    """Check parameters, inputs and output of a run without doing it.
+
+    Returns:
+        The digests of the inputs, and the reason to run, None where the output is up to date.
+
+    Raises:
+        LtcliError: Anything that would make the run fail and can be known now.
+    """
+    headers: dict[str, Header] = {}
+    for role in job.stage.inputs:
+        if role.name not in job.inputs:
+            continue
+        path = job.inputs[role.name]
+        header = read_header(path)
+        if header.kind != role.kind:
+            rule = f"{role.name} must be of kind {role.kind}, got {header.kind}"
+            raise ArtifactError(path, rule, f"name another file with --{role.name}")
+        headers[role.name] = header
+    check_together(job.stage.name, headers)
+    if job.stage.check is not None:
+        job.stage.check(job.params, headers)
+    inputs = {role: header.digest for role, header in headers.items()}
+    if job.stage.external is not None:
+        inputs |= job.stage.external(job.params)
+    _check_output(job)
+    return Plan(inputs, _reason(job, inputs))
+
+
+def _check_output(job: Job) -> None:
+    out = job.out
+    if out.is_dir():
+        raise ResourceError(out, "must be a file, got a folder", "choose another --out")
+    if out.resolve() in {path.resolve() for path in job.inputs.values()}:
+        rule = "the output must not be one of the inputs"
+        raise ResourceError(out, rule, "choose another --out")
+    folder = out.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ResourceError(out, f"cannot be written: {folder} is not a writable folder")
+
+
+def _reason(job: Job, inputs: Mapping[str, str]) -> str | None:
+    if not job.out.exists():
+        return "no output yet"
+    if job.force:
+        return "--force"
+    try:
+        old = verify(job.out)
+    except ArtifactError as error:
+        hint = "--force replaces it, --out writes elsewhere"
+        raise ArtifactError(error.where, error.message, hint) from None
+    if (old.kind, old.stage) != (job.stage.output, job.stage.name):
+        rule = f"was made by {old.stage}, not by {job.stage.name}"
+        raise ArtifactError(job.out, rule, "--force replaces it, --out writes elsewhere")
+    for role in sorted(inputs.keys() | old.inputs.keys()):
+        if inputs.get(role) != old.inputs.get(role):
+            return f"{role} changed"
+    parameters = as_dict(job.params)
+    for name in sorted(parameters.keys() | old.parameters.keys()):
+        if parameters.get(name) != old.parameters.get(name):
+            return f"{name} changed from {old.parameters.get(name)} to {parameters.get(name)}"
+    return None
+
+
+def run(job: Job) -> bool:
+    """Run a stage unless its output is up to date.
+
+    Returns:
+        Whether there was work to do.
+
+    Raises:
+        LtcliError: The run failed; what was at the output is still there, whole.
+    """
+    if plan(job).reason is None:
+        return False
+    try:
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(job.out, f"cannot be written: {error.strerror}") from None
+    # Heavy imports start here: nothing above needs torch.
+    from ltcli.artifacts.store import locked
+
+    with locked(job.out):
+        # Another process may have made it while this one waited for the lock.
+        now = plan(job)
+        if now.reason is None:
+            return False
+        logger.info("%s: running (%s)", job.stage.name, now.reason)
+        _run_locked(job, now)
+    return True
+
+
+def _run_locked(job: Job, now: Plan) -> None:
+    from ltcli.artifacts.store import open_artifact, save
+    from ltcli.core.environment import describe, peak_memory
+
+    checkpoint = ResumeFile(job, now.inputs)
+    sidecar = job.out.with_suffix(".run.jsonl")
+    resumed = checkpoint.exists()
+    started = time.time()
+
+    def log(record: Mapping[str, Any]) -> None:
+        try:
+            with sidecar.open("a") as file:
+                file.write(json.dumps(record, sort_keys=True) + "\n")
+        except OSError as error:
+            raise ResourceError(sidecar, f"cannot be written: {error.strerror}") from None
+
+    if not resumed:
+        sidecar.unlink(missing_ok=True)
+    log({"event": "resume" if resumed else "start", "time": started, **describe(job.device)})
+    context = Context(job.stage.name, job.device, checkpoint, log)
+    with ExitStack() as stack:
+        stack.enter_context(_signals(context))
+        inputs = {
+            role: stack.enter_context(open_artifact(path)) for role, path in job.inputs.items()
+        }
+        for role, artifact in inputs.items():
+            if artifact.header.digest != now.inputs[role]:
+                raise ArtifactError(job.inputs[role], "was replaced just now", "run again")
+        result: Result = _translated(job, inputs, context)
+        digest = save(
+            job.out,
+            job.stage.output,
+            result.tensors,
+            stage=job.stage.name,
+            parameters=as_dict(job.params),
+            inputs=now.inputs,
+            info=result.info,
+        )
+    checkpoint.remove()
+    seconds = round(time.time() - started, 3)
+    log({"event": "end", "seconds": seconds, "digest": digest, **peak_memory()})
+    logger.info("%s: done in %.1f s", job.stage.name, seconds)
+
+
+def _translated(job: Job, inputs: Mapping[str, Any], context: Context) -> Result:
+    """Run the stage; memory that runs out becomes an error with a remedy."""
+    import torch
+
+    hint = "use a smaller --batch-size, or fewer images"
+    try:
+        return job.stage.run(job.params, inputs, context)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise ResourceError(job.stage.name, "out of memory", hint) from None
+    except RuntimeError as error:
+        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+            raise ResourceError(job.stage.name, "out of memory", hint) from None
+        raise
+
+
+@contextmanager
+def _signals(context: Context) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into ``StopError``; the second one kills at once."""
+
+    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        context.stop_signal = number
+        if not context.resumable:
+            context.stop_here()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {}
+    try:
+        for number in numbers:
+            before[number] = signal.signal(number, ask_to_stop)
+    except ValueError:
+        pass  # not in the main thread: whoever runs us there handles signals
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class ResumeFile:
+    """The checkpoint beside an unfinished output, valid for one identity only."""
+
+    def __init__(self, job: Job, inputs: Mapping[str, str]) -> None:
+        """Remember which run the checkpoint belongs to."""
+        self._path = job.out.with_suffix(".resume.safetensors")
+        self._stage = job.stage.name
+        self._parameters = as_dict(job.params)
+        self._inputs = dict(inputs)
+
+    def exists(self) -> bool:
+        """Whether there is a sound checkpoint of this very run; any other one is removed."""
+        try:
+            header = verify(self._path)
+        except LtcliError:
+            if self._path.exists():
+                logger.warning("%s: damaged, starting afresh", self._path)
+                self.remove()
+            return False
+        same = header.parameters == self._parameters and header.inputs == self._inputs
+        if not same or header.kind != "checkpoint":
+            logger.warning("%s: of another run, starting afresh", self._path)
+            self.remove()
+            return False
+        return True
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return the saved state and position, or None."""
+        from ltcli.artifacts.store import open_artifact
+
+        if not self.exists():
+            return None
+        with open_artifact(self._path) as artifact:
+            return artifact.load("state.*"), artifact.header.info["position"]
+
+    def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
+        """Replace the saved state."""
+        from ltcli.artifacts.store import save
+
+        save(
+            self._path,
+            "checkpoint",
+            {f"state.{name}": tensor for name, tensor in state.items()},
+            stage=self._stage,
+            parameters=self._parameters,
+            inputs=self._inputs,
+            info={"position": dict(position)},
+        )
+
+    def remove(self) -> None:
+        """Delete the checkpoint."""
+        self._path.unlink(missing_ok=True)

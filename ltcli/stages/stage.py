@@ -1,0 +1,102 @@
+"""What a stage is: data plus one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltcli.core.context import Context
+from ltcli.core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.artifacts.store import Artifact
+
+
+@dataclass(frozen=True)
+class Input:
+    """One artifact that a stage reads.
+
+    Attributes:
+        name: Its role and its option, ``--name``.
+        kind: The kind it must have.
+        file: Stem of the file that is read from ``--dir`` when the option is not given.
+        help: One line.
+        needed: Whether a run with these parameters reads it.
+    """
+
+    name: str
+    kind: str
+    file: str
+    help: str
+    needed: Callable[[Any], bool] = lambda _params: True
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage made: the tensors and the metadata of its output kind."""
+
+    tensors: Mapping[str, torch.Tensor]
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the toolkit.
+
+    Attributes:
+        name: Command and stem of the default output.
+        summary: One line for ``--help``.
+        params: Frozen dataclass of ``param`` fields.
+        inputs: The artifacts it reads.
+        output: The kind it writes.
+        run: Does the work. Imports torch in its first lines, never before.
+        examples: Runnable command lines for ``--help``.
+        output_stem: Stem of the default output, where it is not the name.
+        external: Fingerprints of what the stage reads beside artifacts, by role.
+        check: Looks at parameters and headers before any work.
+        has_methods: Whether ``params.method`` chooses a method, whose parameters are added.
+        for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
+        show: Lines for people about a finished artifact, from its header.
+    """
+
+    name: str
+    summary: str
+    params: type
+    inputs: tuple[Input, ...]
+    output: str
+    run: Callable[[Any, Mapping[str, Artifact], Context], Result]
+    examples: tuple[str, ...]
+    output_stem: Callable[[Any, Mapping[str, Path]], str] | None = None
+    external: Callable[[Any], dict[str, str]] | None = None
+    check: Callable[[Any, Mapping[str, Header]], None] | None = None
+    has_methods: bool = False
+    for_each: str | None = None
+    show: Callable[[Header], list[str]] | None = None
+
+
+def check_together(stage: str, headers: Mapping[str, Header]) -> None:
+    """Check that inputs come from one split, one model and one list of classes.
+
+    Raises:
+        ArtifactError: Two inputs do not belong together; both are named.
+    """
+    for fact, words in (("split", "split"), ("model", "model"), ("class_names", "list of classes")):
+        seen: dict[str, object] = {}
+        for role, header in headers.items():
+            value = header.digest if header.kind == fact else header.info.get(fact)
+            if fact == "model" and header.kind == "predictions":
+                value = None
+            if value is not None:
+                seen[role] = value
+        roles = list(seen)
+        for role in roles[1:]:
+            if seen[role] != seen[roles[0]]:
+                first, other = headers[roles[0]].path, headers[role].path
+                rule = f"{other} belongs to another {words} than {first}"
+                hint = "make both from the same artifacts, or name others"
+                raise ArtifactError(stage, rule, hint)

@@ -1,0 +1,155 @@
+"""Accuracy over all samples, per class and per group of classes, likelihood and calibration."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ltcli.core.errors import ParamError
+from ltcli.stats.moments import BLOCK, class_counts, require_finite
+
+GROUPS = ("many", "medium", "few")
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """Return the class of the largest logit, the lower index of equals.
+
+    Args:
+        logits: float [N, C].
+
+    Returns:
+        int64 [N].
+
+    Raises:
+        NumericalError: A logit is not finite.
+    """
+    require_finite("predictions", "logits", logits)
+    return logits.argmax(dim=1)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of samples that are predicted right, 0 ... 1; NaN without samples.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+    """
+    class_counts(labels, logits.shape[1])
+    return float((predictions(logits) == labels).to(torch.float64).mean())
+
+
+def per_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of each class's samples that are predicted right.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+
+    Returns:
+        float64 [C], NaN for a class without samples.
+    """
+    counts = class_counts(labels, logits.shape[1])
+    right = class_counts(labels[predictions(logits) == labels], logits.shape[1])
+    return right.to(torch.float64) / counts  # 0 / 0 is NaN, which is meant
+
+
+def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean of ``per_class_accuracy`` over the classes that have samples."""
+    return float(per_class_accuracy(logits, labels).nanmean())
+
+
+def group_of_class(train_counts: Tensor, many_above: int = 100, few_below: int = 20) -> Tensor:
+    """Sort the classes into many, medium and few by their training samples.
+
+    Source: Liu, Miao, Zhan, Wang, Gong, Yu, "Large-Scale Long-Tailed Recognition in an Open World",
+    CVPR 2019, arXiv 1904.05160. Both bounds belong to medium.
+
+    Args:
+        train_counts: int64 [C], training samples of each class.
+        many_above: Classes of more samples are many.
+        few_below: Classes of fewer samples are few; at most ``many_above`` + 1.
+
+    Returns:
+        int64 [C], indices into ``GROUPS``.
+
+    Raises:
+        ParamError: The two groups would overlap.
+    """
+    if few_below > many_above + 1:
+        raise ParamError(
+            "class groups", f"few_below must be at most many_above + 1, got {few_below}"
+        )
+    few = (train_counts < few_below).to(torch.int64)
+    return 1 + few - (train_counts > many_above).to(torch.int64)
+
+
+def group_accuracy(logits: Tensor, labels: Tensor, groups: Tensor) -> dict[str, float | None]:
+    """Return the accuracy over the samples of each group's classes.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+        groups: int64 [C], from ``group_of_class``.
+
+    Returns:
+        Shares 0 ... 1 by the names in ``GROUPS``; None for a group without samples.
+    """
+    class_counts(labels, logits.shape[1])
+    right = (predictions(logits) == labels).to(torch.float64)
+    member = groups[labels]
+    return {
+        name: float(right[member == g].mean()) if bool((member == g).any()) else None
+        for g, name in enumerate(GROUPS)
+    }
+
+
+def nll(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean negative log-probability of the right class, in nats; NaN without samples.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+    """
+    class_counts(labels, logits.shape[1])
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return float((_log_normalisers(logits) - own.to(torch.float64)).mean())
+
+
+def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Return the expected calibration error: the mean gap of confidence and accuracy over bins.
+
+    Samples are binned by the probability of their predicted class into equal widths, a bound
+    belonging to the bin below it; a bin weighs as many samples as it has.
+
+    Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
+    arXiv 1706.04599.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+        bins: Number of bins, at least 1.
+
+    Returns:
+        The error, 0 ... 1; NaN without samples.
+    """
+    if bins < 1:
+        raise ParamError("calibration error", f"bins must be at least 1, got {bins}")
+    class_counts(labels, logits.shape[1])
+    if not len(labels):
+        return math.nan
+    right = (predictions(logits) == labels).to(torch.float64)
+    top = logits.max(dim=1).values.to(torch.float64)
+    confidence = (top - _log_normalisers(logits)).exp()
+    bounds = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
+    member = torch.bucketize(confidence, bounds)
+    # A bin's weight n_b / N times its gap |sum right - sum confidence| / n_b.
+    gaps = torch.zeros(bins, dtype=torch.float64, device=logits.device)
+    gaps = gaps.index_add(0, member, right - confidence)
+    return float(gaps.abs().sum() / len(labels))
+
+
+def _log_normalisers(logits: Tensor) -> Tensor:
+    """Return float64 [N], log sum exp of each row, without a float64 copy of all logits."""
+    require_finite("likelihood", "logits", logits)
+    blocks = [rows.to(torch.float64).logsumexp(dim=1) for rows in torch.split(logits, BLOCK)]
+    return torch.cat(blocks)

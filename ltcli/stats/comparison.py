@@ -1,0 +1,143 @@
+"""Compare classifiers on the same test images: scores with intervals, and paired differences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ltcli.stats import accuracy as scores
+from ltcli.stats.intervals import accuracy_interval, difference_interval, is_tie
+
+
+@dataclass(frozen=True)
+class Run:
+    """The predictions of one model.
+
+    Attributes:
+        name: The row it belongs to; runs of one name differ in their seeds.
+        logits: float [M, C].
+        labels: int64 [M].
+        class_counts: int64 [C], training images.
+        snapshots: int64 [E, M], the class predicted after each kept epoch, or None.
+    """
+
+    name: str
+    logits: torch.Tensor
+    labels: torch.Tensor
+    class_counts: torch.Tensor
+    snapshots: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison. Shares in 0..1, intervals at the level asked for.
+
+    Attributes:
+        name: Of the runs.
+        runs: How many.
+        accuracy: Mean over runs, last epoch.
+        interval: Of that mean, over test images and, with several runs, over seeds.
+        groups: Accuracy of many, medium and few; None where a group has no test images.
+        balanced: Mean over classes.
+        nll: nats.
+        ece: Expected calibration error.
+        difference: Accuracy minus that of the first row, None for the first row.
+        difference_interval: Of the difference, paired over images.
+        tie: Whether that interval holds 0.
+        best_on_test: Best kept epoch, chosen on the very images it is scored on: for comparison
+            with papers that report it, never a result. None where no epochs were kept.
+    """
+
+    name: str
+    runs: int
+    accuracy: float
+    interval: tuple[float, float]
+    groups: dict[str, float | None]
+    balanced: float
+    nll: float
+    ece: float
+    difference: float | None
+    difference_interval: tuple[float, float] | None
+    tie: bool | None
+    best_on_test: float | None
+
+
+def compare(
+    runs: Sequence[Run],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    many_above: int = 100,
+    few_below: int = 20,
+    seed: int = 0,
+) -> list[Row]:
+    """Return one row per name, in order of first appearance.
+
+    Args:
+        runs: Predictions on the same images, in the same order.
+        level: Of the intervals, in 0..1.
+        resamples: Bootstrap draws.
+        many_above: A class with more training images than this is many.
+        few_below: A class with fewer is few.
+        seed: Of the bootstrap.
+    """
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.name, []).append(run)
+    correct = {
+        name: torch.stack([scores.predictions(run.logits) == run.labels for run in members])
+        for name, members in by_name.items()
+    }
+    first = next(iter(by_name))
+    rows = []
+    for name, members in by_name.items():
+        difference, between = None, None
+        if name != first:
+            difference, low, high = difference_interval(
+                correct[name], correct[first], level=level, resamples=resamples, seed=seed
+            )
+            between = (low, high)
+        groups = scores.group_of_class(members[0].class_counts, many_above, few_below)
+        rows.append(
+            Row(
+                name=name,
+                runs=len(members),
+                accuracy=float(correct[name].double().mean()),
+                interval=accuracy_interval(
+                    correct[name], level=level, resamples=resamples, seed=seed
+                ),
+                groups=_mean_groups(
+                    [scores.group_accuracy(run.logits, run.labels, groups) for run in members]
+                ),
+                balanced=_mean([scores.balanced_accuracy(r.logits, r.labels) for r in members]),
+                nll=_mean([scores.nll(run.logits, run.labels) for run in members]),
+                ece=_mean([scores.ece(run.logits, run.labels) for run in members]),
+                difference=difference,
+                difference_interval=between,
+                tie=None if between is None else is_tie(*between),
+                best_on_test=_best(members),
+            )
+        )
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_groups(runs: list[dict[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for group in runs[0]:
+        values = [run[group] for run in runs]
+        known = [value for value in values if value is not None]
+        means[group] = _mean(known) if known else None
+    return means
+
+
+def _best(members: Sequence[Run]) -> float | None:
+    best = []
+    for run in members:
+        if run.snapshots is None:
+            return None
+        best.append(float((run.snapshots == run.labels).double().mean(1).max()))
+    return _mean(best)

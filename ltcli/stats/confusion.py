@@ -1,0 +1,81 @@
+"""Which classes a classifier takes for which others."""
+
+import torch
+from torch import Tensor
+
+from ltcli.core.errors import ParamError
+from ltcli.stats.accuracy import predictions
+from ltcli.stats.moments import BLOCK, class_counts, class_rows, require_finite
+
+
+def class_graph(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the samples of each class that are predicted as each class.
+
+    Source: Chen et al., "Imagine by Reasoning: A Reasoning-Based Implicit Semantic Data
+    Augmentation for Long-Tailed Classification", AAAI 2022, arXiv 2112.07928, which builds it on
+    the training set.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+
+    Returns:
+        float64 [C, C], row i for samples of class i: rows sum to 1, or to 0 for a class without
+        samples.
+
+    Raises:
+        NumericalError: A logit is not finite.
+    """
+    num_classes = logits.shape[1]
+    counts = class_counts(labels, num_classes)
+    pairs = torch.bincount(labels * num_classes + predictions(logits), minlength=num_classes**2)
+    table = pairs.view(num_classes, num_classes).to(torch.float64)
+    return table / counts.clamp(min=1).unsqueeze(1)
+
+
+def mean_scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """Average, over the samples of each class, the probability given to every class.
+
+    Source: Chu, Bian, Liu, Ling, "Feature Space Augmentation for Long-Tailed Data", ECCV 2020,
+    arXiv 2008.03673, which ranks confusing classes by it.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+
+    Returns:
+        float64 [C, C], row i for samples of class i: rows sum to 1, or to 0 for a class without
+        samples.
+
+    Raises:
+        NumericalError: A logit is not finite.
+    """
+    require_finite("mean scores", "logits", logits)
+    num_classes = logits.shape[1]
+    scores = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=logits.device)
+    for c, rows in class_rows(labels, num_classes):
+        for block in torch.split(rows, BLOCK):
+            scores[c] += logits[block].to(torch.float64).softmax(dim=1).sum(dim=0)
+        scores[c] /= len(rows)
+    return scores
+
+
+def top_confusing(matrix: Tensor, k: int) -> Tensor:
+    """Rank, for each class, the other classes by their entries in its row.
+
+    Args:
+        matrix: float [C, C], such as ``class_graph`` or ``mean_scores``; the diagonal is ignored.
+        k: How many other classes, 1 ... C - 1.
+
+    Returns:
+        int64 [C, k], the most confusing class first; of equals the lower index first.
+
+    Raises:
+        ParamError: ``k`` is out of its range.
+    """
+    num_classes = len(matrix)
+    if not 1 <= k < num_classes:
+        raise ParamError("confusing classes", f"k must be in 1 ... {num_classes - 1}, got {k}")
+    own = torch.eye(num_classes, dtype=torch.bool, device=matrix.device)
+    others = matrix.masked_fill(own, -torch.inf)
+    return others.sort(dim=1, descending=True, stable=True).indices[:, :k].contiguous()

@@ -1,0 +1,234 @@
+import hashlib
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from ltcli.core.errors import DataError, ResourceError
+from ltcli.data.cifar import load_cifar10, load_cifar100
+from ltcli.data.download import downloading
+
+BATCHES = [f"data_batch_{number}.bin" for number in range(1, 6)]
+DAMAGED = "the file is damaged or is another one; unpack the archive again"
+
+
+def pixels(seed, count):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
+
+
+def write_cifar10(folder):
+    """Write a whole CIFAR-10 in binary layout, with ten records in each file."""
+    folder.mkdir(parents=True)
+    for seed, name in enumerate([*BATCHES, "test_batch.bin"]):
+        rows = np.column_stack([np.arange(10, dtype=np.uint8), pixels(seed, 10)])
+        (folder / name).write_bytes(rows.tobytes())
+    names = [f"thing {label}" for label in range(10)]
+    (folder / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
+
+
+def write_cifar100(folder):
+    folder.mkdir(parents=True)
+    fine = np.arange(99, -1, -1, dtype=np.uint8)
+    for seed, name in enumerate(["train.bin", "test.bin"]):
+        rows = np.column_stack([fine // 5, fine, pixels(seed, 100)])
+        (folder / name).write_bytes(rows.tobytes())
+    (folder / "fine_label_names.txt").write_text("".join(f"fine {k}\n" for k in range(100)))
+
+
+def write_python(folder, monkeypatch):
+    """Write a small python layout, and let torchvision's class expect its checksums."""
+    folder.mkdir(parents=True)
+    checksums = {}
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    content = {
+        name: {"data": pixels(seed, 10), "labels": list(range(10))}
+        for seed, name in enumerate(names)
+    }
+    content["batches.meta"] = {"label_names": [f"pickled {label}" for label in range(10)]}
+    for name, entry in content.items():
+        data = pickle.dumps(entry, protocol=2)
+        (folder / name).write_bytes(data)
+        checksums[name] = hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    class Small(torchvision.datasets.CIFAR10):
+        train_list = [[name, checksums[name]] for name in names[:5]]  # noqa: RUF012
+        test_list = [[name, checksums[name]] for name in names[5:]]  # noqa: RUF012
+        meta = {  # noqa: RUF012
+            "filename": "batches.meta",
+            "key": "label_names",
+            "md5": checksums["batches.meta"],
+        }
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Small)
+
+
+def refuse(call, *arguments):
+    with pytest.raises(DataError) as caught:
+        call(*arguments)
+    return [str(caught.value), caught.value.hint]
+
+
+def test_binary_cifar10_has_its_batches_in_order_and_its_pixels_in_place(tmp_path):
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    pool = load_cifar10(tmp_path, download=False)
+    assert (pool.images.dtype, pool.images.shape) == (torch.uint8, (50, 32, 32, 3))
+    assert pool.labels.dtype == pool.test_labels.dtype == torch.int64
+    assert pool.labels.tolist() == list(range(10)) * 5
+    assert pool.class_names == tuple(f"thing {label}" for label in range(10))
+    for image, row in ((pool.images[23], pixels(2, 10)[3]), (pool.test_images[9], pixels(5, 10)[9])):
+        for channel in range(3):
+            for y, x in ((0, 0), (5, 30), (31, 31)):
+                assert image[y, x, channel] == row[1024 * channel + 32 * y + x]
+
+
+def test_the_layout_folder_itself_is_a_root(tmp_path):
+    write_cifar10(tmp_path / "renamed")
+    assert len(load_cifar10(tmp_path / "renamed", download=False).images) == 50
+
+
+def test_binary_cifar100_takes_the_fine_label(tmp_path):
+    write_cifar100(tmp_path / "cifar-100-binary")
+    for root in (tmp_path, tmp_path / "cifar-100-binary"):
+        pool = load_cifar100(root, download=False)
+        assert pool.labels.tolist() == pool.test_labels.tolist() == list(range(99, -1, -1))
+        assert pool.class_names[7] == "fine 7"
+        assert pool.images[4, 1, 2, 1] == pixels(0, 100)[4, 1024 + 32 + 2]
+
+
+def test_python_layout_and_binary_layout_give_the_same_images(tmp_path, monkeypatch):
+    write_cifar10(tmp_path / "binary")
+    write_python(tmp_path / "cifar-10-batches-py", monkeypatch)
+    binary = load_cifar10(tmp_path / "binary", download=False)
+    for root in (tmp_path, tmp_path / "cifar-10-batches-py"):
+        pool = load_cifar10(root, download=False)
+        assert pool.class_names[3] == "pickled 3"
+        for part in ("images", "labels", "test_images", "test_labels"):
+            torch.testing.assert_close(getattr(pool, part), getattr(binary, part))
+
+
+def test_binary_layout_is_preferred(tmp_path):
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert load_cifar10(tmp_path, download=True).class_names[0] == "thing 0"
+
+
+def test_other_sizes_than_the_published_ones_are_warned_of(tmp_path, caplog):
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    with caplog.at_level(logging.WARNING):
+        load_cifar10(tmp_path, download=False)
+    assert caplog.messages == [
+        f"{tmp_path}: cifar10 has 50 training and 10 test images, "
+        "the published set has 50000 and 10000"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "binary", "python"),
+    [
+        (load_cifar10, "cifar10", "cifar-10-batches-bin", "cifar-10-batches-py"),
+        (load_cifar100, "cifar100", "cifar-100-binary", "cifar-100-python"),
+    ],
+)
+def test_a_missing_data_set_says_where_it_was_looked_for(tmp_path, load, name, binary, python):
+    for root in (tmp_path, tmp_path / "none"):
+        assert refuse(load, root, False) == [
+            f"{root}: {name} must be in {binary} or {python}, got neither",
+            f"looked for {root}/{binary} and {root}/{python}; "
+            "name the folder that holds one of them with --root, or add --download",
+        ]
+
+
+def test_a_file_is_no_root(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert refuse(load_cifar10, tmp_path / "file", True) == [
+        f"{tmp_path}/file: root of cifar10 must be a folder, got a file",
+        None,
+    ]
+
+
+@pytest.mark.parametrize("name", [*BATCHES, "test_batch.bin", "batches.meta.txt"])
+def test_a_missing_file_is_named(tmp_path, name):
+    folder = tmp_path / "cifar-10-batches-bin"
+    write_cifar10(folder)
+    (folder / name).unlink()
+    hint = f"complete the folder, or remove {folder} and use --download"
+    assert refuse(load_cifar10, tmp_path, True) == [f"{folder}/{name}: no such file", hint]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3073 * 10 - 1, 3074 * 10])
+def test_a_batch_of_a_wrong_size_is_refused(tmp_path, size):
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
+    write_cifar10(path.parent)
+    path.write_bytes(bytes(size))
+    rule = f"size must be a positive multiple of the record size 3073, got {size} bytes"
+    assert refuse(load_cifar10, tmp_path, False) == [f"{path}: {rule}", DAMAGED]
+
+
+def test_the_record_of_cifar100_is_a_byte_longer(tmp_path):
+    path = tmp_path / "cifar-100-binary" / "test.bin"
+    write_cifar100(path.parent)
+    path.write_bytes(bytes(3073))
+    rule = "size must be a positive multiple of the record size 3074, got 3073 bytes"
+    assert refuse(load_cifar100, tmp_path, False) == [f"{path}: {rule}", DAMAGED]
+
+
+def test_a_label_out_of_range_is_refused(tmp_path):
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_5.bin"
+    write_cifar10(path.parent)
+    content = bytearray(path.read_bytes())
+    content[4 * 3073] = 10
+    path.write_bytes(content)
+    rule = "labels must be from 0 to 9, got 10 in record 4"
+    assert refuse(load_cifar10, tmp_path, False) == [f"{path}: {rule}", DAMAGED]
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"cat\ndog\n", "class names must be 10 lines, got 2"),
+        (b"\xff\xfe" * 10, "class names must be UTF-8 text, got other bytes"),
+    ],
+)
+def test_wrong_class_names_are_refused(tmp_path, content, rule):
+    path = tmp_path / "cifar-10-batches-bin" / "batches.meta.txt"
+    write_cifar10(path.parent)
+    path.write_bytes(content)
+    assert refuse(load_cifar10, tmp_path, False) == [f"{path}: {rule}", None]
+
+
+def test_a_pickle_with_another_checksum_is_refused_unread(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-py"
+    write_python(folder, monkeypatch)
+    hostile = b"cos\nmkdir\n(S'" + str(tmp_path / "canary").encode() + b"'\ntR."
+    for name in ("data_batch_3", "batches.meta"):
+        original = (folder / name).read_bytes()
+        (folder / name).write_bytes(hostile)
+        assert refuse(load_cifar10, tmp_path, False) == [
+            f"{folder}: files must have the published checksums, got others, or some are missing",
+            f"remove {folder} and use --download, or unpack the archive again",
+        ]
+        (folder / name).write_bytes(original)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_download_that_fails_is_an_error_with_a_hint(tmp_path, monkeypatch, capsys):
+    # Port 9 of this host discards or refuses; nothing leaves it.
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
+    line, hint = refuse(load_cifar10, tmp_path / "new", True)
+    assert line == f"{tmp_path}/new: download failed: <urlopen error [Errno 111] Connection refused>"
+    assert hint == "check the network and try again, or put the files there by other means"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_full_disk_is_no_fault_of_the_data(tmp_path, capsys):
+    with pytest.raises(ResourceError) as caught, downloading(tmp_path):
+        print("Using downloaded file")  # noqa: T201
+        raise OSError(28, "No space left on device")
+    assert str(caught.value) == (
+        f"{tmp_path}: download failed: [Errno 28] No space left on device"
+    )
+    assert caught.value.hint == "free some space"
+    assert capsys.readouterr() == ("", "Using downloaded file\n")

@@ -1,0 +1,201 @@
+import numpy as np
+import pytest
+
+from ltcli.core.errors import DataError, ParamError
+from ltcli.data.long_tail import cao_indices, cut_validation, holdout_indices, profile_counts
+
+CIFAR10 = [
+    (5000, 10, 20431, [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]),
+    (5000, 20, 17023, [5000, 3584, 2569, 1842, 1320, 946, 678, 486, 348, 250]),
+    (5000, 50, 13996, [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]),
+    (5000, 100, 12406, [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]),
+    (5000, 200, 11203, [5000, 2775, 1540, 854, 474, 263, 146, 81, 45, 25]),
+    (4990, 10, 20391, [4990, 3863, 2991, 2316, 1793, 1388, 1075, 832, 644, 499]),
+    (4990, 20, 16989, [4990, 3577, 2564, 1838, 1317, 944, 677, 485, 348, 249]),
+    (4990, 50, 13967, [4990, 3230, 2091, 1354, 877, 567, 367, 238, 154, 99]),
+    (4990, 100, 12380, [4990, 2991, 1793, 1075, 644, 386, 231, 138, 83, 49]),
+    (4990, 200, 11177, [4990, 2769, 1537, 853, 473, 262, 145, 80, 44, 24]),
+]
+# Pool images per class, imbalance factor, total, first, last, many / medium / few.
+CIFAR100 = [
+    (500, 10, 19573, 500, 50, (69, 31, 0)),
+    (500, 20, 15907, 500, 25, (53, 47, 0)),
+    (500, 50, 12608, 500, 10, (41, 41, 18)),
+    (500, 100, 10847, 500, 5, (35, 35, 30)),
+    (500, 200, 9502, 500, 2, (30, 31, 39)),
+    (490, 10, 19183, 490, 49, (68, 32, 0)),
+    (490, 20, 15594, 490, 24, (53, 47, 0)),
+    (490, 50, 12354, 490, 9, (40, 41, 19)),
+    (490, 100, 10626, 490, 4, (34, 35, 31)),
+    (490, 200, 9304, 490, 2, (30, 30, 40)),
+]
+STEP = [
+    (10, (500, 27500), (50, 27500)),
+    (20, (250, 26250), (25, 26250)),
+    (50, (100, 25500), (10, 25500)),
+    (100, (50, 25250), (5, 25250)),
+    (200, (25, 25125), (2, 25100)),
+]
+
+
+@pytest.fixture(scope="module")
+def labels():
+    """CIFAR-10's 50,000 training labels in some order."""
+    return np.random.default_rng(7).permutation(np.repeat(np.arange(10), 5000))
+
+
+@pytest.mark.parametrize(("largest", "factor", "total", "counts"), CIFAR10)
+def test_long_tailed_cifar10_has_the_published_counts(largest, factor, total, counts):
+    assert profile_counts("exp", [largest] * 10, factor) == counts
+    assert sum(counts) == total
+
+
+@pytest.mark.parametrize(("largest", "factor", "total", "first", "last", "groups"), CIFAR100)
+def test_long_tailed_cifar100_has_the_published_counts(largest, factor, total, first, last, groups):
+    counts = np.array(profile_counts("exp", [largest] * 100, factor))
+    assert (counts.sum(), counts[0], counts[-1]) == (total, first, last)
+    many, few = (counts > 100).sum(), (counts < 20).sum()
+    assert (many, 100 - many - few, few) == groups
+    assert (np.diff(counts) <= 0).all()
+
+
+@pytest.mark.parametrize(("factor", "of_ten", "of_hundred"), STEP)
+def test_step_profile_has_the_published_counts(factor, of_ten, of_hundred):
+    for largest, num_classes, (minority, total) in ((5000, 10, of_ten), (500, 100, of_hundred)):
+        counts = profile_counts("step", [largest] * num_classes, factor)
+        half = num_classes // 2
+        assert counts == [largest] * half + [minority] * half
+        assert sum(counts) == total
+
+
+def test_natural_profile_takes_the_pool_and_ignores_the_factor():
+    assert profile_counts("natural", [7, 1, 30], 0.01) == [7, 1, 30]
+
+
+def test_artificial_profiles_start_from_the_smallest_class_of_the_pool():
+    assert profile_counts("exp", [80, 40, 60], 4) == [40, 20, 10]
+    assert profile_counts("step", [80, 40, 60], 4) == [40, 10, 10]
+
+
+@pytest.mark.parametrize("profile", ["exp", "step"])
+def test_factor_one_keeps_the_balance_and_one_class_keeps_all(profile):
+    assert profile_counts(profile, [9] * 5, 1) == [9] * 5
+    assert profile_counts(profile, [9], 3) == [9]
+
+
+@pytest.mark.parametrize(
+    ("factor", "message", "hint"),
+    [
+        (0.01, "imbalance_factor must be at least 1, got 0.01", "did you mean 100?"),
+        (0.005, "imbalance_factor must be at least 1, got 0.005", "did you mean 200?"),
+        (0.0, "imbalance_factor must be at least 1, got 0", None),
+        (-3, "imbalance_factor must be at least 1, got -3", None),
+        (float("nan"), "imbalance_factor must be at least 1, got nan", None),
+        (51, "imbalance_factor 51 leaves class 9 no images", "use at most 50"),
+        (1e6, "imbalance_factor 1e+06 leaves class 3 no images", "use at most 50"),
+        (float("inf"), "imbalance_factor inf leaves class 1 no images", "use at most 50"),
+    ],
+)
+def test_an_impossible_imbalance_factor_is_refused(factor, message, hint):
+    with pytest.raises(ParamError) as caught:
+        profile_counts("exp", [50] * 10, factor)
+    assert (str(caught.value), caught.value.hint) == (f"split: {message}", hint)
+
+
+@pytest.mark.parametrize("profile", ["exp", "step"])
+@pytest.mark.parametrize("largest", [1, 2, 49, 50, 98, 103])
+def test_the_factor_in_the_hint_is_feasible_and_the_next_is_not(profile, largest):
+    with pytest.raises(ParamError) as caught:
+        profile_counts(profile, [largest] * 10, 1000)
+    feasible = int(caught.value.hint.removeprefix("use at most "))
+    assert min(profile_counts(profile, [largest] * 10, feasible)) == 1
+    with pytest.raises(ParamError):
+        profile_counts(profile, [largest] * 10, feasible + 1)
+
+
+def test_a_pool_without_images_of_a_class_is_refused():
+    with pytest.raises(DataError) as caught:
+        profile_counts("natural", [5, 0, 3], 1)
+    assert str(caught.value) == "split: class 1 has no images in the pool"
+    with pytest.raises(DataError, match="split: pool has no classes"):
+        profile_counts("exp", [], 1)
+
+
+def test_the_images_are_those_of_the_released_procedure(labels):
+    counts = profile_counts("exp", [5000] * 10, 100)
+    state = np.random.get_state()  # noqa: NPY002  - the released code uses the global generator
+    expected = []
+    np.random.seed(0)  # noqa: NPY002
+    for label, count in zip(np.unique(labels), counts, strict=True):
+        indices = np.where(labels == label)[0]
+        np.random.shuffle(indices)  # noqa: NPY002
+        expected.extend(indices[:count])
+    np.random.set_state(state)  # noqa: NPY002
+    chosen = cao_indices(labels, counts, seed=0)
+    assert chosen.dtype == np.int64
+    assert chosen.tolist() == expected
+
+
+def test_the_images_are_a_function_of_the_seed_and_leave_global_state_alone(labels):
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    counts = [3] * 10
+    first, again, other = (cao_indices(labels, counts, seed) for seed in (1, 1, 2))
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != other.tolist()
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_a_smaller_draw_is_the_start_of_a_larger_one(labels):
+    few, many = cao_indices(labels, [20] * 10, 0), cao_indices(labels, [50] * 10, 0)
+    assert few.reshape(10, 20).tolist() == many.reshape(10, 50)[:, :20].tolist()
+
+
+def test_a_pool_with_too_few_images_is_refused():
+    with pytest.raises(DataError) as caught:
+        cao_indices(np.array([0, 0, 1]), [2, 2], 0)
+    assert str(caught.value) == "split: class 1 must have 2 images, got 1"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_the_legacy_generator_cannot_take_is_refused(seed):
+    with pytest.raises(ParamError) as caught:
+        cao_indices(np.array([0]), [1], seed)
+    assert str(caught.value) == f"split: seed must be from 0 to 4294967295, got {seed}"
+
+
+def test_holding_out_leaves_a_balanced_pool(labels):
+    held, rest = holdout_indices(labels, 10, seed=0)
+    assert held.dtype == rest.dtype == np.int64
+    assert labels[held].tolist() == np.repeat(np.arange(10), 10).tolist()
+    assert np.bincount(labels[rest]).tolist() == [4990] * 10
+    assert sorted([*held, *rest]) == list(range(50_000))
+    assert (np.diff(rest) > 0).all()
+    again, other = holdout_indices(labels, 10, seed=0)[0], holdout_indices(labels, 10, seed=1)[0]
+    assert held.tolist() == again.tolist()
+    assert held.tolist() != other.tolist()
+
+
+def test_a_class_gives_at_most_half_of_its_images():
+    labels = np.repeat(np.arange(5), [1, 2, 3, 0, 9])
+    for per_class, expected in ((0, [0] * 5), (2, [0, 1, 1, 0, 2]), (100, [0, 1, 1, 0, 4])):
+        held, rest = holdout_indices(labels, per_class, seed=0)
+        assert np.bincount(labels[held], minlength=5).tolist() == expected
+        assert len(held) + len(rest) == len(labels)
+
+
+def test_an_empty_pool_gives_nothing():
+    held, rest = holdout_indices(np.empty(0, np.int64), 3, seed=0)
+    assert held.tolist() == rest.tolist() == cao_indices(rest, [], seed=0).tolist() == []
+
+
+def test_validation_is_cut_out_of_the_chosen_images_in_their_order(labels):
+    chosen = cao_indices(labels, profile_counts("exp", [5000] * 10, 200), seed=0)
+    val, train = cut_validation(labels, chosen, 20, seed=0)
+    assert val.dtype == train.dtype == np.int64
+    assert np.bincount(labels[val]).tolist() == [20] * 9 + [12]
+    place = {position: rank for rank, position in enumerate(chosen.tolist())}
+    for part in (val, train):
+        assert (np.diff([place[position] for position in part.tolist()]) > 0).all()
+    assert sorted([*val, *train]) == sorted(chosen)
+    assert val.tolist() == cut_validation(labels, chosen, 20, seed=0)[0].tolist()
+    assert val.tolist() != cut_validation(labels, chosen, 20, seed=1)[0].tolist()

@@ -1,0 +1,103 @@
+import pytest
+import torch
+
+from ltcli.data.samplers import class_aware, instance_balanced
+
+COUNTS = [37, 12, 0, 4, 1]
+
+
+@pytest.fixture
+def labels():
+    ordered = torch.arange(5).repeat_interleave(torch.tensor(COUNTS))
+    return ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))]
+
+
+def test_instance_balanced_visits_every_sample_once():
+    order = instance_balanced(1000, seed=0, epoch=0)
+    assert order.dtype == torch.int64
+    assert order.sort().values.tolist() == list(range(1000))
+    assert order.tolist() != list(range(1000))
+
+
+def test_orders_are_functions_of_seed_and_epoch_alone(labels):
+    for draw in (
+        lambda **place: instance_balanced(100, **place),
+        lambda **place: class_aware(labels, 5, length=100, **place),
+    ):
+        first = draw(seed=3, epoch=5)
+        torch.manual_seed(99)
+        draw(seed=3, epoch=6)
+        assert draw(seed=3, epoch=5).equal(first)
+        assert not draw(seed=3, epoch=6).equal(first)
+        assert not draw(seed=4, epoch=5).equal(first)
+        assert not draw(seed=5, epoch=3).equal(first)
+
+
+def test_drawing_leaves_the_global_generator_alone(labels):
+    before = torch.get_rng_state()
+    instance_balanced(100, seed=0, epoch=0)
+    class_aware(labels, 5, seed=0, epoch=0, length=100)
+    assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("draws", [1, 4, 7])
+def test_a_cycle_draws_every_class_that_has_images_equally_often(labels, draws):
+    cycle = 4 * draws
+    order = class_aware(labels, 5, seed=0, epoch=0, length=6 * cycle, draws_per_class=draws)
+    assert order.dtype == torch.int64
+    for drawn in labels[order].view(6, cycle):
+        assert drawn.bincount(minlength=5).tolist() == [draws, draws, 0, draws, draws]
+        blocks = drawn.view(4, draws)
+        assert blocks.eq(blocks[:, :1]).all()
+
+
+def test_classes_come_in_another_order_every_cycle(labels):
+    order = class_aware(labels, 5, seed=0, epoch=0, length=16 * 50)
+    classes = labels[order].view(50, 4, 4)[:, :, 0]
+    assert len({tuple(row) for row in classes.tolist()}) > 10
+
+
+def test_all_images_of_a_class_are_seen_before_any_repeats(labels):
+    order = class_aware(labels, 5, seed=0, epoch=0, length=16 * 40)
+    orders = []
+    for label, count in enumerate(COUNTS):
+        drawn = order[labels[order] == label].tolist()
+        assert len(drawn) == (160 if count else 0)
+        own = set(torch.where(labels == label)[0].tolist())
+        for start in range(0, len(drawn), count or 1):
+            one_pass = drawn[start : start + count]
+            assert len(set(one_pass)) == len(one_pass)
+            if len(one_pass) == count:
+                assert set(one_pass) == own
+                orders.append(tuple(one_pass))
+    # Passes of the classes with 37 and 12 images: each one is shuffled anew.
+    long_passes = [one for one in orders if len(one) > 4]
+    assert len(set(long_passes)) == len(long_passes) == 160 // 37 + 160 // 12
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 54, 500])
+def test_the_epoch_has_the_length_that_is_asked_for(labels, length):
+    order = class_aware(labels, 5, seed=0, epoch=0, length=length)
+    assert len(order) == length
+    assert labels[order].bincount(minlength=5)[2] == 0
+
+
+def test_one_class_alone_is_shuffled_whole():
+    order = class_aware(torch.full((10,), 2), 3, seed=0, epoch=0, length=20)
+    assert order[:10].sort().values.tolist() == order[10:].sort().values.tolist() == list(range(10))
+
+
+def test_images_of_a_class_are_drawn_first_equally_often():
+    labels = torch.tensor([0, 0, 0, 1])
+    first = [class_aware(labels, 2, seed=0, epoch=e, length=8) for e in range(3000)]
+    drawn = torch.stack([order[labels[order] == 0][0] for order in first]).bincount(minlength=4)
+    # Binomial with n = 3000, p = 1/3: standard deviation 25.8.
+    assert (drawn[:3] - 1000).abs().max() < 4 * 25.8
+
+
+def test_an_imagenet_lt_epoch_is_drawn_in_one_go():
+    counts = (1280 * 256 ** (-torch.arange(1000) / 999)).long()
+    labels = torch.arange(1000).repeat_interleave(counts)
+    order = class_aware(labels, 1000, seed=0, epoch=0, length=115_846)
+    shares = labels[order].bincount(minlength=1000)
+    assert (shares.min(), shares.max()) == (28 * 4, 29 * 4)

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+
+from ltcli.core.errors import NumericalError, ParamError
+from ltcli.stats.confusion import class_graph, mean_scores, top_confusing
+
+
+def test_the_graph_by_hand():
+    # Class 0 is taken once for 0 and three times for 1; class 1 always for 2; class 2 is absent.
+    predicted = torch.tensor([0, 2, 1, 1, 1])
+    labels = torch.tensor([0, 1, 0, 0, 0])
+    graph = class_graph(torch.eye(3)[predicted], labels)
+    assert graph.tolist() == [[0.25, 0.75, 0], [0, 0, 1], [0, 0, 0]]
+    assert graph.dtype == torch.float64
+
+
+def test_the_graph_is_the_normalised_confusion_matrix(rng):
+    logits, labels = torch.randn(200, 5, generator=rng), torch.arange(200) % 5
+    expected = confusion_matrix(labels, logits.argmax(1), normalize="true")
+    torch.testing.assert_close(class_graph(logits, labels), torch.from_numpy(expected))
+
+
+def test_mean_scores_are_means_of_softmax(rng):
+    logits, labels = torch.randn(60, 4, generator=rng), torch.randint(0, 3, (60,), generator=rng)
+    scores = mean_scores(logits, labels)
+    for c in range(3):
+        own = torch.stack([logits[i].double().softmax(0) for i in range(60) if labels[i] == c])
+        torch.testing.assert_close(scores[c], own.mean(0))
+    assert not scores[3].any()
+    torch.testing.assert_close(scores.sum(1), torch.tensor([1.0, 1, 1, 0], dtype=torch.float64))
+
+
+def test_mean_scores_ignore_a_shift_of_all_logits(rng):
+    logits, labels = torch.randn(30, 3, generator=rng).double(), torch.arange(30) % 3
+    torch.testing.assert_close(mean_scores(logits + 1e4, labels), mean_scores(logits, labels))
+
+
+def test_permuting_the_classes_permutes_both_axes(rng):
+    logits, labels = torch.randn(80, 6, generator=rng), torch.arange(80) % 6
+    order = torch.randperm(6, generator=rng)
+    inverse = order.argsort()
+    for matrix in (class_graph, mean_scores):
+        permuted = matrix(logits[:, order], inverse[labels])
+        torch.testing.assert_close(permuted, matrix(logits, labels)[order][:, order])
+
+
+def test_the_most_confusing_classes_by_hand():
+    # Rows, not columns: class 0 is mostly taken for 2. Class 3 is confused with none: ties.
+    matrix = torch.tensor(
+        [[0.1, 0.2, 0.6, 0.1], [0.3, 0.0, 0.3, 0.4], [0.0, 0.9, 0.1, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    )
+    assert top_confusing(matrix, 3).tolist() == [[2, 1, 3], [3, 0, 2], [1, 0, 3], [0, 1, 2]]
+    assert top_confusing(matrix, 1).tolist() == [[2], [3], [1], [0]]
+
+
+def test_ties_go_to_the_lower_index_in_wide_matrices():
+    expected = [[j for j in range(300) if j != i][:7] for i in range(300)]
+    assert top_confusing(torch.zeros(300, 300), 7).tolist() == expected
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_k_outside_its_range_is_refused(k):
+    with pytest.raises(ParamError) as caught:
+        top_confusing(torch.eye(3), k)
+    assert str(caught.value) == f"confusing classes: k must be in 1 ... 2, got {k}"
+
+
+@pytest.mark.parametrize("matrix", [class_graph, mean_scores])
+def test_logits_that_are_not_finite_are_named(matrix):
+    logits = torch.zeros(4, 2)
+    logits[2, 1] = float("nan")
+    with pytest.raises(NumericalError, match="logits must be finite, got nan in sample 2"):
+        matrix(logits, torch.tensor([0, 1, 0, 1]))

@@ -1,0 +1,164 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ltcli.core.errors import ParamError
+from ltcli.stats.intervals import (
+    accuracy_interval,
+    bootstrap_weights,
+    difference_interval,
+    is_tie,
+    resampled_accuracies,
+)
+
+
+def draw(rng, rows, columns, share):
+    return torch.rand(rows, columns, generator=rng) < share
+
+
+def test_weights_count_the_draws_of_every_resample():
+    weights = torch.cat(list(bootstrap_weights(50, 400, 3)))
+    assert weights.shape == (400, 50)
+    assert weights.sum(1).eq(50).all()
+    # Multinomial: mean 1, variance 1 - 1/50.
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights.var().item() == pytest.approx(0.98, rel=0.05)
+    # Samples differ and so do resamples.
+    assert weights.std(0).min() > 0
+    assert weights.std(1).min() > 0
+
+
+def test_weights_are_a_function_of_the_seed_whatever_the_chunks(monkeypatch):
+    whole = torch.cat(list(bootstrap_weights(30, 64, 1)))
+    monkeypatch.setattr("ltcli.stats.intervals._CHUNK_ELEMENTS", 100)
+    chunks = list(bootstrap_weights(30, 64, 1))
+    assert {len(chunk) for chunk in chunks} == {3, 1}
+    assert torch.equal(torch.cat(chunks), whole)
+    assert not torch.equal(torch.cat(list(bootstrap_weights(30, 64, 2))), whole)
+
+
+def test_resampled_accuracies_are_those_of_a_loop(rng):
+    correct = draw(rng, 3, 40, 0.7)
+    weights = torch.cat(list(bootstrap_weights(40, 20, 5))).long()
+    found = resampled_accuracies(correct, resamples=20, seed=5)
+    for r in range(20):
+        images = torch.repeat_interleave(torch.arange(40), weights[r])
+        expected = [row[images].double().mean().item() for row in correct]
+        assert found[r].tolist() == pytest.approx(expected, abs=1e-15)
+
+
+def test_one_run_has_the_width_of_the_normal_interval(rng):
+    correct = draw(rng, 1, 4000, 0.8)
+    low, high = accuracy_interval(correct)
+    p = correct.double().mean().item()
+    assert low < p < high
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(p * (1 - p) / 4000), rel=0.1)
+
+
+def test_a_higher_level_contains_a_lower_one(rng):
+    correct = draw(rng, 2, 300, 0.5)
+    narrow, wide = (accuracy_interval(correct, level=level) for level in (0.5, 0.99))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_what_is_always_right_is_certain():
+    assert accuracy_interval(torch.ones(3, 50, dtype=torch.bool)) == (1.0, 1.0)
+
+
+def test_seeds_that_disagree_on_everything_leave_everything_open():
+    correct = torch.tensor([[True], [False]]).expand(2, 100)
+    assert accuracy_interval(correct) == (0.0, 1.0)
+
+
+def test_equal_rows_add_no_uncertainty(rng):
+    correct = draw(rng, 1, 200, 0.6)
+    assert accuracy_interval(correct.expand(5, 200)) == pytest.approx(accuracy_interval(correct))
+
+
+def test_a_method_ties_with_itself(rng):
+    one = draw(rng, 1, 200, 0.6)
+    assert difference_interval(one, one) == (0.0, 0.0, 0.0)
+    several = draw(rng, 4, 200, 0.6)
+    difference, low, high = difference_interval(several, several)
+    assert difference == 0
+    assert low < 0 < high  # their seeds are drawn apart
+    assert is_tie(low, high)
+
+
+def test_pairing_takes_the_images_out_of_a_difference(rng):
+    # b is a but for 20 images of 1,000 that only a gets right: d is 1 on these and 0 elsewhere.
+    a = draw(rng, 1, 1000, 0.7)
+    b = a.clone()
+    b[0, a[0].nonzero().flatten()[:20]] = False
+    difference, low, high = difference_interval(a, b)
+    assert difference == pytest.approx(0.02)
+    width = 2 * 1.96 * math.sqrt(0.02 * 0.98 / 1000)
+    assert high - low == pytest.approx(width, rel=0.1)
+    assert not is_tie(low, high)
+    apart = accuracy_interval(a)
+    assert high - low < (apart[1] - apart[0]) / 2
+
+
+def test_swapping_the_methods_turns_the_sign(rng):
+    a, b = draw(rng, 1, 300, 0.7), draw(rng, 1, 300, 0.6)
+    difference, low, high = difference_interval(a, b)
+    assert difference_interval(b, a) == pytest.approx((-difference, -high, -low))
+    assert low < difference < high
+
+
+def test_the_same_seed_gives_the_same_interval(rng):
+    correct = draw(rng, 2, 100, 0.5)
+    assert accuracy_interval(correct, seed=4) == accuracy_interval(correct, seed=4)
+    assert accuracy_interval(correct, seed=4) != accuracy_interval(correct, seed=5)
+
+
+def test_about_95_of_100_intervals_of_one_run_hold_the_truth(rng):
+    hits = 0
+    for trial in range(200):
+        low, high = accuracy_interval(draw(rng, 1, 200, 0.7), resamples=300, seed=trial)
+        hits += low <= 0.7 <= high
+    # 190 expected, give or take three standard errors of 3.1.
+    assert 180 <= hits < 200
+
+
+def test_intervals_of_five_seeds_hold_the_truth_of_images_and_seeds():
+    # Each image has a share of runs that get it right; each seed shifts all of them.
+    generator = np.random.default_rng(0)
+    hits = 0
+    for trial in range(100):
+        image = generator.normal(0, 1, (1, 150))
+        shift = generator.normal(0, 0.1, (5, 1))
+        noise = generator.normal(0, 0.3, (5, 150))
+        correct = torch.from_numpy(image + shift + noise > 0)
+        low, high = accuracy_interval(correct, resamples=300, seed=trial)
+        hits += low <= 0.5 <= high
+    assert hits >= 87  # 95 expected, less four standard errors of 2.2
+
+
+def test_large_test_sets_are_drawn_in_bounded_memory():
+    chunks = [chunk.numel() for chunk in bootstrap_weights(10_000, 500, 0)]
+    assert max(chunks) <= 1 << 22
+    assert sum(chunks) == 500 * 10_000
+    assert [len(chunk) for chunk in bootstrap_weights(5_000_000, 2, 0)] == [1, 1]
+
+
+def test_zero_inside_or_on_the_edge_is_a_tie():
+    assert is_tie(-0.1, 0.2)
+    assert is_tie(0.0, 0.2)
+    assert not is_tie(0.1, 0.2)
+    assert not is_tie(-0.2, -0.1)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95])
+def test_a_level_outside_its_range_is_refused(level):
+    with pytest.raises(ParamError, match="level must be between 0 and 1, got"):
+        accuracy_interval(torch.ones(1, 5, dtype=torch.bool), level=level, resamples=10)
+
+
+def test_nothing_to_draw_from_is_refused():
+    with pytest.raises(ParamError, match="num_samples must be at least 1, got 0"):
+        accuracy_interval(torch.ones(1, 0, dtype=torch.bool))
+    with pytest.raises(ParamError, match="resamples must be at least 1, got 0"):
+        accuracy_interval(torch.ones(1, 5, dtype=torch.bool), resamples=0)
