@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from ltcli.artifacts.kinds import KINDS, check_schema
 from ltcli.core.errors import ArtifactError
 
-MAX_HEADER_BYTES = 32 * 2**20
+MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
+MAX_AXES = 16
 BLANK_DIGEST = "0" * 64
 DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8} | {
     "F16": 2,
@@ -32,7 +33,9 @@ DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8} | {
 }
 # One level of escaping: the same words inside a class name would carry two.
 _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4 * 2**20
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ArtifactError(path, f"cannot be read: {reason}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ArtifactError(path, "must be a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ArtifactError(path, "must be a regular file")
         yield file
 
 
@@ -121,7 +125,8 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
     raw = _header_bytes(path, file)
     size = os.fstat(file.fileno()).st_size
     try:
-        document = json.loads(raw, object_pairs_hook=_no_duplicates)
+        # Bytes would let json guess UTF-16, a byte order mark and lone surrogates.
+        document = json.loads(raw.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError):
         raise _damaged(path, "the header is not JSON without duplicate keys") from None
     if not isinstance(document, dict):
@@ -132,28 +137,45 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
         raise ArtifactError(path, "not written by ltcli: it has no ltcli metadata")
     try:
         facts = json.loads(metadata["ltcli"], object_pairs_hook=_no_duplicates)
+        # json reads NaN, 1e999 and lone surrogates, which no sound file holds; writing refuses.
+        json.dumps(facts, allow_nan=False, ensure_ascii=False).encode()
         header = Header(
             path,
             _text(facts["kind"]),
-            int(facts["kind_version"]),
+            _exactly(int, facts["kind_version"]),
             _text(facts["stage"]),
-            dict(facts["parameters"]),
-            {role: _text(digest) for role, digest in dict(facts["inputs"]).items()},
-            dict(facts["info"]),
-            _text(facts["digest"]),
+            _exactly(dict, facts["parameters"]),
+            {_text(k): _sha256(v) for k, v in _exactly(dict, facts["inputs"]).items()},
+            _exactly(dict, facts["info"]),
+            _sha256(facts["digest"]),
             _text(facts["ltcli"]),
             tensors,
         )
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise _damaged(path, "its ltcli metadata is incomplete") from None
+        raise _damaged(path, "its ltcli metadata is incomplete or malformed") from None
     _check_kind(header)
     return header
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
+def _exactly(wanted: type[_T], value: object) -> _T:
+    # Not isinstance: True is an int.
+    if type(value) is not wanted:
         raise TypeError
     return value
+
+
+def _text(value: object) -> str:
+    text = _exactly(str, value)
+    if not text.isprintable():
+        raise ValueError
+    return text
+
+
+def _sha256(value: object) -> str:
+    text = _exactly(str, value)
+    if not _SHA256.fullmatch(text):
+        raise ValueError
+    return text
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -165,14 +187,21 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _header_bytes(path: Path, file: BinaryIO) -> bytes:
     file.seek(0)
-    prefix = file.read(8)
+    prefix = _read(path, file, 8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
         raise _damaged(path, "it does not start with a safetensors header")
-    raw = file.read(length)
+    raw = _read(path, file, length)
     if len(raw) < length:
         raise _damaged(path, "it ends inside the header")
     return raw
+
+
+def _read(path: Path, file: BinaryIO, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise ArtifactError(path, f"cannot be read: {error.strerror}") from None
 
 
 def _tensors(
@@ -187,7 +216,11 @@ def _tensors(
             dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
             sound = (
                 set(entry) == {"dtype", "shape", "data_offsets"}
+                and isinstance(shape, list)
+                and len(shape) <= MAX_AXES
                 and all(type(size) is int and 0 <= size < 2**48 for size in (*shape, start, end))
+                # No overflow hides behind an axis of size zero.
+                and math.prod(size or 1 for size in shape) < 2**48
                 and end - start == math.prod(shape) * DTYPE_BYTES[dtype]
             )
         except (KeyError, TypeError, ValueError):
@@ -241,6 +274,6 @@ def file_digest(path: Path, file: BinaryIO) -> tuple[str, int]:
     start, end = match.span(1)
     digest = hashlib.sha256(len(raw).to_bytes(8, "little"))
     digest.update(raw[:start] + BLANK_DIGEST.encode() + raw[end:])
-    while chunk := file.read(_CHUNK):
+    while chunk := _read(path, file, _CHUNK):
         digest.update(chunk)
     return digest.hexdigest(), 8 + start

@@ -5,7 +5,9 @@ C classes, D feature dimension, Q augmented views, Y X feature map, R rows of co
 O = C + 1 offsets, K neighbours, E epochs, P bytes. A letter is one size within a file.
 """
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from ltcli.core.errors import ArtifactError
 
@@ -48,6 +50,7 @@ class Kind:
     summary: str
 
 
+_TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _BYTE, _INT, _REAL, _STORED = ("U8",), ("I64",), ("F32",), ("F32", "BF16")
 
 
@@ -98,7 +101,20 @@ KINDS: dict[str, Kind] = {
                 Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False),
                 Tensor("snapshots.*", (), None, "the same state after those epochs", False),
             ),
-            ("class_names", "class_counts", "split", "backbone", "classifier", "method", "epochs"),
+            (
+                "class_names",
+                "class_counts",
+                "mean",
+                "std",
+                "image_size",
+                "split",
+                "backbone",
+                "classifier",
+                "method",
+                "balanced",
+                "epochs",
+                "recipe",
+            ),
             "backbone and classifier",
         ),
         Kind(
@@ -148,7 +164,7 @@ KINDS: dict[str, Kind] = {
                 Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False),
                 Tensor("snapshots.predicted", _INT, ("E", "M"), "class per epoch", False),
             ),
-            ("class_names", "class_counts", "split", "model", "on", "method"),
+            ("class_names", "class_counts", "split", "model", "on", "images", "method", "recipe"),
             "logits and labels of the test or validation set",
         ),
         Kind(
@@ -190,13 +206,28 @@ def check_schema(
         if spec.required and not present:
             raise ArtifactError(where, f"{kind.name} must have tensor {spec.name}")
     sizes: dict[str, tuple[int, str]] = {}
-    if isinstance(info.get("class_names"), list):
+    if "class_names" in kind.metadata:
+        _check_classes(where, info)
         sizes["C"] = (len(info["class_names"]), "class_names")
     for name, (dtype, shape) in sorted(tensors.items()):
+        if not _TENSOR_NAME.fullmatch(name):
+            rule = f"tensor names must be letters, digits, dots and dashes, got {name[:80]!r}"
+            raise ArtifactError(where, rule)
         if name in exact:
             _check_tensor(where, exact[name], dtype, shape, sizes)
         elif not any(name.startswith(spec.name[:-1]) for spec in groups):
             raise ArtifactError(where, f"{kind.name} has no tensor {name}")
+
+
+def _check_classes(where: object, info: dict[str, Any]) -> None:
+    names, counts = info["class_names"], info["class_counts"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ArtifactError(where, "class_names must be a list of text")
+    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
+        raise ArtifactError(where, "class_counts must be a list of counts")
+    if len(counts) != len(names):
+        rule = f"axis C is {len(counts)} in class_counts but {len(names)} in class_names"
+        raise ArtifactError(where, rule)
 
 
 def _check_tensor(

@@ -4,11 +4,11 @@ import errno
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,9 +71,12 @@ class Artifact:
         # /dev/fd names the descriptor whose digest was checked, even if the path was replaced;
         # pread gives private memory that nobody can truncate under us.
         source = f"/dev/fd/{self._file.fileno()}"
-        with safe_open(source, framework="pt", device=str(device), backend="pread") as file:
-            for name, short in wanted.items():
-                loaded[short] = _finite(self.header.path, name, file.get_tensor(name))
+        try:
+            with safe_open(source, framework="pt", device=str(device), backend="pread") as file:
+                for name, short in wanted.items():
+                    loaded[short] = _finite(self.header.path, name, file.get_tensor(name))
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(self.header.path, f"cannot be read: {error}") from None
         return loaded
 
     def tensor(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -148,16 +151,18 @@ def save(
     # One metadata key: with several, safetensors orders them differently in every process.
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     _check_space(path, sum(tensor.nbytes for tensor in ready.values()) + len(text))
+    # A folder, as safetensors writes by way of a temporary file whose name is its own choice.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        save_file(ready, temporary, metadata={"ltcli": text})
-        digest = _seal(temporary)
-        os.replace(temporary, path)
+        temporary.mkdir(mode=0o700)
+        save_file(ready, temporary / path.name, metadata={"ltcli": text})
+        digest = _seal(temporary / path.name)
+        os.replace(temporary / path.name, path)
         _sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise _unwritable(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return digest
 
 
@@ -188,11 +193,12 @@ def _sync_folder(folder: Path) -> None:
 
 def _check_space(path: Path, needed: int) -> None:
     try:
-        free = shutil.disk_usage(path.parent).free
+        disk = shutil.disk_usage(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from None
-    if needed > free:
-        rule = f"needs {needed / 1e6:,.1f} MB of disk, {free / 1e6:,.1f} MB are free"
+    # Some network file systems know no size, and say zero.
+    if disk.total and needed > disk.free:
+        rule = f"needs {needed / 1e6:,.1f} MB of disk, {disk.free / 1e6:,.1f} MB are free"
         raise ResourceError(path, rule, "free some space or choose another folder")
 
 
@@ -206,10 +212,14 @@ def _unwritable(path: Path, error: Exception) -> ResourceError:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *also: Path) -> Iterator[None]:
     """Hold the lock of an output; wait for another process that holds it.
 
     What a killed writer left half-written is removed, as only the holder of the lock writes.
+
+    Args:
+        path: The output.
+        also: Files beside it that only the holder of this lock writes.
 
     Raises:
         ResourceError: The folder cannot be written.
@@ -223,11 +233,18 @@ def locked(path: Path) -> Iterator[None]:
         except Timeout:
             logger.info("%s: waiting for the process that writes it", path)
             lock.acquire()
-        for orphan in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-            orphan.unlink(missing_ok=True)
+        for name in (path.name, *(other.name for other in also)):
+            _remove_orphans(path.parent, name)
     except (OSError, NotImplementedError) as error:
         raise _unwritable(path, error) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def _remove_orphans(folder: Path, name: str) -> None:
+    orphan = re.compile(rf"\.{re.escape(name)}\.[0-9]+\.[0-9a-f]{{8}}\.tmp")
+    for path in folder.iterdir():
+        if orphan.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)

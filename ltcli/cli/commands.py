@@ -20,7 +20,7 @@ from ltcli.stages.stage import Stage
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add every stage, then the commands that only read, to the program."""
+    """Add every stage to the program."""
     for stage in STAGES:
         app.command(stage.name, help=_help(stage), no_args_is_help=False)(_command(stage))
 

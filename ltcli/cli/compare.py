@@ -24,9 +24,9 @@ def compare(
         list[Path] | None,
         typer.Argument(help="Predictions; all of --dir if not given.", metavar="[FILE]..."),
     ] = None,
-    folder: Annotated[
-        Path, typer.Option("--dir", "-d", help="Folder of predictions.")
-    ] = Path("artifacts"),
+    folder: Annotated[Path, typer.Option("--dir", "-d", help="Folder of predictions.")] = Path(
+        "artifacts"
+    ),
     level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     resamples: Annotated[int, typer.Option(help="Bootstrap draws.")] = 2000,
     many_above: Annotated[int, typer.Option(help="More training images are many.")] = 100,
@@ -34,7 +34,9 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a Markdown table.")
+    ] = False,
 ) -> None:
     r"""Compare classifiers on the same images, with intervals and paired differences.
 
@@ -96,7 +98,7 @@ def _check_together(headers: list[Header]) -> None:
         if header.kind != "predictions":
             rule = f"must be of kind predictions, got {header.kind}"
             raise ArtifactError(header.path, rule, "run ltcli evaluate on it first")
-        for fact in ("on", "class_names", "test_images"):
+        for fact in ("on", "class_names", "images"):
             if header.info.get(fact) != headers[0].info.get(fact):
                 rule = f"was made on other images or classes than {headers[0].path}"
                 raise ArtifactError(header.path, rule, "compare predictions of one test set")
@@ -141,15 +143,9 @@ def _names(headers: list[Header]) -> list[str]:
 
     A row is named after the file of its first run, without ``evaluate-``.
     """
-    keys = [_without_seed(header) for header in headers]
+    keys = [header.info["recipe"] for header in headers]
     stems = [header.path.stem.removeprefix("evaluate-") for header in headers]
     return [stems[keys.index(key)] for key in keys]
-
-
-def _without_seed(header: Header) -> str:
-    facts = {key: header.info[key] for key in ("stage", "method", "backbone", "epochs")}
-    parameters = {k: v for k, v in header.info["model_parameters"].items() if k != "seed"}
-    return json.dumps([facts, parameters, header.info["recipe"]], sort_keys=True)
 
 
 def _heads(level: float) -> list[str]:
@@ -227,7 +223,7 @@ def _print_csv(rows: "list[Row]") -> None:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    groups = values.pop("groups")
+    groups: dict[str, Any] = values.pop("groups")
     for name in ("interval", "difference_interval"):
         low, high = values.pop(name) or (None, None)
         values |= {f"{name}_low": low, f"{name}_high": high}

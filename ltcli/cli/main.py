@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ltcli import __version__
-from ltcli.cli import commands
+from ltcli.cli import commands, compare, reading
 from ltcli.core.errors import LtcliError
 
 _EXIT_CODES = (
@@ -41,7 +41,8 @@ def _options(
     pass
 
 
-commands.add_to(app)
+for group in (commands, compare, reading):
+    group.add_to(app)
 
 
 def run(argv: list[str]) -> int:

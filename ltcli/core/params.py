@@ -159,7 +159,7 @@ def coerce(spec: Spec, value: Any, where: str) -> Any:
             return None
         raise ParamError(where, f"{spec.name} must be {_article(spec)}, got nothing")
     if spec.base is tuple:
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = (value.split(",") if value else []) if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
             parts = [parts]
         return tuple(_scalar(spec, spec.item or str, part, where) for part in parts)
@@ -179,7 +179,10 @@ def _scalar(spec: Spec, base: type, value: Any, where: str) -> Any:
             return value == "true"
         raise ParamError(where, f"{spec.name} must be true or false, got {value}")
     if base is str:
-        if isinstance(value, bool | list | dict):
+        if isinstance(value, float):
+            # 1.10 would arrive as 1.1.
+            raise ParamError(where, f"{spec.name} must be text, got {value}", "quote it")
+        if not isinstance(value, str | int) or isinstance(value, bool):
             raise ParamError(where, f"{spec.name} must be text, got {value}")
         text = str(value)
         if spec.choices and text not in spec.choices:
@@ -199,22 +202,36 @@ def _number(spec: Spec, base: type, value: Any, where: str) -> Any:
     try:
         number = float(value)
         if base is int:
-            # int() of the text keeps integers beyond 2^53 exact.
             if not math.isfinite(number) or number != int(number):
                 raise wrong
-            return int(value) if not isinstance(value, float) else int(number)
-    except ValueError:
+            return _exact_int(value, number)
+    except (ValueError, OverflowError):
         raise wrong from None
     if not math.isfinite(number):
         raise ParamError(where, f"{spec.name} must be finite, got {value}")
     return number
 
 
+def _exact_int(value: int | float | str, number: float) -> int:
+    """Return a whole number: from its digits, exact beyond 2^53, or from a text such as 1e3."""
+    try:
+        return int(number) if isinstance(value, float) else int(value)
+    except ValueError:
+        return int(number)
+
+
+def _shown(number: float) -> str:
+    """Return a number without a trailing .0, and without hiding what makes it break a rule."""
+    short = f"{number:g}"
+    return short if isinstance(number, float) and float(short) == number else str(number)
+
+
 def _check_bounds(spec: Spec, number: float, where: str) -> None:
     for key, bound in spec.bounds.items():
         holds, words = _RULES[key]
         if not holds(number, bound):
-            raise ParamError(where, f"{spec.name} must be {words} {bound:g}, got {number:g}")
+            rule = f"{spec.name} must be {words} {_shown(bound)}, got {_shown(number)}"
+            raise ParamError(where, rule)
 
 
 def as_dict(record: Any) -> dict[str, Any]:

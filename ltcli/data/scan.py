@@ -145,15 +145,20 @@ def read_file(path: Path) -> bytes:
     # Without O_NONBLOCK, opening a pipe waits for a writer.
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        with open(os.open(path, flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        descriptor = os.open(path, flags)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise BadImageError("is no regular file")
-            content = file.read(MAX_FILE_BYTES + 1)
+            if status.st_size > MAX_FILE_BYTES:
+                raise BadImageError(f"is larger than {MAX_FILE_BYTES} bytes")
+            with open(descriptor, "rb", closefd=False) as file:
+                # A file may grow while it is read; what comes after the limit is not waited for.
+                return file.read(MAX_FILE_BYTES)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BadImageError(f"cannot be read: {_cause(error)}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise BadImageError(f"is larger than {MAX_FILE_BYTES} bytes")
-    return content
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

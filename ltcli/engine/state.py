@@ -1,6 +1,5 @@
 """Everything that training must remember: weights, buffers, optimiser, snapshots, meters."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -8,28 +7,26 @@ from torch import nn
 
 
 class Snapshots:
-    """Copies of a module's state after each of the last epochs.
+    """Copies of a module's state after each of the last epochs of a run.
 
     Args:
         module: The module.
-        keep: How many epochs; 0 keeps none.
+        first: The first epoch, from 0, to keep.
     """
 
-    def __init__(self, module: nn.Module, keep: int) -> None:
+    def __init__(self, module: nn.Module, first: int) -> None:
         """Start empty."""
-        self._module, self._keep = module, keep
-        self._by_epoch: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
+        self._module, self._first = module, first
+        self._by_epoch: dict[int, dict[str, torch.Tensor]] = {}
 
     def take(self, epoch: int) -> None:
-        """Copy the state after an epoch, and forget the oldest copy where there are too many."""
-        if self._keep == 0:
+        """Copy the state after an epoch, if it is one of the last."""
+        if epoch < self._first:
             return
         state = self._module.state_dict()
         self._by_epoch[epoch] = {
             name: tensor.to("cpu", copy=True) for name, tensor in state.items()
         }
-        while len(self._by_epoch) > self._keep:
-            self._by_epoch.popitem(last=False)
 
     def flat(self) -> dict[str, torch.Tensor]:
         """Return every copy as ``EPOCH.NAME`` for a checkpoint."""
@@ -42,7 +39,7 @@ class Snapshots:
         for key in flat:
             epoch, name = key.split(".", 1)
             self._by_epoch.setdefault(int(epoch), {})[name] = flat[key]
-        self._by_epoch = OrderedDict(sorted(self._by_epoch.items()))
+        self._by_epoch = dict(sorted(self._by_epoch.items()))
 
     def stacked(self, prefix: str) -> dict[str, torch.Tensor]:
         """Return the copies for a model artifact.

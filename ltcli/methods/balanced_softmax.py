@@ -37,5 +37,4 @@ METHOD = Method(
     source="Ren et al., NeurIPS 2020, arXiv 2007.10740",
     stages=BOTH,
     loss=make_loss,
-    prior_in_loss=True,
 )

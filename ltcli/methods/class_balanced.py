@@ -58,5 +58,4 @@ METHOD = Method(
     stages=BOTH,
     params=Params,
     loss=make_loss,
-    prior_in_loss=True,
 )

@@ -30,4 +30,5 @@ METHOD = Method(
     source="maximum likelihood",
     stages=BOTH,
     loss=make_loss,
+    balances=False,
 )

@@ -3,8 +3,8 @@
     in the loss (pretrain):            L = mean_i CE(z_i + tau log prior, y_i), predict argmax z
     on a trained classifier (finetune): predict argmax z - tau log prior, which moves the bias
 
-tau = 0 changes nothing. The two must not be combined, so ``finetune`` refuses a model that was
-trained with a prior in its loss.
+tau = 0 changes nothing. The two must not be combined, so ``finetune`` refuses a model whose
+classifier does not follow the class prior any more.
 
 Source: Menon, Jayasumana, Rawat, Jain, Veit, Kumar, ICLR 2021, arXiv 2007.07314.
 """
@@ -62,7 +62,6 @@ METHOD = Method(
     summary="log class prior: in the loss, or taken from a trained classifier's logits",
     source="Menon et al., ICLR 2021, arXiv 2007.07314",
     stages=BOTH,
-    prior_in_loss=True,
     params=Params,
     loss=make_loss,
     solve=solve,

@@ -58,7 +58,7 @@ class Method:
         stages: Where it can be chosen with ``--method``.
         params: Frozen dataclass of its parameters.
         loss: Makes the training loss from parameters and class_counts (int64 [C], on the device).
-        prior_in_loss: Whether the loss already corrects for the class prior.
+        balances: Whether its classifier no longer follows the class prior of the training set.
         sampler: The order in which fine-tuning draws training samples.
         start: What fine-tuning starts from: the trained classifier, or a fresh one.
         trainable: The parameters of the classifier that fine-tuning trains: weight, bias, scales.
@@ -71,7 +71,7 @@ class Method:
     stages: tuple[str, ...]
     params: type = NoParams
     loss: Callable[[Any, torch.Tensor], Loss] | None = None
-    prior_in_loss: bool = False
+    balances: bool = True
     sampler: Literal["instance-balanced", "class-aware"] = "instance-balanced"
     start: Literal["trained", "fresh"] = "trained"
     trainable: tuple[str, ...] = ("weight", "bias")

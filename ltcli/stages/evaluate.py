@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,13 +94,20 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "split": split.header.digest,
             "model": model.header.digest,
             "on": params.on,
+            "images": _fingerprint(split, params.on),
             "method": info["method"],
             "stage": model.header.stage,
-            "backbone": info["backbone"],
-            "epochs": info["epochs"],
-            "model_parameters": model.header.parameters,
+            "recipe": info["recipe"],
         },
     )
+
+
+def _fingerprint(split: Artifact, part: str) -> str:
+    """Return a SHA-256 of the images and labels, the same for every split with this test set."""
+    digest = hashlib.sha256()
+    for tensor in split.load(f"{part}.images", f"{part}.labels").values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _stem(params: Any, inputs: Mapping[str, Path]) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli import methods
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.core.params import param
+from ltcli.core.params import as_dict, param
 from ltcli.methods.method import Trained
-from ltcli.stages.stage import Input, Result, Stage
+from ltcli.stages.stage import Input, Result, Stage, recipe
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +50,9 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
     method = methods.find(params.method, "finetune")
     model = headers["model"]
-    if model.info.get("prior_in_loss") and method.prior_in_loss:
-        rule = f"{params.method} would correct the class prior a second time"
-        hint = f"{model.path} was trained with {model.info['method']}: start from another model"
+    if model.info["balanced"] and params.method == "logit-adjustment":
+        rule = f"{model.path} corrects for the class prior already, by {model.info['method']}"
+        hint = "start from a model that was trained with cross-entropy"
         raise ArtifactError("finetune", rule, hint)
     if params.train == "all" and (params.data != "images" or "weight" not in method.trainable):
         rule = "train must be classifier"
@@ -89,12 +89,12 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     state |= {f"backbone.{name}": tensor for name, tensor in backbone.items()}
     return Result(
         state | snapshots,
-        {key: info[key] for key in ("class_names", "class_counts", "split", "backbone")}
+        info
         | {
             "classifier": network.classifier.form,
             "method": params.method,
-            "prior_in_loss": bool(info.get("prior_in_loss")) or method.prior_in_loss,
-            "epochs": info["epochs"],
+            "balanced": info["balanced"] or method.balances,
+            "recipe": recipe(info["recipe"], "finetune", as_dict(params)),
         },
     )
 
@@ -185,7 +185,7 @@ def _train(
             return instance_balanced(count, seed=params.seed, epoch=epoch)
         return class_aware(on_cpu, num_classes, seed=params.seed, epoch=epoch, length=count)
 
-    snapshots = Snapshots(moving, params.snapshots)
+    snapshots = Snapshots(moving, params.epochs - params.snapshots)
     training = fit(
         step,
         order,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli import methods
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.core.params import param
+from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import SCHEDULES, Schedule, learning_rate
-from ltcli.stages.stage import Input, Result, Stage
+from ltcli.stages.stage import Input, Result, Stage, recipe
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
@@ -132,7 +132,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         mixup=params.mixup,
         seed=params.seed,
     )
-    snapshots = Snapshots(network, params.snapshots)
+    snapshots = Snapshots(network, epochs - params.snapshots)
     training = fit(
         step,
         lambda epoch: instance_balanced(images.size, seed=params.seed, epoch=epoch),
@@ -149,12 +149,18 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         {
             "class_names": info["class_names"],
             "class_counts": info["class_counts"],
+            "mean": info["mean"],
+            "std": info["std"],
+            "image_size": list(split.header.tensors["train.images"][1][1:3]),
             "split": split.header.digest,
             "backbone": params.backbone,
             "classifier": network.classifier.form,
             "method": params.method,
-            "prior_in_loss": method.prior_in_loss,
+            "balanced": method.balances,
             "epochs": epochs,
+            "recipe": recipe(
+                recipe([], "split", split.header.parameters), "pretrain", as_dict(params)
+            ),
         },
     )
 

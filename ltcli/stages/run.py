@@ -8,12 +8,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ltcli import __version__
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, LtcliError, ResourceError
@@ -87,17 +88,24 @@ def plan(job: Job) -> Plan:
 
 
 def _check_output(job: Job) -> None:
-    out = job.out
-    if out.is_dir():
-        raise ResourceError(out, "must be a file, got a folder", "choose another --out")
-    if out.resolve() in {path.resolve() for path in job.inputs.values()}:
-        rule = "the output must not be one of the inputs"
-        raise ResourceError(out, rule, "choose another --out")
-    folder = out.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ResourceError(out, f"cannot be written: {folder} is not a writable folder")
+    out, hint = job.out, "choose another --out"
+    # Names of temporary files are longer, and the limit of file systems is 255.
+    length = len(os.fsencode(out.name))
+    if length > 200:
+        raise ResourceError(out, f"file name must be at most 200 bytes, got {length}", hint)
+    try:
+        if out.is_dir():
+            raise ResourceError(out, "must be a file, got a folder", hint)
+        if os.path.realpath(out) in {os.path.realpath(path) for path in job.inputs.values()}:
+            raise ResourceError(out, "the output must not be one of the inputs", hint)
+        folder = out.parent
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            rule = f"cannot be written: {folder} is not a writable folder"
+            raise ResourceError(out, rule, hint)
+    except OSError as error:
+        raise ResourceError(out, f"cannot be written: {error.strerror}", hint) from None
 
 
 def _reason(job: Job, inputs: Mapping[str, str]) -> str | None:
@@ -132,16 +140,19 @@ def run(job: Job) -> bool:
     Raises:
         LtcliError: The run failed; what was at the output is still there, whole.
     """
-    if plan(job).reason is None:
+    first = plan(job)
+    if first.reason is None:
+        ResumeFile(job, first.inputs).remove_leftover()
         return False
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(job.out, f"cannot be written: {error.strerror}") from None
+        rule = f"cannot be written: {error.strerror}"
+        raise ResourceError(job.out, rule, "choose another --out") from None
     # Heavy imports start here: nothing above needs torch.
     from ltcli.artifacts.store import locked
 
-    with locked(job.out):
+    with locked(job.out, _checkpoint_of(job.out)):
         # Another process may have made it while this one waited for the lock.
         now = plan(job)
         if now.reason is None:
@@ -160,16 +171,15 @@ def _run_locked(job: Job, now: Plan) -> None:
     resumed = checkpoint.exists()
     started = time.time()
 
-    def log(record: Mapping[str, Any]) -> None:
+    def log(record: Mapping[str, Any], mode: str = "a") -> None:
         try:
-            with sidecar.open("a") as file:
+            with sidecar.open(mode) as file:
                 file.write(json.dumps(record, sort_keys=True) + "\n")
         except OSError as error:
             raise ResourceError(sidecar, f"cannot be written: {error.strerror}") from None
 
-    if not resumed:
-        sidecar.unlink(missing_ok=True)
-    log({"event": "resume" if resumed else "start", "time": started, **describe(job.device)})
+    event, mode = ("resume", "a") if resumed else ("start", "w")
+    log({"event": event, "time": started, **describe(job.device)}, mode)
     context = Context(job.stage.name, job.device, checkpoint, log)
     with ExitStack() as stack:
         stack.enter_context(_signals(context))
@@ -234,12 +244,16 @@ def _signals(context: Context) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _checkpoint_of(out: Path) -> Path:
+    return out.with_suffix(".resume.safetensors")
+
+
 class ResumeFile:
     """The checkpoint beside an unfinished output, valid for one identity only."""
 
     def __init__(self, job: Job, inputs: Mapping[str, str]) -> None:
         """Remember which run the checkpoint belongs to."""
-        self._path = job.out.with_suffix(".resume.safetensors")
+        self._path = _checkpoint_of(job.out)
         self._stage = job.stage.name
         self._parameters = as_dict(job.params)
         self._inputs = dict(inputs)
@@ -249,16 +263,28 @@ class ResumeFile:
         try:
             header = verify(self._path)
         except LtcliError:
-            if self._path.exists():
+            if os.path.lexists(self._path):
                 logger.warning("%s: damaged, starting afresh", self._path)
                 self.remove()
             return False
-        same = header.parameters == self._parameters and header.inputs == self._inputs
-        if not same or header.kind != "checkpoint":
+        if not self._fits(header):
             logger.warning("%s: of another run, starting afresh", self._path)
             self.remove()
             return False
         return True
+
+    def _fits(self, header: Header) -> bool:
+        return (
+            (header.kind, header.stage, header.writer) == ("checkpoint", self._stage, __version__)
+            and header.parameters == self._parameters
+            and header.inputs == self._inputs
+        )
+
+    def remove_leftover(self) -> None:
+        """Delete a checkpoint of this run, which was killed between its result and its end."""
+        with suppress(LtcliError):
+            if self._fits(verify(self._path)):
+                self.remove()
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the saved state and position, or None."""
@@ -284,5 +310,12 @@ class ResumeFile:
         )
 
     def remove(self) -> None:
-        """Delete the checkpoint."""
-        self._path.unlink(missing_ok=True)
+        """Delete the checkpoint.
+
+        Raises:
+            ResourceError: It cannot be deleted.
+        """
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResourceError(self._path, f"cannot be removed: {error.strerror}") from None

@@ -79,6 +79,19 @@ class Stage:
     show: Callable[[Header], list[str]] | None = None
 
 
+def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list[Any]:
+    """Return the chain of stages and parameters that led to a model, without the seeds.
+
+    Models of one recipe differ in nothing but their seeds.
+
+    Args:
+        before: The recipe so far.
+        stage: The stage that goes on.
+        parameters: Its parameters, as in a header.
+    """
+    return [*before, [stage, {k: v for k, v in parameters.items() if k != "seed"}]]
+
+
 def check_together(stage: str, headers: Mapping[str, Header]) -> None:
     """Check that inputs come from one split, one model and one list of classes.
 

@@ -78,7 +78,10 @@ def test_binary_cifar10_has_its_batches_in_order_and_its_pixels_in_place(tmp_pat
     assert pool.labels.dtype == pool.test_labels.dtype == torch.int64
     assert pool.labels.tolist() == list(range(10)) * 5
     assert pool.class_names == tuple(f"thing {label}" for label in range(10))
-    for image, row in ((pool.images[23], pixels(2, 10)[3]), (pool.test_images[9], pixels(5, 10)[9])):
+    for image, row in (
+        (pool.images[23], pixels(2, 10)[3]),
+        (pool.test_images[9], pixels(5, 10)[9]),
+    ):
         for channel in range(3):
             for y, x in ((0, 0), (5, 30), (31, 31)):
                 assert image[y, x, channel] == row[1024 * channel + 32 * y + x]
@@ -216,19 +219,24 @@ def test_a_pickle_with_another_checksum_is_refused_unread(tmp_path, monkeypatch)
 
 def test_a_download_that_fails_is_an_error_with_a_hint(tmp_path, monkeypatch, capsys):
     # Port 9 of this host discards or refuses; nothing leaves it.
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
     line, hint = refuse(load_cifar10, tmp_path / "new", True)
-    assert line == f"{tmp_path}/new: download failed: <urlopen error [Errno 111] Connection refused>"
+    assert (
+        line == f"{tmp_path}/new: download failed: <urlopen error [Errno 111] Connection refused>"
+    )
     assert hint == "check the network and try again, or put the files there by other means"
     assert capsys.readouterr().out == ""
 
 
 def test_a_full_disk_is_no_fault_of_the_data(tmp_path, capsys):
-    with pytest.raises(ResourceError) as caught, downloading(tmp_path):
-        print("Using downloaded file")  # noqa: T201
-        raise OSError(28, "No space left on device")
-    assert str(caught.value) == (
-        f"{tmp_path}: download failed: [Errno 28] No space left on device"
-    )
+    def full():
+        with downloading(tmp_path):
+            print("Using downloaded file")  # noqa: T201
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(ResourceError) as caught:
+        full()
+    assert str(caught.value) == f"{tmp_path}: download failed: [Errno 28] No space left on device"
     assert caught.value.hint == "free some space"
     assert capsys.readouterr() == ("", "Using downloaded file\n")

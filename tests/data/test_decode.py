@@ -1,0 +1,249 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ltcli.data.decode import BadImageError, decode_image
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encoded(image, image_format, **options):
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def noise(height, width, channels=3, seed=0):
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def quadrants():
+    """16 x 16, red, green / blue, white, so that every orientation differs."""
+    image = np.empty((16, 16, 3), np.uint8)
+    image[:8, :8], image[:8, 8:], image[8:, :8], image[8:, 8:] = RED, GREEN, BLUE, WHITE
+    return image
+
+
+def png(width, height, bit_depth, colour_type, rows, extra=b""):
+    """Return a PNG made by hand, with a header that may lie."""
+
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def refuse(content):
+    with pytest.raises(BadImageError) as caught:
+        decode_image(content, 16)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+def test_a_square_image_of_the_right_size_keeps_its_pixels(image_format):
+    pixels = noise(16, 16)
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    image = decode_image(encoded(Image.fromarray(pixels), image_format, **options), 16)
+    assert (image.dtype, image.shape, image.is_contiguous()) == (torch.uint8, (16, 16, 3), True)
+    assert (image.numpy() == pixels).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 40), (40, 16), (16, 17)])
+def test_the_centre_square_is_kept(height, width):
+    pixels = noise(height, width)
+    top, left = (height - 16) // 2, (width - 16) // 2
+    image = decode_image(encoded(Image.fromarray(pixels), "PNG"), 16)
+    assert (image.numpy() == pixels[top : top + 16, left : left + 16]).all()
+
+
+def test_reducing_is_antialiased():
+    board = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
+    image = decode_image(encoded(Image.fromarray(board), "PNG"), 16)
+    # Taking every eighth pixel would give pure black or white.
+    assert ((image[2:-2, 2:-2].int() - 127).abs() < 5).all()
+
+
+def test_an_extreme_aspect_ratio_takes_no_more_memory_than_a_square():
+    image = decode_image(encoded(Image.new("RGB", (1, 60_000), RED), "PNG"), 512)
+    assert image.shape == (512, 512, 3)
+    assert (image == torch.tensor(RED, dtype=torch.uint8)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_the_stored_orientation_is_applied(orientation, image_format):
+    # What has to be done to upright pixels so that the orientation undoes it.
+    stored = {
+        1: lambda x: x,
+        2: np.fliplr,
+        3: lambda x: np.rot90(x, 2),
+        4: np.flipud,
+        5: lambda x: x.transpose(1, 0, 2),
+        6: lambda x: np.rot90(x, 1),
+        7: lambda x: np.rot90(x, 2).transpose(1, 0, 2),
+        8: lambda x: np.rot90(x, -1),
+    }[orientation](quadrants())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if image_format == "JPEG" else {}
+    content = encoded(
+        Image.fromarray(np.ascontiguousarray(stored)), image_format, exif=exif, **options
+    )
+    difference = decode_image(content, 16).int() - torch.from_numpy(quadrants()).int()
+    assert difference.abs().max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK"])
+def test_other_modes_become_rgb(mode):
+    source = Image.new("RGB", (16, 16), WHITE).convert(mode)
+    source.paste(Image.new("RGB", (8, 16), (0, 0, 0)).convert(mode))
+    image = decode_image(encoded(source, "TIFF"), 16)
+    assert (image[:, :8] == 0).all()
+    assert (image[:, 8:] == 255).all()
+
+
+def test_a_cmyk_jpeg_has_its_colours():
+    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    image = decode_image(encoded(red, "JPEG", quality=100), 16)
+    assert (image[..., 0] > 245).all()
+    assert (image[..., 1:] < 10).all()
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])
+def test_what_is_transparent_is_white(image_format):
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:8] = (0, 0, 255, 255)
+    pixels[8:12] = (255, 0, 0, 51)
+    options = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+    image = decode_image(encoded(Image.fromarray(pixels), image_format, **options), 16)
+    assert image[0, 0].tolist() == list(BLUE)
+    assert image[9, 0].tolist() == [255, 204, 204]
+    assert image[15, 0].tolist() == list(WHITE)
+
+
+def test_grey_with_alpha_and_a_transparent_palette_entry_lie_on_white():
+    grey = np.zeros((16, 16, 2), np.uint8)
+    grey[..., 1] = 51
+    image = decode_image(encoded(Image.fromarray(grey, "LA"), "PNG"), 16)
+    assert image.unique().tolist() == [204]
+    palette = Image.new("P", (16, 16), 0)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((0, 0), 1)
+    for transparency in (0, b"\x00\xff"):
+        image = decode_image(encoded(palette, "PNG", transparency=transparency), 16)
+        assert image[0, 0].tolist() == list(BLUE)
+        assert image[5, 5].tolist() == list(WHITE)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(image_format):
+    values = np.array([0, 128, 129, 257, 1000, 32768, 65406, 65407, 65535] + [0] * 7, np.uint16)
+    pixels = np.tile(values, (16, 1))
+    image = decode_image(encoded(Image.fromarray(pixels), image_format), 16)
+    expected = np.rint(values / 257).astype(int).tolist()
+    assert expected[:9] == [0, 0, 1, 1, 4, 128, 254, 255, 255]
+    for channel in range(3):
+        assert image[7, :, channel].tolist() == expected
+
+
+def test_sixteen_bit_colour_is_scaled():
+    row = b"\0" + struct.pack(">3H", 65535, 32768, 256) * 16
+    image = decode_image(png(16, 16, 16, 2, row * 16), 16)
+    assert image[3, 3].tolist() == [255, 128, 1]
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_taken(image_format):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    content = encoded(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
+    assert decode_image(content, 16).unique(dim=0).flatten(0, 1).unique(dim=0).tolist() == [[*RED]]
+
+
+def test_odd_metadata_raises_no_warning():
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03"
+    assert decode_image(encoded(Image.new("RGB", (16, 16)), "JPEG", exif=exif), 16).sum() == 0
+    # A palette with transparency in bytes warns when converted.
+    palette = encoded(Image.new("P", (16, 16)), "PNG", transparency=bytes(range(256)))
+    assert decode_image(palette, 16).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"no image at all, but some text\n" * 10, "is no image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no image of a known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image of a known format"),
+        (
+            encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"),
+            "has floating-point pixels, whose range is not known",
+        ),
+        (
+            encoded(Image.fromarray(np.full((4, 4), 65536, np.int32)), "TIFF"),
+            "has grey values from 65536 to 65536, outside 0 to 65535",
+        ),
+        (
+            encoded(Image.fromarray(np.full((4, 4), -1, np.int32)), "TIFF"),
+            "has grey values from -1 to -1, outside 0 to 65535",
+        ),
+        (png(8001, 8000, 1, 0, b""), "has 8001 x 8000 pixels, more than 64000000"),
+        (png(20_000, 20_000, 1, 0, b""), "has more than 64000000 pixels"),
+        (
+            encoded(Image.fromarray(noise(16, 16)), "BMP")[:-1],
+            "is damaged: image file is truncated (47 bytes not processed)",
+        ),
+    ],
+    ids=["empty", "text", "eps", "svg", "float", "33-bit", "negative", "64-Mpx", "bomb", "cut-bmp"],
+)
+def test_what_is_no_usable_image_is_refused_with_a_reason(content, reason):
+    assert refuse(content) == reason
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
+def test_half_an_image_is_refused(image_format):
+    content = encoded(Image.fromarray(noise(40, 60)), image_format)
+    assert decode_image(content, 16).shape == (16, 16, 3)
+    assert refuse(content[: len(content) // 2]).startswith("is damaged: ")
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "TIFF", "BMP", "PPM"])
+def test_one_missing_byte_is_noticed_where_the_format_has_no_trailer(image_format):
+    content = encoded(Image.fromarray(noise(40, 60)), image_format)
+    assert refuse(content[:-1]).startswith("is damaged: ")
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_flipped_bits_give_an_image_or_a_reason(image_format):
+    random = np.random.default_rng(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {} if image_format == "GIF" else {"exif": exif}
+    original = encoded(Image.fromarray(noise(20, 30)), image_format, **options)
+    reasons = []
+    for _ in range(150):
+        content = bytearray(original)
+        for position in random.integers(0, len(content), 2):
+            content[position] ^= 1 << int(random.integers(8))
+        try:
+            image = decode_image(bytes(content), 16)
+        except BadImageError as error:
+            reasons.append(str(error))
+        else:
+            assert (image.dtype, image.shape) == (torch.uint8, (16, 16, 3))
+    assert reasons
+    assert all(reason.startswith(("is ", "has ")) for reason in reasons)

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from ltcli.core.errors import ResourceError
+from ltcli.engine.device import autocast, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta", "xpu", "", "cpu:", "CPU"])
+def test_an_unknown_device_is_refused(name):
+    with pytest.raises(ResourceError) as caught:
+        resolve_device(name)
+    rule = f"--device: device must be auto, cpu, cuda, cuda:N or mps, got {name}"
+    assert str(caught.value) == rule
+    assert caught.value.exit_code == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
+def test_an_absent_gpu_is_refused_and_nothing_falls_back_silently(name):
+    with pytest.raises(ResourceError) as caught:
+        resolve_device(name)
+    assert str(caught.value) == f"--device: device {name} is not available"
+    assert caught.value.hint == "try --device auto"
+
+
+def test_an_unknown_device_is_one_line_on_the_command_line(ltcli, copy):
+    done = ltcli("evaluate", "--device", "gpu", "--force", "-d", copy)
+    assert done.code == 6
+    assert done.lines == ["error: --device: device must be auto, cpu, cuda, cuda:N or mps, got gpu"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_an_absent_gpu_is_one_line_on_the_command_line(ltcli, copy):
+    before = (copy / "dump-features.safetensors").read_bytes()
+    done = ltcli("dump-features", "--device", "cuda:1", "--force", "-d", copy)
+    assert done.code == 6
+    assert done.lines == [
+        "error: --device: device cuda:1 is not available",
+        "hint: try --device auto",
+    ]
+    assert (copy / "dump-features.safetensors").read_bytes() == before
+
+
+def test_auto_is_a_device_that_is_there():
+    device = resolve_device("auto")
+    torch.zeros(1, device=device)
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_auto_prefers_the_gpu_and_an_index_beyond_the_last_is_refused():
+    assert resolve_device("auto").type == "cuda"
+    count = torch.cuda.device_count()
+    assert resolve_device(f"cuda:{count - 1}").index == count - 1
+    with pytest.raises(ResourceError):
+        resolve_device(f"cuda:{count}")
+
+
+def test_a_named_precision_is_taken_as_it_is():
+    assert resolve_precision("fp32", CPU) == torch.float32
+    assert resolve_precision("bf16", CPU) == torch.bfloat16
+    assert resolve_precision("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+def test_autocast_only_acts_in_bfloat16():
+    a = torch.ones(2, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(CPU, dtype):
+            assert (a @ a).dtype == dtype

@@ -1,0 +1,47 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltcli.methods import logit_adjustment
+from ltcli.methods.balanced_softmax import make_loss
+from ltcli.methods.method import NoParams
+
+
+def loss_of(counts, logits, labels):
+    return make_loss(NoParams(), torch.as_tensor(counts))(logits, labels)
+
+
+def test_two_classes_by_hand():
+    # z = (0, 0), n = (9, 1): p_0 = 9/10, p_1 = 1/10.
+    loss = loss_of([9, 1], torch.zeros(2, 2), torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx((-math.log(0.9) - math.log(0.1)) / 2)
+
+
+def test_equal_counts_give_cross_entropy(rng):
+    logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
+    torch.testing.assert_close(loss_of([7, 7, 7], logits, labels), F.cross_entropy(logits, labels))
+
+
+def test_only_ratios_of_counts_matter(rng):
+    logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
+    one, other = loss_of([60, 20, 4], logits, labels), loss_of([15, 5, 1], logits, labels)
+    torch.testing.assert_close(one, other)
+
+
+def test_it_is_logit_adjustment_in_the_loss_with_tau_1(rng):
+    logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
+    counts = [100, 10, 1]
+    adjusted = logit_adjustment.make_loss(logit_adjustment.Params(tau=1.0), torch.tensor(counts))
+    torch.testing.assert_close(loss_of(counts, logits, labels), adjusted(logits, labels))
+
+
+def test_renaming_classes_changes_nothing(rng):
+    logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
+    new = torch.tensor([2, 0, 1])
+    counts = torch.tensor([100, 10, 1])
+    renamed = torch.empty_like(logits).index_copy_(1, new, logits)
+    moved = torch.empty_like(counts).index_copy_(0, new, counts)
+    one, other = loss_of(counts, logits, labels), loss_of(moved, renamed, new[labels])
+    torch.testing.assert_close(one, other)

@@ -1,0 +1,156 @@
+"""What every method must keep, over the whole table."""
+
+import dataclasses
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltcli import methods
+from ltcli.core.params import build, specs
+from ltcli.methods import METHODS
+from ltcli.stages import STAGES
+
+WITH_METHODS = {stage.name: stage for stage in STAGES if stage.has_methods}
+# Options that every command has, by the name their value gets.
+COMMON = {"dir", "folder", "out", "config", "device", "force", "dry_run", "json", "as_json"}
+COMMON |= {"verbose", "quiet", "help"}
+PAIRS = [(name, stage) for name, method in METHODS.items() for stage in method.stages]
+
+
+@pytest.fixture(params=METHODS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def method(name):
+    return METHODS[name]
+
+
+def module_of(name):
+    return importlib.import_module(f"ltcli.methods.{name.replace('-', '_')}")
+
+
+def test_each_method_is_a_file_of_its_name_with_a_test_file(name, method):
+    assert module_of(name).METHOD is method
+    assert Path(__file__).with_name(f"test_{name.replace('-', '_')}.py").exists()
+
+
+def test_each_file_is_in_the_table():
+    folder = Path(methods.__file__).parent
+    files = {path.stem.replace("_", "-") for path in folder.glob("*.py")}
+    assert files - {"--init--", "method"} == set(METHODS)
+
+
+def test_docstring_and_record_name_the_source(name, method):
+    doc = inspect.getdoc(module_of(name))
+    if name == "cross-entropy":
+        assert "maximum likelihood" in doc
+    else:
+        line = next(line for line in doc.splitlines() if line.startswith("Source: "))
+        assert "arXiv" in doc[doc.index(line) :]
+        assert "arXiv" in method.source
+    assert method.summary
+    assert method.source
+    assert not method.summary.endswith(".")
+
+
+def test_parameters_are_frozen_and_explained(method):
+    assert dataclasses.is_dataclass(method.params)
+    assert method.params.__dataclass_params__.frozen
+    for spec in specs(method.params):
+        assert spec.help
+        assert not spec.required
+
+
+def test_stages_are_known(method):
+    assert method.stages
+    assert set(method.stages) <= set(WITH_METHODS)
+
+
+def test_a_loss_or_a_solution_in_closed_form(method):
+    assert method.loss is not None or method.solve is not None
+    if "pretrain" in method.stages:
+        assert method.loss is not None
+
+
+def test_what_is_trained_exists(method):
+    assert set(method.trainable) <= {"weight", "bias", "scales"}
+    assert method.trainable
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])
+def test_loss_and_its_gradient_are_finite_and_the_gradient_is_not_zero(rng, name):
+    method = METHODS[name]
+    loss = method.loss(method.params(), torch.tensor([1000, 30, 1]))
+    for scale in (1.0, 100.0):
+        logits = (scale * torch.randn(6, 3, generator=rng)).requires_grad_()
+        value = loss(logits, torch.tensor([0, 0, 1, 1, 2, 2]))
+        assert value.shape == ()
+        assert value.isfinite()
+        value.backward()
+        assert logits.grad.isfinite().all()
+        assert logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])
+def test_the_loss_is_a_mean_over_the_batch(rng, name):
+    method = METHODS[name]
+    loss = method.loss(method.params(), torch.tensor([1000, 30, 1]))
+    logits, labels = torch.randn(6, 3, generator=rng), torch.tensor([0, 0, 1, 1, 2, 2])
+    twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels]))
+    torch.testing.assert_close(twice, loss(logits, labels))
+
+
+@pytest.mark.parametrize(("name", "stage"), PAIRS)
+def test_options_do_not_hide_those_of_the_stage(name, stage):
+    own = {spec.name for spec in specs(METHODS[name].params)}
+    taken = {spec.name for spec in specs(WITH_METHODS[stage].params)} | COMMON
+    taken |= {entry.name for entry in WITH_METHODS[stage].inputs}
+    assert not own & taken
+    record = methods.with_options(WITH_METHODS[stage].params, METHODS[name])
+    params = build(record, {"method": name}, stage)
+    assert methods.options(METHODS[name], params) == METHODS[name].params()
+
+
+def test_methods_that_share_an_option_agree_on_its_type():
+    types = {}
+    for method in METHODS.values():
+        for spec in specs(method.params):
+            assert types.setdefault(spec.name, spec.base) is spec.base
+
+
+@pytest.mark.parametrize(("name", "stage"), PAIRS)
+def test_an_unknown_parameter_is_refused(ltcli, tmp_path, name, stage):
+    config = tmp_path / "params.yaml"
+    config.write_text(f"method: {name}\nepochz: 3\n")
+    done = ltcli(stage, "--config", config, "-d", tmp_path)
+    assert done.code == 2
+    assert done.lines == [
+        f"error: {config}: no parameter 'epochz'",
+        "hint: did you mean 'epochs'?",
+    ]
+
+
+def test_a_parameter_of_another_method_is_refused(ltcli, tmp_path):
+    done = ltcli("finetune", "--method", "crt", "--tau", "1", "-d", tmp_path)
+    assert done.code == 2
+    assert done.lines[0] == "error: finetune: no parameter 'tau'"
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name(ltcli, tmp_path):
+    done = ltcli("finetune", "--method", "tau-nrom", "-d", tmp_path)
+    assert done.code == 2
+    assert done.lines == [
+        "error: finetune: no method 'tau-nrom'",
+        "hint: did you mean 'tau-norm'?",
+    ]
+
+
+def test_a_method_of_the_other_stage_is_refused(ltcli, tmp_path):
+    done = ltcli("pretrain", "--method", "crt", "-d", tmp_path)
+    assert done.code == 2
+    assert done.lines == ["error: pretrain: method crt is not one for pretrain", "hint: use finetune"]

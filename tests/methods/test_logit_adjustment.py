@@ -1,0 +1,78 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltcli.methods.logit_adjustment import Params, log_prior, make_loss, solve
+from ltcli.methods.method import Trained
+from ltcli.models.classifier import Classifier
+
+CIFAR_10_AT_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+LOG_PRIOR = [-0.9087, -1.4206, -1.9326, -2.4440, -2.9567, -3.4675, -3.9792, -4.4915, -5.0071]
+LOG_PRIOR += [-5.5139]
+
+
+def trained(counts, rng, form="linear"):
+    """A classifier with factors that are not 1."""
+    num_classes = len(counts)
+    classifier = Classifier(5, num_classes, form)
+    classifier.weight.data = torch.randn(num_classes, 5, generator=rng)
+    classifier.bias.data = torch.randn(num_classes, generator=rng)
+    classifier.scales.data = torch.rand(num_classes, generator=rng) + 0.5
+    nothing, none = torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64)
+    return Trained(classifier, torch.tensor(counts), nothing, none, nothing, none)
+
+
+def test_published_log_prior_of_cifar_10_at_100():
+    prior = log_prior(torch.tensor(CIFAR_10_AT_100))
+    assert prior.tolist() == pytest.approx(LOG_PRIOR, abs=1e-4)
+    assert prior.double().exp().sum().item() == pytest.approx(1)
+
+
+def test_loss_of_two_classes_by_hand():
+    # z = (0, 0), prior = (9/10, 1/10), tau = 2: p_0 = 81/82, p_1 = 1/82.
+    loss = make_loss(Params(tau=2), torch.tensor([9, 1]))(torch.zeros(2, 2), torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx((math.log(82 / 81) + math.log(82)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "tau"), [([5, 5, 5], 1.0), ([100, 10, 1], 0.0)], ids=["uniform", "tau=0"]
+)
+def test_loss_reduces_to_cross_entropy(rng, counts, tau):
+    logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
+    loss = make_loss(Params(tau=tau), torch.tensor(counts))(logits, labels)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("form", ["linear", "cosine"])
+@pytest.mark.parametrize("tau", [0.0, 1.0, 2.5])
+def test_afterwards_tau_log_prior_leaves_the_logits_whatever_the_factors(rng, tau, form):
+    case, features = trained([100, 10, 1], rng, form), torch.randn(8, 5, generator=rng)
+    with torch.no_grad():
+        before = case.classifier(features)
+        after = solve(Params(tau=tau), case)[0](features)
+    shift = tau * torch.tensor([math.log(n / 111) for n in (100, 10, 1)])
+    torch.testing.assert_close(after, before - shift)
+
+
+def test_afterwards_a_uniform_prior_leaves_the_predictions(rng):
+    case, features = trained([7] * 4, rng), torch.randn(200, 5, generator=rng)
+    with torch.no_grad():
+        before = case.classifier(features).argmax(1)
+        assert solve(Params(tau=1.0), case)[0](features).argmax(1).equal(before)
+
+
+def test_a_second_correction_is_refused(ltcli, copy):
+    model = copy / "finetune-crt.safetensors"
+    bank = copy / "bank.safetensors"
+    assert ltcli("dump-features", "-d", copy, "--model", model, "--out", bank).code == 0
+    done = ltcli(
+        *("finetune", "--method", "logit-adjustment", "-d", copy, "--model", model),
+        *("--features", bank),
+    )
+    assert done.code == 3
+    assert done.lines == [
+        f"error: finetune: {model} corrects for the class prior already, by crt",
+        "hint: start from a model that was trained with cross-entropy",
+    ]

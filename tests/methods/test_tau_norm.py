@@ -1,0 +1,114 @@
+import pytest
+import torch
+
+from ltcli.core.errors import ParamError
+from ltcli.methods.method import Trained
+from ltcli.methods.tau_norm import Params, normalised, solve
+from ltcli.models.classifier import Classifier
+
+NOTHING, NONE = torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)
+
+
+def classifier(rng, form="linear"):
+    """Class vectors that shrink from class to class, as after long-tailed training."""
+    made = Classifier(6, 4, form)
+    made.weight.data = torch.randn(4, 6, generator=rng) * torch.tensor([4.0, 2.0, 1.0, 0.5])[:, None]
+    made.bias.data = torch.randn(4, generator=rng)
+    return made
+
+
+def trained(rng, val=(NOTHING, NONE), form="linear"):
+    return Trained(classifier(rng, form), torch.tensor([50, 20, 5, 2]), NOTHING, NONE, *val)
+
+
+def test_tau_0_gives_the_logits_without_bias(rng):
+    case, features = trained(rng), torch.randn(9, 6, generator=rng)
+    expected = features @ case.classifier.weight.T
+    solved, chosen = solve(Params(tau=0.0), case)
+    torch.testing.assert_close(solved(features), expected)
+    assert chosen == {"tau": 0.0}
+
+
+def test_tau_1_gives_class_vectors_of_length_1(rng):
+    solved, _ = solve(Params(tau=1.0), trained(rng))
+    torch.testing.assert_close(solved.weight.norm(dim=1), torch.ones(4))
+    assert solved.bias.eq(0).all()
+
+
+def test_a_vector_of_length_5_by_hand():
+    # 5^0.5 divides (3, 4).
+    root = 5**0.5
+    expected = torch.tensor([[3 / root, 4 / root]])
+    torch.testing.assert_close(normalised(torch.tensor([[3.0, 4.0]]), 0.5), expected)
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0, 1.7])
+def test_it_is_lws_without_bias_at_a_power_of_the_lengths(rng, tau):
+    case, features = trained(rng), torch.randn(9, 6, generator=rng)
+    scaled = Classifier(6, 4)
+    scaled.weight.data = case.classifier.weight.data.clone()
+    scaled.scales.data = case.classifier.weight.data.norm(dim=1) ** -tau
+    torch.testing.assert_close(solve(Params(tau=tau), case)[0](features), scaled(features))
+
+
+def test_factors_count_as_part_of_the_class_vectors(rng):
+    case = trained(rng)
+    whole = case.classifier.weight.data * torch.tensor([2.0, 1.0, 3.0, 0.5])[:, None]
+    case.classifier.scales.data = torch.tensor([2.0, 1.0, 3.0, 0.5])
+    solved, _ = solve(Params(tau=0.7), case)
+    torch.testing.assert_close(solved.weight.data, normalised(whole, 0.7))
+    assert solved.scales.eq(1).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tau_is_the_smallest_with_the_best_balanced_validation_accuracy(seed):
+    rng = torch.Generator().manual_seed(seed)
+    weight = classifier(rng).weight.data
+    # Class 3 has no validation image and must not count.
+    labels = torch.tensor([0] * 12 + [1] * 7 + [2] * 3)
+    features = weight[labels] / weight[labels].norm(dim=1, keepdim=True)
+    features = features + 0.8 * torch.randn(features.shape, generator=rng)
+    best, best_score = None, -1.0
+    for step in range(21):
+        tau = step / 10
+        recalls = []
+        for c in range(3):
+            hits = [
+                max(range(4), key=lambda k, f=f: float(f @ weight[k]) / float(weight[k].norm()) ** tau)
+                == c
+                for f in features[labels == c]
+            ]
+            recalls.append(sum(hits) / len(hits))
+        if sum(recalls) / 3 > best_score + 1e-12:
+            best, best_score = tau, sum(recalls) / 3
+    again = torch.Generator().manual_seed(seed)
+    solved, chosen = solve(Params(), trained(again, (features, labels)))
+    assert chosen == {"tau": best}
+    torch.testing.assert_close(solved.weight.data, normalised(weight, best))
+
+
+def test_the_naive_choices_are_not_all_the_same():
+    # Guards the test above against data on which any choice would do.
+    taus = set()
+    for seed in range(5):
+        rng = torch.Generator().manual_seed(seed)
+        weight = classifier(rng).weight.data
+        labels = torch.tensor([0] * 12 + [1] * 7 + [2] * 3)
+        features = weight[labels] / weight[labels].norm(dim=1, keepdim=True)
+        features = features + 0.8 * torch.randn(features.shape, generator=rng)
+        again = torch.Generator().manual_seed(seed)
+        taus.add(solve(Params(), trained(again, (features, labels)))[1]["tau"])
+    assert len(taus) > 2
+
+
+def test_without_validation_images_tau_must_be_given(rng):
+    with pytest.raises(ParamError) as caught:
+        solve(Params(), trained(rng))
+    assert str(caught.value) == "finetune: tau must be given: there are no validation images"
+    assert caught.value.hint == "give --tau, or make the split with --val-per-class"
+
+
+def test_a_cosine_classifier_is_refused(rng):
+    with pytest.raises(ParamError) as caught:
+        solve(Params(tau=1.0), trained(rng, form="cosine"))
+    assert str(caught.value) == "finetune: tau-norm needs a linear classifier, got a cosine one"

@@ -1,0 +1,51 @@
+import math
+
+import pytest
+import torch
+
+from ltcli.models.classifier import Classifier
+
+
+def by_hand(form):
+    classifier = Classifier(2, 2, form)
+    classifier.weight.data = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    classifier.bias.data = torch.tensor([1.0, -1.0])
+    classifier.scales.data = torch.tensor([2.0, 10.0])
+    return classifier
+
+
+def test_linear_by_hand():
+    # 2 (3 * 1 + 4 * 1 + 1) and 10 (0 * 1 + 2 * 1 - 1).
+    logits = by_hand("linear")(torch.tensor([[1.0, 1.0]]))
+    torch.testing.assert_close(logits, torch.tensor([[16.0, 10.0]]))
+
+
+def test_cosine_by_hand():
+    # cos((3, 4), (1, 1)) = 7 / (5 sqrt 2), cos((0, 2), (1, 1)) = 1 / sqrt 2.
+    logits = by_hand("cosine")(torch.tensor([[1.0, 1.0]]))
+    first, second = 7 / (5 * math.sqrt(2)) + 1, 1 / math.sqrt(2) - 1
+    torch.testing.assert_close(logits, torch.tensor([[2 * first, 10 * second]]))
+
+
+def test_cosine_ignores_the_lengths_of_both(rng):
+    classifier, features = by_hand("cosine"), torch.randn(6, 2, generator=rng)
+    before = classifier(features)
+    classifier.weight.data *= 7
+    torch.testing.assert_close(classifier(0.01 * features), before)
+
+
+def test_a_fresh_one_has_zero_bias_unit_factors_and_kaiming_weights():
+    torch.manual_seed(0)
+    classifier = Classifier(64, 1000)
+    assert classifier.bias.eq(0).all()
+    assert classifier.scales.eq(1).all()
+    assert classifier.weight.std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.02)
+
+
+def test_factors_are_fixed_unless_a_method_says_otherwise():
+    classifier = Classifier(3, 2)
+    assert [n for n, p in classifier.named_parameters() if p.requires_grad] == ["weight", "bias"]
+    classifier.train_only("scales")
+    assert [n for n, p in classifier.named_parameters() if p.requires_grad] == ["scales"]
+    classifier.train_only("weight", "bias")
+    assert [n for n, p in classifier.named_parameters() if p.requires_grad] == ["weight", "bias"]
