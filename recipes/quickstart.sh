@@ -14,7 +14,7 @@ ltcli dump-features -d "$d"
 ltcli covariances -d "$d"
 ltcli confusion -d "$d"
 for method in cross-entropy crt lws tau-norm ncm balanced-softmax logit-adjustment; do
-    ltcli finetune --method "$method" -d "$d"
+    ltcli finetune --method "$method" --epochs 30 --batch-size 32 -d "$d"
 done
 ltcli evaluate -d "$d"
 ltcli compare --many-above 50 --few-below 15 -d "$d"

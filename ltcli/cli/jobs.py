@@ -61,8 +61,11 @@ def _params(stage: Stage, given: Mapping[str, Any], config: Path | None) -> Any:
     where = stage.name
     record = stage.params
     if stage.has_methods:
-        default = next(spec.default for spec in specs(record) if spec.name == "method")
-        method = methods.find(str(values.get("method", default)), stage.name)
+        spec = next(spec for spec in specs(record) if spec.name == "method")
+        if spec.required and "method" not in values:
+            known = ", ".join(methods.names(stage.name))
+            raise ParamError(where, "method must be given", f"--method is one of {known}")
+        method = methods.find(str(values.get("method", spec.default)), stage.name)
         record = methods.with_options(record, method)
     if config is not None:
         # A mistake in the file is reported with the file's name, not the command's.

@@ -75,13 +75,14 @@ def _usage_error(argv: list[str], error: Any) -> int:
         typer.echo(message, err=True)
         return 2
     command = getattr(getattr(error, "ctx", None), "command_path", "ltcli")
+    message = f"{message[0].lower()}{message[1:]}"
     text, _, suggestion = message.rstrip(".").partition(". Did you mean ")
     text, _, options = text.partition(" (Possible options: ")
     if suggestion or options:
         hint = f"did you mean {suggestion.rstrip('?') or options.rstrip(')')}?"
     else:
         hint = f"see {command} --help"
-    return _fail(argv, f"{command}: {text[0].lower()}{text[1:]}", hint, 2)
+    return _fail(argv, f"{command}: {text}", hint, 2)
 
 
 def _fail(argv: list[str], message: str, hint: str | None, code: int) -> int:

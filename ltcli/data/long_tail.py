@@ -21,6 +21,18 @@ Indices = NDArray[np.int64]
 Profile = Literal["exp", "step", "natural"]
 
 
+def require_factor(imbalance_factor: float) -> None:
+    """Refuse a factor below 1, such as the reciprocal that other code takes.
+
+    Raises:
+        ParamError: It is below 1, or no number.
+    """
+    if not imbalance_factor >= 1:
+        meant = f"did you mean {1 / imbalance_factor:g}?" if imbalance_factor > 0 else None
+        rule = f"imbalance_factor must be at least 1, got {imbalance_factor:g}"
+        raise ParamError("split", rule, meant)
+
+
 def profile_counts(
     profile: Profile, pool_counts: Sequence[int], imbalance_factor: float
 ) -> list[int]:
@@ -54,10 +66,7 @@ def profile_counts(
         raise DataError("split", message, "leave out classes without images")
     if profile == "natural":
         return list(pool_counts)
-    if not imbalance_factor >= 1:
-        meant = f"did you mean {1 / imbalance_factor:g}?" if imbalance_factor > 0 else None
-        rule = f"imbalance_factor must be at least 1, got {imbalance_factor:g}"
-        raise ParamError("split", rule, meant)
+    require_factor(imbalance_factor)
     largest, num_classes = min(pool_counts), len(pool_counts)
     counts = _reduced(profile, largest, num_classes, imbalance_factor)
     if 0 in counts:

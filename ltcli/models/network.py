@@ -8,6 +8,9 @@ from ltcli.core.errors import ArtifactError
 from ltcli.models.classifier import Classifier
 from ltcli.models.resnet import ResNet
 
+_WIDE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+_NARROW = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
+
 
 class Network(nn.Module):
     """Images to logits.
@@ -36,11 +39,9 @@ def build_backbone(name: str) -> ResNet:
         name: resnet20/32/44/56/110 (6n+2 layers, widths 16, 32, 64, D = 64) or resnet10/18/34
             (widths 64 to 512, D = 512), both with a 3x3 stem of stride 1 and no max-pooling.
     """
-    wide = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-    if name in wide:
-        return ResNet((64, 128, 256, 512), wide[name], projection=True)
-    count = (int(name.removeprefix("resnet")) - 2) // 6
-    return ResNet((16, 32, 64), (count,) * 3, projection=False)
+    if name in _WIDE:
+        return ResNet((64, 128, 256, 512), _WIDE[name], projection=True)
+    return ResNet((16, 32, 64), (_NARROW[name],) * 3, projection=False)
 
 
 def build_network(backbone: str, num_classes: int, seed: int) -> Network:
@@ -72,7 +73,7 @@ def load_network(model: Artifact, device: torch.device) -> Network:
     where, info = model.header.path, model.header.info
     try:
         body = build_backbone(info["backbone"])
-    except (ValueError, AttributeError):
+    except (KeyError, TypeError):
         raise ArtifactError(where, f"unknown backbone {info['backbone']}") from None
     head = Classifier(body.feature_dim, len(info["class_names"]), info["classifier"])
     network = Network(body, head)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
+from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.data.source_table import SOURCES
 from ltcli.stages.stage import Result, Stage
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ltcli.artifacts.header import Header
     from ltcli.data.pool import Pool
 
 logger = logging.getLogger(__name__)
+
+# More classes than this are thinned out in the chart.
+MAX_BARS = 25
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,41 @@ def fingerprint(params: Params) -> dict[str, str]:
     return {"folder": hashlib.sha256(text).hexdigest()}
 
 
+def check(params: Params, _headers: Mapping[str, Any]) -> None:
+    """Check what can be known before any image is read."""
+    from ltcli.data.long_tail import require_factor
+
+    require_factor(params.imbalance_factor)
+    if SOURCES[params.source].needs_root and params.root is None:
+        hint = "name the folder that holds the data set"
+        raise ParamError("split", f"source '{params.source}' needs --root", hint)
+
+
+def show(header: Header) -> list[str]:
+    """Return a bar chart of the training images per class, and the sizes of parts and groups."""
+    info = header.info
+    counts, names = info["class_counts"], info["class_names"]
+    step = max(1, -(-len(counts) // MAX_BARS))
+    width = max(len(name) for name in names[::step])
+    most = max(counts)
+    lines = [
+        f"{name:>{width}}  {count:>7,}  {'#' * max(1, round(40 * count / most))}"
+        for name, count in zip(names[::step], counts[::step], strict=True)
+    ]
+    if step > 1:
+        lines.append(f"(every {step}th of {len(counts)} classes)")
+    groups = {"many": 0, "medium": 0, "few": 0}
+    for count in counts:
+        groups["many" if count > 100 else "medium" if count >= 20 else "few"] += 1
+    sizes = [f"{header.size(f'{p}.labels', 0):,} {p}" for p in ("train", "val", "test")]
+    lines.append(
+        f"{', '.join(sizes)} images; largest class {most / min(counts):.4g} times smallest"
+    )
+    shown = ", ".join(f"{count} {name}" for name, count in groups.items())
+    lines.append(f"classes: {shown} (more than 100, 20 to 100, fewer than 20 training images)")
+    return lines
+
+
 STAGE = Stage(
     name="split",
     summary="Take long-tailed train, validation and test images from a data set.",
@@ -200,4 +240,6 @@ STAGE = Stage(
         "ltcli split folder --root photos --image-size 64 -d artifacts/photos",
     ),
     external=fingerprint,
+    check=check,
+    show=show,
 )

@@ -1,0 +1,150 @@
+"""Throughput of pretrain against the plain loop of paper code, in one run on the same images.
+
+plain: a DataLoader with PIL transforms (pad, crop, flip, normalise), float32, NCHW.
+ltcli: images as uint8 on the device, batched augmentation, channels-last, bf16 where there is.
+
+Both train ResNet-32 with batches of 128 on random images of CIFAR's size; rounds alternate, so that
+a noisy machine slows both alike. Prints images per second, their ratio, and augmentation's share.
+
+    python benchmarks/pretrain.py [--rounds 4] [--steps 12] [--workers 2]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from ltcli.data.batches import ImageBatches
+from ltcli.engine.device import resolve_device, resolve_precision
+from ltcli.engine.fit import Batch
+from ltcli.engine.steps import augmented, plain_step
+from ltcli.models.network import build_network, place
+
+BATCH = 128
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+class _Photos(Dataset):
+    """Arrays turned into PIL images and transformed one by one, as torchvision's CIFAR does."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+def plain_loop(images: np.ndarray, labels: np.ndarray, workers: int) -> Callable[[int], None]:
+    """Return a function that does so many steps of the plain loop."""
+    network = build_network("resnet32", 10, 0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+    loader = DataLoader(_Photos(images, labels), BATCH, shuffle=True, num_workers=workers)
+
+    def forever() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            yield from loader
+
+    batches = forever()
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            x, y = next(batches)
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+
+    return run
+
+
+def our_loop(
+    images: np.ndarray, labels: np.ndarray, device: torch.device, dtype: torch.dtype
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Return functions that do so many steps, and so many augmentations alone."""
+    network = place(build_network("resnet32", 10, 0), device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+    batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device)
+    inputs = augmented(batches, len(images), seed=0)
+    on_device = torch.from_numpy(labels).to(device)
+    step = plain_step(network, optimizer, F.cross_entropy, inputs, on_device, dtype=dtype)
+
+    def numbered(count: int) -> Iterator[Batch]:
+        rows = torch.randperm(len(images))
+        for number in range(count):
+            first = number * BATCH % (len(images) - BATCH)
+            yield Batch(0, number, first, rows[first : first + BATCH])
+
+    def run(steps: int) -> None:
+        for batch in numbered(steps):
+            step(batch)
+
+    def augment(steps: int) -> None:
+        for batch in numbered(steps):
+            inputs(batch)
+
+    return run, augment
+
+
+def seconds(function: Callable[[int], None], steps: int, device: torch.device) -> float:
+    """Return the wall time of a call."""
+    began = time.perf_counter()
+    function(steps)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
+    args = parser.parse_args()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12_800, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, 10, 12_800)
+    cpu = torch.device("cpu")
+    device = resolve_device("auto")
+    dtype = resolve_precision("auto", device)
+    plain = plain_loop(images, labels, args.workers)
+    ours, augment = our_loop(images, labels, device, dtype)
+    for function in (plain, ours, augment):
+        function(2)
+    rates = {"plain": [], "ltcli": []}
+    shares = []
+    for _ in range(args.rounds):
+        rates["plain"].append(BATCH * args.steps / seconds(plain, args.steps, cpu))
+        took = seconds(ours, args.steps, device)
+        rates["ltcli"].append(BATCH * args.steps / took)
+        shares.append(seconds(augment, args.steps, device) / took)
+    ratios = [b / a for a, b in zip(rates["plain"], rates["ltcli"], strict=True)]
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; ltcli on {device}, {dtype}"
+    )
+    print(f"plain loop: {statistics.median(rates['plain']):8.0f} images/s")
+    print(f"ltcli:      {statistics.median(rates['ltcli']):8.0f} images/s")
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"ratio:      {statistics.median(ratios):8.2f} (rounds: {spread})")
+    print(f"augmentation: {100 * statistics.median(shares):.1f} % of a step")
+
+
+if __name__ == "__main__":
+    main()
