@@ -90,7 +90,7 @@ def _in_folder(folder: Path) -> list[Header]:
     if not found:
         rule = "has no predictions on the test set"
         raise ArtifactError(folder, rule, "run ltcli evaluate first")
-    return sorted(found, key=lambda header: (header.info["stage"] != "pretrain", header.path.name))
+    return sorted(found, key=lambda header: (header.info["stage"] != "pretrain", header.path.stem))
 
 
 def _check_together(headers: list[Header]) -> None:

@@ -1,0 +1,79 @@
+"""show, lineage, methods and doctor."""
+
+import json
+
+from ltcli.methods import METHODS
+
+
+def test_show_prints_kind_stage_parameters_inputs_and_tensors(ltcli, chain):
+    text = ltcli("show", chain / "finetune-crt.safetensors").out
+    assert "model (backbone and classifier)" in text.splitlines()[0]
+    assert "made by finetune of ltcli" in text
+    assert "classifier.weight" in text
+    facts = json.loads(ltcli("show", "--json", chain / "finetune-crt.safetensors").out)
+    assert facts["parameters"]["method"] == "crt"
+    assert set(facts["inputs"]) == {"model", "features"}
+    assert facts["tensors"]["classifier.weight"] == {"dtype": "F32", "shape": [10, 64]}
+
+
+def test_lineage_verifies_every_ancestor(ltcli, chain):
+    done = ltcli("lineage", "--json", chain / "evaluate-finetune-crt.safetensors")
+    assert done.code == 0
+    tree = json.loads(done.out)["tree"]
+    (model,) = [node for node in tree["inputs"] if node["role"] == "model"]
+    assert model["status"] == "verified"
+    assert {node["role"] for node in model["inputs"]} == {"features", "model"}
+
+
+def test_lineage_names_a_missing_ancestor(ltcli, copy):
+    split = json.loads(ltcli("show", "--json", copy / "split.safetensors").out)["digest"]
+    (copy / "split.safetensors").unlink()
+    file = copy / "confusion.safetensors"
+    done = ltcli("lineage", file)
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {file}: ancestor 'split' is missing or was altered: {split}",
+        "hint: name its folder with --dir, or make it again",
+    ]
+    assert f"split: ? {split[:12]} missing" in done.out
+
+
+def test_lineage_names_an_altered_ancestor(ltcli, copy):
+    split = copy / "split.safetensors"
+    data = bytearray(split.read_bytes())
+    data[-1] ^= 1
+    split.write_bytes(data)
+    done = ltcli("lineage", copy / "confusion.safetensors")
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {split}: content does not match its digest",
+        "hint: it may be one of the ancestors: make it again",
+    ]
+
+
+def test_methods_lists_every_method_with_its_source_and_parameters(ltcli):
+    text = ltcli("methods").out
+    table = json.loads(ltcli("methods", "--json").out)
+    assert set(table) == set(METHODS)
+    for name, method in METHODS.items():
+        assert f"{name}: {method.summary}" in text
+        assert table[name]["source"] == method.source
+    assert "--tau" in ltcli("methods", "tau-norm").out
+    assert "crt:" not in ltcli("methods", "tau-norm").out
+
+
+def test_doctor_finds_a_sound_installation(ltcli, tmp_path):
+    done = ltcli("doctor", "-d", tmp_path)
+    assert done.code == 0
+    assert done.out.count("ok ") == 6
+    names = [finding["name"] for finding in json.loads(ltcli("doctor", "--json").out)]
+    expected = ["packages", "torch and torchvision", "devices", "default", "disk", "write test"]
+    assert names == expected
+
+
+def test_doctor_reports_a_folder_that_cannot_be_written(ltcli, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    done = ltcli("doctor", "-d", file)
+    assert done.code == 6
+    assert done.lines[0].startswith(f"error: doctor: write test: {file} cannot be written")

@@ -1,0 +1,258 @@
+import signal
+
+import pytest
+import torch
+
+from ltcli.core.context import Context
+from ltcli.core.errors import NumericalError, StopError
+from ltcli.data.batches import ImageBatches
+from ltcli.data.digits import load_digits
+from ltcli.data.samplers import instance_balanced
+from ltcli.engine import fit as module
+from ltcli.engine.fit import fit
+from ltcli.engine.state import Snapshots, TrainingState
+from ltcli.engine.steps import augmented, plain_step
+from ltcli.models.classifier import Classifier
+from ltcli.models.network import Network
+from ltcli.models.resnet import ResNet
+
+CPU = torch.device("cpu")
+COUNT, BATCH = 44, 8
+STEPS = 6  # the last one has 4 images
+
+
+class Memory:
+    """A checkpoint that is kept in memory."""
+
+    def __init__(self):
+        self.saved = None
+
+    def load(self):
+        if self.saved is None:
+            return None
+        state, position = self.saved
+        return {name: tensor.clone() for name, tensor in state.items()}, dict(position)
+
+    def save(self, state, position):
+        copies = {name: tensor.detach().clone() for name, tensor in state.items()}
+        self.saved = copies, dict(position)
+
+
+class Run:
+    """A tiny network and everything that its training needs, always the same."""
+
+    def __init__(self, memory=None, keep=0, lr=0.05, device=CPU, dtype=torch.float32):
+        pool = load_digits()
+        self.labels = pool.labels[:COUNT].to(device)
+        torch.manual_seed(0)
+        backbone = ResNet((8, 16), (1, 1), projection=False)
+        self.network = Network(backbone, Classifier(16, 10)).to(device)
+        self.network = self.network.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4
+        )
+        images = ImageBatches(pool.images[:COUNT], (0.3,) * 3, (0.4,) * 3, device, padding=1)
+        self.step = plain_step(
+            self.network,
+            self.optimizer,
+            torch.nn.functional.cross_entropy,
+            augmented(images, COUNT, seed=0),
+            self.labels,
+            dtype=dtype,
+        )
+        self.snapshots = Snapshots(self.network, keep)
+        self.context = Context("pretrain", "cpu", memory or Memory(), lambda _record: None)
+        self.lr = lr
+        self.batches = []
+
+    def spied(self, batch):
+        self.batches.append(batch)
+        return self.step(batch)
+
+    def fit(self, epochs, step=None):
+        state = TrainingState(self.network, self.optimizer, self.snapshots)
+        training = fit(
+            step or self.spied,
+            lambda epoch: instance_balanced(COUNT, seed=0, epoch=epoch),
+            lambda epoch: self.lr / (epoch + 1),
+            state,
+            epochs=epochs,
+            batch_size=BATCH,
+            context=self.context,
+        )
+        for epoch in training:
+            self.snapshots.take(epoch.epoch)
+            yield epoch
+
+    def weights(self):
+        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+def test_the_loss_falls():
+    losses = [epoch.loss for epoch in Run().fit(8)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_every_epoch_draws_every_row_once_in_its_own_order():
+    run = Run()
+    list(run.fit(2))
+    for epoch in (0, 1):
+        batches = [batch for batch in run.batches if batch.epoch == epoch]
+        assert [batch.step for batch in batches] == list(range(STEPS))
+        assert [batch.first for batch in batches] == [0, 8, 16, 24, 32, 40]
+        assert [len(batch.rows) for batch in batches] == [8, 8, 8, 8, 8, 4]
+        rows = torch.cat([batch.rows for batch in batches])
+        assert rows.equal(instance_balanced(COUNT, seed=0, epoch=epoch))
+
+
+def test_each_epoch_has_its_learning_rate_and_the_mean_loss_of_its_samples():
+    run, losses = Run(), []
+
+    def step(batch):
+        assert run.optimizer.param_groups[0]["lr"] == 0.05 / (batch.epoch + 1)
+        value = run.step(batch)
+        losses.append((value.item(), len(batch.rows)))
+        return value
+
+    for number, epoch in enumerate(run.fit(3, step)):
+        assert epoch.epoch == number
+        assert epoch.learning_rate == 0.05 / (number + 1)
+        mean = sum(value * size for value, size in losses) / COUNT
+        assert epoch.loss == pytest.approx(mean, rel=1e-12)
+        assert epoch.seconds > 0
+        assert epoch.samples_per_second > 0
+        losses.clear()
+
+
+def test_the_caller_can_stop():
+    run = Run()
+    for epoch in run.fit(100):
+        if epoch.epoch == 1:
+            break
+    assert len(run.batches) == 2 * STEPS
+    assert not run.context.resumable
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_first_such_step(bad):
+    run = Run()
+
+    def step(batch):
+        broken = (batch.epoch, batch.step) in ((1, 2), (1, 4))
+        return torch.tensor(bad if broken else 1.0)
+
+    with pytest.raises(NumericalError) as caught:
+        list(run.fit(3, step))
+    rule = "loss must be finite, got NaN or infinity in epoch 1, step 2"
+    assert str(caught.value) == f"pretrain: {rule}"
+    assert caught.value.hint == "lower --lr, or check the inputs for extreme values"
+
+
+def test_a_loss_that_is_not_finite_is_never_saved():
+    run = Run()
+
+    def step(batch):
+        if batch.step == 3:
+            run.context.stop_signal = signal.SIGTERM
+        return torch.tensor(float("nan") if batch.step == 1 else 1.0)
+
+    with pytest.raises(NumericalError):
+        list(run.fit(1, step))
+    assert run.context.checkpoint.saved is None
+
+
+PLACES = [(0, 0), (1, 2), (1, STEPS - 1), (2, 0), (2, STEPS - 1)]
+
+
+def stopped(memory, place, keep=0):
+    """Train until a signal comes in a step, and return the epochs that were yielded."""
+    run, done = Run(memory, keep), []
+
+    def step(batch):
+        if (batch.epoch, batch.step) == place:
+            run.context.stop_signal = signal.SIGTERM
+        return run.step(batch)
+
+    with pytest.raises(StopError) as caught:
+        done.extend(run.fit(3, step))
+    assert caught.value.exit_code == 143
+    return done
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_a_run_that_goes_on_is_bit_identical_to_one_that_was_never_stopped(place):
+    whole = Run(keep=2)
+    losses = {epoch.epoch: epoch.loss for epoch in whole.fit(3)}
+    memory = Memory()
+    stopped(memory, place, keep=2)
+    assert memory.saved[1] == {"epoch": place[0], "step": place[1] + 1}
+    rest = Run(memory, keep=2)
+    epochs = list(rest.fit(3))
+    assert [epoch.epoch for epoch in epochs] == list(range(place[0], 3))
+    assert all(epoch.loss == losses[epoch.epoch] for epoch in epochs)
+    assert all(epoch.samples_per_second >= 0 for epoch in epochs)
+    assert same(rest.weights(), whole.weights())
+    assert same(rest.snapshots.stacked(""), whole.snapshots.stacked(""))
+    first = 3 * STEPS - len(rest.batches)
+    assert first == place[0] * STEPS + place[1] + 1
+
+
+def test_a_run_can_be_stopped_again_and_again():
+    whole, memory = Run(), Memory()
+    list(whole.fit(3))
+    for place in PLACES[:4]:
+        stopped(memory, place)
+    rest = Run(memory)
+    list(rest.fit(3))
+    assert same(rest.weights(), whole.weights())
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e9], ids=["saved after each step", "never saved"])
+def test_a_crash_costs_what_came_after_the_last_checkpoint_and_no_more(monkeypatch, seconds):
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", seconds)
+    whole, memory = Run(keep=3), Memory()
+    list(whole.fit(3))
+    run = Run(memory, keep=3)
+
+    def step(batch):
+        if (batch.epoch, batch.step) == (1, 3):
+            raise RuntimeError("crash")
+        return run.step(batch)
+
+    with pytest.raises(RuntimeError, match="crash"):
+        list(run.fit(3, step))
+    rest = Run(memory, keep=3)
+    list(rest.fit(3))
+    assert len(rest.batches) == (2 * STEPS - 3 if seconds < 0 else 3 * STEPS)
+    assert same(rest.weights(), whole.weights())
+    assert same(rest.snapshots.stacked(""), whole.snapshots.stacked(""))
+
+
+def test_twenty_steps_give_the_losses_they_always_gave():
+    run, losses = Run(lr=0.01), []
+
+    def step(batch):
+        value = run.step(batch)
+        losses.append(value.item())
+        return value
+
+    list(run.fit(4, step))
+    assert losses[:20] == pytest.approx(GOLDEN, rel=1e-4)
+
+
+# torch 2.15.0, float32 on a CPU, one thread.
+GOLDEN = []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_falls_on_a_gpu(dtype):
+    run = Run(device=torch.device("cuda"), dtype=dtype)
+    losses = [epoch.loss for epoch in run.fit(8)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert next(run.network.parameters()).is_cuda

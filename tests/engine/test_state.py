@@ -1,0 +1,70 @@
+import torch
+from torch import nn
+
+from ltcli.engine.state import Snapshots, TrainingState
+
+
+def module():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def trained(module, optimizer, steps):
+    for step in range(steps):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        module(x).square().mean().backward()
+        optimizer.step()
+
+
+def test_only_the_last_snapshots_are_kept_in_order_and_as_copies():
+    net = module()
+    snapshots = Snapshots(net, 2)
+    for epoch in range(5):
+        net[0].weight.data.fill_(epoch)
+        snapshots.take(epoch)
+    net[0].weight.data.fill_(-1)
+    stacked = snapshots.stacked("part.")
+    assert stacked["snapshots.epoch"].tolist() == [3, 4]
+    assert stacked["snapshots.part.0.weight"].shape == (2, 4, 3)
+    assert stacked["snapshots.part.0.weight"][:, 0, 0].tolist() == [3.0, 4.0]
+    assert "snapshots.part.1.running_mean" in stacked
+
+
+def test_without_snapshots_there_is_nothing():
+    snapshots = Snapshots(module(), 0)
+    snapshots.take(0)
+    assert snapshots.stacked("") == {}
+    assert snapshots.flat() == {}
+
+
+def test_snapshots_come_back_in_the_order_of_numbers_not_of_text():
+    net = module()
+    snapshots, other = Snapshots(net, 3), Snapshots(net, 3)
+    for epoch in (9, 10, 11):
+        snapshots.take(epoch)
+    flat = snapshots.flat()
+    other.restore({name: flat[name] for name in sorted(flat)})
+    assert other.stacked("")["snapshots.epoch"].tolist() == [9, 10, 11]
+    other.take(12)
+    assert other.stacked("")["snapshots.epoch"].tolist() == [10, 11, 12]
+
+
+def test_every_kind_of_optimiser_state_survives():
+    for make in (
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.AdamW(p, lr=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+    ):
+        whole = module()
+        optimizer = make(whole.parameters())
+        trained(whole, optimizer, 3)
+        state = TrainingState(whole, optimizer, Snapshots(whole, 0))
+        saved = {name: tensor.detach().clone() for name, tensor in state.tensors().items()}
+        copy = module()
+        other = make(copy.parameters())
+        TrainingState(copy, other, Snapshots(copy, 0)).restore(saved)
+        trained(whole, optimizer, 3)
+        trained(copy, other, 3)
+        expected = whole.state_dict()
+        assert all(value.equal(expected[name]) for name, value in copy.state_dict().items())

@@ -1,0 +1,211 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ltcli.data.batches import ImageBatches, augmentation_draws
+from ltcli.engine.fit import Batch
+from ltcli.engine.steps import augmented, mixing, plain_step
+from ltcli.models.classifier import Classifier
+from ltcli.models.network import build_network
+
+CPU = torch.device("cpu")
+B, C, D = 6, 4, 5
+
+
+@pytest.fixture
+def data(rng):
+    return torch.randn(20, D, generator=rng), torch.arange(20) % C
+
+
+def batch_of(rows, epoch=0, step=0):
+    return Batch(epoch, step, 0, torch.as_tensor(rows))
+
+
+def one_step(data, batch, *, mixup, seed=0, lr=0.1):
+    """One step of a fresh linear layer, and the layer."""
+    features, labels = data
+    torch.manual_seed(0)
+    layer = nn.Linear(D, C)
+    step = plain_step(
+        layer,
+        torch.optim.SGD(layer.parameters(), lr=lr),
+        F.cross_entropy,
+        lambda batch: features[batch.rows],
+        labels,
+        dtype=torch.float32,
+        mixup=mixup,
+        seed=seed,
+    )
+    return step(batch), layer
+
+
+def test_a_step_is_one_step_of_gradient_descent(data):
+    features, labels = data
+    rows = torch.tensor([3, 1, 7, 7])
+    loss, layer = one_step(data, batch_of(rows), mixup=0.0)
+    torch.manual_seed(0)
+    twin = nn.Linear(D, C)
+    expected = F.cross_entropy(twin(features[rows]), labels[rows])
+    gradient = torch.autograd.grad(expected, twin.weight)[0]
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(layer.weight.detach(), twin.weight.detach() - 0.1 * gradient)
+
+
+def test_gradients_do_not_pile_up(data):
+    features, labels = data
+    layer = nn.Linear(D, C)
+    step = plain_step(
+        layer,
+        torch.optim.SGD(layer.parameters(), lr=0.0),
+        F.cross_entropy,
+        lambda batch: features[batch.rows],
+        labels,
+        dtype=torch.float32,
+    )
+    step(batch_of([0, 1]))
+    first = layer.weight.grad.clone()
+    step(batch_of([0, 1]))
+    torch.testing.assert_close(layer.weight.grad, first)
+
+
+def test_mixup_with_a_share_of_1_is_cross_entropy(data):
+    # A tiny alpha puts all the mass of the Beta distribution on 0 and 1.
+    step = next(s for s in range(50) if mixing(B, 1e-4, 0, batch_of([], step=s))[0] == 1)
+    batch = batch_of(range(B), step=step)
+    loss, layer = one_step(data, batch, mixup=1e-4)
+    plain, twin = one_step(data, batch, mixup=0.0)
+    assert loss.equal(plain)
+    assert layer.weight.equal(twin.weight)
+
+
+def test_mixup_with_oneself_is_cross_entropy(data):
+    # A batch of one image can only be mixed with itself.
+    batch = batch_of([3])
+    assert 0 < mixing(1, 1.0, 0, batch)[0] < 1
+    loss, layer = one_step(data, batch, mixup=1.0)
+    plain, twin = one_step(data, batch, mixup=0.0)
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(layer.weight, twin.weight)
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_mixup_is_cross_entropy_with_soft_labels(data, step):
+    features, labels = data
+    batch = batch_of(range(B), epoch=2, step=step)
+    loss, _ = one_step(data, batch, mixup=1.0, seed=5)
+    share, partner = mixing(B, 1.0, 5, batch)
+    x, y = features[:B], F.one_hot(labels[:B], C).float()
+    torch.manual_seed(0)
+    logits = nn.Linear(D, C)(share * x + (1 - share) * x[partner])
+    soft = share * y + (1 - share) * y[partner]
+    torch.testing.assert_close(loss, -(soft * logits.log_softmax(1)).sum(1).mean())
+
+
+def test_mixing_is_a_function_of_seed_epoch_and_step():
+    draws = {}
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            for step in (0, 1):
+                share, partner = mixing(B, 1.0, seed, batch_of([], epoch, step))
+                assert 0 <= share <= 1
+                assert sorted(partner.tolist()) == list(range(B))
+                draws[seed, epoch, step] = share
+                again, _ = mixing(B, 1.0, seed, batch_of([], epoch, step))
+                assert again == share
+    assert len(set(draws.values())) == 8
+
+
+def test_shares_follow_the_beta_distribution():
+    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2a + 1)); four standard errors.
+    for alpha in (0.2, 1.0):
+        shares = torch.tensor([mixing(2, alpha, 0, batch_of([], step=s))[0] for s in range(2000)])
+        variance = 1 / (4 * (2 * alpha + 1))
+        assert abs(shares.mean() - 0.5) < 4 * (variance / 2000) ** 0.5
+        assert shares.var().item() == pytest.approx(variance, rel=0.1)
+
+
+def test_augmented_images_take_the_draws_of_their_position_in_the_epoch(rng):
+    pixels = torch.randint(256, (20, 8, 8, 3), generator=rng, dtype=torch.uint8)
+    images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU)
+    inputs = augmented(images, 20, seed=3)
+    order = torch.randperm(20, generator=rng)
+    for epoch in (0, 1, 0):
+        whole = images.augmented(order, augmentation_draws(20, seed=3, epoch=epoch))
+        for size in (4, 7, 20):
+            parts = [
+                inputs(Batch(epoch, first // size, first, order[first : first + size]))
+                for first in range(0, 20, size)
+            ]
+            assert torch.cat(parts).equal(whole)
+
+
+def test_a_frozen_backbone_keeps_weights_and_buffers_bit_for_bit(rng):
+    network = build_network("resnet20", C, seed=0).eval()
+    images = torch.randn(8, 3, 8, 8, generator=rng)
+    before = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
+    classifier = network.classifier
+    classifier.train_only("weight", "bias")
+    step = plain_step(
+        classifier,
+        torch.optim.SGD([classifier.weight, classifier.bias], lr=0.1, weight_decay=0.1),
+        F.cross_entropy,
+        lambda batch: network.backbone(images[batch.rows]).detach(),
+        torch.arange(8) % C,
+        dtype=torch.float32,
+    )
+    weight, scales = classifier.weight.clone(), classifier.scales.clone()
+    for number in range(3):
+        step(batch_of(range(8), step=number))
+    after = network.backbone.state_dict()
+    assert all(after[name].equal(before[name]) for name in before)
+    assert not classifier.weight.equal(weight)
+    assert classifier.scales.equal(scales)
+
+
+def test_a_training_step_moves_batch_norm_statistics(rng):
+    network = build_network("resnet20", C, seed=0).train()
+    images = torch.randn(8, 3, 8, 8, generator=rng)
+    mean = network.backbone.bn1.running_mean.clone()
+    step = plain_step(
+        network,
+        torch.optim.SGD(network.parameters(), lr=0.1),
+        F.cross_entropy,
+        lambda batch: images[batch.rows],
+        torch.arange(8) % C,
+        dtype=torch.float32,
+    )
+    step(batch_of(range(8)))
+    assert not network.backbone.bn1.running_mean.equal(mean)
+    assert network.classifier.scales.eq(1).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mixup", [0.0, 1.0])
+def test_a_step_on_a_gpu_costs_what_it_costs_on_a_cpu(rng, dtype, mixup):
+    features, labels = torch.randn(20, D, generator=rng), torch.arange(20) % C
+    expected, _ = one_step((features, labels), batch_of(range(B)), mixup=mixup)
+    torch.manual_seed(0)
+    layer = Classifier(D, C)
+    twin = nn.Linear(D, C)
+    layer.weight.data, layer.bias.data = twin.weight.data, twin.bias.data
+    layer.cuda()
+    step = plain_step(
+        layer,
+        torch.optim.SGD([layer.weight, layer.bias], lr=0.1),
+        F.cross_entropy,
+        lambda batch: features[batch.rows].cuda(),
+        labels.cuda(),
+        dtype=dtype,
+        mixup=mixup,
+    )
+    before = layer.weight.detach().clone()
+    loss = step(batch_of(range(B)))
+    assert loss.is_cuda
+    assert not layer.weight.equal(before)
+    assert layer.weight.isfinite().all()
+    assert loss.isfinite()
+    assert layer.weight.dtype == torch.float32
+    del expected
