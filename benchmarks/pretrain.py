@@ -86,7 +86,7 @@ def our_loop(
     step = plain_step(network, optimizer, F.cross_entropy, inputs, on_device, dtype=dtype)
 
     def numbered(count: int) -> Iterator[Batch]:
-        rows = torch.randperm(len(images))
+        rows = torch.randperm(len(images), device=device)
         for number in range(count):
             first = number * BATCH % (len(images) - BATCH)
             yield Batch(0, number, first, rows[first : first + BATCH])

@@ -77,10 +77,9 @@ class ImageBatches:
         """Return randomly cropped and flipped images, normalised.
 
         Args:
-            rows: int64 [B], positions of the images.
-            draws: int64 [B, 3], from ``augmentation_draws``.
+            rows: int64 [B] on the device, positions of the images.
+            draws: int64 [B, 3] on the device, from ``augmentation_draws``.
         """
-        rows, draws = rows.to(self.device), draws.to(self.device)
         span = 2 * self._padding + 1
         images = self._windows[rows, draws[:, 0] % span, draws[:, 1] % span]
         if self._flip:

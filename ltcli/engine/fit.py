@@ -22,7 +22,7 @@ class Batch:
         epoch: From 0.
         step: From 0 within the epoch.
         first: Position of the first row in the epoch's order.
-        rows: int64 [B] on the CPU, positions in the training set.
+        rows: int64 [B] on the device, positions in the training set.
     """
 
     epoch: int
@@ -81,7 +81,8 @@ def fit(
     with context.saves_on_stop():
         for epoch in range(first_epoch, epochs):
             began = time.monotonic()
-            rows = order(epoch)
+            # Moved once an epoch: a copy in every step would make the device wait.
+            rows = order(epoch).to(device)
             rate = learning_rate(epoch)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
@@ -100,7 +101,8 @@ def fit(
                     context.stop_here()
             _check_finite(meters, context.name, epoch)
             seconds = time.monotonic() - began
-            drawn = len(rows) - first_step * batch_size
+            # A run that goes on after the last step of an epoch draws nothing more in it.
+            drawn = max(0, len(rows) - first_step * batch_size)
             yield Epoch(epoch, float(meters[0]) / len(rows), rate, seconds, drawn / seconds)
             first_step, meters = 0, _fresh_meters(device)
             # The caller may have taken a snapshot: it belongs to this epoch's checkpoint.

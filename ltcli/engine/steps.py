@@ -28,7 +28,8 @@ def augmented(images: ImageBatches, epoch_size: int, *, seed: int) -> Inputs:
     def inputs(batch: Batch) -> torch.Tensor:
         if batch.epoch not in drawn:
             drawn.clear()
-            drawn[batch.epoch] = augmentation_draws(epoch_size, seed=seed, epoch=batch.epoch)
+            numbers = augmentation_draws(epoch_size, seed=seed, epoch=batch.epoch)
+            drawn[batch.epoch] = numbers.to(images.device)
         draws = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
         return images.augmented(batch.rows, draws)
 
@@ -60,7 +61,7 @@ def plain_step(
     """
 
     def step(batch: Batch) -> torch.Tensor:
-        x, y = inputs(batch), labels[batch.rows.to(labels.device)]
+        x, y = inputs(batch), labels[batch.rows]
         optimizer.zero_grad(set_to_none=True)
         with autocast(labels.device, dtype):
             if mixup > 0:

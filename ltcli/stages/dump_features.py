@@ -61,10 +61,10 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         tensors["train.maps"] = maps.to(stored)
     if params.views:
         images = ImageBatches.of_split(split, "train", device, padding=params.padding)
-        order = torch.arange(images.size)
+        order = torch.arange(images.size, device=device)
 
         def view(number: int) -> torch.Tensor:
-            draws = augmentation_draws(images.size, seed=params.seed, epoch=number)
+            draws = augmentation_draws(images.size, seed=params.seed, epoch=number).to(device)
             return in_batches(
                 lambda rows: maps_of(images.augmented(order[rows], draws[rows])).mean((2, 3)),
                 images.size,

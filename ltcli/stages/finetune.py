@@ -161,13 +161,14 @@ def _train(
     else:
         features = inputs["features"].tensor("train.features", device).float()
         labels = inputs["features"].tensor("train.labels", device)
-        inputs_of = lambda batch: features[batch.rows.to(device)]  # noqa: E731
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in moving.parameters() if parameter.requires_grad],
-        lr=params.lr,
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-    )
+        inputs_of = lambda batch: features[batch.rows]  # noqa: E731
+    trained = [(n, p) for n, p in moving.named_parameters() if p.requires_grad]
+    # Decay would pull factors to zero, not to one.
+    groups = [
+        {"params": [p], "weight_decay": 0.0 if n.endswith("scales") else params.weight_decay}
+        for n, p in trained
+    ]
+    optimizer = torch.optim.SGD(groups, lr=params.lr, momentum=params.momentum)
     loss = methods.make_loss(method, params, class_counts.to(device))
     step = plain_step(
         moving,

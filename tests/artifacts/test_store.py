@@ -60,6 +60,8 @@ def test_a_tensor_comes_back_bit_by_bit(out, name):
     with open_artifact(out) as artifact:
         back = artifact.tensor("state.t")
     assert (back.dtype, back.shape) == (SAVED[name].dtype, SAVED[name].shape)
-    assert back.numpy(force=True).tobytes() == SAVED[name].numpy().tobytes() if (
-        back.dtype is not torch.bfloat16
-    ) else torch.equal(back.view(torch.int16), SAVED[name].view(torch.int16))
+    assert (
+        back.numpy(force=True).tobytes() == SAVED[name].numpy().tobytes()
+        if (back.dtype is not torch.bfloat16)
+        else torch.equal(back.view(torch.int16), SAVED[name].view(torch.int16))
+    )

@@ -32,9 +32,7 @@ def naive(image, draw, padding, pad_mode, flip):
 @pytest.mark.parametrize("padding", [0, 1, 4])
 @pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
 def test_augmentation_is_a_crop_a_flip_and_a_normalisation(images, pad_mode, padding, flip):
-    batches = ImageBatches(
-        images, MEAN, STD, CPU, padding=padding, pad_mode=pad_mode, flip=flip
-    )
+    batches = ImageBatches(images, MEAN, STD, CPU, padding=padding, pad_mode=pad_mode, flip=flip)
     rows = torch.arange(70) % 7
     draws = augmentation_draws(70, seed=0, epoch=0)
     made = batches.augmented(rows, draws)

@@ -17,9 +17,9 @@ def trained(module, optimizer, steps):
         optimizer.step()
 
 
-def test_only_the_last_snapshots_are_kept_in_order_and_as_copies():
+def test_only_the_last_epochs_are_kept_in_order_and_as_copies():
     net = module()
-    snapshots = Snapshots(net, 2)
+    snapshots = Snapshots(net, 3)
     for epoch in range(5):
         net[0].weight.data.fill_(epoch)
         snapshots.take(epoch)
@@ -31,8 +31,8 @@ def test_only_the_last_snapshots_are_kept_in_order_and_as_copies():
     assert "snapshots.part.1.running_mean" in stacked
 
 
-def test_without_snapshots_there_is_nothing():
-    snapshots = Snapshots(module(), 0)
+def test_before_the_last_epochs_there_is_nothing():
+    snapshots = Snapshots(module(), 1)
     snapshots.take(0)
     assert snapshots.stacked("") == {}
     assert snapshots.flat() == {}
@@ -40,14 +40,14 @@ def test_without_snapshots_there_is_nothing():
 
 def test_snapshots_come_back_in_the_order_of_numbers_not_of_text():
     net = module()
-    snapshots, other = Snapshots(net, 3), Snapshots(net, 3)
+    snapshots, other = Snapshots(net, 9), Snapshots(net, 9)
     for epoch in (9, 10, 11):
         snapshots.take(epoch)
     flat = snapshots.flat()
     other.restore({name: flat[name] for name in sorted(flat)})
     assert other.stacked("")["snapshots.epoch"].tolist() == [9, 10, 11]
     other.take(12)
-    assert other.stacked("")["snapshots.epoch"].tolist() == [10, 11, 12]
+    assert other.stacked("")["snapshots.epoch"].tolist() == [9, 10, 11, 12]
 
 
 def test_every_kind_of_optimiser_state_survives():

@@ -153,4 +153,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name(ltcli, tmp_path):
 def test_a_method_of_the_other_stage_is_refused(ltcli, tmp_path):
     done = ltcli("pretrain", "--method", "crt", "-d", tmp_path)
     assert done.code == 2
-    assert done.lines == ["error: pretrain: method crt is not one for pretrain", "hint: use finetune"]
+    assert done.lines == [
+        "error: pretrain: method crt is not one for pretrain",
+        "hint: use finetune",
+    ]

@@ -12,7 +12,9 @@ NOTHING, NONE = torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)
 def classifier(rng, form="linear"):
     """Class vectors that shrink from class to class, as after long-tailed training."""
     made = Classifier(6, 4, form)
-    made.weight.data = torch.randn(4, 6, generator=rng) * torch.tensor([4.0, 2.0, 1.0, 0.5])[:, None]
+    made.weight.data = (
+        torch.randn(4, 6, generator=rng) * torch.tensor([4.0, 2.0, 1.0, 0.5])[:, None]
+    )
     made.bias.data = torch.randn(4, generator=rng)
     return made
 
@@ -74,7 +76,10 @@ def test_tau_is_the_smallest_with_the_best_balanced_validation_accuracy(seed):
         recalls = []
         for c in range(3):
             hits = [
-                max(range(4), key=lambda k, f=f: float(f @ weight[k]) / float(weight[k].norm()) ** tau)
+                max(
+                    range(4),
+                    key=lambda k, f=f: float(f @ weight[k]) / float(weight[k].norm()) ** tau,
+                )
                 == c
                 for f in features[labels == c]
             ]
