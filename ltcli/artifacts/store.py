@@ -132,7 +132,7 @@ def save(
         ResourceError: The disk is full or the file cannot be written.
     """
     kind = KINDS[kind_name]
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    ready = _ready(tensors)
     for name, tensor in ready.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
@@ -164,6 +164,18 @@ def save(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return digest
+
+
+def _ready(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors on the CPU, contiguous, no two in one memory: safetensors refuses those."""
+    ready: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        memory = own.untyped_storage().data_ptr()
+        ready[name] = own.clone() if memory in taken else own
+        taken.add(memory)
+    return ready
 
 
 def _seal(temporary: Path) -> str:
@@ -226,8 +238,14 @@ def locked(path: Path, *also: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
+    place = path.with_name(f".{path.name}.lock")
+    lock = FileLock(place, mode=0o666)
     try:
+        # filelock waits for ever where it cannot create the file; this says why it cannot.
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with suppress(PermissionError):
+            os.fchmod(descriptor, 0o666)
+        os.close(descriptor)
         try:
             lock.acquire(timeout=0)
         except Timeout:

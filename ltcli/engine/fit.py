@@ -68,7 +68,8 @@ def fit(
         learning_rate: Rate of an epoch.
         state: What is saved and restored.
         epochs: How many.
-        batch_size: Rows per step; the last step of an epoch takes what is left.
+        batch_size: Rows per step; the last step of an epoch takes what is left, unless that is a
+            single row, of which batch-norm has no statistics.
         context: Checkpoint, and whether a signal asked to stop.
 
     Raises:
@@ -83,6 +84,8 @@ def fit(
             began = time.monotonic()
             # Moved once an epoch: a copy in every step would make the device wait.
             rows = order(epoch).to(device)
+            if len(rows) % batch_size == 1 and len(rows) > 1:
+                rows = rows[:-1]
             rate = learning_rate(epoch)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate

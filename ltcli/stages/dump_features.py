@@ -66,7 +66,9 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         def view(number: int) -> torch.Tensor:
             draws = augmentation_draws(images.size, seed=params.seed, epoch=number).to(device)
             return in_batches(
-                lambda rows: maps_of(images.augmented(order[rows], draws[rows])).mean((2, 3)),
+                lambda rows: (
+                    maps_of(images.augmented(order[rows], draws[rows])).float().mean((2, 3))
+                ),
                 images.size,
                 device,
                 dtype,

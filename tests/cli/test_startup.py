@@ -1,0 +1,109 @@
+"""What must answer at once loads no torch: asserted on modules, never on seconds."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ltcli.stages import STAGES
+
+HEAVY = ("torch", "torchvision", "numpy", "safetensors", "PIL")
+CODE = """
+import json, sys
+from ltcli.cli.main import run
+code = run(sys.argv[1:])
+heavy = [name for name in {heavy!r} if name in sys.modules]
+sys.stderr.write("\\n" + json.dumps([code, heavy]))
+"""
+
+
+def start(*args):
+    """Run a command line in a fresh interpreter: exit code, heavy modules, standard output."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(heavy=HEAVY), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    code, heavy = json.loads(done.stderr.splitlines()[-1])
+    return code, heavy, done.stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--help",),
+        ("--version",),
+        *((stage.name, "--help") for stage in STAGES),
+        *((name, "--help") for name in ("compare", "show", "lineage", "methods", "doctor")),
+        ("methods",),
+        ("methods", "--json"),
+    ],
+    ids=" ".join,
+)
+def test_help_and_the_table_of_methods_load_neither_torch_nor_numpy(args):
+    code, heavy, out = start(*args)
+    assert code == 0
+    assert heavy == []
+    assert out
+
+
+def test_every_stage_names_its_examples_in_its_help(ltcli):
+    for stage in STAGES:
+        out = ltcli(stage.name, "--help").out
+        assert all(" ".join(line.split()) in " ".join(out.split()) for line in stage.examples)
+
+
+@pytest.mark.parametrize("command", ["show", "lineage"])
+def test_reading_an_artifact_loads_neither_torch_nor_numpy(chain, command):
+    code, heavy, out = start(command, chain / "finetune-crt.safetensors")
+    assert code == 0
+    assert heavy == []
+    assert "finetune-crt.safetensors" in out
+
+
+UP_TO_DATE = [
+    ("pretrain", "--backbone", "resnet20", "--epochs", "2", "--lr", "0.05"),
+    ("dump-features", "--maps", "--views", "2"),
+    ("covariances",),
+    ("confusion",),
+    ("finetune", "--method", "crt", "--epochs", "2"),
+    ("evaluate",),
+]
+
+
+@pytest.mark.parametrize("args", UP_TO_DATE, ids=lambda args: args[0])
+def test_a_stage_that_is_up_to_date_loads_neither_torch_nor_numpy(chain, args):
+    code, heavy, out = start(*args, "--json", "-d", chain)
+    assert code == 0
+    assert heavy == []
+    results = json.loads(out)
+    for result in results if isinstance(results, list) else [results]:
+        assert result["status"] == "up to date"
+
+
+def test_a_split_that_is_up_to_date_loads_no_torch(chain):
+    # The check of its parameters may load numpy.
+    code, heavy, out = start("split", "digits", "--imbalance-factor", "10", "--json", "-d", chain)
+    assert code == 0
+    assert "torch" not in heavy
+    assert json.loads(out)["status"] == "up to date"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("pretrain", "--lr", "-1"),
+        ("pretrain", "--epocks", "3"),
+        ("finetune", "--method", "nothing"),
+        ("evaluate", "-d", "nowhere"),
+        ("covariances", "--dry-run", "-d", "nowhere"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_told_without_torch(args):
+    code, heavy, _ = start(*args)
+    assert code in (2, 3)
+    assert heavy == []

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from ltcli.artifacts.header import read_header
+from ltcli.artifacts.store import open_artifact, save
+
+
+def tensors_of(path):
+    with open_artifact(path) as artifact:
+        return artifact.load("*")
+
+
+def made(ltcli, folder, form, *options):
+    out = folder / f"{form}.safetensors"
+    assert ltcli("covariances", "--form", form, *options, "--out", out, "-d", folder).code == 0
+    return tensors_of(out)
+
+
+@pytest.mark.parametrize(("divisor", "ddof"), [("n-1", 1), ("n", 0)])
+def test_every_form_agrees_with_numpy_on_the_dumped_features(ltcli, copy, divisor, ddof):
+    bank = tensors_of(copy / "dump-features.safetensors")
+    features, labels = bank["train.features"].double().numpy(), bank["train.labels"].numpy()
+    full, diagonal, factor = (
+        made(ltcli, copy, form, "--divisor", divisor) for form in ("full", "diagonal", "factor")
+    )
+    offsets = factor["offsets"].tolist()
+    assert offsets[0] == 0
+    assert offsets[-1] == len(factor["rows"])
+    for c in range(10):
+        own = features[labels == c]
+        expected = np.cov(own, rowvar=False, ddof=ddof)
+        scale = np.abs(expected).max()
+        rows = factor["rows"][offsets[c] : offsets[c + 1]].double().numpy()
+        np.testing.assert_allclose(full["full"][c].numpy(), expected, atol=1e-5 * scale)
+        np.testing.assert_allclose(rows.T @ rows, expected, atol=1e-5 * scale)
+        variances = np.diag(expected)
+        np.testing.assert_allclose(diagonal["diagonal"][c].numpy(), variances, atol=1e-5 * scale)
+        for tensors in (full, diagonal, factor):
+            np.testing.assert_allclose(
+                tensors["means"][c].numpy(), own.mean(0), rtol=1e-5, atol=1e-6
+            )
+            assert tensors["counts"][c] == len(own)
+
+
+def test_the_header_says_which_form_and_where_it_comes_from(chain):
+    header = read_header(chain / "covariances.safetensors")
+    assert header.info["form"] == "full"
+    assert header.info["single_image_classes"] == 0
+    assert header.info["model"] == read_header(chain / "pretrain.safetensors").digest
+    assert header.tensors["full"] == ("F32", (10, 64, 64))
+
+
+def test_classes_with_one_image_are_reported_and_have_no_spread(ltcli, copy):
+    bank = copy / "dump-features.safetensors"
+    with open_artifact(bank) as artifact:
+        header, tensors = artifact.header, artifact.load("*")
+    labels = tensors["train.labels"]
+    first = (labels == 3).nonzero()[0]
+    keep = (labels != 3) | (torch.arange(len(labels)) == first)
+    for name in ("features", "logits", "labels"):
+        tensors[f"train.{name}"] = tensors[f"train.{name}"][keep]
+    del tensors["train.views"], tensors["train.maps"]
+    facts = {"parameters": header.parameters, "inputs": header.inputs, "info": header.info}
+    save(bank, "features", tensors, stage="dump-features", **facts)
+    for form in ("full", "diagonal", "factor"):
+        out = copy / f"{form}.safetensors"
+        done = ltcli("covariances", "--form", form, "--out", out, "-d", copy)
+        assert done.code == 0
+        assert "covariances: zero for 1 class with one image: 3" in done.err
+        assert read_header(out).info["single_image_classes"] == 1
+    assert tensors_of(copy / "full.safetensors")["full"][3].eq(0).all()
+    assert tensors_of(copy / "diagonal.safetensors")["diagonal"][3].eq(0).all()
+    factor = tensors_of(copy / "factor.safetensors")
+    start, stop = factor["offsets"][3:5].tolist()
+    assert factor["rows"][start:stop].eq(0).all()
+
+
+def test_estimating_again_gives_the_same_bytes(ltcli, copy):
+    path = copy / "covariances.safetensors"
+    before = path.read_bytes()
+    assert ltcli("covariances", "--force", "-d", copy).code == 0
+    assert path.read_bytes() == before

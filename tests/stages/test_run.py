@@ -1,0 +1,695 @@
+import hashlib
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltcli import __version__
+from ltcli.artifacts.header import read_header, verify
+from ltcli.artifacts.store import open_artifact, save
+
+CRT = ("finetune", "--method", "crt", "--epochs", "2")
+PRETRAIN = ("pretrain", "--backbone", "resnet20", "--epochs", "2", "--lr", "0.05")
+# 454 images in batches of 128.
+STEPS_PER_EPOCH = 4
+REPLACES = "--force replaces it, --out writes elsewhere"
+APART = "make both from the same artifacts, or name others"
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Return everything in a folder but locks and sidecars."""
+    return {
+        path.name: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".lock", ".jsonl")
+    }
+
+
+def saved_again(path: Path, out: Path, *, tensors: dict | None = None, **info: object) -> Path:
+    """Save an artifact once more, with some tensors and metadata exchanged."""
+    with open_artifact(path) as artifact:
+        header = artifact.header
+        loaded = artifact.load(*header.tensors)
+    save(
+        out,
+        header.kind,
+        loaded | (tensors or {}),
+        stage=header.stage,
+        parameters=header.parameters,
+        inputs=header.inputs,
+        info=header.info | info,
+    )
+    return out
+
+
+def sidecar(out: Path) -> list[dict]:
+    lines = out.with_suffix(".run.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# Up to date, or not.
+
+
+def test_what_is_up_to_date_is_said_and_not_written_again(ltcli, copy):
+    out = copy / "covariances.safetensors"
+    before, entries = out.stat(), sidecar(out)
+    done = ltcli("covariances", "-d", copy)
+    assert (done.code, done.err) == (0, "covariances: up to date\n")
+    assert done.out.splitlines()[0] == str(out)
+    assert out.stat() == before
+    assert sidecar(out) == entries
+
+
+def test_force_makes_the_same_bytes_in_a_new_file(ltcli, copy):
+    for args in (("covariances",), CRT):
+        stem = args[0] if args[0] == "covariances" else "finetune-crt"
+        out = copy / f"{stem}.safetensors"
+        before, content = out.stat(), out.read_bytes()
+        done = ltcli(*args, "--force", "-d", copy)
+        assert done.code == 0
+        assert done.err.splitlines()[0] == f"{args[0]}: running (--force)"
+        assert out.stat().st_ino != before.st_ino
+        assert out.read_bytes() == content
+
+
+def test_the_name_of_the_output_is_not_in_it(ltcli, copy):
+    assert ltcli("covariances", "-d", copy, "--out", copy / "sub" / "other.safetensors").code == 0
+    other = (copy / "sub" / "other.safetensors").read_bytes()
+    assert other == (copy / "covariances.safetensors").read_bytes()
+
+
+def test_a_changed_parameter_is_a_reason_to_run(ltcli, copy):
+    done = ltcli("covariances", "--divisor", "n", "-d", copy)
+    assert done.code == 0
+    assert done.err.splitlines()[0] == "covariances: running (divisor changed from n-1 to n)"
+    assert read_header(copy / "covariances.safetensors").parameters["divisor"] == "n"
+
+
+def test_a_changed_input_is_a_reason_to_run_and_the_same_again_is_not(ltcli, copy):
+    assert ltcli("dump-features", "-d", copy).code == 0
+    done = ltcli("covariances", "-d", copy)
+    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: running (features changed)")
+    assert ltcli("dump-features", "--maps", "--views", "2", "-d", copy).code == 0
+    assert ltcli("covariances", "-d", copy).code == 0
+    done = ltcli("covariances", "-d", copy)
+    assert done.err == "covariances: up to date\n"
+
+
+def test_no_output_is_a_reason_to_run(ltcli, copy):
+    (copy / "covariances.safetensors").unlink()
+    done = ltcli("covariances", "-d", copy)
+    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: running (no output yet)")
+
+
+def test_a_config_file_and_options_are_the_same_run(ltcli, copy):
+    (copy / "p.yaml").write_text("top: 3\nrank_by: scores\n")
+    done = ltcli("confusion", "--config", copy / "p.yaml", "-d", copy)
+    assert done.err == "confusion: up to date\n"
+
+
+def test_a_dry_run_writes_nothing(ltcli, copy, tmp_path):
+    before = sorted(copy.rglob("*")), bytes_of(copy)
+    done = ltcli("covariances", "--dry-run", "-d", copy)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0] == "covariances: up to date"
+    done = ltcli("covariances", "--dry-run", "--form", "factor", "-d", copy)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "covariances: would run: form changed from full to factor",
+        str(copy / "covariances.safetensors"),
+        "  form: factor",
+        "  divisor: n-1",
+    ]
+    out = tmp_path / "new" / "o.safetensors"
+    assert ltcli("covariances", "--dry-run", "-d", copy, "--out", out).code == 0
+    assert (sorted(copy.rglob("*")), bytes_of(copy)) == before
+    assert not out.parent.exists()
+
+
+def test_json_is_one_document_when_it_works(ltcli, copy):
+    out = str(copy / "covariances.safetensors")
+    digest = read_header(Path(out)).digest
+    facts = {"stage": "covariances", "out": out, "digest": digest}
+    done = ltcli("covariances", "--json", "-d", copy)
+    assert json.loads(done.out) == facts | {"status": "up to date"}
+    done = ltcli("covariances", "--json", "--force", "-q", "-d", copy)
+    assert json.loads(done.out) == facts | {"status": "made"}
+    assert done.err == ""
+    done = ltcli("covariances", "--json", "--dry-run", "-d", copy)
+    assert json.loads(done.out)["status"] == "up to date"
+    done = ltcli("evaluate", "--json", "-d", copy)
+    assert [result["status"] for result in json.loads(done.out)] == ["up to date"] * 2
+
+
+def test_json_is_one_document_when_it_fails(ltcli, copy):
+    path = copy / "no.safetensors"
+    done = ltcli("covariances", "--json", "--features", path, "-d", copy)
+    hint = "run the stage that makes it first"
+    assert done.code == 3
+    assert json.loads(done.out) == {
+        "error": {"code": 3, "message": f"{path}: no such artifact", "hint": hint}
+    }
+    assert done.err.splitlines() == [f"error: {path}: no such artifact", f"hint: {hint}"]
+
+
+# What does not fit.
+
+
+def assert_wrong(done, code: int, message: str, hint: str | None) -> None:
+    lines = [f"error: {message}"] + ([f"hint: {hint}"] if hint else [])
+    assert (done.code, done.out, done.err.splitlines()) == (code, "", lines)
+
+
+def test_a_missing_input_is_named(ltcli, copy):
+    (copy / "dump-features.safetensors").unlink()
+    message = f"{copy}/dump-features.safetensors: no such artifact"
+    done = ltcli("confusion", "-d", copy)
+    assert_wrong(done, 3, message, "run the stage that makes it first")
+
+
+def test_an_input_of_the_wrong_kind_is_named(ltcli, copy):
+    path = copy / "split.safetensors"
+    done = ltcli("confusion", "--features", path, "-d", copy)
+    message = f"{path}: features must be of kind features, got split"
+    assert_wrong(done, 3, message, "name another file with --features")
+
+
+def test_a_damaged_input_stops_the_run_before_it_starts(ltcli, copy):
+    path, out = copy / "dump-features.safetensors", copy / "o.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    done = ltcli("covariances", "-q", "-d", copy, "--out", out)
+    message = f"{path}: content does not match its digest"
+    assert_wrong(done, 3, message, "make it again with --force")
+    assert not out.exists()
+
+
+def test_artifacts_of_two_splits_are_not_mixed(ltcli, copy):
+    other = saved_again(copy / "split.safetensors", copy / "other.safetensors", seed=1)
+    done = ltcli("dump-features", "--split", other, "-d", copy)
+    message = f"dump-features: {copy}/pretrain.safetensors belongs to another split than {other}"
+    assert_wrong(done, 3, message, APART)
+
+
+def test_features_of_another_model_are_refused(ltcli, copy):
+    model, features = copy / "finetune-crt.safetensors", copy / "dump-features.safetensors"
+    done = ltcli(*CRT, "--model", model, "-d", copy, "--out", copy / "o.safetensors")
+    message = f"finetune: {features} belongs to another model than {model}"
+    assert_wrong(done, 3, message, APART)
+
+
+def test_another_order_of_classes_is_refused(ltcli, copy):
+    model, features = copy / "pretrain.safetensors", copy / "dump-features.safetensors"
+    names = list(reversed(read_header(features).info["class_names"]))
+    other = saved_again(features, copy / "turned.safetensors", class_names=names)
+    done = ltcli(*CRT, "--features", other, "-d", copy, "--force")
+    message = f"finetune: {other} belongs to another list of classes than {model}"
+    assert_wrong(done, 3, message, APART)
+
+
+def test_an_output_that_is_a_folder_is_refused(ltcli, copy):
+    out = copy / "folder.safetensors"
+    out.mkdir()
+    done = ltcli("covariances", "-d", copy, "--out", out, "--force")
+    assert_wrong(done, 6, f"{out}: must be a file, got a folder", "choose another --out")
+
+
+def test_an_output_that_is_one_of_the_inputs_is_refused(ltcli, copy):
+    path = copy / "dump-features.safetensors"
+    before = path.read_bytes()
+    (copy / "link.safetensors").symlink_to(path.name)
+    for out in (path, copy / ".." / copy.name / path.name, copy / "link.safetensors"):
+        done = ltcli("covariances", "-d", copy, "--out", out, "--force")
+        message = f"{out}: the output must not be one of the inputs"
+        assert_wrong(done, 6, message, "choose another --out")
+    assert path.read_bytes() == before
+
+
+def test_an_output_that_is_not_ours_is_left_alone(ltcli, copy):
+    from safetensors.torch import save_file
+
+    out = copy / "theirs.safetensors"
+    save_file({"weight": torch.zeros(3)}, out)
+    before = out.read_bytes()
+    message = f"{out}: not written by ltcli: it has no ltcli metadata"
+    done = ltcli("covariances", "-d", copy, "--out", out)
+    assert_wrong(done, 3, message, REPLACES)
+    assert out.read_bytes() == before
+    assert ltcli("covariances", "-d", copy, "--out", out, "--force").code == 0
+    assert out.read_bytes() == (copy / "covariances.safetensors").read_bytes()
+
+
+def test_an_output_of_another_stage_is_left_alone(ltcli, copy):
+    out = copy / "confusion.safetensors"
+    before = out.read_bytes()
+    done = ltcli("covariances", "-d", copy, "--out", out)
+    assert_wrong(done, 3, f"{out}: was made by confusion, not by covariances", REPLACES)
+    assert out.read_bytes() == before
+
+
+def test_a_damaged_output_is_left_alone(ltcli, copy):
+    out = copy / "covariances.safetensors"
+    out.write_bytes(out.read_bytes()[:-1])
+    done = ltcli("covariances", "-d", copy)
+    held = 4 * 10 * 64 * 65 + 8 * 10
+    rule = f"not a sound artifact: it holds {held - 1} bytes of tensors instead of {held}"
+    assert_wrong(done, 3, f"{out}: {rule}", REPLACES)
+    assert ltcli("covariances", "-d", copy, "--force").code == 0
+    verify(out)
+
+
+def test_an_output_without_the_suffix_is_refused(ltcli, copy):
+    out = copy / "covariances.pt"
+    done = ltcli("covariances", "-d", copy, "--out", out)
+    message = f"covariances: out must end in .safetensors, got {out}"
+    assert_wrong(done, 2, message, None)
+
+
+def test_a_place_that_cannot_be_written_is_named_before_any_work(ltcli, copy):
+    (copy / "file").touch()
+    (copy / "loop.safetensors").symlink_to("loop.safetensors")
+    long = "x" * 189 + ".safetensors"
+    for out, rule in (
+        (
+            copy / "file" / "o.safetensors",
+            f"cannot be written: {copy}/file is not a writable folder",
+        ),
+        (
+            copy / "file" / "a" / "o.safetensors",
+            f"cannot be written: {copy}/file is not a writable folder",
+        ),
+        (copy / long, "file name must be at most 200 bytes, got 201"),
+        (copy / ("y" * 300) / "o.safetensors", "cannot be written: File name too long"),
+    ):
+        done = ltcli("covariances", "-d", copy, "--out", out)
+        assert_wrong(done, 6, f"{out}: {rule}", "choose another --out")
+    assert ltcli("covariances", "-q", "-d", copy, "--out", copy / long[1:]).code == 0
+    assert ltcli("covariances", "-q", "-d", copy, "--out", copy / "loop.safetensors").code == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists() or os.geteuid() != 0, reason="other words here")
+def test_a_folder_that_takes_no_file_is_named_at_once(ltcli, copy):
+    done = ltcli("covariances", "-d", copy, "--out", "/proc/o.safetensors")
+    message = "/proc/o.safetensors: cannot be written: No such file or directory"
+    assert_wrong(done, 6, message, "choose another --out")
+
+
+def test_features_that_are_not_finite_are_named(ltcli, copy):
+    model = copy / "pretrain.safetensors"
+    with open_artifact(model) as artifact:
+        name = next(n for n in artifact.header.tensors if n.endswith(".weight") and "conv" in n)
+        weight = artifact.tensor(name)
+    huge = {name: torch.full_like(weight, 3e38)}
+    saved_again(model, model, tensors=huge)
+    done = ltcli("dump-features", "-q", "-d", copy, "--precision", "fp32")
+    message = "dump-features: train features must be finite, got NaN or infinity for image 0"
+    assert_wrong(done, 4, message, "the model has diverged: train it again")
+
+
+def forge_nan(path: Path, name: str) -> None:
+    """Put a NaN into a tensor and the right digest into the header."""
+    header = verify(path)
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    start = end + json.loads(data[8:end])[name]["data_offsets"][0]
+    blank = data[:start] + b"\0\0\xc0\x7f" + data[start + 4 :]
+    blank = blank.replace(header.digest.encode(), b"0" * 64, 1)
+    digest = hashlib.sha256(blank).hexdigest().encode()
+    path.write_bytes(blank.replace(b"0" * 64, digest, 1))
+    verify(path)
+
+
+def test_not_a_number_in_a_feature_bank_is_named(ltcli, copy):
+    bank = copy / "dump-features.safetensors"
+    forge_nan(bank, "train.features")
+    done = ltcli("covariances", "-q", "-d", copy)
+    message = f"{bank}: train.features must be finite, got NaN or infinity"
+    assert_wrong(done, 3, message, None)
+
+
+# What is written beside the result, and what is not in it.
+
+
+def test_the_sidecar_has_what_the_result_has_not(ltcli, copy):
+    out = copy / "finetune-crt.safetensors"
+    entries = sidecar(out)
+    assert [entry["event"] for entry in entries] == ["start", "training", "epoch", "epoch", "end"]
+    start, end = entries[0], entries[-1]
+    assert start["host"] == platform.node()
+    assert start["device"] == "auto"
+    assert {"torch", "torchvision", "safetensors"} == set(start["versions"])
+    assert end["digest"] == read_header(out).digest
+    assert end["peak_memory_mb"] > 1
+    out.with_suffix(".run.jsonl").write_text("nonsense")
+    assert ltcli(*CRT, "-d", copy).err == "finetune: up to date\n"
+    assert ltcli(*CRT, "-q", "-d", copy, "--force").code == 0
+    assert [entry["event"] for entry in sidecar(out)] == [entry["event"] for entry in entries]
+
+
+def test_no_path_no_host_and_no_time_is_in_any_artifact(chain):
+    found = sorted(chain.glob("*.safetensors"))
+    assert len(found) == 8
+    for path in found:
+        data = path.read_bytes()
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        facts = json.loads(json.loads(header)["__metadata__"]["ltcli"])
+        for word in (str(chain), chain.name, str(chain.parent), os.getcwd(), platform.node()):
+            assert word.encode() not in header, path.name
+        started = sidecar(path)[0]["time"]
+        assert str(int(started))[:6].encode() not in header
+        assert set(facts) == {
+            *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage"),
+        }
+        assert facts["ltcli"] == __version__
+
+
+# Interruption.
+
+
+@pytest.fixture
+def saves_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltcli.engine.fit.CHECKPOINT_SECONDS", 0)
+
+
+@pytest.fixture
+def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Send this process a signal in a given optimisation step, counted from 1, once."""
+    step = torch.optim.SGD.step
+
+    def arm(number: int, at: int) -> None:
+        count = 0
+
+        def counted(self: torch.optim.SGD, *args: object, **named: object) -> object:
+            nonlocal count
+            count += 1
+            if count == at:
+                os.kill(os.getpid(), number)
+            return step(self, *args, **named)
+
+        monkeypatch.setattr(torch.optim.SGD, "step", counted)
+
+    return arm
+
+
+@pytest.fixture(autouse=True)
+def default_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+)
+@pytest.mark.parametrize("at", range(1, 2 * STEPS_PER_EPOCH + 1))
+def test_a_signal_in_any_step_saves_and_the_next_run_ends_the_same(
+    ltcli, copy, signal_in_step, number, code, at
+):
+    out, resume = copy / "again.safetensors", copy / "again.resume.safetensors"
+    command = (*CRT, "-d", copy, "--out", out)
+    signal_in_step(number, at)
+    done = ltcli(*command)
+    assert (done.code, done.out) == (code, "")
+    assert done.lines == [
+        "error: finetune: interrupted",
+        "hint: run the same command again to go on",
+    ]
+    assert not out.exists()
+    assert read_header(resume).kind == "checkpoint"
+    done = ltcli(*command)
+    assert done.code == 0
+    assert [entry["event"] for entry in sidecar(out) if entry["event"] != "epoch"] == [
+        *("start", "training", "resume", "training", "end"),
+    ]
+    assert not resume.exists()
+    assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
+
+
+def test_a_whole_network_interrupted_twice_ends_the_same(ltcli, copy, signal_in_step):
+    out = copy / "again.safetensors"
+    command = (*PRETRAIN, "-d", copy, "--out", out)
+    for at in (3, 4):
+        signal_in_step(signal.SIGINT, at)
+        assert ltcli(*command).code == 130
+    assert ltcli(*command).code == 0
+    assert out.read_bytes() == (copy / "pretrain.safetensors").read_bytes()
+    assert not (copy / "again.resume.safetensors").exists()
+
+
+def test_snapshots_survive_an_interruption(ltcli, copy, signal_in_step):
+    command = (*CRT, "--snapshots", "2", "--epochs", "3", "-d", copy, "--out")
+    whole, broken = copy / "whole.safetensors", copy / "broken.safetensors"
+    assert ltcli(*command, whole).code == 0
+    for at in (STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1):
+        signal_in_step(signal.SIGTERM, at)
+        assert ltcli(*command, broken).code == 143
+    assert ltcli(*command, broken).code == 0
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("what", ["parameters", "input", "version", "damaged", "cut", "folder"])
+def test_a_checkpoint_that_does_not_fit_is_left_with_a_warning(ltcli, copy, signal_in_step, what):
+    out, resume = copy / "again.safetensors", copy / "again.resume.safetensors"
+    command = (*CRT, "-d", copy, "--out", out)
+    signal_in_step(signal.SIGINT, 3)
+    lr = "0.2" if what == "parameters" else "0.1"
+    assert ltcli(*command, "--lr", lr).code == 130
+    data = resume.read_bytes()
+    why = "of another run"
+    if what == "input":
+        bank = copy / "dump-features.safetensors"
+        saved_again(bank, bank, note=1)
+        (copy / "finetune-crt.safetensors").unlink()
+        assert ltcli(*CRT, "-q", "-d", copy).code == 0
+    elif what == "version":
+        forged = data.replace(rb"\"ltcli\":\"" + __version__.encode(), rb"\"ltcli\":\"9.9.9", 1)
+        resume.write_bytes(resealed(forged))
+    elif what == "damaged":
+        resume.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        why = "damaged"
+    elif what == "cut":
+        resume.write_bytes(data[:100])
+        why = "damaged"
+    elif what == "folder":
+        resume.unlink()
+        resume.mkdir()
+        done = ltcli(*command)
+        assert done.code == 6
+        assert done.lines == [f"error: {resume}: cannot be removed: Is a directory"]
+        return
+    done = ltcli(*command)
+    assert done.code == 0
+    assert f"{resume}: {why}, starting afresh" in done.err.splitlines()
+    assert sidecar(out)[0]["event"] == "start"
+    assert "resume" not in [entry["event"] for entry in sidecar(out)]
+    assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
+    assert not resume.exists()
+
+
+def resealed(data: bytes) -> bytes:
+    blank = re.sub(rb'(\\"digest\\":\\")[0-9a-f]{64}', rb"\g<1>" + b"0" * 64, data, count=1)
+    digest = hashlib.sha256(blank).hexdigest().encode()
+    return blank.replace(b"0" * 64, digest, 1)
+
+
+def test_a_checkpoint_left_by_a_run_that_died_at_its_very_end_is_removed(
+    ltcli, copy, signal_in_step
+):
+    out, resume = copy / "again.safetensors", copy / "again.resume.safetensors"
+    command = (*CRT, "-d", copy, "--out", out)
+    signal_in_step(signal.SIGINT, 3)
+    assert ltcli(*command).code == 130
+    shutil.copy(copy / "finetune-crt.safetensors", out)
+    done = ltcli(*command)
+    assert (done.code, done.err) == (0, "finetune: up to date\n")
+    assert not resume.exists()
+
+
+def test_a_checkpoint_of_other_parameters_outlives_a_look_at_what_is_up_to_date(
+    ltcli, copy, signal_in_step
+):
+    resume = copy / "finetune-crt.resume.safetensors"
+    signal_in_step(signal.SIGINT, 3)
+    assert ltcli(*CRT, "--lr", "0.2", "-d", copy).code == 130
+    assert ltcli(*CRT, "-d", copy).err == "finetune: up to date\n"
+    assert resume.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+)
+def test_a_stage_that_cannot_go_on_stops_at_once(ltcli, copy, monkeypatch, number, code):
+    out = copy / "o.safetensors"
+    reached = []
+
+    def kill_and_go_on(*_args: object) -> None:
+        os.kill(os.getpid(), number)
+        reached.append(True)
+
+    monkeypatch.setattr("ltcli.stats.moments.class_counts", kill_and_go_on)
+    done = ltcli("covariances", "-d", copy, "--out", out)
+    assert (done.code, done.out) == (code, "")
+    assert done.lines == [
+        "error: covariances: interrupted",
+        "hint: run the same command again to go on",
+    ]
+    assert reached == []
+    assert [path.name for path in copy.glob("o.*")] == ["o.run.jsonl"]
+    monkeypatch.undo()
+    assert ltcli("covariances", "-q", "-d", copy, "--out", out).code == 0
+    assert out.read_bytes() == (copy / "covariances.safetensors").read_bytes()
+
+
+def test_memory_that_runs_out_is_an_error_with_a_remedy(ltcli, copy, monkeypatch):
+    failures = [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ]
+    for failure in failures:
+
+        def fail(*_args: object, failure: Exception = failure) -> None:
+            raise failure
+
+        monkeypatch.setattr("ltcli.stats.moments.class_counts", fail)
+        done = ltcli("covariances", "-q", "--force", "-d", copy)
+        hint = "use a smaller --batch-size, or fewer images"
+        assert_wrong(done, 6, "covariances: out of memory", hint)
+
+
+# One interpreter that has torch loaded forks every process below.
+KILLER = """
+import hashlib, json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+import torchvision
+import ltcli.engine.fit as fit
+from ltcli.cli.main import run
+
+fit.CHECKPOINT_SECONDS = 0
+torch.set_num_threads(1)
+seed, kills, longest, out, *argv = sys.argv[1:]
+draw, out, longest = random.Random(int(seed)), Path(out), float(longest)
+
+
+def fork():
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = run([*argv, "-q", "--out", str(out)])
+        finally:
+            os._exit(code)
+    return child
+
+
+died, resumed, results = 0, 0, set()
+while died < int(kills):
+    resumed += out.with_suffix(".resume.safetensors").exists()
+    child = fork()
+    time.sleep(draw.uniform(0, longest))
+    os.kill(child, signal.SIGKILL)
+    died += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    if out.exists():
+        # It was done before its time was up: begin again.
+        results.add(hashlib.sha256(out.read_bytes()).hexdigest())
+        out.unlink()
+code = os.waitstatus_to_exitcode(os.waitpid(fork(), 0)[1])
+results.add(hashlib.sha256(out.read_bytes()).hexdigest())
+print(json.dumps({"died": died, "code": code, "resumed": resumed, "results": sorted(results)}))
+"""
+
+
+def killed(folder: Path, out: Path, seed: int, kills: int, longest: float, *argv: str) -> dict:
+    """Run a command in a process that is killed again and again, then once more to its end."""
+    numbers = map(str, (seed, kills, longest, out))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, *numbers, *argv, "-d", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("longest", "argv"),
+    [
+        (1.0, ("pretrain", "--backbone", "resnet20", "--epochs", "6", "--snapshots", "2")),
+        (0.4, ("finetune", "--method", "crt", "--data", "features", "--epochs", "60")),
+    ],
+    ids=["pretrain", "finetune"],
+)
+def test_a_run_killed_ten_times_ends_in_the_same_bytes(ltcli, copy, longest, argv):
+    whole, out = copy / "whole.safetensors", copy / "killed" / "out.safetensors"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert ltcli(*argv, "-q", "-d", copy, "--out", whole).code == 0
+    finally:
+        torch.set_num_threads(threads)
+    seed = random.Random(len(argv)).randrange(1000)
+    found = killed(copy, out, seed, 10, longest, *argv)
+    expected = hashlib.sha256(whole.read_bytes()).hexdigest()
+    assert (found["died"], found["code"], found["results"]) == (10, 0, [expected])
+    assert found["resumed"] > 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        *(".out.safetensors.lock", "out.run.jsonl", "out.safetensors"),
+    ]
+    assert sidecar(out)[-1]["event"] == "end"
+
+
+TWO = """
+import json, os, sys
+import torch
+from ltcli.cli.main import run
+
+torch.set_num_threads(1)
+children = []
+for _ in range(3):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writing, 1)
+        os._exit(run([*sys.argv[1:], "--json", "-q"]) or sys.stdout.flush() or 0)
+    os.close(writing)
+    children.append((child, reading))
+results = []
+for child, reading in children:
+    with os.fdopen(reading) as file:
+        text = file.read()
+    assert os.waitpid(child, 0)[1] == 0
+    results.append(json.loads(text)["status"])
+print(json.dumps(results))
+"""
+
+
+def test_of_three_runs_at_once_one_does_the_work(copy):
+    out = copy / "o.safetensors"
+    command = [*CRT, "--epochs", "20", "-d", str(copy), "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-c", TWO, *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(json.loads(done.stdout)) == ["made", "up to date", "up to date"]
+    assert [entry["event"] for entry in sidecar(out)].count("start") == 1
