@@ -52,9 +52,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain")
     common = ["-q", "-d", str(folder)]
     assert run(["split", "digits", "--imbalance-factor", "10", *common]) == 0
-    assert (
-        run(["pretrain", "--backbone", "resnet20", "--epochs", "2", "--lr", "0.05"] + common) == 0
-    )
+    assert run(["pretrain", "--backbone", "resnet20", "--epochs", "2", *common]) == 0
     assert run(["dump-features", "--maps", "--views", "2", *common]) == 0
     assert run(["covariances", *common]) == 0
     assert run(["confusion", *common]) == 0

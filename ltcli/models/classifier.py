@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+FORMS = ("linear", "cosine")
+
 
 class Classifier(nn.Module):
     """Features to logits.

@@ -5,7 +5,7 @@ from torch import nn
 
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
-from ltcli.models.classifier import Classifier
+from ltcli.models.classifier import FORMS, Classifier
 from ltcli.models.resnet import ResNet
 
 _WIDE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -75,6 +75,8 @@ def load_network(model: Artifact, device: torch.device) -> Network:
         body = build_backbone(info["backbone"])
     except (KeyError, TypeError):
         raise ArtifactError(where, f"unknown backbone {info['backbone']}") from None
+    if info["classifier"] not in FORMS:
+        raise ArtifactError(where, f"unknown classifier {info['classifier']}")
     head = Classifier(body.feature_dim, len(info["class_names"]), info["classifier"])
     network = Network(body, head)
     try:

@@ -97,6 +97,13 @@ def test_an_unknown_backbone_is_refused(tmp_path, name):
     assert refusal(path) == f"{path}: unknown backbone {name}"
 
 
+@pytest.mark.parametrize("form", ["mlp", 7, None])
+def test_an_unknown_classifier_is_refused(tmp_path, form):
+    path = tmp_path / "model.safetensors"
+    write(path, build_network("resnet20", 3, seed=0), classifier=form)
+    assert refusal(path) == f"{path}: unknown classifier {form}"
+
+
 def test_a_misfit_is_one_line_on_the_command_line(ltcli, copy):
     path = copy / "other.safetensors"
     with open_artifact(copy / "pretrain.safetensors") as model:
