@@ -8,22 +8,20 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ltcli import __version__
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context
-from ltcli.core.errors import ArtifactError, LtcliError, ResourceError
+from ltcli.core.errors import ArtifactError, ResourceError
 from ltcli.core.params import as_dict
+from ltcli.stages.resume import ResumeFile, checkpoint_of
 from ltcli.stages.stage import Stage, check_together
 
 if TYPE_CHECKING:
-    import torch
-
     from ltcli.stages.stage import Result
 
 logger = logging.getLogger(__name__)
@@ -142,7 +140,7 @@ def run(job: Job) -> bool:
     """
     first = plan(job)
     if first.reason is None:
-        ResumeFile(job, first.inputs).remove_leftover()
+        _resume_file(job, first.inputs).remove_leftover()
         return False
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +150,7 @@ def run(job: Job) -> bool:
     # Heavy imports start here: nothing above needs torch.
     from ltcli.artifacts.store import locked
 
-    with locked(job.out, _checkpoint_of(job.out)):
+    with locked(job.out, checkpoint_of(job.out)):
         # Another process may have made it while this one waited for the lock.
         now = plan(job)
         if now.reason is None:
@@ -162,11 +160,15 @@ def run(job: Job) -> bool:
     return True
 
 
+def _resume_file(job: Job, inputs: Mapping[str, str]) -> ResumeFile:
+    return ResumeFile(job.out, job.stage.name, as_dict(job.params), inputs)
+
+
 def _run_locked(job: Job, now: Plan) -> None:
     from ltcli.artifacts.store import open_artifact, save
     from ltcli.core.environment import describe, peak_memory
 
-    checkpoint = ResumeFile(job, now.inputs)
+    checkpoint = _resume_file(job, now.inputs)
     sidecar = job.out.with_suffix(".run.jsonl")
     resumed = checkpoint.exists()
     started = time.time()
@@ -242,80 +244,3 @@ def _signals(context: Context) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _checkpoint_of(out: Path) -> Path:
-    return out.with_suffix(".resume.safetensors")
-
-
-class ResumeFile:
-    """The checkpoint beside an unfinished output, valid for one identity only."""
-
-    def __init__(self, job: Job, inputs: Mapping[str, str]) -> None:
-        """Remember which run the checkpoint belongs to."""
-        self._path = _checkpoint_of(job.out)
-        self._stage = job.stage.name
-        self._parameters = as_dict(job.params)
-        self._inputs = dict(inputs)
-
-    def exists(self) -> bool:
-        """Whether there is a sound checkpoint of this very run; any other one is removed."""
-        try:
-            header = verify(self._path)
-        except LtcliError:
-            if os.path.lexists(self._path):
-                logger.warning("%s: damaged, starting afresh", self._path)
-                self.remove()
-            return False
-        if not self._fits(header):
-            logger.warning("%s: of another run, starting afresh", self._path)
-            self.remove()
-            return False
-        return True
-
-    def _fits(self, header: Header) -> bool:
-        return (
-            (header.kind, header.stage, header.writer) == ("checkpoint", self._stage, __version__)
-            and header.parameters == self._parameters
-            and header.inputs == self._inputs
-        )
-
-    def remove_leftover(self) -> None:
-        """Delete a checkpoint of this run, which was killed between its result and its end."""
-        with suppress(LtcliError):
-            if self._fits(verify(self._path)):
-                self.remove()
-
-    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Return the saved state and position, or None."""
-        from ltcli.artifacts.store import open_artifact
-
-        if not self.exists():
-            return None
-        with open_artifact(self._path) as artifact:
-            return artifact.load("state.*"), artifact.header.info["position"]
-
-    def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
-        """Replace the saved state."""
-        from ltcli.artifacts.store import save
-
-        save(
-            self._path,
-            "checkpoint",
-            {f"state.{name}": tensor for name, tensor in state.items()},
-            stage=self._stage,
-            parameters=self._parameters,
-            inputs=self._inputs,
-            info={"position": dict(position)},
-        )
-
-    def remove(self) -> None:
-        """Delete the checkpoint.
-
-        Raises:
-            ResourceError: It cannot be deleted.
-        """
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            raise ResourceError(self._path, f"cannot be removed: {error.strerror}") from None
