@@ -10,7 +10,9 @@ def setup(verbosity: int) -> None:
     Args:
         verbosity: -1 warnings only, 0 one line per stage and epoch, 1 everything.
     """
-    level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    level = logging.INFO
+    if verbosity != 0:
+        level = logging.WARNING if verbosity < 0 else logging.DEBUG
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("ltcli")

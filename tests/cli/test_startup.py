@@ -65,7 +65,7 @@ def test_reading_an_artifact_loads_neither_torch_nor_numpy(chain, command):
 
 
 UP_TO_DATE = [
-    ("pretrain", "--backbone", "resnet20", "--epochs", "2", "--lr", "0.05"),
+    ("pretrain", "--backbone", "resnet20", "--epochs", "2"),
     ("dump-features", "--maps", "--views", "2"),
     ("covariances",),
     ("confusion",),

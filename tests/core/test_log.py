@@ -18,6 +18,7 @@ def logger() -> Iterator[logging.Logger]:
 @pytest.mark.parametrize(
     ("verbosity", "shown"),
     [
+        (-2, ["warning 5"]),
         (-1, ["warning 5"]),
         (0, ["info 5", "warning 5"]),
         (1, ["debug 5", "info 5", "warning 5"]),

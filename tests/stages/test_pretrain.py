@@ -11,7 +11,7 @@ from ltcli.core.params import build
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.stages.pretrain import Params, resolved_schedule
 
-COMMAND = ("pretrain", "--backbone", "resnet20", "--epochs", "2", "--lr", "0.05")
+COMMAND = ("pretrain", "--backbone", "resnet20", "--epochs", "2")
 
 
 def tensors_of(path):
@@ -47,7 +47,7 @@ def test_the_epochs_are_in_the_log_beside_the_model(chain):
     epochs = [json.loads(line) for line in lines if '"event": "epoch"' in line]
     assert [record["epoch"] for record in epochs] == [0, 1]
     # Two epochs of a recipe with five of warm-up.
-    assert [record["learning_rate"] for record in epochs] == pytest.approx([0.01, 0.02])
+    assert [record["learning_rate"] for record in epochs] == pytest.approx([0.02, 0.04])
     assert epochs[1]["loss"] < epochs[0]["loss"]
 
 
