@@ -194,3 +194,16 @@ def test_the_search_for_forbidden_calls_sees_them():
     for line in ("print(1)", "eval('1')", "exec('1')", "torch.load(f)", "import pickle"):
         assert len(_forbidden(line)) == 1, line
     assert _forbidden("network.eval()\nmodel.load('x')\nre.compile('x')") == []
+
+
+def test_only_split_dump_features_and_evaluate_name_the_test_set():
+    # Training and selection cannot read test images that they cannot name.
+    allowed = {"split.py", "dump_features.py", "evaluate.py"}
+    found = set()
+    for folder in ("stages", "methods", "engine", "models", "stats"):
+        for path in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                text = node.value if isinstance(node, ast.Constant) else None
+                if isinstance(text, str) and (text == "test" or text.startswith("test.")):
+                    found.add(path.name)
+    assert found == allowed
