@@ -16,15 +16,6 @@ _EXIT_CODES = (
     " 130 interrupted, 143 terminated, 1 a bug."
 )
 
-app = typer.Typer(
-    name="ltcli",
-    help="Long-tailed image classification, with numbers that can be checked.",
-    epilog=_EXIT_CODES,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -32,7 +23,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
@@ -41,8 +31,27 @@ def _options(
     pass
 
 
-for group in (commands, compare, reading):
-    group.add_to(app)
+def build(argv: list[str]) -> typer.Typer:
+    """Return the program for one command line.
+
+    Reading the program's own --help and completion options makes Typer load pydantic, which takes
+    longer than all the rest. So they are there only where they can be meant: before a command.
+    """
+    before_command = not argv or argv[0].startswith("-")
+    app = typer.Typer(
+        name="ltcli",
+        help="Long-tailed image classification, with numbers that can be checked.",
+        epilog=_EXIT_CODES,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        add_help_option=before_command,
+        add_completion=before_command or "_LTCLI_COMPLETE" in os.environ,
+    )
+    app.callback()(_options)
+    for group in (commands, compare, reading):
+        group.add_to(app)
+    return app
 
 
 def run(argv: list[str]) -> int:
@@ -52,7 +61,7 @@ def run(argv: list[str]) -> int:
     gets one document in that case too. Anything unexpected is a bug and keeps its traceback.
     """
     try:
-        code = app(argv, prog_name="ltcli", standalone_mode=False)
+        code = build(argv)(argv, prog_name="ltcli", standalone_mode=False)
     except LtcliError as error:
         return _fail(argv, str(error), error.hint, error.exit_code)
     except KeyboardInterrupt:

@@ -107,3 +107,12 @@ def test_a_mistake_is_told_without_torch(args):
     code, heavy, _ = start(*args)
     assert code in (2, 3)
     assert heavy == []
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_the_help_of_a_stage_does_not_wait_for_pydantic(stage):
+    # Typer loads it to read options, and it takes longer than all the rest of the help.
+    code = CODE.format(heavy=("pydantic",))
+    call = [sys.executable, "-c", code, stage.name, "--help"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+    assert json.loads(done.stderr.splitlines()[-1]) == [0, []]
