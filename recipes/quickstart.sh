@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole chain on 1,797 real hand-written digits (8x8 pixels, shipped with the package), made
 # long-tailed with factor 20: which classifier is better than the plain one, and is that certain?
-# Takes about a minute and a half on two cores, most of it starting Python; expect the plain classifier
-# near 87 % and balanced ones a few points above it, most of that in the rare classes.
+# Takes a bit over a minute on two cores, most of it starting Python. Expect every classifier between
+# 94 and 97 %, and mostly ties: 535 test images of an easy set cannot tell them apart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 d=${1:-artifacts/digits}
