@@ -21,10 +21,11 @@ def backbone_maps(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
     It is that of the backbone in eval mode up to rounding, with batch-norms folded into the
     convolutions before them.
     """
-    from torch.fx.experimental.optimization import fuse
-
+    # Some versions of torch warn of their own deprecated parts, on import and on tracing.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from torch.fx.experimental.optimization import fuse
+
         fused: nn.Module = fuse(_Maps(network.backbone).eval())
     return fused.to(memory_format=torch.channels_last)
 
