@@ -159,9 +159,7 @@ def _train(
     elif params.data == "images":
         inputs_of, labels = _image_inputs(params, inputs["split"], network, device, dtype)
     else:
-        features = inputs["features"].tensor("train.features", device).float()
-        labels = inputs["features"].tensor("train.labels", device)
-        inputs_of = lambda batch: features[batch.rows]  # noqa: E731
+        inputs_of, labels = _bank_inputs(inputs["features"], device)
     trained = [(n, p) for n, p in moving.named_parameters() if p.requires_grad]
     # Decay would pull factors to zero, not to one.
     groups = [
@@ -199,6 +197,16 @@ def _train(
     for epoch in report(training, params.epochs, context, device, dtype):
         snapshots.take(epoch.epoch)
     return snapshots
+
+
+def _bank_inputs(bank: Artifact, device: torch.device) -> tuple[Inputs, torch.Tensor]:
+    """Return what makes a step's inputs from a feature bank, and the labels."""
+    features = bank.tensor("train.features", device).float()
+
+    def rows(batch: Batch) -> torch.Tensor:
+        return features[batch.rows]
+
+    return rows, bank.tensor("train.labels", device)
 
 
 def _image_inputs(
