@@ -45,7 +45,7 @@ def _command(stage: Stage) -> Callable[..., None]:
             typer.echo(json.dumps(results if stage.for_each else results[0], sort_keys=True))
 
     parameters = [_parameter(spec) for spec in specs(stage.params)]
-    parameters += [_method_parameter(name, used) for name, used in _method_options(stage).items()]
+    parameters += [_method_parameter(used) for used in _method_options(stage).values()]
     parameters += [_input_parameter(entry.name, entry.help) for entry in stage.inputs]
     parameters += _COMMON
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -90,21 +90,22 @@ def _parameter(spec: Spec) -> inspect.Parameter:
     if spec.positional:
         argument = typer.Argument(help=f"{_text(spec)}: {spec.metavar}", metavar=spec.name.upper())
         return _keyword(spec.name, Annotated[str | None, argument], None)
+    return _option(spec, _text(spec))
+
+
+def _option(spec: Spec, text: str) -> inspect.Parameter:
     if spec.base is bool:
-        off = f"--no-{spec.flag[2:]}"
-        option = typer.Option(f"{spec.flag}/{off}", help=_text(spec), show_default=False)
-        return _keyword(spec.name, Annotated[bool | None, option], None)
-    return _keyword(spec.name, Annotated[str | None, _text_option(spec, _text(spec))], None)
-
-
-def _text_option(spec: Spec, text: str) -> Any:
-    return typer.Option(
+        flags = f"{spec.flag}/--no-{spec.flag[2:]}"
+        switch = typer.Option(flags, help=text, show_default=False)
+        return _keyword(spec.name, Annotated[bool | None, switch], None)
+    option = typer.Option(
         spec.flag,
         help=text,
         metavar=spec.metavar,
         show_default=False,
         autocompletion=(lambda: list(spec.choices)) if spec.choices else None,
     )
+    return _keyword(spec.name, Annotated[str | None, option], None)
 
 
 def _text(spec: Spec) -> str:
@@ -128,12 +129,9 @@ def _method_options(stage: Stage) -> dict[str, list[tuple[str, Spec]]]:
     return found
 
 
-def _method_parameter(name: str, used: list[tuple[str, Spec]]) -> inspect.Parameter:
+def _method_parameter(used: list[tuple[str, Spec]]) -> inspect.Parameter:
     text = "; ".join(f"({method}) {_text(spec)}" for method, spec in used)
-    if used[0][1].base is bool:
-        option = typer.Option(f"{used[0][1].flag}/--no-{used[0][1].flag[2:]}", help=text)
-        return _keyword(name, Annotated[bool | None, option], None)
-    return _keyword(name, Annotated[str | None, _text_option(used[0][1], text)], None)
+    return _option(used[0][1], text)
 
 
 def _input_parameter(name: str, text: str) -> inspect.Parameter:

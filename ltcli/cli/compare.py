@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltcli.artifacts.header import Header, read_header
-from ltcli.core.errors import ArtifactError, LtcliError, ParamError
+from ltcli.artifacts.header import Header, read_folder, read_header
+from ltcli.core.errors import ArtifactError, ParamError
 
 if TYPE_CHECKING:
     from ltcli.stats.comparison import Row
@@ -79,14 +79,8 @@ def _check_ranges(level: float, resamples: int, many_above: int, few_below: int)
 
 
 def _in_folder(folder: Path) -> list[Header]:
-    found = []
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            header = read_header(path)
-        except LtcliError as error:
-            raise ArtifactError(error.where, error.message, "remove it, or name files") from None
-        if header.kind == "predictions" and header.info["on"] == "test":
-            found.append(header)
+    headers = read_folder(folder, "remove it, or name files")
+    found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
     if not found:
         rule = "has no predictions on the test set"
         raise ArtifactError(folder, rule, "run ltcli evaluate first")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ltcli import methods
-from ltcli.artifacts.header import read_header
-from ltcli.core.errors import ArtifactError, LtcliError, ParamError
+from ltcli.artifacts.header import read_folder
+from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import build, specs
 from ltcli.core.yaml_file import read_mapping
 from ltcli.stages.run import Job
@@ -85,14 +85,8 @@ def _required(record: type) -> dict[str, Any]:
 def _all_of_kind(stage: Stage, folder: Path) -> list[Path]:
     """Return the files that ``for_each`` can be, the one with the default name first."""
     entry = next(entry for entry in stage.inputs if entry.name == stage.for_each)
-    found = []
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            if read_header(path).kind == entry.kind:
-                found.append(path)
-        except LtcliError as error:
-            hint = f"remove it, or name one with --{entry.name}"
-            raise ArtifactError(error.where, error.message, hint) from None
+    headers = read_folder(folder, f"remove it, or name one with --{entry.name}")
+    found = [header.path for header in headers if header.kind == entry.kind]
     if not found:
         rule = f"has no artifact of kind {entry.kind}"
         raise ArtifactError(folder, rule, "run the stage that makes it first")

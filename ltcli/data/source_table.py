@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ltcli.core.errors import ParamError
+
 
 @dataclass(frozen=True)
 class Source:
@@ -71,3 +73,14 @@ SOURCES: dict[str, Source] = {
         std=None,
     ),
 }
+
+
+def require_root(name: str, root: object) -> None:
+    """Refuse a source that lies in a folder of the user's if no folder was named.
+
+    Raises:
+        ParamError: There is no root.
+    """
+    if root is None and SOURCES[name].needs_root:
+        hint = "name the folder that holds the data set"
+        raise ParamError("split", f"source '{name}' needs --root", hint)

@@ -10,7 +10,7 @@ from ltcli.data.digits import load_digits
 from ltcli.data.fashion_mnist import load_fashion_mnist
 from ltcli.data.folder import load_folder
 from ltcli.data.pool import Pool
-from ltcli.data.source_table import SOURCES
+from ltcli.data.source_table import SOURCES, require_root
 
 __all__ = ["SOURCES", "load_source"]
 
@@ -42,12 +42,7 @@ def load_source(
     """
     if name not in SOURCES:
         raise ParamError("split", f"there is no source '{name}'", nearest(name, tuple(SOURCES)))
-    if root is None and SOURCES[name].needs_root:
-        raise ParamError(
-            "split",
-            f"source '{name}' needs --root",
-            "name the folder that holds the data set",
-        )
+    require_root(name, root)
     where: object = name if root is None else root
     try:
         pool = _load(name, root or Path(), download, image_size, on_bad_image)

@@ -45,6 +45,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     network = load_network(model, device)
     maps_of = backbone_maps(network)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
+    classifier = network.classifier.cpu()
     tensors: dict[str, torch.Tensor] = {}
     for part in ("train", "val", "test"):
         images = ImageBatches.of_split(split, part, device, padding=0)
@@ -52,7 +53,6 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         _check_finite(features, part)
         tensors[f"{part}.features"] = features.to(stored)
         with torch.inference_mode():
-            classifier = network.classifier.cpu()
             tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:

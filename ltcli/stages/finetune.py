@@ -82,7 +82,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         context.log({"event": "solved", **chosen})
         network.classifier = classifier
     else:
-        kept = _train(params, inputs, network, method, class_counts, context)
+        kept = _train(params, inputs, network, method, class_counts, device, dtype, context)
         snapshots = kept.stacked("" if whole else "classifier.")
     state = {f"classifier.{name}": t for name, t in network.classifier.state_dict().items()}
     backbone = network.backbone.state_dict() if whole else model.load("backbone.*")
@@ -132,21 +132,20 @@ def _train(
     network: Network,
     method: Method,
     class_counts: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
     context: Context,
 ) -> Snapshots:
     """Train the classifier of a network in place, or the whole network."""
     import torch
 
     from ltcli.data.samplers import class_aware, instance_balanced
-    from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.engine.fit import fit
     from ltcli.engine.state import Snapshots, TrainingState
     from ltcli.engine.steps import plain_step
     from ltcli.models.network import build_classifier
     from ltcli.stages.progress import report
 
-    device = resolve_device(context.device)
-    dtype = resolve_precision(params.precision, device)
     feature_dim, num_classes = network.backbone.feature_dim, len(class_counts)
     if method.start == "fresh":
         fresh = build_classifier(feature_dim, num_classes, params.seed)
@@ -154,17 +153,16 @@ def _train(
     network.classifier.train_only(*method.trainable)
     whole = params.train == "all"
     moving: torch.nn.Module = network.train() if whole else network.classifier
-    if whole:
-        inputs_of, labels = _image_inputs(params, inputs["split"], None, device, dtype)
-    elif params.data == "images":
-        inputs_of, labels = _image_inputs(params, inputs["split"], network, device, dtype)
+    if params.data == "images":
+        frozen = None if whole else network
+        inputs_of, labels = _image_inputs(params, inputs["split"], frozen, device, dtype)
     else:
         inputs_of, labels = _bank_inputs(inputs["features"], device)
-    trained = [(n, p) for n, p in moving.named_parameters() if p.requires_grad]
     # Decay would pull factors to zero, not to one.
     groups = [
         {"params": [p], "weight_decay": 0.0 if n.endswith("scales") else params.weight_decay}
-        for n, p in trained
+        for n, p in moving.named_parameters()
+        if p.requires_grad
     ]
     optimizer = torch.optim.SGD(groups, lr=params.lr, momentum=params.momentum)
     loss = methods.make_loss(method, params, class_counts.to(device))

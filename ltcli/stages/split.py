@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
-from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.data.source_table import SOURCES
+from ltcli.data.source_table import SOURCES, require_root
 from ltcli.stages.stage import Result, Stage
 
 if TYPE_CHECKING:
@@ -197,9 +196,7 @@ def check(params: Params, _headers: Mapping[str, Any]) -> None:
     from ltcli.data.long_tail import require_factor
 
     require_factor(params.imbalance_factor)
-    if SOURCES[params.source].needs_root and params.root is None:
-        hint = "name the folder that holds the data set"
-        raise ParamError("split", f"source '{params.source}' needs --root", hint)
+    require_root(params.source, params.root)
 
 
 def show(header: Header) -> list[str]:
