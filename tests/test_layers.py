@@ -128,7 +128,7 @@ LIGHT = [
     name
     for name in FILES
     if name in LIGHT_FILES or (name.split(".")[1:2] and name.split(".")[1] in LIGHT_PACKAGES)
-    if name != "ltcli.artifacts.store"
+    if name not in ("ltcli.artifacts.store", "ltcli.stages.setting")
 ]
 
 

@@ -100,6 +100,7 @@ KINDS: dict[str, Kind] = {
                 *_CLASSIFIER,
                 Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False),
                 Tensor("snapshots.*", (), None, "the same state after those epochs", False),
+                Tensor("method.*", (), None, "state of the method at the end of training", False),
             ),
             (
                 "class_names",

@@ -65,7 +65,7 @@ def fit(
     Args:
         step: Does one optimisation step and returns its mean loss, float [], still on the device.
         order: Positions that an epoch draws, int64 [M] on the CPU, a pure function of the epoch.
-        learning_rate: Rate of an epoch.
+        learning_rate: Rate of an epoch; a group of the optimiser may have a multiple, ``rate``.
         state: What is saved and restored.
         epochs: How many.
         batch_size: Rows per step; the last step of an epoch takes what is left, unless that is a
@@ -88,7 +88,7 @@ def fit(
                 rows = rows[:-1]
             rate = learning_rate(epoch)
             for group in state.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate", 1.0)
             for start in range(first_step * batch_size, len(rows), batch_size):
                 batch = Batch(epoch, start // batch_size, start, rows[start : start + batch_size])
                 loss = step(batch).detach()

@@ -1,9 +1,20 @@
 """Everything that training must remember: weights, buffers, optimiser, snapshots, meters."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
+
+
+class Stateful(Protocol):
+    """State of a method that changes during training, such as running statistics."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the state as name to tensor."""
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``tensors`` returned; it may come from another device."""
 
 
 class Snapshots:
@@ -68,13 +79,19 @@ class TrainingState:
         module: What is trained, with its buffers.
         optimizer: Any torch optimiser over its parameters.
         snapshots: Copies kept so far.
+        method: State of the method, if it has any.
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, snapshots: Snapshots
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        snapshots: Snapshots,
+        method: Stateful | None = None,
     ) -> None:
         """Keep references; nothing is copied."""
         self.module, self.optimizer, self.snapshots = module, optimizer, snapshots
+        self.method = method
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the state as name to tensor."""
@@ -83,6 +100,8 @@ class TrainingState:
             for name, value in slots.items():
                 if torch.is_tensor(value):
                     flat[f"optimizer.{index}.{name}"] = value
+        if self.method is not None:
+            flat |= {f"method.{name}": tensor for name, tensor in self.method.tensors().items()}
         return flat | {f"snapshot.{k}": v for k, v in self.snapshots.flat().items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -98,4 +117,6 @@ class TrainingState:
             slots.setdefault(int(index), {})[name] = tensor
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**state, "state": slots})
+        if self.method is not None:
+            self.method.restore(groups.get("method", {}))
         self.snapshots.restore(groups.get("snapshot", {}))

@@ -15,23 +15,23 @@ Inputs = Callable[[Batch], torch.Tensor]
 """Makes the inputs of a step, float [B, ...], on the device."""
 
 
-def augmented(images: ImageBatches, epoch_size: int, *, seed: int) -> Inputs:
+def augmented(images: ImageBatches, *, seed: int) -> Inputs:
     """Return a function that makes the augmented images of a step.
 
     Args:
-        images: The training images.
-        epoch_size: Samples drawn in an epoch.
+        images: The images that batches have rows of.
         seed: Of the augmentation.
     """
     drawn: dict[int, torch.Tensor] = {}
 
     def inputs(batch: Batch) -> torch.Tensor:
-        if batch.epoch not in drawn:
+        last = batch.first + len(batch.rows)
+        if batch.epoch not in drawn or len(drawn[batch.epoch]) < last:
             drawn.clear()
-            numbers = augmentation_draws(epoch_size, seed=seed, epoch=batch.epoch)
+            # Longer tables begin like shorter ones, so that an epoch may turn out longer.
+            numbers = augmentation_draws(max(2 * last, images.size), seed=seed, epoch=batch.epoch)
             drawn[batch.epoch] = numbers.to(images.device)
-        draws = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
-        return images.augmented(batch.rows, draws)
+        return images.augmented(batch.rows, drawn[batch.epoch][batch.first : last])
 
     return inputs
 
@@ -71,6 +71,31 @@ def plain_step(
                 value = share * loss(logits, y) + (1 - share) * loss(logits, y[partner])
             else:
                 value = loss(network(x).float(), y)
+        torch.autograd.backward(value)
+        optimizer.step()
+        return value
+
+    return step
+
+
+def feature_step(
+    features: Callable[[Batch], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
+    labels: torch.Tensor,
+) -> Callable[[Batch], torch.Tensor]:
+    """Return the step of a loss that needs features, not logits alone.
+
+    Args:
+        features: Makes the features of a step, float32 [B, D].
+        optimizer: Over the parameters that are trained.
+        loss: Features, labels int64 [B] and the batch to the mean loss.
+        labels: int64 [N], on the device.
+    """
+
+    def step(batch: Batch) -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(features(batch), labels[batch.rows], batch)
         torch.autograd.backward(value)
         optimizer.step()
         return value

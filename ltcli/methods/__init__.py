@@ -59,7 +59,8 @@ def with_options(params: type, method: Method) -> type:
     for record in (params, method.params):
         hints = typing.get_type_hints(record)
         for field in dataclasses.fields(record):
-            fresh = dataclasses.field(default=field.default, metadata=field.metadata)
+            default = method.defaults.get(field.name, field.default)
+            fresh = dataclasses.field(default=default, metadata=field.metadata)
             fields.append((field.name, hints[field.name], fresh))
     return dataclasses.make_dataclass("Params", fields, frozen=True)
 

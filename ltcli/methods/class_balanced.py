@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method
+from ltcli.methods.method import BOTH, Method, WeightedBase, base_loss
 
 if TYPE_CHECKING:
     import torch
@@ -37,19 +37,7 @@ class Params:
 
 def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
     """Return the weighted cross-entropy."""
-    from torch.nn import functional as F
-
-    from ltcli.stats.class_weights import effective_number_weights
-
-    weights = effective_number_weights(class_counts.cpu(), params.beta)
-    weights = weights.float().to(class_counts.device)
-
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if params.reduction == "weighted-mean":
-            return F.cross_entropy(logits, labels, weight=weights)
-        return (weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
-
-    return loss
+    return base_loss(WeightedBase(beta=params.beta, reduction=params.reduction), class_counts)
 
 
 METHOD = Method(

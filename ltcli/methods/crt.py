@@ -9,7 +9,7 @@ Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910
 """
 
 from ltcli.methods.cross_entropy import make_loss
-from ltcli.methods.method import FINETUNE, Method
+from ltcli.methods.method import FINETUNE, Head, Method
 
 METHOD = Method(
     summary="fresh classifier, class-aware sampling",
@@ -17,5 +17,5 @@ METHOD = Method(
     stages=FINETUNE,
     loss=make_loss,
     sampler="class-aware",
-    start="fresh",
+    head=lambda _options: Head(start="fresh"),
 )

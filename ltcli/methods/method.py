@@ -6,14 +6,23 @@ help without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from ltcli.core.params import param
 
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.artifacts.header import Header
+    from ltcli.engine.fit import Batch
+    from ltcli.engine.state import Stateful
+    from ltcli.engine.steps import Inputs
     from ltcli.models.classifier import Classifier
+    from ltcli.models.generator import Generator
+    from ltcli.models.network import Network
+    from ltcli.stats.quadratic import Covariances
 
     Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     """Logits float [B, C] and labels int64 [B] to the mean loss float [], nats."""
@@ -25,6 +34,57 @@ FINETUNE = ("finetune",)
 @dataclass(frozen=True)
 class NoParams:
     """A method without parameters of its own."""
+
+
+@dataclass(frozen=True)
+class HeadRule:
+    """Parameters of methods that tell head classes from tail classes."""
+
+    head: Literal["share", "top-k", "min-count"] = param(
+        "share", "head classes: the fewest with a share of the images, the k largest, or by count"
+    )
+    head_at: float | None = param(
+        None, "that share, that k, or the count to exceed; 0.9, 20 and 100 if not given"
+    )
+
+
+@dataclass(frozen=True)
+class WeightedBase:
+    """Parameters of methods that can augment several base losses."""
+
+    base: Literal["ce", "focal", "ldam"] = param("ce", "base loss")
+    gamma: float = param(1.0, "exponent of the focal loss", ge=0)
+    max_margin: float = param(0.5, "LDAM's margin of the rarest class, logit units", ge=0)
+    beta: float = param(0.9999, "effective number: 0 is no weighting, near 1 is 1/n", ge=0, lt=1)
+    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
+        "weighted-mean", "what the weighted losses of a batch are divided by"
+    )
+
+
+def base_loss(params: WeightedBase, class_counts: torch.Tensor) -> Loss:
+    """Return the weighted base loss of logits.
+
+    LDAM has no scale here and takes ordinary logits, as in the released code of MetaSAug.
+    """
+    from torch.nn import functional as F
+
+    from ltcli.stats import losses
+    from ltcli.stats.class_weights import effective_number_weights
+
+    counts = class_counts.cpu()
+    weights = effective_number_weights(counts, params.beta).float().to(class_counts.device)
+    margins = losses.margins(counts, params.max_margin).float().to(class_counts.device)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if params.base == "focal":
+            values = losses.focal(logits, labels, params.gamma)
+        else:
+            if params.base == "ldam":
+                logits = losses.with_margins(logits, labels, margins)
+            values = F.cross_entropy(logits, labels, reduction="none")
+        return losses.reduce(values, weights[labels], params.reduction)
+
+    return loss
 
 
 @dataclass(frozen=True)
@@ -49,30 +109,134 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Head:
+    """Where fine-tuning starts from and what it trains of the classifier.
+
+    Attributes:
+        start: The trained classifier, or a fresh one.
+        trainable: Any of weight, bias, scales.
+        rates: Multiple of the learning rate of each of these; 1 for those not named.
+    """
+
+    start: Literal["trained", "fresh"] = "trained"
+    trainable: tuple[str, ...] = ("weight", "bias")
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the steps of a method work from. Tensors are on the device.
+
+    Attributes:
+        network: Backbone and classifier. Unless ``whole``, the backbone is frozen.
+        whole: Whether the backbone is trained too.
+        optimizer: Over what is trained; its groups hold the learning rate of the epoch.
+        inputs: Makes the images of a step if ``whole``, else its features, float32 [B, D].
+        maps: Makes the feature maps of a step, float32 [B, D, Y, X]; None unless the method reads
+            "maps".
+        labels: int64 [N], of the training samples.
+        held_out: Makes images or features, as ``inputs``, of held-out samples; None, as their
+            labels, unless the method reads "held-out".
+        held_out_labels: int64 [V].
+        class_counts: int64 [C].
+        order: Rows that an epoch draws by the method's sampler, int64 on the CPU.
+        epochs: Length of the run.
+        batch_size: Rows of a step.
+        seed: Of everything that is drawn.
+        dtype: Precision of the backbone's forward pass.
+        means: float32 [C, D], class means of the training features, feature units.
+        covariances: Of the training features, by class.
+        graph: float32 [C, C], share of class-i training images that were predicted as j.
+        scores: float32 [C, C], mean probability of j over the training images of class i.
+        generator: The trained network of ``stg-train``.
+
+    ``means`` and ``covariances`` are None unless the method reads "covariances", ``graph`` and
+    ``scores`` unless it reads "confusion", ``generator`` unless it reads "generator".
+    """
+
+    network: Network
+    whole: bool
+    optimizer: torch.optim.Optimizer
+    inputs: Inputs
+    maps: Inputs | None
+    labels: torch.Tensor
+    held_out: Inputs | None
+    held_out_labels: torch.Tensor | None
+    class_counts: torch.Tensor
+    order: Callable[[int], torch.Tensor]
+    epochs: int
+    batch_size: int
+    seed: int
+    dtype: torch.dtype
+    means: torch.Tensor | None = None
+    covariances: Covariances | None = None
+    graph: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    generator: Generator | None = None
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return the features of a step, float32 [B, D], with gradients if ``whole``."""
+        from ltcli.engine.device import autocast
+
+        if not self.whole:
+            return self.inputs(batch)
+        with autocast(self.labels.device, self.dtype):
+            features: torch.Tensor = self.network.backbone(self.inputs(batch))
+        return features.float()
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The training of a method that is more than a loss of logits.
+
+    Attributes:
+        step: Does one optimisation step and returns its mean loss, float [].
+        order: Rows that an epoch draws, int64 on the CPU; None for those of the method's sampler.
+        state: What a resumed run needs beside weights and optimiser.
+        facts: What the log of each epoch shall say beside the loss, since the last call.
+    """
+
+    step: Callable[[Batch], torch.Tensor]
+    order: Callable[[int], torch.Tensor] | None = None
+    state: Stateful | None = None
+    facts: Callable[[], dict[str, float]] | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """One method.
+
+    ``loss`` or ``steps`` says how it trains; ``finetune`` prefers ``solve`` where there is one.
+    Functions of (params, ...) get the stage's parameters with the method's own.
 
     Attributes:
         summary: One line.
         source: Authors, venue, year, arXiv id.
         stages: Where it can be chosen with ``--method``.
         params: Frozen dataclass of its parameters.
-        loss: Makes the training loss from parameters and class_counts (int64 [C], on the device).
+        defaults: Defaults of ``finetune``'s parameters that the method has its own of.
+        loss: Makes the training loss from own parameters and class_counts (int64 [C], on the
+            device).
+        steps: Makes steps of its own from own parameters and the setting, for ``finetune``.
+        solve: Makes the classifier in closed form, with a record of what it chose for the log.
         balances: Whether its classifier no longer follows the class prior of the training set.
         sampler: The order in which fine-tuning draws training samples.
-        start: What fine-tuning starts from: the trained classifier, or a fresh one.
-        trainable: The parameters of the classifier that fine-tuning trains: weight, bias, scales.
-        solve: Makes the classifier in closed form instead of by fine-tuning, with a record of what
-            it chose for the log.
+        head: From own parameters to where fine-tuning starts and what it trains.
+        reads: (params) to what it needs beside model and data: covariances, confusion, generator,
+            maps, held-out.
+        check: (params, headers of the inputs by role) raises what is wrong before any work.
     """
 
     summary: str
     source: str
     stages: tuple[str, ...]
     params: type = NoParams
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     loss: Callable[[Any, torch.Tensor], Loss] | None = None
+    steps: Callable[[Any, Setting], Steps] | None = None
+    solve: Callable[[Any, Trained], tuple[Classifier, dict[str, Any]]] | None = None
     balances: bool = True
     sampler: Literal["instance-balanced", "class-aware"] = "instance-balanced"
-    start: Literal["trained", "fresh"] = "trained"
-    trainable: tuple[str, ...] = ("weight", "bias")
-    solve: Callable[[Any, Trained], tuple[Classifier, dict[str, Any]]] | None = None
+    head: Callable[[Any], Head] = lambda _options: Head()
+    reads: Callable[[Any], tuple[str, ...]] = lambda _params: ()
+    check: Callable[[Any, Mapping[str, Header]], None] = lambda _params, _headers: None

@@ -64,8 +64,13 @@ def place(network: Network, device: torch.device) -> Network:
     return network.to(device).to(memory_format=torch.channels_last)
 
 
-def load_network(model: Artifact, device: torch.device) -> Network:
+def load_network(model: Artifact, device: torch.device, epoch: int | None = None) -> Network:
     """Rebuild the network of a model artifact, in eval mode and channels-last memory.
+
+    Args:
+        model: The artifact.
+        device: Where to put it.
+        epoch: Take the weights that were kept after this epoch, from 0; None for the last.
 
     Raises:
         ArtifactError: The tensors do not fit the named backbone.
@@ -80,14 +85,20 @@ def load_network(model: Artifact, device: torch.device) -> Network:
     head = Classifier(body.feature_dim, len(info["class_names"]), info["classifier"])
     network = Network(body, head)
     try:
-        network.load_state_dict(
-            {
-                f"{part}.{name}": tensor
-                for part in ("backbone", "classifier")
-                for name, tensor in model.load(f"{part}.*").items()
-            }
-        )
+        network.load_state_dict(_state(model, epoch))
     except RuntimeError:
         rule = f"its tensors do not fit backbone {info['backbone']}"
         raise ArtifactError(where, rule) from None
     return place(network.eval(), device)
+
+
+def _state(model: Artifact, epoch: int | None) -> dict[str, torch.Tensor]:
+    state = {}
+    prefix = "" if epoch is None else "snapshots."
+    for part in ("backbone", "classifier"):
+        for name, tensor in model.load(f"{prefix}{part}.*").items():
+            state[f"{part}.{name}"] = tensor
+    if epoch is None:
+        return state
+    position = model.tensor("snapshots.epoch").tolist().index(epoch)
+    return {name: stacked[position] for name, stacked in state.items()}

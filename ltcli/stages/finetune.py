@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +10,7 @@ from ltcli import methods
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
-from ltcli.methods.method import Trained
+from ltcli.engine.schedules import Schedule, learning_rate
 from ltcli.stages.stage import Input, Result, Stage, recipe
 
 if TYPE_CHECKING:
@@ -19,45 +18,99 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.engine.fit import Batch
     from ltcli.engine.state import Snapshots
-    from ltcli.engine.steps import Inputs
-    from ltcli.methods.method import Method
-    from ltcli.models.network import Network
+    from ltcli.methods.method import Method, Setting, Steps
 
 
 @dataclass(frozen=True)
 class Params:
     """Parameters of finetune."""
 
-    method: str = param(help="what to do; see ltcli methods")
+    method: str = param(help="what to do; see ltcli methods, which may have other defaults")
     data: Literal["features", "images"] = param(
         "features", "train on the feature bank (seconds), or on augmented images"
     )
     train: Literal["classifier", "all"] = param("classifier", "what moves; all needs --data images")
+    from_epoch: int | None = param(
+        None, "start from the weights that pretrain --snapshots kept after this epoch", ge=1
+    )
     epochs: int = param(10, "length; an epoch draws as many samples as there are", ge=1)
     batch_size: int = param(128, "samples per step", ge=2)
-    lr: float = param(0.1, "rate at the start; it falls to 0 along a cosine", gt=0)
+    optimizer: Literal["sgd", "adam"] = param("sgd", "which optimiser")
+    lr: float = param(0.1, "learning rate at the start", gt=0)
+    decay: Literal["cosine", "steps"] = param("cosine", "how the rate falls: to 0, or in steps")
+    milestones: tuple[int, ...] = param((), "first epochs of the later phases, for steps", ge=1)
+    factors: tuple[float, ...] = param((), "multiples of the rate in these phases", gt=0)
     momentum: float = param(0.9, "of SGD", ge=0, lt=1)
+    nesterov: bool = param(False, "Nesterov's momentum")
     weight_decay: float = param(5e-4, "L2 coefficient", ge=0)
     padding: int = param(4, "pixels of border for the random crop of images", ge=0)
+    pad_mode: Literal["constant", "reflect"] = param("constant", "border of the random crop")
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     seed: int = param(0, "fresh weights, order, augmentation", ge=0, lt=2**32)
 
 
+def resolved_schedule(params: Params) -> Schedule:
+    """Return the learning rates of a run as a recipe of its own length.
+
+    Raises:
+        ParamError: Milestones and factors do not match, or the rate falls along a cosine.
+    """
+    if len(params.milestones) != len(params.factors):
+        rule = f"factors must be as many as milestones ({len(params.milestones)})"
+        raise ParamError("finetune", f"{rule}, got {len(params.factors)}")
+    milestones, factors = params.milestones, params.factors
+    if params.decay == "cosine":
+        if milestones:
+            raise ParamError("finetune", "milestones need --decay steps, got cosine")
+    elif not milestones:
+        # Without a later phase the rate stays as it is.
+        milestones, factors = (params.epochs,), (1.0,)
+    return Schedule(
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        lr=params.lr,
+        warmup=0,
+        milestones=milestones,
+        factors=factors,
+        weight_decay=params.weight_decay,
+        nesterov=params.nesterov,
+        pad_mode=params.pad_mode,
+    )
+
+
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
     method = methods.find(params.method, "finetune")
+    resolved_schedule(params)
     model = headers["model"]
     if model.info["balanced"] and params.method == "logit-adjustment":
         rule = f"{model.path} corrects for the class prior already, by {model.info['method']}"
         hint = "start from a model that was trained with cross-entropy"
         raise ArtifactError("finetune", rule, hint)
-    if params.train == "all" and (params.data != "images" or "weight" not in method.trainable):
+    trainable = method.head(methods.options(method, params)).trainable
+    if params.train == "all" and (params.data != "images" or "weight" not in trainable):
         rule = "train must be classifier"
         hint = "--train all needs --data images and a method that trains the classifier"
         raise ParamError("finetune", f"{rule}, got all", hint)
+    _check_epoch(params, model)
+    method.check(params, headers)
+
+
+def _check_epoch(params: Any, model: Header) -> None:
+    if params.from_epoch is None:
+        return
+    if params.data != "images":
+        hint = "the feature bank is that of the last epoch"
+        raise ParamError("finetune", "from-epoch needs --data images", hint)
+    kept, last = model.size("snapshots.epoch", 0), model.info["epochs"]
+    if not kept or not any(name.startswith("snapshots.backbone.") for name in model.tensors):
+        rule = "keeps no earlier epochs of its backbone"
+        raise ArtifactError(model.path, rule, "use pretrain --snapshots")
+    if not last - kept < params.from_epoch <= last:
+        rule = f"from-epoch must be in {last - kept + 1} ... {last}, got {params.from_epoch}"
+        raise ParamError("finetune", rule, f"{model.path} keeps these")
 
 
 def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:
@@ -66,29 +119,30 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
 
     from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.models.network import load_network
+    from ltcli.stages.setting import prepare, trained
 
     model = inputs["model"]
     info = model.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
     method = methods.find(params.method, "finetune")
-    network = load_network(model, device)
+    epoch = None if params.from_epoch is None else params.from_epoch - 1
+    network = load_network(model, device, epoch)
     class_counts = torch.tensor(info["class_counts"])
     whole = params.train == "all"
-    snapshots: dict[str, torch.Tensor] = {}
+    extra: dict[str, torch.Tensor] = {}
     if method.solve is not None:
-        trained = _trained(params, inputs, network, class_counts, device, dtype)
-        classifier, chosen = method.solve(methods.options(method, params), trained)
+        known = trained(params, inputs, network, class_counts, dtype)
+        network.classifier, chosen = method.solve(methods.options(method, params), known)
         context.log({"event": "solved", **chosen})
-        network.classifier = classifier
     else:
-        kept = _train(params, inputs, network, method, class_counts, device, dtype, context)
-        snapshots = kept.stacked("" if whole else "classifier.")
-    state = {f"classifier.{name}": t for name, t in network.classifier.state_dict().items()}
-    backbone = network.backbone.state_dict() if whole else model.load("backbone.*")
-    state |= {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+        schedule = resolved_schedule(params)
+        setting = prepare(params, schedule, method, inputs, network, class_counts, dtype)
+        snapshots, state = _train(params, schedule, setting, method, context)
+        extra = snapshots.stacked("" if whole else "classifier.")
+        extra |= {f"method.{name}": tensor for name, tensor in state.items()}
     return Result(
-        state | snapshots,
+        {**network.state_dict(), **extra},
         info
         | {
             "classifier": network.classifier.form,
@@ -99,149 +153,65 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     )
 
 
-def _trained(
-    params: Any,
-    inputs: Mapping[str, Artifact],
-    network: Network,
-    class_counts: torch.Tensor,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Trained:
-    """Return what closed-form methods work from, on the CPU."""
-    from ltcli.data.batches import ImageBatches
-    from ltcli.engine.infer import features_of
-
-    parts = {}
-    for part in ("train", "val"):
-        if params.data == "features":
-            bank = inputs["features"]
-            features = bank.tensor(f"{part}.features").float()
-            labels = bank.tensor(f"{part}.labels")
-        else:
-            split = inputs["split"]
-            images = ImageBatches.of_split(split, part, device, padding=0)
-            features = features_of(network, images, dtype)
-            labels = split.tensor(f"{part}.labels")
-        parts[part] = (features, labels)
-    return Trained(network.classifier.cpu(), class_counts, *parts["train"], *parts["val"])
-
-
 def _train(
-    params: Any,
-    inputs: Mapping[str, Artifact],
-    network: Network,
-    method: Method,
-    class_counts: torch.Tensor,
-    device: torch.device,
-    dtype: torch.dtype,
-    context: Context,
-) -> Snapshots:
-    """Train the classifier of a network in place, or the whole network."""
-    import torch
+    params: Any, schedule: Schedule, setting: Setting, method: Method, context: Context
+) -> tuple[Snapshots, dict[str, torch.Tensor]]:
+    """Train the classifier of a network in place, or the whole network.
 
-    from ltcli.data.samplers import class_aware, instance_balanced
+    Returns:
+        What was kept of the last epochs, and the state of the method at the end.
+    """
     from ltcli.engine.fit import fit
     from ltcli.engine.state import Snapshots, TrainingState
-    from ltcli.engine.steps import plain_step
-    from ltcli.models.network import build_classifier
     from ltcli.stages.progress import report
 
-    feature_dim, num_classes = network.backbone.feature_dim, len(class_counts)
-    if method.start == "fresh":
-        fresh = build_classifier(feature_dim, num_classes, params.seed)
-        network.classifier = fresh.to(device)
-    network.classifier.train_only(*method.trainable)
-    whole = params.train == "all"
-    moving: torch.nn.Module = network.train() if whole else network.classifier
-    if params.data == "images":
-        frozen = None if whole else network
-        inputs_of, labels = _image_inputs(params, inputs["split"], frozen, device, dtype)
-    else:
-        inputs_of, labels = _bank_inputs(inputs["features"], device)
-    # Decay would pull factors to zero, not to one.
-    groups = [
-        {"params": [p], "weight_decay": 0.0 if n.endswith("scales") else params.weight_decay}
-        for n, p in moving.named_parameters()
-        if p.requires_grad
-    ]
-    optimizer = torch.optim.SGD(groups, lr=params.lr, momentum=params.momentum)
-    loss = methods.make_loss(method, params, class_counts.to(device))
-    step = plain_step(
-        moving,
-        optimizer,
-        loss,
-        inputs_of,
-        labels,
-        # A last layer alone is small, and its logits decide: it is trained in float32.
-        dtype=dtype if whole else torch.float32,
-    )
-    count, on_cpu = len(labels), labels.cpu()
-
-    def order(epoch: int) -> torch.Tensor:
-        if method.sampler == "instance-balanced":
-            return instance_balanced(count, seed=params.seed, epoch=epoch)
-        return class_aware(on_cpu, num_classes, seed=params.seed, epoch=epoch, length=count)
-
+    moving = setting.network if setting.whole else setting.network.classifier
+    steps = _steps(params, setting, method)
     snapshots = Snapshots(moving, params.epochs - params.snapshots)
     training = fit(
-        step,
-        order,
-        lambda epoch: params.lr * 0.5 * (1 + math.cos(math.pi * epoch / params.epochs)),
-        TrainingState(moving, optimizer, snapshots),
+        steps.step,
+        steps.order or setting.order,
+        lambda epoch: learning_rate(schedule, params.epochs, epoch),
+        TrainingState(moving, setting.optimizer, snapshots, steps.state),
         epochs=params.epochs,
         batch_size=params.batch_size,
         context=context,
     )
-    for epoch in report(training, params.epochs, context, device, dtype):
+    device = setting.labels.device
+    facts = steps.facts or dict
+    for epoch in report(training, params.epochs, context, device, setting.dtype, facts):
         snapshots.take(epoch.epoch)
-    return snapshots
+    return snapshots, {} if steps.state is None else steps.state.tensors()
 
 
-def _bank_inputs(bank: Artifact, device: torch.device) -> tuple[Inputs, torch.Tensor]:
-    """Return what makes a step's inputs from a feature bank, and the labels."""
-    features = bank.tensor("train.features", device).float()
-
-    def rows(batch: Batch) -> torch.Tensor:
-        return features[batch.rows]
-
-    return rows, bank.tensor("train.labels", device)
-
-
-def _image_inputs(
-    params: Any,
-    split: Artifact,
-    frozen: Network | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Inputs, torch.Tensor]:
-    """Return what makes a step's inputs from images, and the labels.
-
-    Args:
-        params: The stage's parameters.
-        split: The images.
-        frozen: A network whose features are the inputs; None for the images themselves.
-        device: Where to compute.
-        dtype: Precision of the frozen backbone.
-    """
+def _steps(params: Any, setting: Setting, method: Method) -> Steps:
+    """Return the method's own steps, or those of plain training with its loss."""
     import torch
 
-    from ltcli.data.batches import ImageBatches
-    from ltcli.engine.device import autocast
-    from ltcli.engine.infer import backbone_maps
-    from ltcli.engine.steps import augmented
+    from ltcli.engine.steps import plain_step
+    from ltcli.methods.method import Steps
 
-    images = ImageBatches.of_split(split, "train", device, padding=params.padding)
-    labels = split.tensor("train.labels", device)
-    plain = augmented(images, images.size, seed=params.seed)
-    if frozen is None:
-        return plain, labels
-    maps_of = backbone_maps(frozen)
+    if method.steps is not None:
+        return method.steps(methods.options(method, params), setting)
+    step = plain_step(
+        setting.network if setting.whole else setting.network.classifier,
+        setting.optimizer,
+        methods.make_loss(method, params, setting.class_counts),
+        setting.inputs,
+        setting.labels,
+        # A last layer alone is small, and its logits decide: it is trained in float32.
+        dtype=setting.dtype if setting.whole else torch.float32,
+    )
+    return Steps(step)
 
-    def features(batch: Batch) -> torch.Tensor:
-        with torch.no_grad(), autocast(device, dtype):
-            return maps_of(plain(batch)).float().mean((2, 3))
 
-    return features, labels
+def _reads(what: str) -> Any:
+    """Return whether a run needs an artifact that only some methods read."""
+
+    def needed(params: Any) -> bool:
+        return what in methods.find(params.method, "finetune").reads(params)
+
+    return needed
 
 
 STAGE = Stage(
@@ -258,6 +228,15 @@ STAGE = Stage(
             lambda params: params.data == "features",
         ),
         Input("split", "split", "split", "images", lambda params: params.data == "images"),
+        Input(
+            "covariances",
+            "covariances",
+            "covariances",
+            "class means and covariances",
+            _reads("covariances"),
+        ),
+        Input("confusion", "confusion", "confusion", "confusion graph", _reads("confusion")),
+        Input("generator", "generator", "stg-train", "generator of features", _reads("generator")),
     ),
     output="model",
     run=run,

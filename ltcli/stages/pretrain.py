@@ -126,7 +126,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         network,
         optimizer,
         methods.make_loss(method, params, counts),
-        augmented(images, images.size, seed=params.seed),
+        augmented(images, seed=params.seed),
         labels,
         dtype=dtype,
         mixup=params.mixup,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ltcli.core.context import Context
@@ -20,7 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 def report(
-    training: Iterable[Epoch], epochs: int, context: Context, device: torch.device, dtype: object
+    training: Iterable[Epoch],
+    epochs: int,
+    context: Context,
+    device: torch.device,
+    dtype: object,
+    facts: Callable[[], dict[str, float]] = dict,
 ) -> Iterator[Epoch]:
     """Pass epochs on, reporting each.
 
@@ -30,6 +35,7 @@ def report(
         context: Has the sidecar.
         device: Shown in the first line.
         dtype: Shown in the first line.
+        facts: More to say of the epoch that just ended.
     """
     precision = str(dtype).removeprefix("torch.")
     logger.info("%s: on %s in %s", context.name, device, precision)
@@ -37,8 +43,12 @@ def report(
     bar = _bar(context.name, epochs) if sys.stderr.isatty() else None
     try:
         for epoch in training:
-            context.log({"event": "epoch", **dataclasses.asdict(epoch)})
+            more = facts()
+            context.log({"event": "epoch", **dataclasses.asdict(epoch), **more})
             text = f"loss {epoch.loss:.4f}, lr {epoch.learning_rate:g}"
+            text += "".join(
+                f", {name.replace('_', ' ')} {value:.3g}" for name, value in more.items()
+            )
             speed = f"{epoch.samples_per_second:,.0f} samples/s"
             if bar is not None:
                 bar.update(bar.task_ids[0], completed=epoch.epoch + 1, info=f"{text}, {speed}")

@@ -57,7 +57,7 @@ class Run:
             self.network,
             self.optimizer,
             torch.nn.functional.cross_entropy,
-            augmented(images, COUNT, seed=0),
+            augmented(images, seed=0),
             self.labels,
             dtype=dtype,
         )

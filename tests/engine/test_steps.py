@@ -128,7 +128,7 @@ def test_shares_follow_the_beta_distribution():
 def test_augmented_images_take_the_draws_of_their_position_in_the_epoch(rng):
     pixels = torch.randint(256, (20, 8, 8, 3), generator=rng, dtype=torch.uint8)
     images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU)
-    inputs = augmented(images, 20, seed=3)
+    inputs = augmented(images, seed=3)
     order = torch.randperm(20, generator=rng)
     for epoch in (0, 1, 0):
         whole = images.augmented(order, augmentation_draws(20, seed=3, epoch=epoch))

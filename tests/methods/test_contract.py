@@ -71,15 +71,25 @@ def test_stages_are_known(method):
     assert set(method.stages) <= set(WITH_METHODS)
 
 
-def test_a_loss_or_a_solution_in_closed_form(method):
-    assert method.loss is not None or method.solve is not None
+def test_a_loss_or_steps_or_a_solution_in_closed_form(method):
+    if method.steps is None:
+        assert method.loss is not None or method.solve is not None
+    else:
+        assert method.loss is None
+        assert method.solve is None
     if "pretrain" in method.stages:
         assert method.loss is not None
 
 
 def test_what_is_trained_exists(method):
-    assert set(method.trainable) <= {"weight", "bias", "scales"}
-    assert method.trainable
+    trainable = method.head(method.params()).trainable
+    assert trainable
+    assert set(trainable) <= {"weight", "bias", "scales"}
+
+
+def test_own_defaults_are_of_parameters_of_finetune(method):
+    known = {spec.name for spec in specs(WITH_METHODS["finetune"].params)}
+    assert set(method.defaults) <= known
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])

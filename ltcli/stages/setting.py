@@ -1,0 +1,201 @@
+"""From the artifacts of ``finetune`` to what its methods work from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ltcli import methods
+from ltcli.artifacts.store import Artifact
+from ltcli.data.batches import ImageBatches
+from ltcli.data.samplers import class_aware, instance_balanced
+from ltcli.engine.device import autocast
+from ltcli.engine.fit import Batch
+from ltcli.engine.infer import backbone_maps, features_of
+from ltcli.engine.schedules import Schedule
+from ltcli.engine.steps import Inputs, augmented
+from ltcli.methods.method import Head, Method, Setting, Trained
+from ltcli.models.generator import load_generator
+from ltcli.models.network import Network, build_classifier
+from ltcli.stats import quadratic
+
+
+def trained(
+    params: Any,
+    inputs: Mapping[str, Artifact],
+    network: Network,
+    class_counts: torch.Tensor,
+    dtype: torch.dtype,
+) -> Trained:
+    """Return what closed-form methods work from, on the CPU."""
+    parts = {}
+    device = network.classifier.weight.device
+    for part in ("train", "val"):
+        if params.data == "features":
+            bank = inputs["features"]
+            features = bank.tensor(f"{part}.features").float()
+            labels = bank.tensor(f"{part}.labels")
+        else:
+            split = inputs["split"]
+            images = ImageBatches.of_split(split, part, device, padding=0)
+            features = features_of(network, images, dtype)
+            labels = split.tensor(f"{part}.labels")
+        parts[part] = (features, labels)
+    return Trained(network.classifier.cpu(), class_counts, *parts["train"], *parts["val"])
+
+
+def prepare(
+    params: Any,
+    schedule: Schedule,
+    method: Method,
+    inputs: Mapping[str, Artifact],
+    network: Network,
+    class_counts: torch.Tensor,
+    dtype: torch.dtype,
+) -> Setting:
+    """Ready a network for training and gather what a method's steps need.
+
+    Args:
+        params: The stage's parameters with the method's.
+        schedule: Learning rates, weight decay.
+        method: The method.
+        inputs: The artifacts, by role.
+        network: In eval mode, on the device; gets a fresh classifier, and gradients where the
+            method trains.
+        class_counts: int64 [C].
+        dtype: Precision of the backbone.
+    """
+    device = network.classifier.weight.device
+    whole = params.train == "all"
+    reads = method.reads(params)
+    head = method.head(methods.options(method, params))
+    if head.start == "fresh":
+        fresh = build_classifier(network.backbone.feature_dim, len(class_counts), params.seed)
+        network.classifier = fresh.to(device)
+    network.classifier.train_only(*head.trainable)
+    network.backbone.requires_grad_(whole)
+    if whole:
+        network.train()
+    source = _Source(params, inputs, network, dtype)
+    on_cpu, labels = source.labels("train")
+
+    def order(epoch: int) -> torch.Tensor:
+        if method.sampler == "instance-balanced":
+            return instance_balanced(len(on_cpu), seed=params.seed, epoch=epoch)
+        classes, length = len(class_counts), len(on_cpu)
+        return class_aware(on_cpu, classes, seed=params.seed, epoch=epoch, length=length)
+
+    statistics: dict[str, Any] = {}
+    if "covariances" in reads:
+        statistics["means"] = inputs["covariances"].tensor("means", device)
+        statistics["covariances"] = _covariances(inputs["covariances"], device)
+    if "confusion" in reads:
+        statistics["graph"] = inputs["confusion"].tensor("graph", device)
+        statistics["scores"] = inputs["confusion"].tensor("scores", device)
+    if "generator" in reads:
+        statistics["generator"] = load_generator(inputs["generator"], device)
+    held_out = "held-out" in reads
+    return Setting(
+        network=network,
+        whole=whole,
+        optimizer=_optimizer(params, schedule, network, head),
+        inputs=source.inputs("train", maps=False),
+        maps=source.inputs("train", maps=True) if "maps" in reads else None,
+        labels=labels,
+        held_out=source.inputs("val", maps=False) if held_out else None,
+        held_out_labels=source.labels("val")[1] if held_out else None,
+        class_counts=class_counts.to(device),
+        order=order,
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        seed=params.seed,
+        dtype=dtype,
+        **statistics,
+    )
+
+
+def _optimizer(
+    params: Any, schedule: Schedule, network: Network, head: Head
+) -> torch.optim.Optimizer:
+    """Return the optimiser of what has gradients, one group a parameter."""
+    groups = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            part, _, leaf = name.partition(".")
+            # Decay would pull factors to zero, not to one.
+            decay = 0.0 if leaf == "scales" else schedule.weight_decay
+            rate = head.rates.get(leaf, 1.0) if part == "classifier" else 1.0
+            groups.append({"params": [parameter], "weight_decay": decay, "rate": rate})
+    if params.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=schedule.lr)
+    return torch.optim.SGD(
+        groups, lr=schedule.lr, momentum=params.momentum, nesterov=schedule.nesterov
+    )
+
+
+def _covariances(artifact: Artifact, device: torch.device) -> quadratic.Covariances:
+    form = artifact.header.info["form"]
+    if form == "full":
+        return quadratic.Full(artifact.tensor("full", device))
+    if form == "diagonal":
+        return quadratic.Diagonal(artifact.tensor("diagonal", device))
+    rows, offsets = artifact.tensor("rows", device), artifact.tensor("offsets")
+    return quadratic.Factor(rows, offsets.tolist())
+
+
+class _Source:
+    """Where a step's images, feature maps or features come from.
+
+    Args:
+        params: The stage's parameters.
+        inputs: The artifacts, by role.
+        network: Its backbone makes features of images unless the whole network is trained.
+        dtype: Precision of the frozen backbone.
+    """
+
+    def __init__(
+        self, params: Any, inputs: Mapping[str, Artifact], network: Network, dtype: torch.dtype
+    ) -> None:
+        self._params, self._network, self._dtype = params, network, dtype
+        self._images = params.data == "images"
+        self._artifact = inputs["split" if self._images else "features"]
+        self._device = network.classifier.weight.device
+
+    def labels(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return labels, int64 [N], on the CPU and on the device."""
+        labels = self._artifact.tensor(f"{part}.labels")
+        return labels, labels.to(self._device)
+
+    def inputs(self, part: str, *, maps: bool) -> Inputs:
+        """Return what makes the inputs of a step from one part of the data."""
+        if not self._images:
+            return self._stored(f"{part}.maps" if maps else f"{part}.features")
+        params = self._params
+        images = ImageBatches.of_split(
+            self._artifact,
+            part,
+            self._device,
+            padding=params.padding,
+            pad_mode=params.pad_mode,
+        )
+        pictures = augmented(images, seed=params.seed)
+        if params.train == "all":
+            return pictures
+        maps_of = backbone_maps(self._network)
+
+        def frozen(batch: Batch) -> torch.Tensor:
+            with torch.no_grad(), autocast(self._device, self._dtype):
+                found = maps_of(pictures(batch)).float()
+            return found if maps else found.mean((2, 3))
+
+        return frozen
+
+    def _stored(self, name: str) -> Inputs:
+        stored = self._artifact.tensor(name, self._device).float()
+
+        def rows(batch: Batch) -> torch.Tensor:
+            return stored[batch.rows]
+
+        return rows

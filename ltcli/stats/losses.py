@@ -1,0 +1,70 @@
+"""Losses of single samples, and what the weighted losses of a batch are divided by."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Reduction = Literal["weighted-mean", "mean-of-weighted"]
+
+
+def margins(class_counts: Tensor, largest: float) -> Tensor:
+    """Return LDAM's margins: n_c^(-1/4), scaled so that the rarest class has the largest.
+
+    Source: Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
+
+    Args:
+        class_counts: int64 [C], all at least 1.
+        largest: Margin of the rarest class, logit units.
+
+    Returns:
+        float64 [C], logit units.
+    """
+    inverse = class_counts.to(torch.float64).pow(-0.25)
+    return inverse * (largest / inverse.max())
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Return the softmax focal loss of each sample, (1 - p)^gamma (-log p), float [B], nats.
+
+    gamma = 0 is cross-entropy. Gradients flow through the factor too.
+
+    Source: Lin, Goyal, Girshick, He, Dollar, ICCV 2017, arXiv 1708.02002 (sigmoid form); the
+    softmax form is that of the released code of Cao et al., NeurIPS 2019, arXiv 1906.07413.
+
+    Args:
+        logits: float [B, C].
+        labels: int64 [B].
+        gamma: Exponent, at least 0.
+    """
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    if gamma == 0:
+        return losses
+    # 1 - p without cancellation; a p of exactly 1 has no finite gradient for gamma < 1.
+    missed = -torch.expm1(-losses)
+    return missed.clamp(min=torch.finfo(losses.dtype).tiny).pow(gamma) * losses
+
+
+def with_margins(logits: Tensor, labels: Tensor, by_class: Tensor) -> Tensor:
+    """Return logits with the margin of each sample's class taken off its own logit, float [B, C].
+
+    Args:
+        logits: float [B, C].
+        labels: int64 [B].
+        by_class: float [C], margins in logit units.
+    """
+    own = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return logits - own * by_class.to(logits.dtype)[labels].unsqueeze(1)
+
+
+def reduce(losses: Tensor, weights: Tensor, reduction: Reduction) -> Tensor:
+    """Return the mean of weighted losses, float [].
+
+    Args:
+        losses: float [B], nats.
+        weights: float [B].
+        reduction: weighted-mean divides by the weights of the batch, mean-of-weighted by B.
+    """
+    total = (weights * losses).sum()
+    return total / (weights.sum() if reduction == "weighted-mean" else len(losses))
