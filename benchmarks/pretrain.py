@@ -81,7 +81,7 @@ def our_loop(
     network = place(build_network("resnet32", 10, 0), device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
     batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device)
-    inputs = augmented(batches, len(images), seed=0)
+    inputs = augmented(batches, seed=0)
     on_device = torch.from_numpy(labels).to(device)
     step = plain_step(network, optimizer, F.cross_entropy, inputs, on_device, dtype=dtype)
 

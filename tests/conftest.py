@@ -56,6 +56,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run(["dump-features", "--maps", "--views", "2", *common]) == 0
     assert run(["covariances", *common]) == 0
     assert run(["confusion", *common]) == 0
+    assert run(["stg-train", "--epochs", "2", "--batch-size", "128", *common]) == 0
     assert run(["finetune", "--method", "crt", "--epochs", "2", *common]) == 0
     assert run(["evaluate", *common]) == 0
     return folder

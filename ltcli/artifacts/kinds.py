@@ -2,7 +2,8 @@
 
 Axis letters: N training images, V validation images, T test images, M predicted images, H W image,
 C classes, D feature dimension, Q augmented views, Y X feature map, R rows of covariance factors,
-O = C + 1 offsets, K neighbours, E epochs, P bytes. A letter is one size within a file.
+O = C + 1 offsets, K neighbours, E epochs, P bytes, U tail classes, L leading directions, S sampled
+features, G features with a divergence, I pictures. A letter is one size within a file.
 """
 
 import re
@@ -51,7 +52,8 @@ class Kind:
 
 
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-_BYTE, _INT, _REAL, _STORED = ("U8",), ("I64",), ("F32",), ("F32", "BF16")
+_BYTE, _INT, _FLAG = ("U8",), ("I64",), ("BOOL",)
+_REAL, _EXACT, _STORED = ("F32",), ("F64",), ("F32", "BF16")
 
 
 def _part(part: str, letter: str) -> tuple[Tensor, ...]:
@@ -69,6 +71,16 @@ def _bank(part: str, letter: str) -> tuple[Tensor, ...]:
         Tensor(f"{part}.logits", _REAL, (letter, "C"), "of the model's own classifier"),
         Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1"),
     )
+
+
+def _spectrum(what: str, of: str, required: bool) -> Tensor:
+    meaning = f"eigenvalues of {of}, falling, feature units squared"
+    return Tensor(f"spectrum.{what}", _EXACT, ("C", "D"), meaning, required)
+
+
+def _angles(pair: str) -> Tensor:
+    meaning = "between leading subspaces, rising, degrees"
+    return Tensor(f"angles.{pair}", _EXACT, ("C", "L"), meaning, False)
 
 
 _CLASSIFIER = (
@@ -157,6 +169,19 @@ KINDS: dict[str, Kind] = {
             "class confusion graph of the training set",
         ),
         Kind(
+            "generator",
+            1,
+            (
+                Tensor("tokens", _REAL, ("C", "D"), "added to features; of head classes: trained"),
+                Tensor("head", _FLAG, ("C",), "whether a class is a head class"),
+                Tensor("class_means", _REAL, ("C", "D"), "of training features, feature units"),
+                Tensor("mean_mlp.*", (), None, "network of the mean of differences"),
+                Tensor("variance_mlp.*", (), None, "network of their variance, before softplus"),
+            ),
+            ("class_names", "class_counts", "split", "model", "width", "layers"),
+            "generator of differences between features of a class",
+        ),
+        Kind(
             "predictions",
             1,
             (
@@ -167,6 +192,39 @@ KINDS: dict[str, Kind] = {
             ),
             ("class_names", "class_counts", "split", "model", "on", "images", "method", "recipe"),
             "logits and labels of the test or validation set",
+        ),
+        Kind(
+            "diagnosis",
+            1,
+            (
+                Tensor("tail", _INT, ("U",), "tail classes, ascending"),
+                _spectrum("estimated", "the training features", True),
+                _spectrum("learned", "the run's own covariances", False),
+                _spectrum("oracle", "the features of the oracle", False),
+                _angles("estimated-oracle"),
+                _angles("learned-oracle"),
+                _angles("learned-estimated"),
+                Tensor("confusion.before", _EXACT, ("C", "C"), "class-i images taken for j", False),
+                Tensor("confusion.after", _EXACT, ("C", "C"), "class-i images taken for j", False),
+                Tensor("samples.features", _REAL, ("S", "D"), "real and augmented features"),
+                Tensor("samples.labels", _INT, ("S",), "class, 0..C-1"),
+                Tensor("samples.origin", _INT, ("S",), "0 real, 1 Gaussian, 2 generator"),
+                Tensor("samples.row", _INT, ("S",), "training image it is, or was made from"),
+                Tensor("samples.head", _INT, ("S",), "nearest head class of that image"),
+                Tensor("neighbours.row", _INT, ("S", "K"), "nearest other training images"),
+                Tensor("neighbours.labels", _INT, ("S", "K"), "their classes"),
+                Tensor("neighbours.distances", _REAL, ("S", "K"), "feature units, rising"),
+                Tensor("divergences", _EXACT, ("G", "G"), "KL(i, j) of predictions, nats", False),
+                Tensor("divergences.sample", _INT, ("G",), "positions among the samples", False),
+                Tensor("donors.risda", _EXACT, ("U", "C"), "share of the variance lent", False),
+                Tensor("donors.feature-fusion", _EXACT, ("U", "C"), "share of donors", False),
+                Tensor("donors.stg", _EXACT, ("U", "C"), "share by nearest head class"),
+                Tensor("pictures.sample", _INT, ("I",), "positions among the samples", False),
+                Tensor("pictures.source", _BYTE, ("I", "H", "W", 3), "its image", False),
+                Tensor("pictures.nearest", _BYTE, ("I", "K", "H", "W", 3), "neighbours", False),
+            ),
+            ("class_names", "class_counts", "split", "model", "tables"),
+            "spectra, confusion, neighbours and donors of the classes",
         ),
         Kind(
             "checkpoint",

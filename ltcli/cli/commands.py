@@ -16,7 +16,7 @@ from ltcli.core.params import Spec, as_dict, specs
 from ltcli.stages import STAGES
 from ltcli.stages.run import Job, plan
 from ltcli.stages.run import run as run_job
-from ltcli.stages.stage import Stage
+from ltcli.stages.stage import Input, Stage
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def _command(stage: Stage) -> Callable[..., None]:
 
     parameters = [_parameter(spec) for spec in specs(stage.params)]
     parameters += [_method_parameter(used) for used in _method_options(stage).values()]
-    parameters += [_input_parameter(entry.name, entry.help) for entry in stage.inputs]
+    parameters += [_input_parameter(entry) for entry in stage.inputs]
     parameters += _COMMON
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__name__ = stage.name.replace("-", "_")
@@ -134,9 +134,10 @@ def _method_parameter(used: list[tuple[str, Spec]]) -> inspect.Parameter:
     return _option(used[0][1], text)
 
 
-def _input_parameter(name: str, text: str) -> inspect.Parameter:
-    option = typer.Option(f"--{name}", help=f"{text} [default: from --dir]", show_default=False)
-    return _keyword(f"input_{name}", Annotated[Path | None, option], None)
+def _input_parameter(entry: Input) -> inspect.Parameter:
+    default = "optional" if entry.file is None else "default: from --dir"
+    option = typer.Option(f"--{entry.name}", help=f"{entry.help} [{default}]", show_default=False)
+    return _keyword(f"input_{entry.name}", Annotated[Path | None, option], None)
 
 
 def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:

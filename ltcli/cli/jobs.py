@@ -38,7 +38,7 @@ def from_options(stage: Stage, values: Mapping[str, Any]) -> Iterator[Job]:
     inputs = {
         entry.name: named.get(entry.name, folder / f"{entry.file}.safetensors")
         for entry in stage.inputs
-        if entry.name not in unused
+        if entry.name in named or (entry.name not in unused and entry.file is not None)
     }
     if stage.for_each is not None and stage.for_each not in named:
         if out is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ltcli import __version__
-from ltcli.cli import commands, compare, reading
+from ltcli.cli import commands, compare, plot, reading
 from ltcli.core.errors import LtcliError
 
 _EXIT_CODES = (
@@ -49,7 +49,7 @@ def build(argv: list[str]) -> typer.Typer:
         add_completion=before_command or "_LTCLI_COMPLETE" in os.environ,
     )
     app.callback()(_options)
-    for group in (commands, compare, reading):
+    for group in (commands, compare, plot, reading):
         group.add_to(app)
     return app
 

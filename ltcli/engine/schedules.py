@@ -70,3 +70,12 @@ def learning_rate(schedule: Schedule, epochs: int, epoch: int) -> float:
         if epoch >= round(milestone * epochs / schedule.epochs):
             rate = schedule.lr * factor
     return rate
+
+
+def ramp(start: float, epoch: int, epochs: int) -> float:
+    """Return the share of an augmentation's strength in an epoch.
+
+    It grows linearly, from ``start`` in epoch 0 towards 1, which it would reach after the last
+    epoch: papers write t / T for a start of 0.
+    """
+    return start + (1 - start) * epoch / epochs

@@ -103,6 +103,29 @@ def feature_step(
     return step
 
 
+def labels_on_host(
+    order: Callable[[int], torch.Tensor], labels: torch.Tensor
+) -> Callable[[Batch], torch.Tensor]:
+    """Return a function that gives the labels of a step, int64 [B], on the CPU.
+
+    It takes them from the epoch's order, so that no step waits for the device to find out which
+    classes its batch has.
+
+    Args:
+        order: Rows that an epoch draws, int64 on the CPU, as for ``fit``.
+        labels: int64 [N], on the device.
+    """
+    known, drawn = labels.cpu(), dict[int, torch.Tensor]()
+
+    def on_host(batch: Batch) -> torch.Tensor:
+        if batch.epoch not in drawn:
+            drawn.clear()
+            drawn[batch.epoch] = known[order(batch.epoch)]
+        return drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
+
+    return on_host
+
+
 def mixing(size: int, alpha: float, seed: int, batch: Batch) -> tuple[float, torch.Tensor]:
     """Return one step's mixing share, in 0..1, and the partner of each row, int64 [B].
 

@@ -10,9 +10,14 @@ from ltcli.methods import (
     class_balanced,
     cross_entropy,
     crt,
+    feature_fusion,
+    isda,
     logit_adjustment,
     lws,
+    metasaug,
     ncm,
+    risda,
+    stg,
     tau_norm,
 )
 from ltcli.methods.method import Method
@@ -31,6 +36,11 @@ METHODS: dict[str, Method] = {
     "lws": lws.METHOD,
     "tau-norm": tau_norm.METHOD,
     "ncm": ncm.METHOD,
+    "isda": isda.METHOD,
+    "metasaug": metasaug.METHOD,
+    "risda": risda.METHOD,
+    "feature-fusion": feature_fusion.METHOD,
+    "stg": stg.METHOD,
 }
 
 

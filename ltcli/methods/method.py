@@ -149,6 +149,7 @@ class Setting:
         graph: float32 [C, C], share of class-i training images that were predicted as j.
         scores: float32 [C, C], mean probability of j over the training images of class i.
         generator: The trained network of ``stg-train``.
+        images: Makes the augmented images of a step; None if features come from a bank.
 
     ``means`` and ``covariances`` are None unless the method reads "covariances", ``graph`` and
     ``scores`` unless it reads "confusion", ``generator`` unless it reads "generator".
@@ -173,15 +174,20 @@ class Setting:
     graph: torch.Tensor | None = None
     scores: torch.Tensor | None = None
     generator: Generator | None = None
+    images: Inputs | None = None
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Return the features of a step, float32 [B, D], with gradients if ``whole``."""
+        return self.features_of(self.inputs(batch))
+
+    def features_of(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the features of what ``inputs`` or ``held_out`` made, float32 [B, D]."""
         from ltcli.engine.device import autocast
 
         if not self.whole:
-            return self.inputs(batch)
+            return inputs
         with autocast(self.labels.device, self.dtype):
-            features: torch.Tensor = self.network.backbone(self.inputs(batch))
+            features: torch.Tensor = self.network.backbone(inputs)
         return features.float()
 
 

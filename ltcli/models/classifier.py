@@ -37,6 +37,13 @@ class Classifier(nn.Module):
             return self.scales * cosines
         return self.scales * F.linear(features, self.weight, self.bias)
 
+    def vectors(self) -> torch.Tensor:
+        """Return the class vectors of a linear classifier with its factors in them, float [C, D].
+
+        They are the derivative of the logits by the features.
+        """
+        return self.scales.unsqueeze(1) * self.weight
+
     def train_only(self, *names: str) -> None:
         """Let only the named parameters (weight, bias, scales) be trained."""
         for name, parameter in self.named_parameters():

@@ -1,5 +1,7 @@
 """A network is a backbone and a classifier; here they are built by name and from artifacts."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -42,6 +44,23 @@ def build_backbone(name: str) -> ResNet:
     if name in _WIDE:
         return ResNet((64, 128, 256, 512), _WIDE[name], projection=True)
     return ResNet((16, 32, 64), (_NARROW[name],) * 3, projection=False)
+
+
+def num_stages(name: str) -> int:
+    """Return how many stages a backbone has, without building it."""
+    return 4 if name in _WIDE else 3
+
+
+def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
+    """Return the sides of a backbone's last feature map, without building it.
+
+    Args:
+        name: As for ``build_backbone``.
+        image_size: Height and width.
+    """
+    # Every stage but the first halves the sides, rounding up.
+    scale = 2 ** (num_stages(name) - 1)
+    return tuple(-(-side // scale) for side in image_size)
 
 
 def build_network(backbone: str, num_classes: int, seed: int) -> Network:

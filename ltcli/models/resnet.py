@@ -88,8 +88,12 @@ class ResNet(nn.Module):
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last feature maps, float [B, D, Y, X], of images float [B, 3, H, W]."""
-        maps: torch.Tensor = self.stages(F.relu(self.bn1(self.conv1(images))))
+        maps: torch.Tensor = self.stages(self.stem(images))
         return maps
+
+    def stem(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the maps that the first stage works on, float [B, ., H, W]."""
+        return F.relu(self.bn1(self.conv1(images)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the features, float [B, D]: the maps averaged over positions."""

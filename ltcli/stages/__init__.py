@@ -3,11 +3,13 @@
 from ltcli.stages import (
     confusion,
     covariances,
+    diagnose,
     dump_features,
     evaluate,
     finetune,
     pretrain,
     split,
+    stg_train,
 )
 from ltcli.stages.stage import Stage
 
@@ -17,6 +19,8 @@ STAGES: tuple[Stage, ...] = (
     dump_features.STAGE,
     covariances.STAGE,
     confusion.STAGE,
+    stg_train.STAGE,
     finetune.STAGE,
     evaluate.STAGE,
+    diagnose.STAGE,
 )

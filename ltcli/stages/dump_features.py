@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.context import Context
-from ltcli.core.errors import NumericalError
+from ltcli.core.errors import ArtifactError, NumericalError
 from ltcli.core.params import param
 from ltcli.stages.stage import Input, Result, Stage
 
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
 
 
@@ -26,7 +27,21 @@ class Params:
     padding: int = param(4, "pixels of border for the random crops of the views", ge=0)
     storage: Literal["fp32", "bf16"] = param("fp32", "how features are stored")
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
+    other_split: bool = param(
+        False,
+        "allow a split that the model was not trained on, of the same classes",
+        identity=False,
+    )
     seed: int = param(0, "of the views", ge=0, lt=2**32)
+
+
+def check(params: Params, headers: Mapping[str, Header]) -> None:
+    """Check that the images have the size that the model knows."""
+    split, size = headers["split"], headers["model"].info["image_size"]
+    found = list(split.tensors["train.images"][1][1:3])
+    if found != list(size):
+        rule = f"images must be {size[0]}x{size[1]}, as the model's, got {found[0]}x{found[1]}"
+        raise ArtifactError(split.path, rule, "make the split with the model's --image-size")
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
@@ -46,21 +61,26 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     maps_of = backbone_maps(network)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
     classifier = network.classifier.cpu()
+
+    def images_of(part: str, padding: int = 0) -> ImageBatches:
+        # Normalised as in training, also where the images are of another split.
+        mean, std = model.header.info["mean"], model.header.info["std"]
+        return ImageBatches(split.tensor(f"{part}.images"), mean, std, device, padding=padding)
+
     tensors: dict[str, torch.Tensor] = {}
     for part in ("train", "val", "test"):
-        images = ImageBatches.of_split(split, part, device, padding=0)
-        features = features_of(network, images, dtype)
+        features = features_of(network, images_of(part), dtype)
         _check_finite(features, part)
         tensors[f"{part}.features"] = features.to(stored)
         with torch.inference_mode():
             tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:
-        images = ImageBatches.of_split(split, "train", device, padding=0)
+        images = images_of("train")
         maps = in_batches(lambda rows: maps_of(images.plain(rows)), images.size, device, dtype)
         tensors["train.maps"] = maps.to(stored)
     if params.views:
-        images = ImageBatches.of_split(split, "train", device, padding=params.padding)
+        images = images_of("train", params.padding)
         order = torch.arange(images.size, device=device)
 
         def view(number: int) -> torch.Tensor:
@@ -99,13 +119,22 @@ STAGE = Stage(
     summary="Keep the features, logits and labels of every image.",
     params=Params,
     inputs=(
-        Input("split", "split", "split", "images"),
+        Input(
+            "split",
+            "split",
+            "split",
+            "images",
+            may_differ=lambda params: ("split",) if params.other_split else (),
+        ),
         Input("model", "model", "pretrain", "backbone and classifier"),
     ),
     output="features",
     run=run,
+    check=check,
     examples=(
         "ltcli dump-features -d artifacts/c10-100",
         "ltcli dump-features --maps --storage bf16 -d artifacts/c10-100",
+        "ltcli dump-features --split artifacts/c10/split.safetensors --other-split"
+        " --out artifacts/c10-100/oracle.safetensors -d artifacts/c10-100",
     ),
 )

@@ -75,7 +75,8 @@ def plan(job: Job) -> Plan:
             rule = f"{role.name} must be of kind {role.kind}, got {header.kind}"
             raise ArtifactError(path, rule, f"name another file with --{role.name}")
         headers[role.name] = header
-    check_together(job.stage.name, headers)
+    apart = {role.name: role.may_differ(job.params) for role in job.stage.inputs}
+    check_together(job.stage.name, headers, apart)
     if job.stage.check is not None:
         job.stage.check(job.params, headers)
     inputs = {role: header.digest for role, header in headers.items()}

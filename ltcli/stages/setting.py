@@ -112,6 +112,7 @@ def prepare(
         batch_size=params.batch_size,
         seed=params.seed,
         dtype=dtype,
+        images=source.images("train") if params.data == "images" else None,
         **statistics,
     )
 
@@ -159,8 +160,8 @@ class _Source:
         self, params: Any, inputs: Mapping[str, Artifact], network: Network, dtype: torch.dtype
     ) -> None:
         self._params, self._network, self._dtype = params, network, dtype
-        self._images = params.data == "images"
-        self._artifact = inputs["split" if self._images else "features"]
+        self._artifact = inputs["split" if params.data == "images" else "features"]
+        self._kept: dict[str, Inputs] = {}
         self._device = network.classifier.weight.device
 
     def labels(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,18 +171,10 @@ class _Source:
 
     def inputs(self, part: str, *, maps: bool) -> Inputs:
         """Return what makes the inputs of a step from one part of the data."""
-        if not self._images:
+        if self._params.data == "features":
             return self._stored(f"{part}.maps" if maps else f"{part}.features")
-        params = self._params
-        images = ImageBatches.of_split(
-            self._artifact,
-            part,
-            self._device,
-            padding=params.padding,
-            pad_mode=params.pad_mode,
-        )
-        pictures = augmented(images, seed=params.seed)
-        if params.train == "all":
+        pictures = self.images(part)
+        if self._params.train == "all":
             return pictures
         maps_of = backbone_maps(self._network)
 
@@ -192,10 +185,26 @@ class _Source:
 
         return frozen
 
+    def images(self, part: str) -> Inputs:
+        """Return what makes the augmented images of a step from one part of the split."""
+        # Kept, so that all who ask share one copy of the images.
+        if part not in self._kept:
+            params = self._params
+            images = ImageBatches.of_split(
+                self._artifact,
+                part,
+                self._device,
+                padding=params.padding,
+                pad_mode=params.pad_mode,
+            )
+            self._kept[part] = augmented(images, seed=params.seed)
+        return self._kept[part]
+
     def _stored(self, name: str) -> Inputs:
-        stored = self._artifact.tensor(name, self._device).float()
+        stored = self._artifact.tensor(name, self._device)
 
         def rows(batch: Batch) -> torch.Tensor:
-            return stored[batch.rows]
+            # A bank of maps may be large: what is stored in half precision stays so.
+            return stored[batch.rows].float()
 
         return rows

@@ -24,16 +24,19 @@ class Input:
     Attributes:
         name: Its role and its option, ``--name``.
         kind: The kind it must have.
-        file: Stem of the file that is read from ``--dir`` when the option is not given.
+        file: Stem of the file that is read from ``--dir`` when the option is not given; None where
+            it is optional, and read only if it is named.
         help: One line.
         needed: Whether a run with these parameters reads it.
+        may_differ: Which of split and model it need not share with the other inputs.
     """
 
     name: str
     kind: str
-    file: str
+    file: str | None
     help: str
     needed: Callable[[Any], bool] = lambda _params: True
+    may_differ: Callable[[Any], tuple[str, ...]] = lambda _params: ()
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,15 @@ def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list
     return [*before, [stage, {k: v for k, v in parameters.items() if k != "seed"}]]
 
 
-def check_together(stage: str, headers: Mapping[str, Header]) -> None:
+def check_together(
+    stage: str, headers: Mapping[str, Header], may_differ: Mapping[str, tuple[str, ...]]
+) -> None:
     """Check that inputs come from one split, one model and one list of classes.
+
+    Args:
+        stage: What an error names.
+        headers: The inputs by role.
+        may_differ: Role to what it need not share with the others.
 
     Raises:
         ArtifactError: Two inputs do not belong together; both are named.
@@ -104,7 +114,7 @@ def check_together(stage: str, headers: Mapping[str, Header]) -> None:
             value = header.digest if header.kind == fact else header.info.get(fact)
             if fact == "model" and header.kind == "predictions":
                 value = None
-            if value is not None:
+            if value is not None and fact not in may_differ[role]:
                 seen[role] = value
         roles = list(seen)
         for role in roles[1:]:

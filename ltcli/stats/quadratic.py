@@ -10,9 +10,10 @@ Sigma_u = F_u' F_u, all of them constants of the loss.
 Source of the term: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -49,18 +50,38 @@ class Diagonal:
 class Factor:
     """Factors of the classes' covariances: Sigma_c = F_c' F_c.
 
+    A mixture sum_i m_i Sigma_i has the rows sqrt(m_i) F_i of all its members. They are gathered
+    when they are needed: kept, they would take many times the memory of ``rows``.
+
     Attributes:
         rows: float [R, D], feature units.
         offsets: C + 1 positions; F_c is ``rows[offsets[c] : offsets[c + 1]]``.
+        mixtures: Class to the (i, m_i) that its covariance is a mixture of.
     """
 
     rows: Tensor
     offsets: Sequence[int]
+    mixtures: Mapping[int, Sequence[tuple[int, float]]] = field(default_factory=dict)
+
+    def factor(self, c: int) -> Tensor:
+        """Return F_c, float [r, D]."""
+        if c not in self.mixtures:
+            return self._own(c)
+        members = [self._own(i) * math.sqrt(share) for i, share in self.mixtures[c]]
+        return torch.cat([self.rows[:0], *members])
 
     def row(self, weight: Tensor, c: int) -> Tensor:
         """Return Q[c], float [C], of class vectors float [C, D]."""
-        factor = self.rows[self.offsets[c] : self.offsets[c + 1]]
-        return ((weight - weight[c]) @ factor.T).square().sum(1)
+        factor = self.factor(c)
+        differences = weight - weight[c]
+        if len(factor) > weight.shape[1]:
+            # More rows than features: one matrix for the moment is less work, and less to keep.
+            row: Tensor = _FullRow.apply(differences, factor.T @ factor)
+            return row
+        return (differences @ factor.T).square().sum(1)
+
+    def _own(self, c: int) -> Tensor:
+        return self.rows[self.offsets[c] : self.offsets[c + 1]]
 
 
 Covariances = Full | Diagonal | Factor
@@ -88,11 +109,56 @@ def by_sample(weight: Tensor, covariances: Covariances, labels: Tensor) -> Tenso
     Args:
         weight: float [C, D].
         covariances: Of all classes.
-        labels: int64 [B].
+        labels: int64 [B]; on the CPU, or this waits for the device.
     """
-    present, position = torch.unique(labels, return_inverse=True)
+    present, position = torch.unique(labels.cpu(), return_inverse=True)
     rows = difference_variances(weight, covariances, present.tolist())
-    return rows[position]
+    return rows[to_device(position, weight.device)]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor from the CPU to the device without waiting for the device."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # From ordinary memory the copy would wait for all work that the device still has to do.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@overload
+def mix(covariances: Full | Diagonal, shares: Tensor, classes: list[int]) -> Full | Diagonal: ...
+@overload
+def mix(covariances: Covariances, shares: Tensor, classes: list[int]) -> Covariances: ...
+def mix(covariances: Covariances, shares: Tensor, classes: list[int]) -> Covariances:
+    """Replace the covariances of some classes by mixtures of all.
+
+    Matrices and variances are mixed at once; factors when they are needed, and this waits for the
+    device to know of which.
+
+    Args:
+        covariances: Of all C classes.
+        shares: float [C, C], at least 0, on the device; class c gets sum_i shares[c, i] Sigma_i.
+        classes: Those that are replaced; the others stay as they are.
+    """
+    if not classes:
+        return covariances
+    if isinstance(covariances, Factor):
+        chosen = shares[classes].tolist()
+        mixtures = {
+            c: [(i, share) for i, share in enumerate(row) if share > 0]
+            for c, row in zip(classes, chosen, strict=True)
+        }
+        return Factor(covariances.rows, covariances.offsets, mixtures)
+    where = to_device(torch.tensor(classes, dtype=torch.int64), shares.device)
+    if isinstance(covariances, Diagonal):
+        variances = covariances.variances
+        return Diagonal(variances.index_copy(0, where, shares[where] @ variances))
+    known = covariances.matrices
+    stacked = known if isinstance(known, Tensor) else torch.stack(tuple(known))
+    matrices = list(known)
+    mixed = torch.tensordot(shares[where], stacked, dims=1)
+    for c, matrix in zip(classes, mixed, strict=True):
+        matrices[c] = matrix
+    return Full(matrices)
 
 
 def _diagonal_rows(weight: Tensor, variances: Tensor, classes: list[int]) -> Tensor:
@@ -101,11 +167,14 @@ def _diagonal_rows(weight: Tensor, variances: Tensor, classes: list[int]) -> Ten
     Q[u, c] = sum_d s_ud w_cd^2 - 2 sum_d s_ud w_ud w_cd + sum_d s_ud w_ud^2, with w relative to the
     mean class vector, which changes no difference and loses fewer digits.
     """
+    where = to_device(torch.tensor(classes, dtype=torch.int64), weight.device)
     centred = weight - weight.mean(0)
-    own, spread = centred[classes], variances[classes]
+    own, spread = centred[where], variances[where]
     scaled = spread * own
     squares = spread @ centred.square().T
-    return squares - 2 * scaled @ centred.T + (scaled * own).sum(1, keepdim=True)
+    rows = squares - 2 * scaled @ centred.T + (scaled * own).sum(1, keepdim=True)
+    # A class does not differ from itself; rounding would leave a little.
+    return rows.scatter(1, where.unsqueeze(1), 0.0)
 
 
 class _FullRow(torch.autograd.Function):

@@ -7,7 +7,11 @@ mean mu_b and population covariance V_b, with w = m / (N_c + m):
     mu <- (1 - w) mu + w mu_b
     N_c <- N_c + m
 
-Nothing is forgotten: after one pass over fixed features S is their population covariance.
+Nothing is forgotten: after one pass over fixed features S is their population covariance. The
+diagonal form keeps the variances alone, by the same rule.
+
+Which classes a batch has is decided on the CPU, where the counts are kept: with labels given there,
+an update does not wait for the device that has the features.
 
 Source: Wang, Pan, Song, Zhang, Wu, Huang, "Implicit Semantic Data Augmentation for Deep Networks",
 NeurIPS 2019, arXiv 1909.12220. Their code updates tensors [B, C, D] and patches the 0/0 of absent
@@ -15,64 +19,70 @@ classes; here only present classes are touched, each by one matrix product.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ltcli.core.errors import DataError
+from ltcli.stats.quadratic import Diagonal, Full, to_device
+
+Form = Literal["full", "diagonal"]
 
 
 @dataclasses.dataclass(frozen=True)
 class RunningMoments:
     """What is known of the classes after some batches.
 
-    Each covariance is a tensor of its own, so that an update shares those of absent classes with
-    the state before it instead of copying [C, D, D].
+    Each full covariance is a tensor of its own, so that an update shares those of absent classes
+    with the state before it instead of copying [C, D, D].
 
     Attributes:
-        counts: int64 [C], samples seen, every visit counted.
+        counts: int64 [C], samples seen, every visit counted; on the CPU.
         means: float [C, D], feature units.
-        covariances: C tensors, float [D, D], feature units squared, divided by the count.
+        covariances: C tensors, float [D, D], or variances, float [C, D]; feature units squared,
+            divided by the count.
     """
 
     counts: Tensor
     means: Tensor
-    covariances: tuple[Tensor, ...]
+    covariances: tuple[Tensor, ...] | Tensor
 
-    def stacked(self, classes: Sequence[int] | None = None) -> Tensor:
-        """Return float [K, D, D], the covariances of these classes, or of all."""
-        chosen = range(len(self.covariances)) if classes is None else classes
-        return torch.stack([self.covariances[c] for c in chosen])
+    def stacked(self) -> Tensor:
+        """Return the covariances as float [C, D, D], or the variances, float [C, D]."""
+        if isinstance(self.covariances, Tensor):
+            return self.covariances
+        return torch.stack(self.covariances)
 
 
 def start(
     num_classes: int,
     dim: int,
+    form: Form = "full",
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> RunningMoments:
     """Return the state before the first batch: no samples, all moments zero."""
-    zero = torch.zeros(dim, dim, dtype=dtype, device=device)
-    return RunningMoments(
-        counts=torch.zeros(num_classes, dtype=torch.int64, device=device),
-        means=torch.zeros(num_classes, dim, dtype=dtype, device=device),
-        covariances=(zero,) * num_classes,  # shared: no state is ever written to
-    )
+    zeros = torch.zeros(num_classes, dim, dtype=dtype, device=device)
+    covariances: tuple[Tensor, ...] | Tensor = zeros
+    if form == "full":
+        # One for all classes: no state is ever written to.
+        covariances = (torch.zeros(dim, dim, dtype=dtype, device=device),) * num_classes
+    return RunningMoments(torch.zeros(num_classes, dtype=torch.int64), zeros, covariances)
 
 
 @torch.no_grad()
 def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMoments:
     """Take one batch into account; the given state stays as it is.
 
-    Detached, and in the precision of the state even under autocast. Waits for the device, which
-    holds the counts.
+    Detached, and in the precision of the state even under autocast.
 
     Args:
         state: Moments so far.
         features: float [B, D], in feature units.
-        labels: int64 [B].
+        labels: int64 [B]; on the CPU, or the update waits for the device.
 
     Returns:
         The new state. Moments of classes absent from the batch are the same bit for bit.
@@ -90,22 +100,102 @@ def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMo
         raise DataError(
             "running moments", f"labels must be in 0 ... {len(state.counts) - 1}, got {wrong}"
         )
-    weights = sizes / (state.counts.cpu()[present] + sizes).to(torch.float64)
-    owner = torch.cat([index, torch.arange(len(classes))])
-    order = torch.argsort(owner, stable=True).to(device)
-
+    weights = sizes / (state.counts[present] + sizes).to(torch.float64)
+    where = to_device(present, device)
+    covariances: tuple[Tensor, ...] | Tensor
     with torch.autocast(device.type, enabled=False):
-        shifts, rows = _batch_rows(state.means[present.to(device)], features, index, sizes, weights)
-        groups = torch.split(rows[order], (sizes + 1).tolist())
-        covariances = list(state.covariances)
-        for c, weight, group in zip(classes, weights.tolist(), groups, strict=True):
-            covariances[c] = torch.addmm(covariances[c], group.T, group, beta=1 - weight)
-        step = weights.to(shifts).unsqueeze(1) * shifts
+        shifts, rows = _batch_rows(state.means[where], features, index, sizes, weights)
+        owner = torch.cat([index, torch.arange(len(classes))])
+        if isinstance(state.covariances, Tensor):
+            kept = to_device((1 - weights).to(rows.dtype), device).unsqueeze(1)
+            spread = _membership(owner, rows).T @ rows.square()
+            mixed = torch.addcmul(spread, kept, state.covariances[where])
+            covariances = state.covariances.index_copy(0, where, mixed)
+        else:
+            order = to_device(torch.argsort(owner, stable=True), device)
+            groups = torch.split(rows[order], (sizes + 1).tolist())
+            full = list(state.covariances)
+            for c, weight, group in zip(classes, weights.tolist(), groups, strict=True):
+                full[c] = torch.addmm(full[c], group.T, group, beta=1 - weight)
+            covariances = tuple(full)
+        step = to_device(weights.to(shifts.dtype), device).unsqueeze(1) * shifts
     return RunningMoments(
-        counts=state.counts.index_add(0, present.to(device), sizes.to(device)),
-        means=state.means.index_add(0, present.to(device), step),
-        covariances=tuple(covariances),
+        counts=state.counts.index_add(0, present, sizes),
+        means=state.means.index_add(0, where, step),
+        covariances=covariances,
     )
+
+
+class Estimator:
+    """The running moments of a training run, as state that a checkpoint keeps.
+
+    Args:
+        num_classes: C.
+        dim: D.
+        form: full or diagonal.
+        device: Where the features are.
+    """
+
+    def __init__(
+        self, num_classes: int, dim: int, form: Form, device: torch.device | str = "cpu"
+    ) -> None:
+        """Start with no samples and zero moments."""
+        self._state = start(num_classes, dim, form, device=device)
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Take one batch into account, detached; see the function ``update``."""
+        self._state = update(self._state, features, labels)
+
+    def replace(self, covariances: Full | Diagonal) -> None:
+        """Overwrite the covariances of all classes; counts and means stay.
+
+        Args:
+            covariances: In the form of the estimator.
+        """
+        new: tuple[Tensor, ...] | Tensor
+        if isinstance(covariances, Diagonal):
+            new = covariances.variances.detach()
+        else:
+            new = tuple(matrix.detach() for matrix in covariances.matrices)
+        self._state = dataclasses.replace(self._state, covariances=new)
+
+    @property
+    def covariances(self) -> Full | Diagonal:
+        """What is known so far; a later update does not change it."""
+        known = self._state.covariances
+        return Diagonal(known) if isinstance(known, Tensor) else Full(known)
+
+    @property
+    def means(self) -> Tensor:
+        """Class means so far, float32 [C, D], feature units."""
+        return self._state.means
+
+    @property
+    def counts(self) -> Tensor:
+        """Samples seen so far, every visit counted, int64 [C] on the CPU."""
+        return self._state.counts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return counts, means and covariances, float32 [C, D, D] or [C, D]."""
+        state = self._state
+        return {"counts": state.counts, "means": state.means, "covariances": state.stacked()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what ``tensors`` returned; it may come from another device."""
+        device = self._state.means.device
+        covariances = tensors["covariances"].to(device)
+        full = not isinstance(self._state.covariances, Tensor)
+        self._state = RunningMoments(
+            tensors["counts"].cpu(),
+            tensors["means"].to(device),
+            covariances.unbind() if full else covariances,
+        )
+
+
+def _membership(index: Tensor, like: Tensor) -> Tensor:
+    """Return which of K classes each row belongs to, 0 or 1, [B, K], of index int64 [B]."""
+    classes = int(index.max()) + 1
+    return to_device(torch.nn.functional.one_hot(index, classes).to(like.dtype), like.device)
 
 
 def _batch_rows(
@@ -116,7 +206,7 @@ def _batch_rows(
     Args:
         means: float [K, D], running means of the K classes present.
         features: float [B, D].
-        index: int64 [B], which of the K classes.
+        index: int64 [B], which of the K classes; on the CPU, as the next two.
         sizes: int64 [K], m.
         weights: float64 [K], w.
 
@@ -124,11 +214,14 @@ def _batch_rows(
         mu_b - mu, float [K, D], and float [B + K, D]: sqrt(w / m) (x - mu_b) for each sample, then
         sqrt(w (1 - w)) (mu_b - mu) for each class.
     """
-    member = torch.nn.functional.one_hot(index, len(sizes)).to(means)
-    member_of = index.to(means.device)
+
+    def column(values: Tensor) -> Tensor:
+        return to_device(values.to(means.dtype), means.device).unsqueeze(1)
+
+    member_of = to_device(index, means.device)
     # Relative to the running mean: small numbers even where the features are not.
     shifted = features.to(means.dtype) - means[member_of]
-    shifts = (member.T @ shifted) / sizes.to(means).unsqueeze(1)
-    inner = (weights / sizes).sqrt()[index].to(means).unsqueeze(1)
-    outer = (weights * (1 - weights)).sqrt().to(means).unsqueeze(1)
+    shifts = (_membership(index, means).T @ shifted) / column(sizes)
+    inner = column((weights / sizes).sqrt()[index])
+    outer = column((weights * (1 - weights)).sqrt())
     return shifts, torch.cat([inner * (shifted - shifts[member_of]), outer * shifts])

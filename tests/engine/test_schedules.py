@@ -3,7 +3,7 @@ import typing
 
 import pytest
 
-from ltcli.engine.schedules import SCHEDULES, learning_rate
+from ltcli.engine.schedules import SCHEDULES, learning_rate, ramp
 from ltcli.stages.pretrain import Params
 
 EPOCHS = (0, 4, 5, 158, 159, 160, 178, 179, 180, 199)
@@ -91,3 +91,10 @@ def test_a_run_shorter_than_its_warm_up_still_has_a_rate():
 
 def test_pretrain_offers_every_recipe():
     assert set(typing.get_args(typing.get_type_hints(Params)["schedule"])) == set(SCHEDULES)
+
+
+def test_an_augmentation_grows_linearly_towards_its_full_strength():
+    # t / T of the released code of RISDA: epochs 160 to 199 of 200, here 0 to 39 of 40 from 0.8.
+    assert [ramp(0.0, t, 4) for t in range(4)] == [0, 0.25, 0.5, 0.75]
+    assert [ramp(0.8, t, 40) for t in (0, 39)] == pytest.approx([160 / 200, 199 / 200])
+    assert ramp(1.0, 3, 7) == 1

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from ltcli.data.batches import ImageBatches, augmentation_draws
 from ltcli.engine.fit import Batch
-from ltcli.engine.steps import augmented, mixing, plain_step
+from ltcli.engine.steps import augmented, labels_on_host, mixing, plain_step
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network
 
@@ -123,6 +123,25 @@ def test_shares_follow_the_beta_distribution():
         variance = 1 / (4 * (2 * alpha + 1))
         assert abs(shares.mean() - 0.5) < 4 * (variance / 2000) ** 0.5
         assert shares.var().item() == pytest.approx(variance, rel=0.1)
+
+
+def test_labels_on_the_host_are_those_of_the_rows_of_the_step():
+    labels = torch.arange(20) % C
+    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(e)) for e in range(2)]
+    asked = []
+
+    def order(epoch):
+        asked.append(epoch)
+        return orders[epoch]
+
+    on_host = labels_on_host(order, labels)
+    for epoch, rows in enumerate(orders):
+        for step, part in enumerate(rows.split(B)):
+            # A last row that fit left out must not be there either.
+            part = part[:1] if step == 3 else part
+            found = on_host(Batch(epoch, step, step * B, part))
+            assert found.equal(labels[part])
+    assert asked == [0, 1]
 
 
 def test_augmented_images_take_the_draws_of_their_position_in_the_epoch(rng):

@@ -14,6 +14,14 @@ def by_hand(form):
     return classifier
 
 
+def test_class_vectors_are_the_slopes_of_the_logits():
+    classifier, feature = by_hand("linear"), torch.zeros(1, 2, requires_grad=True)
+    (logits,) = classifier(feature)
+    slopes = [torch.autograd.grad(z, feature, retain_graph=True)[0][0] for z in logits]
+    assert classifier.vectors().equal(torch.stack(slopes))
+    assert classifier.vectors().requires_grad
+
+
 def test_linear_by_hand():
     # 2 (3 * 1 + 4 * 1 + 1) and 10 (0 * 1 + 2 * 1 - 1).
     logits = by_hand("linear")(torch.tensor([[1.0, 1.0]]))

@@ -3,7 +3,15 @@ import torch
 
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.core.errors import ArtifactError
-from ltcli.models.network import build_classifier, build_network, load_network, place
+from ltcli.models.network import (
+    build_backbone,
+    build_classifier,
+    build_network,
+    load_network,
+    map_size,
+    num_stages,
+    place,
+)
 
 CPU = torch.device("cpu")
 
@@ -37,6 +45,16 @@ def test_weights_are_a_function_of_the_seed_alone():
     assert all(again[name].equal(one[name]) for name in one)
     for name in ("backbone.conv1.weight", "classifier.weight"):
         assert not other[name].equal(one[name])
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet10"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 17), (5, 1)], ids=str)
+def test_stages_and_the_size_of_the_last_map_are_known_without_building(name, size):
+    backbone = build_backbone(name).eval()
+    assert num_stages(name) == len(backbone.stages)
+    with torch.no_grad():
+        maps = backbone.maps(torch.zeros(1, 3, *size))
+    assert map_size(name, list(size)) == tuple(maps.shape[2:])
 
 
 def test_building_leaves_the_global_generator_alone():

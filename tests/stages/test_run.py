@@ -360,7 +360,7 @@ def test_the_sidecar_has_what_the_result_has_not(ltcli, copy):
 
 def test_no_path_no_host_and_no_time_is_in_any_artifact(chain):
     found = sorted(chain.glob("*.safetensors"))
-    assert len(found) == 8
+    assert len(found) == 9
     for path in found:
         data = path.read_bytes()
         header = data[8 : 8 + int.from_bytes(data[:8], "little")]

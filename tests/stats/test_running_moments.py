@@ -1,9 +1,13 @@
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
 from ltcli.core.errors import DataError
 from ltcli.stats import running_moments
+from ltcli.stats.quadratic import Diagonal, Full
+from ltcli.stats.running_moments import Estimator
 
 
 def released_update(counts, means, covariances, features, labels):
@@ -129,11 +133,6 @@ def test_float32_keeps_its_digits_at_mean_1000(rng):
     )
 
 
-def test_stacked_picks_the_classes_asked_for(rng):
-    state = stream(torch.randn(12, 2, generator=rng), torch.arange(12) % 3, 3, 6)
-    assert torch.equal(state.stacked([2, 0]), state.stacked()[[2, 0]])
-
-
 def test_an_empty_batch_changes_nothing():
     state = running_moments.start(2, 3)
     assert running_moments.update(state, torch.zeros(0, 3), torch.zeros(0).long()) is state
@@ -144,3 +143,92 @@ def test_a_label_outside_the_classes_is_refused(label):
     state = running_moments.start(2, 1)
     with pytest.raises(DataError, match=rf"labels must be in 0 \.\.\. 1, got {label}"):
         running_moments.update(state, torch.zeros(2, 1), torch.tensor([0, label]))
+
+
+# The estimator of a run.
+
+
+def batches(rng, dim=3):
+    labels = [torch.tensor([0, 0, 1, 3]), torch.tensor([3, 3, 3]), torch.tensor([1, 2, 0, 0, 0])]
+    return [(torch.randn(len(y), dim, generator=rng) + 2, y) for y in labels]
+
+
+def test_the_estimator_holds_the_running_moments(rng):
+    estimator = Estimator(4, 3, "full")
+    state = running_moments.start(4, 3)
+    for features, labels in batches(rng):
+        estimator.update(features.requires_grad_(), labels)
+        state = running_moments.update(state, features, labels)
+    assert torch.stack(tuple(estimator.covariances.matrices)).equal(state.stacked())
+    assert estimator.means.equal(state.means)
+    assert estimator.counts.equal(state.counts)
+    assert not estimator.means.requires_grad
+
+
+def test_variances_are_the_diagonals_of_the_covariances(rng):
+    full, diagonal = Estimator(4, 3, "full"), Estimator(4, 3, "diagonal")
+    for features, labels in batches(rng):
+        full.update(features, labels)
+        diagonal.update(features, labels)
+        matrices = torch.stack(tuple(full.covariances.matrices))
+        variances = diagonal.covariances.variances
+        torch.testing.assert_close(variances, matrices.diagonal(dim1=1, dim2=2))
+        assert diagonal.means.equal(full.means)
+
+
+def test_variances_of_classes_absent_from_a_batch_are_untouched(rng):
+    estimator = Estimator(4, 3, "diagonal")
+    first, second, _ = batches(rng)
+    estimator.update(*first)
+    before = estimator.covariances
+    kept = before.variances.clone()
+    estimator.update(*second)
+    after = estimator.covariances
+    assert after.variances[:3].equal(kept[:3])
+    assert not after.variances[3].equal(kept[3])
+    assert before.variances.equal(kept)
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_a_restored_estimator_goes_on_bit_for_bit(rng, form):
+    one, other = Estimator(4, 3, form), Estimator(4, 3, form)
+    first, second, third = batches(rng)
+    one.update(*first)
+    one.update(*second)
+    saved = {name: tensor.clone() for name, tensor in one.tensors().items()}
+    assert saved.keys() == {"counts", "means", "covariances"}
+    assert saved["covariances"].shape == ((4, 3, 3) if form == "full" else (4, 3))
+    other.restore(saved)
+    one.update(*third)
+    other.update(*third)
+    for name, tensor in one.tensors().items():
+        assert other.tensors()[name].equal(tensor)
+    # What was handed out is not written to.
+    assert not saved["means"].equal(other.means)
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_covariances_can_be_overwritten_and_the_next_update_starts_from_them(rng, form):
+    estimator = Estimator(2, 2, form)
+    estimator.update(torch.tensor([[0.0, 0.0], [2.0, 4.0]]), torch.tensor([0, 0]))
+    variances = torch.tensor([[10.0, 20.0], [30.0, 40.0]])
+    new = Diagonal(variances) if form == "diagonal" else Full(torch.diag_embed(variances))
+    estimator.replace(new)
+    assert estimator.means.tolist() == [[1, 2], [0, 0]]
+    assert estimator.counts.tolist() == [2, 0]
+    # A third sample at the mean: two thirds of what was written are left.
+    estimator.update(torch.tensor([[1.0, 2.0]]), torch.tensor([0]))
+    found = estimator.tensors()["covariances"]
+    found = found.diagonal(dim1=1, dim2=2) if form == "full" else found
+    torch.testing.assert_close(found, torch.tensor([[20 / 3, 40 / 3], [30.0, 40.0]]))
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_with_labels_on_the_cpu_an_update_does_not_wait_for_the_device(form, monkeypatch):
+    # The meta device has no numbers: whatever needs one from it fails. It has no autocast either.
+    monkeypatch.setattr(torch, "autocast", lambda *_args, **_more: contextlib.nullcontext())
+    estimator = Estimator(4, 3, form, "meta")
+    for labels in (torch.tensor([2, 0, 2]), torch.tensor([3])):
+        estimator.update(torch.empty(len(labels), 3, device="meta"), labels)
+    assert estimator.counts.tolist() == [1, 0, 2, 1]
+    assert estimator.tensors()["covariances"].device.type == "meta"

@@ -1,0 +1,103 @@
+"""Directional derivatives of a backbone by its parameters, in forward-mode autograd."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+with warnings.catch_warnings():
+    # Forward mode loads this by itself, and some versions of torch warn of their own parts then.
+    warnings.simplefilter("ignore")
+    import torch._decomp.decompositions_for_jvp
+
+
+def directional_derivative(module: nn.Module, direction: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Return d/de module(x; theta + e v) at e = 0, shaped as the module's output.
+
+    Modes are respected: in train mode batch-norms take their statistics from the batch, and the
+    derivative goes through these. Parameters and buffers stay as they are.
+
+    Args:
+        module: Whose parameters are theta.
+        direction: v, one tensor for each parameter, by name.
+        x: The input, a constant.
+    """
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with torch.no_grad(), forward_ad.dual_level(), _FastBatchNorm():
+        moving = {
+            name: forward_ad.make_dual(parameter.detach(), direction[name])  # type: ignore[no-untyped-call]
+            for name, parameter in module.named_parameters()
+        }
+        output = functional_call(module, {**moving, **buffers}, (x,))
+        parts = forward_ad.unpack_dual(output)  # type: ignore[no-untyped-call]
+        return cast(Tensor, parts.tangent)
+
+
+class _FastBatchNorm(TorchFunctionMode):
+    """Batch-norms on batch statistics with a tangent of two passes.
+
+    That of torch is a chain of elementwise operations in mixed precision, which took most of the
+    time of the whole derivative in bfloat16.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not nn.functional.batch_norm:
+            return func(*args, **kwargs)
+        names = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if not given.get("training") or given.get("weight") is None:
+            return func(*args, **kwargs)
+        x, weight, bias = given["input"], given["weight"], given["bias"]
+        return _BatchNorm.apply(x, weight, bias, given["eps"])[0]
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch-norm of [B, C, H, W] by the statistics of the batch, for forward mode only.
+
+    With s the inverse deviation, m the mean, and k = mean((x - m) s dx), all per channel:
+
+        dy = w s (dx - mean(dx) - s (x - m) k) + dw s (x - m) + db
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output, and mean and inverse deviation of each channel."""
+        output, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        return output, mean, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        """Keep what the tangent needs."""
+        x, weight, _bias, _eps = inputs
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.save_for_forward(x, weight, output[1], output[2])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None, None]:
+        """Return the tangent of the output."""
+        dx, dweight, dbias, _ = tangents
+        x, weight, mean, inverse = ctx.saved_tensors
+        over, count = (0, 2, 3), x.numel() // x.shape[1]
+        # Half-precision products are summed in float32, as batch-norm's own statistics are.
+        mean_dx = dx.sum(over, dtype=mean.dtype) / count
+        k = inverse * ((x * dx).sum(over, dtype=mean.dtype) / count - mean * mean_dx)
+        gain = weight * inverse
+        slope = inverse * (dweight - gain * k)
+        offset = dbias - gain * mean_dx - mean * slope
+        return _affine(x, slope, offset).add_(_affine(dx, gain, torch.zeros_like(gain))), None, None
+
+
+def _affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """Return gain x + offset by channel; as a batch-norm, which has a kernel for few channels."""
+    zero, one = torch.zeros_like(gain), torch.ones_like(gain)
+    return torch.native_batch_norm(x, gain, offset, zero, one, False, 0.0, 0.0)[0]

@@ -1,0 +1,278 @@
+"""Feature space augmentation: tail features fused with generic parts of confusable classes.
+
+Each step takes n images of tail classes, n N fused features and n (1 + N) images of head classes,
+so that head and tail have half of the batch each (16, 48 and 64 of 128 for N = 3 donors):
+
+    for each tail image and each of the N classes most confused with its class: one image of that
+    class, gamma ~ U(0, 1), and a map of round(gamma L) class-specific columns of the tail image
+    and class-generic columns of the other (``ltcli.stats.fusion``); label: the tail class
+    L = mean_i CE(W f_i + b, y_i) over the batch, f the maps averaged over positions
+
+Only the classifier is trained, from where it was; class activation maps are those of the trained
+classifier that the run starts from. Without donors (N = 0) half of the batch are real tail images
+and half head images: the same training without fused features, which the paper calls "no aug".
+
+The paper trains 6,400 steps of 128 at a constant rate. An epoch here is as many steps as its images
+take; the default of 66 epochs are 6,402 steps on CIFAR-10-LT at factor 100 (12,380 images).
+
+The paper does not give the thresholds, the distribution of gamma, how tail images are drawn, or
+momentum and weight decay. Thresholds 0.8 and 0.2 are those of an unofficial implementation; tail
+images are drawn uniformly over tail classes, then within the class. Its introduction says that
+generic columns come from head classes, its section 4.2 ranks all classes: ``donors`` chooses.
+
+With ``stages_after`` k the maps before the last k stages are fused, the drawn columns laid out row
+by row, and the rest of the backbone turns the result into a feature; each position takes the
+activation of the last map there. The paper found the last maps (k = 0) to be the best.
+
+Source: Chu, Bian, Liu, Ling, "Feature Space Augmentation for Long-Tailed Data", ECCV 2020, arXiv
+2008.03673, section 4 and algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.params import param
+from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Inputs
+    from ltcli.methods.method import Setting
+
+
+@dataclass(frozen=True)
+class Params(HeadRule):
+    """Parameters of feature space augmentation."""
+
+    donors_per_image: int = param(
+        3, "fused features per tail image, each with another confusable class; 0 for none", ge=0
+    )
+    donors: Literal["all", "head"] = param("all", "which classes may be those of donor images")
+    specific_above: float = param(
+        0.8, "activation, 0..1 in an image, above which a tail image's columns are taken", lt=1
+    )
+    generic_below: float = param(0.2, "activation below which a donor image's are taken", gt=0)
+    stages_after: int = param(
+        0, "stages of the backbone that fused maps still pass; above 0 needs --data images", ge=0
+    )
+
+
+def reads(params: Any) -> tuple[str, ...]:
+    """Return what the steps need: without fused features nothing but features."""
+    return ("maps", "confusion") if params.donors_per_image else ()
+
+
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse what cannot be fused, and batches that cannot be composed."""
+    import torch
+
+    if params.train == "all":
+        hint = "feature-fusion trains the classifier alone"
+        raise ParamError("finetune", "train must be classifier, got all", hint)
+    if params.stages_after and params.data != "images":
+        hint = "the feature bank holds the last maps"
+        raise ParamError("finetune", "stages-after needs --data images", hint)
+    part = 2 * (1 + params.donors_per_image)
+    if params.batch_size % part:
+        rule = f"batch-size must be a multiple of {part}, got {params.batch_size}"
+        hint = "half of a batch are head images; each tail image brings --donors-per-image features"
+        raise ParamError("finetune", rule, hint)
+    counts = torch.tensor(headers["model"].info["class_counts"])
+    head = _head(params, counts)
+    # A tail class is not its own donor.
+    others = int(head.sum()) if params.donors == "head" else len(counts) - 1
+    if params.donors_per_image > others:
+        rule = f"donors-per-image must be at most {others}, got {params.donors_per_image}"
+        hint = f"so many classes can lend generic features with --donors {params.donors}"
+        raise ParamError("finetune", rule, hint)
+    if params.donors_per_image:
+        _check_maps(params, headers)
+
+
+def _check_maps(params: Any, headers: Mapping[str, Header]) -> None:
+    if params.data == "features":
+        bank = headers["features"]
+        where, size = bank.path, bank.tensors.get("train.maps", ("", ()))[1][2:]
+        if not size:
+            hint = "make it with dump-features --maps, or use --data images"
+            raise ArtifactError(where, "holds no feature maps", hint)
+    else:
+        from ltcli.models.network import map_size, num_stages
+
+        model = headers["model"]
+        stages = num_stages(model.info["backbone"])
+        if params.stages_after > stages:
+            rule = f"stages-after must be at most {stages}, got {params.stages_after}"
+            raise ParamError("finetune", rule, f"{model.info['backbone']} has so many stages")
+        where, size = model.path, map_size(model.info["backbone"], model.info["image_size"])
+    if max(size) == 1:
+        rule = f"the feature maps of {headers['model'].info['backbone']} are 1x1 for these images"
+        hint = "fusion needs positions: use a backbone with fewer stages, or larger images"
+        raise ArtifactError(where, rule, hint)
+
+
+def _head(params: Any, class_counts: torch.Tensor) -> torch.Tensor:
+    """Return which classes are head classes, bool [C]."""
+    from ltcli.stats.head_classes import head_classes
+
+    return head_classes(class_counts, params.head, params.head_at, where="finetune")
+
+
+def make_steps(params: Params, setting: Setting) -> Steps:
+    """Return steps on composed batches."""
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.engine.steps import feature_step
+
+    donors = params.donors_per_image
+    tails = setting.batch_size // (2 * (1 + donors))
+    classifier, order = setting.network.classifier, _order(params, setting, tails)
+    maps = setting.maps
+    features = setting.features if maps is None else _fused(params, setting, maps, tails)
+
+    def loss(features: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
+        # The donors' places in the batch hold fused features, of their tail image's class.
+        fused = labels[:tails].repeat_interleave(donors)
+        labels = torch.cat([labels[:tails], fused, labels[tails * (1 + donors) :]])
+        return F.cross_entropy(classifier(features), labels)
+
+    return Steps(feature_step(features, setting.optimizer, loss, setting.labels), order)
+
+
+def _order(params: Params, setting: Setting, tails: int) -> Callable[[int], torch.Tensor]:
+    """Return the order of composed batches: tail images, donors of each of them, head images."""
+    import torch
+
+    from ltcli.core.seeds import derive
+
+    labels, counts = setting.labels.cpu(), setting.class_counts.cpu()
+    head = _head(params, counts)
+    tail_classes = (~head).nonzero().flatten()
+    confusing = _confusing(params, setting, head)
+    head_rows = head[labels].nonzero().flatten()
+    by_class, first = labels.argsort(stable=True), counts.cumsum(0) - counts
+    steps = -(-len(labels) // setting.batch_size)
+    heads = steps * setting.batch_size // 2
+
+    def order(epoch: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(derive("feature-fusion", setting.seed, epoch))
+
+        def one_of(classes: torch.Tensor) -> torch.Tensor:
+            draws = torch.randint(2**31, classes.shape, generator=generator)
+            return by_class[first[classes] + draws % counts[classes]]
+
+        drawn = torch.randint(len(tail_classes), (steps, tails), generator=generator)
+        classes = tail_classes[drawn]
+        # Head images as they are, shuffled, and again where an epoch takes more than there are.
+        passes = range(-(-heads // len(head_rows)))
+        shuffled = [torch.randperm(len(head_rows), generator=generator) for _ in passes]
+        of_head = head_rows[torch.cat(shuffled)[:heads]].view(steps, -1)
+        parts = [one_of(classes), one_of(confusing[classes].flatten(1)), of_head]
+        return torch.cat(parts, dim=1).flatten()
+
+    return order
+
+
+def _confusing(params: Params, setting: Setting, head: torch.Tensor) -> torch.Tensor:
+    """Return the classes that lend to each class, int64 [C, N], the most confusing first."""
+    import torch
+
+    from ltcli.stats.confusion import top_confusing
+
+    if setting.scores is None:
+        return torch.empty(len(head), 0, dtype=torch.int64)
+    scores = setting.scores.cpu()
+    if params.donors == "head":
+        scores = scores.masked_fill(~head, -torch.inf)
+    return top_confusing(scores, params.donors_per_image)
+
+
+def _fused(
+    params: Params, setting: Setting, maps: Inputs, tails: int
+) -> Callable[[Batch], torch.Tensor]:
+    """Return what makes the features of a composed batch, the donors' replaced by fused ones."""
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.core.seeds import derive
+    from ltcli.stats import fusion
+
+    classifier, donors = setting.network.classifier, params.donors_per_image
+    # A copy, for the classifier moves. Of a cosine classifier the lengths of rows and features
+    # are missing, which do not change a map that is scaled to 0..1.
+    weights = classifier.scales.detach().unsqueeze(1) * classifier.weight.detach()
+    device, end = weights.device, tails * (1 + donors)
+    maps, finish = _halves(params, setting, maps)
+
+    def features(batch: Batch) -> torch.Tensor:
+        found = maps(batch)
+        finished = finish(found)
+        labels = setting.labels[batch.rows[:end]]
+        activations = fusion.activation_maps(finished[:end], weights[labels])
+        # Earlier maps have more positions: each takes the activation of the last map there.
+        activations = F.interpolate(activations.unsqueeze(1), found.shape[2:]).squeeze(1)
+        specific, generic = fusion.masks(activations, params.specific_above, params.generic_below)
+        seed = derive("feature-fusion", setting.seed, batch.epoch, batch.step)
+        generator = torch.Generator().manual_seed(seed)
+        shares = torch.rand(tails * donors, generator=generator)
+        size = (tails * donors, found[0, 0].numel())
+        draws = torch.randint(2**31, size, generator=generator)
+        fused = fusion.fuse(
+            found[:tails].repeat_interleave(donors, dim=0),
+            found[tails:end],
+            specific[:tails].repeat_interleave(donors, dim=0),
+            generic[tails:],
+            shares.to(device),
+            draws.to(device),
+        )
+        return torch.cat([finished[:tails], finish(fused), finished[end:]]).mean((2, 3))
+
+    return features
+
+
+def _halves(
+    params: Params, setting: Setting, maps: Inputs
+) -> tuple[Inputs, Callable[[torch.Tensor], torch.Tensor]]:
+    """Return what makes the maps that are fused, and what makes the last maps of these."""
+    import torch
+
+    from ltcli.engine.device import autocast
+
+    images, backbone = setting.images, setting.network.backbone
+    if images is None or params.stages_after == 0:
+        return maps, lambda last: last
+    stages = len(backbone.stages) - params.stages_after
+    first, rest = backbone.stages[:stages], backbone.stages[stages:]
+
+    def early(batch: Batch) -> torch.Tensor:
+        with torch.no_grad(), autocast(setting.labels.device, setting.dtype):
+            found: torch.Tensor = first(backbone.stem(images(batch)))
+        return found.float()
+
+    def finish(found: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), autocast(setting.labels.device, setting.dtype):
+            last: torch.Tensor = rest(found)
+        return last.float()
+
+    return early, finish
+
+
+METHOD = Method(
+    summary="tail features fused with generic parts of confusable classes",
+    source="Chu et al., ECCV 2020, arXiv 2008.03673",
+    stages=FINETUNE,
+    params=Params,
+    # Without milestones the rate stays as it is.
+    defaults={"epochs": 66, "lr": 1e-3, "decay": "steps"},
+    steps=make_steps,
+    reads=reads,
+    check=check,
+)

@@ -1,0 +1,355 @@
+"""MetaSAug: ISDA with class-balanced weights, whose covariances are corrected on held-out images.
+
+Every step has a batch of the long-tailed images and a balanced held-out batch:
+
+    theta' = theta - a grad L(theta, Sigma)          a virtual step, a the learning rate
+    Sigma' = Sigma - meta_lr grad_Sigma M(theta')    M the cross-entropy of the held-out batch
+    theta  <- SGD step on L(theta, Sigma')
+    L = mean over the batch of w_y base(z + strength_t / 2 Q[y]), w_y by the effective number
+
+grad_Sigma is exact and in closed form, see ``ltcli.stats.meta_covariance``. The virtual step is
+plain gradient descent on everything that is trained, without momentum or decay, as in the released
+code. Running covariances start from nothing and take a batch into account after its step. Sigma' is
+in general not positive semi-definite, and nothing here needs it to be.
+
+Paper and released code differ; ``variant``:
+
+    code   Sigma' serves one step and is then forgotten: the next starts from the running estimate.
+    paper  Sigma' replaces the estimate (Algorithm 1).
+
+The rest are parameters: the strength grows from 0.8 to 1 of its value, as epoch / 200 does from
+epoch 160 (paper: constant, ``--ramp-start 1``); beta is 0.9999 (paper: (N - 1) / N); the weighted
+mean (paper: a sum). LDAM's margins are taken off ordinary logits. The paper gives no equation for
+the focal base; here it is the focal loss of the augmented logits.
+
+``--meta-lr 0`` is the control: class-balanced ISDA with everything else alike.
+
+Source: Li, Gong, Liu, Wang, Qiao, Cheng, CVPR 2021, arXiv 2103.12579.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.params import param
+from ltcli.methods.isda import require_linear
+from ltcli.methods.method import FINETUNE, Method, Steps, WeightedBase, base_loss
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Loss, Setting
+    from ltcli.stats.meta_covariance import Tangents
+    from ltcli.stats.quadratic import Diagonal, Full
+
+    Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
+    """A step's held-out images or features, and their labels."""
+
+
+@dataclass(frozen=True)
+class Params(WeightedBase):
+    """Parameters of MetaSAug."""
+
+    strength: float = param(0.5, "factor of the covariances", ge=0)
+    ramp_start: float = param(0.8, "share of the strength in the first epoch", ge=0, le=1)
+    form: Literal["full", "diagonal"] = param("full", "of the running covariances")
+    variant: Literal["code", "paper"] = param("code", "where paper and released code differ")
+    meta_lr: float = param(0.1, "step of the covariances; 0 for no meta step", ge=0)
+    meta_source: Literal["held-out", "train"] = param(
+        "held-out", "meta set: the validation images, or images taken out of the training set"
+    )
+    meta_per_class: int = param(10, "images per class of a meta set from the training set", ge=1)
+    meta_batch: int = param(100, "images of the meta set per step", ge=1)
+
+
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a classifier whose logits are not linear, and a missing or impossible meta set."""
+    require_linear(headers["model"])
+    data = headers["split" if params.data == "images" else "features"]
+    if params.meta_source == "held-out":
+        if not data.size("val.labels", 0):
+            rule = "has no held-out images, which are the meta set"
+            hint = "split with --protocol holdout, or use --meta-source train"
+            raise ArtifactError(data.path, rule, hint)
+        return
+    fewest = min(data.info["class_counts"])
+    if params.meta_per_class >= fewest:
+        rule = f"meta-per-class must be less than {fewest}, got {params.meta_per_class}"
+        hint = f"the smallest class has {fewest} training images, and one must be left"
+        raise ParamError("finetune", rule, hint)
+
+
+def make_steps(params: Params, setting: Setting) -> Steps:
+    """Return the bi-level steps."""
+    from ltcli.engine.steps import labels_on_host
+    from ltcli.stats.running_moments import Estimator
+
+    order, meta = _meta_set(params, setting)
+    num_classes, dim = setting.network.classifier.weight.shape
+    running = Estimator(num_classes, dim, params.form, setting.labels.device)
+    steps = _MetaSteps(params, setting, running, meta, labels_on_host(order, setting.labels))
+    return Steps(steps.step, order=order, state=running, facts=steps.facts)
+
+
+def _meta_set(params: Params, setting: Setting) -> tuple[Callable[[int], torch.Tensor], Meta]:
+    """Return the training rows of an epoch, and what makes the meta batch of a step."""
+    import torch
+
+    from ltcli.core.seeds import derive
+    from ltcli.engine.fit import Batch
+    from ltcli.stats.moments import class_rows
+
+    device = setting.labels.device
+    if params.meta_source == "held-out":
+        if setting.held_out is None or setting.held_out_labels is None:
+            raise ValueError("metasaug reads held-out data")
+        inputs, labels, order = setting.held_out, setting.held_out_labels, setting.order
+        rows, first = torch.arange(len(labels)), 0
+    else:
+        inputs, labels = setting.inputs, setting.labels
+        generator = torch.Generator().manual_seed(derive("meta set", setting.seed))
+        shuffled = torch.randperm(len(labels), generator=generator)
+        num_classes = len(setting.class_counts)
+        by_class = class_rows(labels.cpu()[shuffled], num_classes)
+        rows = torch.cat([shuffled[members[: params.meta_per_class]] for _, members in by_class])
+        left = torch.ones(len(labels), dtype=torch.bool)
+        left[rows] = False
+
+        def order(epoch: int) -> torch.Tensor:
+            drawn = setting.order(epoch)
+            return drawn[left[drawn]]
+
+        # Behind those of the training batches, so that no two images of an epoch share their draws.
+        first = len(labels)
+    size = min(params.meta_batch, len(rows))
+    drawn: dict[int, torch.Tensor] = {}
+
+    def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if batch.epoch not in drawn:
+            drawn.clear()
+            drawn[batch.epoch] = _meta_order(rows, setting, size, batch.epoch).to(device)
+        chosen = drawn[batch.epoch][batch.step]
+        held_out = Batch(batch.epoch, batch.step, first + batch.step * size, chosen)
+        return inputs(held_out), labels[chosen]
+
+    return order, meta
+
+
+def _meta_order(rows: torch.Tensor, setting: Setting, size: int, epoch: int) -> torch.Tensor:
+    """Return the rows of each meta batch of an epoch, int64 [steps, size]."""
+    import torch
+
+    from ltcli.core.seeds import derive
+
+    generator = torch.Generator().manual_seed(derive("meta batch", setting.seed, epoch))
+    steps = -(-len(setting.order(epoch)) // setting.batch_size)
+    batches = [rows[torch.randperm(len(rows), generator=generator)[:size]] for _ in range(steps)]
+    return torch.stack(batches)
+
+
+class _MetaSteps:
+    """The steps of MetaSAug.
+
+    Args:
+        params: Of the method.
+        setting: What is trained, on what.
+        running: The covariances.
+        meta: Makes the held-out batch of a step.
+        on_host: Labels of a step on the CPU.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        setting: Setting,
+        running: Any,
+        meta: Meta,
+        on_host: Callable[[Batch], torch.Tensor],
+    ) -> None:
+        self._params, self._setting, self._running = params, setting, running
+        self._meta, self._on_host = meta, on_host
+        self._loss: Loss = base_loss(params, setting.class_counts)
+        # Sums over the steps of an epoch: relative sizes of the covariance steps, and their number.
+        self._sizes = setting.class_counts.new_zeros(
+            2, dtype=setting.network.classifier.weight.dtype
+        )
+
+    def facts(self) -> dict[str, float]:
+        """Return the mean relative size of the covariance steps since the last call."""
+        if self._params.meta_lr == 0:
+            return {}
+        total, count = self._sizes.tolist()
+        self._sizes.zero_()
+        return {"covariance_step": total / max(count, 1.0)}
+
+    def step(self, batch: Batch) -> torch.Tensor:
+        """Do one step; the loss is the one with the corrected covariances."""
+        import torch
+
+        setting, params = self._setting, self._params
+        x, y, host = setting.inputs(batch), setting.labels[batch.rows], self._on_host(batch)
+        features = setting.features_of(x)
+        covariances = self._running.covariances
+        strength = params.strength * self._ramp(batch)
+        if params.meta_lr > 0:
+            covariances = self._corrected(batch, x, features, host, covariances, strength)
+        setting.optimizer.zero_grad(set_to_none=True)
+        value = self._augmented_loss(features, y, host, covariances, strength)
+        torch.autograd.backward(value)
+        setting.optimizer.step()
+        if params.meta_lr > 0 and params.variant == "paper":
+            self._running.replace(covariances)
+        self._running.update(features, host)
+        return value
+
+    def _ramp(self, batch: Batch) -> float:
+        from ltcli.engine.schedules import ramp
+
+        return ramp(self._params.ramp_start, batch.epoch, self._setting.epochs)
+
+    def _augmented_loss(
+        self,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        host: torch.Tensor,
+        covariances: Full | Diagonal,
+        strength: float,
+    ) -> torch.Tensor:
+        from ltcli.stats.quadratic import by_sample
+
+        classifier = self._setting.network.classifier
+        raised = by_sample(classifier.vectors(), covariances, host)
+        return self._loss(classifier(features) + 0.5 * strength * raised, labels)
+
+    def _corrected(
+        self,
+        batch: Batch,
+        x: torch.Tensor,
+        features: torch.Tensor,
+        host: torch.Tensor,
+        covariances: Full | Diagonal,
+        strength: float,
+    ) -> Full | Diagonal:
+        """Return the covariances after the meta step."""
+        import torch
+
+        from ltcli.stats.meta_covariance import covariance_gradient
+        from ltcli.stats.quadratic import Diagonal, Full
+
+        setting = self._setting
+        labels, rate = setting.labels[batch.rows], setting.optimizer.param_groups[0]["lr"]
+        tangents = self._tangents(batch, x, features, host, covariances, strength)
+        classifier, classes = setting.network.classifier, torch.unique(host)
+        gradient = covariance_gradient(
+            self._loss,
+            features.detach(),
+            labels,
+            classifier.vectors().detach(),
+            (classifier.scales * classifier.bias).detach(),
+            covariances,
+            tangents,
+            classes=classes,
+            strength=strength,
+            rate=rate,
+        )
+        steps = -self._params.meta_lr * gradient
+        present: list[int] = classes.tolist()
+        if isinstance(covariances, Diagonal):
+            before = covariances.variances
+            where = classes.to(before.device)
+            after: Full | Diagonal = Diagonal(before.index_add(0, where, steps))
+            known = before[where]
+        else:
+            matrices = list(covariances.matrices)
+            known = torch.stack([matrices[c] for c in present])
+            for c, step in zip(present, steps, strict=True):
+                matrices[c] = matrices[c] + step
+            after = Full(matrices)
+        # A covariance of zero, as before the first batch, has no relative step.
+        norm = known.norm()
+        self._sizes[0] += torch.where(norm > 0, steps.norm() / norm, 0.0)
+        self._sizes[1] += norm > 0
+        return after
+
+    def _tangents(
+        self,
+        batch: Batch,
+        x: torch.Tensor,
+        features: torch.Tensor,
+        host: torch.Tensor,
+        covariances: Full | Diagonal,
+        strength: float,
+    ) -> Tangents:
+        """Return v, the gradient of the held-out loss behind the virtual step."""
+        import torch
+        from torch.func import functional_call
+        from torch.nn import functional as F
+
+        from ltcli.engine.device import autocast
+        from ltcli.engine.tangent import directional_derivative
+        from ltcli.stats.meta_covariance import Tangents
+
+        setting = self._setting
+        network, rate = setting.network, setting.optimizer.param_groups[0]["lr"]
+        head = [network.classifier.weight, network.classifier.bias]
+        body = dict(network.backbone.named_parameters()) if setting.whole else {}
+        # The features are cut off from the backbone, so that its forward pass serves both losses.
+        cut = features.detach().requires_grad_(setting.whole)
+        value = self._augmented_loss(cut, setting.labels[batch.rows], host, covariances, strength)
+        by_head = torch.autograd.grad(value, [*head, cut] if setting.whole else head)
+        by_body: tuple[torch.Tensor, ...] = ()
+        if setting.whole:
+            by_body = torch.autograd.grad(
+                features, list(body.values()), by_head[2], retain_graph=True
+            )
+        virtual = [
+            (parameter.detach() - rate * gradient).requires_grad_()
+            for parameter, gradient in zip(
+                [*head, *body.values()], [*by_head[:2], *by_body], strict=True
+            )
+        ]
+        inputs, labels = self._meta(batch)
+        if setting.whole:
+            # Batch statistics of the held-out images must not reach the running ones.
+            buffers = {name: b.clone() for name, b in network.backbone.named_buffers()}
+            moved = dict(zip(body, virtual[2:], strict=True))
+            with autocast(setting.labels.device, setting.dtype):
+                inputs = functional_call(network.backbone, {**moved, **buffers}, (inputs,)).float()
+        scales = network.classifier.scales
+        logits = scales * F.linear(inputs, virtual[0], virtual[1])
+        gradients = torch.autograd.grad(F.cross_entropy(logits, labels), virtual)
+        tangent = None
+        if setting.whole:
+            direction = dict(zip(body, gradients[2:], strict=True))
+            with autocast(setting.labels.device, setting.dtype):
+                tangent = directional_derivative(network.backbone, direction, x).float()
+        return Tangents(scales.unsqueeze(1) * gradients[0], scales * gradients[1], tangent)
+
+
+METHOD = Method(
+    summary="class-balanced ISDA with covariances that are learned on held-out images",
+    source="Li et al., CVPR 2021, arXiv 2103.12579",
+    stages=FINETUNE,
+    params=Params,
+    # The second stage of the released CIFAR schedule, from epoch 160 of 200 on.
+    defaults={
+        "data": "images",
+        "train": "all",
+        "epochs": 40,
+        "batch_size": 100,
+        "lr": 1e-3,
+        "decay": "steps",
+        "milestones": (20,),
+        "factors": (0.01,),
+        "nesterov": True,
+        "pad_mode": "reflect",
+    },
+    steps=make_steps,
+    reads=lambda params: ("held-out",) if params.meta_source == "held-out" else (),
+    check=check,
+)

@@ -1,0 +1,184 @@
+"""RISDA: ISDA whose tail classes borrow from the classes that they are taken for.
+
+The confusion graph eps [C, C] has the shares of class-i training images predicted as j. A tail
+class c gets a reasoning covariance and a reasoning prototype from the other classes' Sigma_i, mu_i:
+
+    Sigma^r_c = sum_{i != c} eps_ci Sigma_i        mu^r_c = sum_{i != c} eps_ci mu_i
+    z~_c = z_c + shift_t (w_c - w_y)' mu^r_y + 1/2 strength_t (w_c - w_y)'(Sigma_y + Sigma^r_y)(...)
+    L = mean over the batch of w_y CE(z~, y), w_y by the effective number of samples
+
+shift_t and strength_t grow as in ISDA. The shift is a displacement of the feature: it changes z by
+that term and by one number for all classes. ``base`` takes another loss of z~. Strength and shift 0
+give class-balanced cross-entropy; no reasoning gives class-balanced ISDA.
+
+Paper and released code differ; ``variant``:
+
+    paper  as above. Head classes keep their own covariance and are not shifted.
+    code   eps is rounded to two decimals, and its diagonal takes part. Every class, head classes
+           too, is displaced by eps mu - mu (towards the classes that it is taken for), and twice:
+           once in the feature, once more in the logits. A tail class has the covariance
+           sum_i eps_ci Sigma_i, without its own on top; with running covariances this overwrites
+           the estimate in every step, and the next update, with features displaced once, starts
+           from it. Prototypes are those before fine-tuning. Classes must be sorted by size.
+
+Both: weighted mean, running covariances updated before the loss, no factor 1/N_c (with w it would
+weigh twice), all epochs at t/T between ramp_start and 1 (0.8 to 0.995 in the released code). The
+paper tunes the whole network for 40 epochs; so does ``--data images --train all``. It publishes
+nothing for CIFAR-10. The artifact's covariances have the divisor that its stage was given.
+
+Mixtures of matrices and variances are formed once (running: in each step). Of factors they are not:
+a mixture has the rows sqrt(eps_ci) F_i of its members, which are gathered for the classes of the
+batch and used as they are, or, where they are more than D, as one D x D matrix for the moment.
+
+Source: Chen, Zhou, Wu, Yang, Xie, Wang, Li, AAAI 2022, arXiv 2112.07928.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ltcli.core.errors import ParamError
+from ltcli.core.params import param
+from ltcli.methods.isda import require_linear
+from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps, WeightedBase, base_loss
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Setting
+    from ltcli.stats.quadratic import Covariances
+    from ltcli.stats.running_moments import Estimator
+
+
+@dataclass(frozen=True)
+class Params(HeadRule, WeightedBase):
+    """Parameters of RISDA."""
+
+    shift: float = param(0.5, "factor of the reasoning prototypes (the paper's alpha)", ge=0)
+    strength: float = param(0.75, "factor of the covariances (the paper's beta)", ge=0)
+    ramp_start: float = param(0.8, "share of both in the first epoch", ge=0, le=1)
+    variant: Literal["paper", "code"] = param("paper", "where paper and released code differ")
+    reasoning: Literal["both", "covariance", "prototype", "none"] = param(
+        "both", "what tail classes borrow from other classes"
+    )
+    source: Literal["artifact", "running"] = param(
+        "artifact", "covariances, and the paper's prototypes: of the stage, or batch by batch"
+    )
+    form: Literal["full", "diagonal"] = param("full", "of the running covariances")
+
+
+def reads(params: Any) -> tuple[str, ...]:
+    """Return what the steps need."""
+    if params.source == "running" and params.variant == "paper":
+        return ("confusion",)
+    return ("covariances", "confusion")
+
+
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a head rule that does not fit the classes, and classes that do not fit the variant."""
+    import torch
+
+    model = headers["model"]
+    require_linear(model)
+    counts = model.info["class_counts"]
+    _tail(params, torch.tensor(counts))
+    if params.variant == "code" and counts != sorted(counts, reverse=True):
+        rule = "variant must be paper for classes that are not sorted by size, got code"
+        hint = "the released code takes the first classes for the largest"
+        raise ParamError("finetune", rule, hint)
+
+
+def make_steps(params: Params, setting: Setting) -> Steps:
+    """Return steps with reasoning for tail classes."""
+    from ltcli.engine.schedules import ramp
+    from ltcli.engine.steps import feature_step, labels_on_host
+    from ltcli.stats import quadratic
+    from ltcli.stats.reasoning import covariance_shares, prototype_shares
+
+    if setting.graph is None:
+        raise ValueError("risda reads a confusion graph")
+    classifier = setting.network.classifier
+    base = base_loss(params, setting.class_counts)
+    on_host = labels_on_host(setting.order, setting.labels)
+    tail = _tail(params, setting.class_counts)
+    code = params.variant == "code"
+    lent = prototype_shares(setting.graph, tail, params.variant)
+    shift = params.shift if params.reasoning in ("both", "prototype") else 0.0
+    shares = covariance_shares(setting.graph, tail, params.variant)
+    running, covariances = _covariances(params, setting, shares, tail)
+    prototypes = _prototypes(setting, running)
+
+    def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        host, share = on_host(batch), ramp(params.ramp_start, batch.epoch, setting.epochs)
+        if running is not None and not code:
+            running.update(features, host)
+        moved = share * shift * (lent[labels] @ prototypes())
+        if running is not None and code:
+            running.update(features + moved, host)
+        # The released code moves the features, and adds the effect on the logits once more.
+        logits = classifier(features + (2 * moved if code else moved))
+        raised = quadratic.by_sample(classifier.vectors(), covariances(host), host)
+        return base(logits + 0.5 * share * params.strength * raised, labels)
+
+    step = feature_step(setting.features, setting.optimizer, loss, setting.labels)
+    return Steps(step, state=running)
+
+
+def _tail(params: Any, class_counts: torch.Tensor) -> torch.Tensor:
+    """Return which classes are tail classes, bool [C]."""
+    from ltcli.stats.head_classes import head_classes
+
+    return ~head_classes(class_counts, params.head, params.head_at, where="finetune")
+
+
+def _covariances(
+    params: Params, setting: Setting, shares: torch.Tensor, tail: torch.Tensor
+) -> tuple[Estimator | None, Callable[[torch.Tensor], Covariances]]:
+    """Return the running estimator, if any, and a function from labels to mixed covariances."""
+    from ltcli.stats.quadratic import mix
+    from ltcli.stats.running_moments import Estimator
+
+    borrows = params.reasoning in ("both", "covariance")
+    borrowers: list[int] = tail.nonzero().flatten().tolist() if borrows else []
+    if setting.covariances is not None and params.source == "artifact":
+        fixed = mix(setting.covariances, shares, borrowers)
+        return None, lambda _host: fixed
+    num_classes, dim = setting.network.classifier.weight.shape
+    running = Estimator(num_classes, dim, params.form, setting.labels.device)
+
+    def overwritten(_host: torch.Tensor) -> Covariances:
+        running.replace(mix(running.covariances, shares, borrowers))
+        return running.covariances
+
+    def mixed(host: torch.Tensor) -> Covariances:
+        present = sorted(set(host.tolist()) & set(borrowers))
+        return mix(running.covariances, shares, present)
+
+    return running, overwritten if params.variant == "code" else mixed
+
+
+def _prototypes(setting: Setting, running: Estimator | None) -> Callable[[], torch.Tensor]:
+    """Return a function that gives the class means, float [C, D]: of the artifact if it is read."""
+    if setting.means is not None:
+        fixed = setting.means
+        return lambda: fixed
+    if running is None:
+        raise ValueError("risda reads class means unless they are running")
+    return lambda: running.means
+
+
+METHOD = Method(
+    summary="ISDA with covariances and prototypes of confused classes for the tail",
+    source="Chen et al., AAAI 2022, arXiv 2112.07928",
+    stages=FINETUNE,
+    params=Params,
+    # Chosen on validation images of CIFAR-10-LT at factor 100: the lowest loss of three rates.
+    defaults={"lr": 0.01},
+    steps=make_steps,
+    reads=reads,
+    check=check,
+)

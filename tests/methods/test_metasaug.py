@@ -1,0 +1,372 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from ltcli.artifacts.header import read_header
+from ltcli.artifacts.store import open_artifact
+from ltcli.core.errors import StopError
+from ltcli.engine import fit
+from ltcli.engine.fit import Batch
+from ltcli.methods.metasaug import Params, check, make_steps
+from ltcli.methods.method import Setting, WeightedBase, base_loss
+from ltcli.models.classifier import Classifier
+from ltcli.models.network import Network, build_backbone
+from ltcli.stats.quadratic import Full, by_sample
+from ltcli.stats.running_moments import Estimator
+
+C, N, V, EPOCHS = 4, 24, 8, 4
+COUNTS = torch.tensor([12, 6, 4, 2])
+LABELS = torch.tensor([0] * 12 + [1] * 6 + [2] * 4 + [3] * 2)
+HELD_OUT = torch.arange(V) % C
+LR = 0.05
+
+
+def setting(rng, *, whole, lr=LR):
+    """Twelve rows a step: of images through a small backbone, or of features."""
+    shape = (3, 8, 8) if whole else (5,)
+    backbone = build_backbone("resnet20") if whole else torch.nn.Identity()
+    classifier = Classifier(64 if whole else 5, C)
+    classifier.bias.data = torch.randn(C, generator=rng)
+    classifier.scales.data = torch.rand(C, generator=rng) + 0.5
+    network = Network(backbone, classifier).train()
+    data = torch.randn(N, *shape, generator=rng)
+    # Features with a mean, and classes apart.
+    data = data + LABELS.view(N, *[1] * len(shape)) / 4
+    held_out = torch.randn(V, *shape, generator=rng)
+    moving = [p for p in network.parameters() if p.requires_grad]
+    return Setting(
+        network=network,
+        whole=whole,
+        optimizer=torch.optim.SGD(moving, lr=lr, momentum=0.9, weight_decay=1e-3),
+        inputs=lambda batch: data[batch.rows],
+        maps=None,
+        labels=LABELS,
+        held_out=lambda batch: held_out[batch.rows],
+        held_out_labels=HELD_OUT,
+        class_counts=COUNTS,
+        order=lambda epoch: torch.randperm(N, generator=torch.Generator().manual_seed(epoch)),
+        epochs=EPOCHS,
+        batch_size=12,
+        seed=0,
+        dtype=torch.float32,
+    )
+
+
+@pytest.fixture(params=[True, False], ids=["whole", "classifier"])
+def case(request):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return setting(torch.Generator().manual_seed(1), whole=request.param)
+
+
+def batches(case, steps):
+    """The first batches of a run."""
+    for number in range(steps):
+        epoch, step = divmod(number, N // 12)
+        rows = case.order(epoch)[12 * step : 12 * step + 12]
+        yield Batch(epoch, step, 12 * step, rows)
+
+
+def covariances(steps):
+    return steps.state.tensors()["covariances"]
+
+
+def loss_of(params, case, features, labels, sigma, strength):
+    base = base_loss(
+        WeightedBase(params.base, params.gamma, params.max_margin, params.beta), COUNTS
+    )
+    classifier = case.network.classifier
+    raised = by_sample(classifier.vectors(), Full(sigma), labels)
+    return base(classifier(features) + 0.5 * strength * raised, labels)
+
+
+def naive_step(params, case, batch, sigma, strength):
+    """Sigma' by differentiating twice through the virtual step."""
+    base = base_loss(
+        WeightedBase(params.base, params.gamma, params.max_margin, params.beta), COUNTS
+    )
+    labels = LABELS[batch.rows]
+    theta = {n: p for n, p in case.network.named_parameters() if p.requires_grad}
+    buffers = {n: b.clone() for n, b in case.network.named_buffers()}
+    scales = case.network.classifier.scales
+
+    def features_and_logits(parameters, x):
+        body = {
+            n.removeprefix("backbone."): t
+            for n, t in {**parameters, **buffers}.items()
+            if n.startswith("backbone.")
+        }
+        f = functional_call(case.network.backbone, body, (x,))
+        w, b = parameters["classifier.weight"], parameters["classifier.bias"]
+        return f, scales * (f @ w.T + b)
+
+    sigma = sigma.clone().requires_grad_()
+    _, z = features_and_logits(theta, case.inputs(batch))
+    vectors = scales.unsqueeze(1) * theta["classifier.weight"]
+    rows = []
+    for i, y in enumerate(labels.tolist()):
+        apart = vectors - vectors[y]
+        rows.append(z[i] + 0.5 * strength * ((apart @ sigma[y]) * apart).sum(1))
+    value = base(torch.stack(rows), labels)
+    grads = torch.autograd.grad(value, list(theta.values()), create_graph=True)
+    virtual = {n: p - LR * g for (n, p), g in zip(theta.items(), grads, strict=True)}
+    everything = Batch(0, 0, 0, torch.arange(V))
+    _, held = features_and_logits(virtual, case.held_out(everything))
+    (gradient,) = torch.autograd.grad(F.cross_entropy(held, HELD_OUT), sigma)
+    return (sigma - params.meta_lr * gradient).detach()
+
+
+@pytest.mark.parametrize("base", ["ce", "focal", "ldam"])
+def test_the_meta_step_is_that_of_double_backward(case, base):
+    # The paper's variant keeps the result, so that it can be seen; the step is large on purpose.
+    params = Params(base=base, variant="paper", meta_lr=50.0, ramp_start=1.0, strength=0.6)
+    steps = make_steps(params, case)
+    first, second = batches(case, 2)
+    steps.step(first)
+    sigma = covariances(steps)
+    expected = naive_step(params, case, second, sigma, 0.6)
+    captured = {}
+    steps.state.replace, keep = lambda new: captured.update(new=new), steps.state.replace
+    steps.step(second)
+    steps.state.replace = keep
+    found = torch.stack(list(captured["new"].matrices))
+    change = (expected - sigma).norm()
+    assert change > 1e-4 * sigma.norm()
+    assert (found - expected).norm() < 2e-3 * change
+
+
+def test_the_real_step_has_the_corrected_covariances(case):
+    params = Params(variant="paper", meta_lr=50.0, ramp_start=1.0, strength=0.6)
+    steps = make_steps(params, case)
+    first, second = batches(case, 2)
+    steps.step(first)
+    expected_sigma = naive_step(params, case, second, covariances(steps), 0.6)
+    x, labels = case.inputs(second), LABELS[second.rows]
+    state = {n: b.clone() for n, b in case.network.named_buffers()}
+    body = {n.removeprefix("backbone."): b for n, b in state.items() if n.startswith("backbone.")}
+    features = functional_call(case.network.backbone, body, (x,))
+    expected = loss_of(params, case, features, labels, expected_sigma, 0.6)
+    torch.testing.assert_close(steps.step(second).detach(), expected.detach(), rtol=1e-4, atol=0)
+
+
+def test_the_code_variant_forgets_the_step_and_the_estimate_knows_a_batch_afterwards():
+    case = fresh(False)
+    steps = make_steps(Params(meta_lr=50.0), case)
+    assert covariances(steps).abs().max() == 0
+    for batch in batches(case, 2):
+        steps.step(batch)
+    x = torch.cat([case.inputs(batch) for batch in batches(case, 2)])
+    labels = torch.cat([LABELS[batch.rows] for batch in batches(case, 2)])
+    torch.testing.assert_close(covariances(steps)[0], torch.cov(x[labels == 0].T, correction=0))
+
+
+def run(params, case, count=5):
+    steps = make_steps(params, case)
+    values = [float(steps.step(batch).detach()) for batch in batches(case, count)]
+    return values, [p.detach().clone() for p in case.network.parameters()], steps
+
+
+def fresh(whole):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return setting(torch.Generator().manual_seed(1), whole=whole)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_without_a_meta_step_it_is_weighted_isda(whole):
+    params = Params(meta_lr=0.0)
+    values, weights, _ = run(params, fresh(whole))
+    case = fresh(whole)
+    running = Estimator(C, case.network.classifier.weight.shape[1], "full")
+    for number, batch in enumerate(batches(case, 5)):
+        labels = LABELS[batch.rows]
+        features = case.features(batch)
+        sigma = torch.stack(list(running.covariances.matrices))
+        strength = 0.5 * (0.8 + 0.2 * batch.epoch / EPOCHS)
+        value = loss_of(params, case, features, labels, sigma, strength)
+        case.optimizer.zero_grad()
+        value.backward()
+        case.optimizer.step()
+        running.update(features, labels)
+        assert values[number] == pytest.approx(float(value.detach()), rel=1e-5)
+    for mine, theirs in zip(weights, case.network.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_without_strength_the_meta_step_is_zero_and_the_loss_is_the_weighted_base_loss(case):
+    steps = make_steps(Params(strength=0.0, meta_lr=10.0, variant="paper"), case)
+    first, second = batches(case, 2)
+    steps.step(first)
+    buffers = {n: b.clone() for n, b in case.network.named_buffers()}
+    logits = functional_call(case.network, buffers, (case.inputs(second),))
+    expected = base_loss(WeightedBase(), COUNTS)(logits, LABELS[second.rows])
+    torch.testing.assert_close(steps.step(second).detach(), expected.detach())
+    assert steps.facts()["covariance_step"] == 0
+
+
+def test_held_out_images_leave_no_trace_in_the_batch_norms():
+    buffers = []
+    for meta_lr in (0.0, 1e-9):
+        case = fresh(True)
+        run(Params(meta_lr=meta_lr), case, 1)
+        buffers.append({n: b.clone() for n, b in case.network.named_buffers()})
+    assert buffers[0].keys() == buffers[1].keys()
+    for name, buffer in buffers[0].items():
+        torch.testing.assert_close(buffers[1][name], buffer)
+
+
+def test_the_log_says_how_large_the_steps_were(case):
+    params = Params(meta_lr=50.0, variant="paper")
+    steps = make_steps(params, case)
+    first, second, _ = batches(case, 3)
+    steps.step(first)  # from zero, which has no relative size
+    assert steps.facts() == {"covariance_step": 0.0}
+    sigma = covariances(steps)
+    strength = params.strength * 0.8
+    expected = naive_step(params, case, second, sigma, strength)
+    steps.step(second)
+    present = LABELS[second.rows].unique()
+    size = float((expected - sigma).norm() / sigma[present].norm())
+    assert steps.facts()["covariance_step"] == pytest.approx(size, rel=1e-2)
+    assert "covariance_step" not in (make_steps(Params(meta_lr=0.0), case).facts() or {})
+
+
+def test_diagonal_covariances_are_the_diagonal_of_full_ones_where_these_are_diagonal():
+    case = fresh(False)
+    steps = make_steps(Params(form="diagonal", variant="paper", meta_lr=5.0), case)
+    for batch in batches(case, 3):
+        assert steps.step(batch).isfinite()
+    assert covariances(steps).shape == (C, 5)
+    assert steps.facts()["covariance_step"] > 0
+
+
+def test_a_meta_set_from_the_training_set_is_taken_out_of_it():
+    case = fresh(False)
+    seen = []
+    inputs = case.inputs
+    case = dataclasses.replace(
+        case,
+        inputs=lambda batch: (seen.append(batch), inputs(batch))[1],
+        held_out=None,
+        held_out_labels=None,
+    )
+    params = Params(meta_source="train", meta_per_class=1, meta_batch=100)
+    steps = make_steps(params, case)
+    rows = steps.order(0)
+    assert len(rows) == N - C
+    left_out = sorted(set(range(N)) - set(rows.tolist()))
+    assert LABELS[left_out].tolist() == [0, 1, 2, 3]
+    assert set(steps.order(1).tolist()) == set(rows.tolist())
+    steps.step(Batch(0, 0, 0, rows[:12]))
+    train, meta = seen
+    assert train.rows.equal(rows[:12])
+    assert sorted(meta.rows.tolist()) == left_out
+    assert meta.first >= N  # draws of its own
+
+
+def test_a_meta_batch_is_drawn_anew_in_each_step():
+    case = fresh(False)
+    seen = []
+    held_out = case.held_out
+    case = dataclasses.replace(
+        case, held_out=lambda batch: (seen.append(batch), held_out(batch))[1]
+    )
+    steps = make_steps(Params(meta_batch=3), case)
+    for batch in batches(case, 4):
+        steps.step(batch)
+    drawn = [tuple(batch.rows.tolist()) for batch in seen]
+    assert all(len(set(rows)) == 3 for rows in drawn)
+    assert len(set(drawn)) == 4
+    assert [batch.first for batch in seen] == [0, 3, 0, 3]
+
+
+def tensors_of(path):
+    with open_artifact(path) as artifact:
+        return artifact.load("*")
+
+
+def test_from_the_command_line_on_images_with_a_kept_epoch(ltcli, copy):
+    start = copy / "start.safetensors"
+    common = ("-d", copy)
+    options = ("--backbone", "resnet20", "--epochs", "2", "--snapshots", "2", "--out", start)
+    assert ltcli("pretrain", *options, *common).code == 0
+    out = copy / "m.safetensors"
+    options = ("--model", start, "--from-epoch", "1", "--epochs", "1", "--out", out)
+    done = ltcli("finetune", "--method", "metasaug", *options, *common)
+    assert done.code == 0
+    before, after = tensors_of(start), tensors_of(out)
+    assert not after["backbone.conv1.weight"].equal(before["backbone.conv1.weight"])
+    assert after["method.covariances"].shape == (10, 64, 64)
+    assert after["method.counts"].sum() > 0
+    done = ltcli("finetune", "--method", "metasaug", *options[:2], "--from-epoch", "3", *common)
+    assert done.code == 2
+    assert done.lines == [
+        "error: finetune: from-epoch must be in 1 ... 2, got 3",
+        f"hint: {start} keeps these",
+    ]
+
+
+def test_on_the_bank_only_the_classifier_moves(ltcli, copy):
+    options = ("--data", "features", "--train", "classifier", "--epochs", "2", "--lr", "0.1")
+    assert ltcli("finetune", "--method", "metasaug", *options, "-d", copy).code == 0
+    before = tensors_of(copy / "pretrain.safetensors")
+    after = tensors_of(copy / "finetune-metasaug.safetensors")
+    for name, tensor in before.items():
+        assert after[name].equal(tensor) == name.startswith(("backbone.", "classifier.scales"))
+
+
+def test_no_meta_set_is_refused_before_any_work(ltcli, tmp_path):
+    folder = tmp_path / "cao"
+    common = ("-d", folder)
+    split = ("split", "digits", "--imbalance-factor", "10", "--val-per-class", "0")
+    assert ltcli(*split, *common).code == 0
+    assert ltcli("pretrain", "--backbone", "resnet20", "--epochs", "1", *common).code == 0
+    done = ltcli("finetune", "--method", "metasaug", *common)
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {folder / 'split.safetensors'}: has no held-out images, which are the meta set",
+        "hint: split with --protocol holdout, or use --meta-source train",
+    ]
+    fewest = min(read_header(folder / "split.safetensors").info["class_counts"])
+    options = ("--meta-source", "train", "--meta-per-class", str(fewest))
+    done = ltcli("finetune", "--method", "metasaug", *options, *common)
+    assert done.code == 2
+    assert done.lines == [
+        f"error: finetune: meta-per-class must be less than {fewest}, got {fewest}",
+        f"hint: the smallest class has {fewest} training images, and one must be left",
+    ]
+    options = ("--meta-source", "train", "--meta-per-class", "2", "--epochs", "1")
+    assert ltcli("finetune", "--method", "metasaug", *options, *common).code == 0
+
+
+def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
+    assert ltcli("finetune", "--method", "ncm", "-d", copy).code == 0
+    header = read_header(copy / "finetune-ncm.safetensors")
+    with pytest.raises(Exception, match="classifier must be linear, got cosine"):
+        check(Params(), {"model": header})
+
+
+def test_a_run_that_was_interrupted_ends_like_one_that_was_not(ltcli, copy, monkeypatch):
+    options = ("--data", "features", "--train", "classifier", "--epochs", "3", "--lr", "0.1")
+    paths = [copy / "whole.safetensors", copy / "parts.safetensors"]
+    command = ("finetune", "--method", "metasaug", *options, "-d", copy, "--variant", "paper")
+    assert ltcli(*command, "--out", paths[0]).code == 0
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    save, count = fit._save, [0]
+
+    def stop_after_some(state, context, epoch, step, meters):
+        save(state, context, epoch, step, meters)
+        count[0] += 1
+        if count[0] == 4:
+            raise StopError("finetune", 2, "")
+
+    monkeypatch.setattr(fit, "_save", stop_after_some)
+    assert ltcli(*command, "--out", paths[1]).code == 130
+    monkeypatch.undo()
+    assert ltcli(*command, "--out", paths[1]).code == 0
+    whole, parts = tensors_of(paths[0]), tensors_of(paths[1])
+    assert whole.keys() == parts.keys()
+    assert all(whole[name].equal(parts[name]) for name in whole)
