@@ -23,7 +23,11 @@ FILES = {
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 HEAVY = {"torch", "torchvision"}
 LIGHT_PACKAGES = ("cli", "stages", "methods", "core", "artifacts")
-LIGHT_FILES = ("ltcli.data.source_table", "ltcli.engine.schedules")
+LIGHT_FILES = (
+    "ltcli.data.source_table",
+    "ltcli.engine.schedules",
+    "ltcli.stats.head_classes",
+)
 
 
 def _targets(node):

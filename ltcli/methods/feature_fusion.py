@@ -30,7 +30,7 @@ Source: Chu, Bian, Liu, Ling, "Feature Space Augmentation for Long-Tailed Data",
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,8 +71,6 @@ def reads(params: Any) -> tuple[str, ...]:
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse what cannot be fused, and batches that cannot be composed."""
-    import torch
-
     if params.train == "all":
         hint = "feature-fusion trains the classifier alone"
         raise ParamError("finetune", "train must be classifier, got all", hint)
@@ -84,10 +82,10 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         rule = f"batch-size must be a multiple of {part}, got {params.batch_size}"
         hint = "half of a batch are head images; each tail image brings --donors-per-image features"
         raise ParamError("finetune", rule, hint)
-    counts = torch.tensor(headers["model"].info["class_counts"])
+    counts = headers["model"].info["class_counts"]
     head = _head(params, counts)
     # A tail class is not its own donor.
-    others = int(head.sum()) if params.donors == "head" else len(counts) - 1
+    others = sum(head) if params.donors == "head" else len(counts) - 1
     if params.donors_per_image > others:
         rule = f"donors-per-image must be at most {others}, got {params.donors_per_image}"
         hint = f"so many classes can lend generic features with --donors {params.donors}"
@@ -118,8 +116,7 @@ def _check_maps(params: Any, headers: Mapping[str, Header]) -> None:
         raise ArtifactError(where, rule, hint)
 
 
-def _head(params: Any, class_counts: torch.Tensor) -> torch.Tensor:
-    """Return which classes are head classes, bool [C]."""
+def _head(params: Any, class_counts: Sequence[int]) -> list[bool]:
     from ltcli.stats.head_classes import head_classes
 
     return head_classes(class_counts, params.head, params.head_at, where="finetune")
@@ -154,7 +151,7 @@ def _order(params: Params, setting: Setting, tails: int) -> Callable[[int], torc
     from ltcli.core.seeds import derive
 
     labels, counts = setting.labels.cpu(), setting.class_counts.cpu()
-    head = _head(params, counts)
+    head = torch.tensor(_head(params, counts.tolist()))
     tail_classes = (~head).nonzero().flatten()
     confusing = _confusing(params, setting, head)
     head_rows = head[labels].nonzero().flatten()

@@ -35,7 +35,7 @@ Source: Chen, Zhou, Wu, Yang, Xie, Wang, Li, AAAI 2022, arXiv 2112.07928.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,12 +80,10 @@ def reads(params: Any) -> tuple[str, ...]:
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse a head rule that does not fit the classes, and classes that do not fit the variant."""
-    import torch
-
     model = headers["model"]
     require_linear(model)
     counts = model.info["class_counts"]
-    _tail(params, torch.tensor(counts))
+    _head(params, counts)
     if params.variant == "code" and counts != sorted(counts, reverse=True):
         rule = "variant must be paper for classes that are not sorted by size, got code"
         hint = "the released code takes the first classes for the largest"
@@ -94,6 +92,8 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
 
 def make_steps(params: Params, setting: Setting) -> Steps:
     """Return steps with reasoning for tail classes."""
+    import torch
+
     from ltcli.engine.schedules import ramp
     from ltcli.engine.steps import feature_step, labels_on_host
     from ltcli.stats import quadratic
@@ -104,7 +104,8 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     classifier = setting.network.classifier
     base = base_loss(params, setting.class_counts)
     on_host = labels_on_host(setting.order, setting.labels)
-    tail = _tail(params, setting.class_counts)
+    head = torch.tensor(_head(params, setting.class_counts.tolist()))
+    tail = ~head.to(setting.class_counts.device)
     code = params.variant == "code"
     lent = prototype_shares(setting.graph, tail, params.variant)
     shift = params.shift if params.reasoning in ("both", "prototype") else 0.0
@@ -128,11 +129,10 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     return Steps(step, state=running)
 
 
-def _tail(params: Any, class_counts: torch.Tensor) -> torch.Tensor:
-    """Return which classes are tail classes, bool [C]."""
+def _head(params: Any, class_counts: Sequence[int]) -> list[bool]:
     from ltcli.stats.head_classes import head_classes
 
-    return ~head_classes(class_counts, params.head, params.head_at, where="finetune")
+    return head_classes(class_counts, params.head, params.head_at, where="finetune")
 
 
 def _covariances(

@@ -40,13 +40,11 @@ class Params(HeadRule):
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
-    import torch
-
     bank = headers["features"]
-    counts = torch.tensor(bank.info["class_counts"])
+    counts = bank.info["class_counts"]
     head = _head(params.head, params.head_at, counts)
     limits = {
-        "smallest": int((~head).sum()),
+        "smallest": head.count(False),
         "leading": bank.size("train.features", 1),
         "neighbours": bank.size("train.features", 0) - 1,
         "confusing": len(counts) - 1,
@@ -60,7 +58,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if "generator" in headers:
         made = headers["generator"]
         rule, value = made.parameters["head"], made.parameters["head_at"]
-        if not torch.equal(head, _head(rule, value, counts)):
+        if head != _head(rule, value, counts):
             hint = f"it was trained with --head {rule}" + ("" if value is None else f" {value:g}")
             raise ArtifactError(made.path, "has other head classes", hint)
 
@@ -88,7 +86,7 @@ def _check_predictions(before: Header | None, after: Header | None) -> None:
             raise ArtifactError(after.path, rule, "name predictions of one test set")
 
 
-def _head(rule: Any, value: float | None, counts: torch.Tensor) -> torch.Tensor:
+def _head(rule: Any, value: float | None, counts: list[int]) -> list[bool]:
     from ltcli.stats.head_classes import head_classes
 
     return head_classes(counts, rule, value, where="diagnose")
@@ -103,7 +101,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     bank = inputs["features"]
     info = bank.header.info
     counts = torch.tensor(info["class_counts"])
-    head = _head(params.head, params.head_at, counts)
+    head = torch.tensor(_head(params.head, params.head_at, info["class_counts"]))
     features, labels = bank.tensor("train.features").float(), bank.tensor("train.labels")
     means = class_means(features, labels, len(counts))
     own = _factors(features, labels, len(counts))

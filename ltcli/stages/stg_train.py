@@ -7,8 +7,9 @@ other default here is a choice of ours.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -56,7 +57,7 @@ class Params(HeadRule):
     seed: int = param(0, "initial weights, order", ge=0, lt=2**32)
 
 
-def _head(params: Params, class_counts: torch.Tensor) -> torch.Tensor:
+def _head(params: Params, class_counts: Sequence[int]) -> list[bool]:
     from ltcli.stats.head_classes import head_classes
 
     return head_classes(class_counts, params.head, params.head_at, where="stg-train")
@@ -64,11 +65,9 @@ def _head(params: Params, class_counts: torch.Tensor) -> torch.Tensor:
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check that there are head and tail classes, and enough to learn from."""
-    import torch
-
     header = headers["features"]
-    counts = torch.tensor(header.info["class_counts"])
-    if int(counts[_head(params, counts)].sum()) < 2:
+    counts = header.info["class_counts"]
+    if sum(itertools.compress(counts, _head(params, counts))) < 2:
         raise ArtifactError(header.path, "must have at least 2 images of head classes")
 
 
@@ -82,8 +81,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     bank = inputs["features"]
     info = bank.header.info
-    counts = torch.tensor(info["class_counts"])
-    head = _head(params, counts)
+    counts = info["class_counts"]
+    head = torch.tensor(_head(params, counts))
     device = resolve_device(context.device)
     features, labels = bank.tensor("train.features").float(), bank.tensor("train.labels")
     width = params.width or features.shape[1]

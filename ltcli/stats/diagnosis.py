@@ -216,8 +216,9 @@ def nearest_head(features: Tensor, means: Tensor, head: Tensor) -> Tensor:
         head: bool [C].
     """
     classes = head.nonzero().flatten()
-    cosines = F.normalize(features.double()) @ F.normalize(means[classes].double()).T
-    nearest: Tensor = classes[cosines.argmax(1)]
+    # Cosines but for the features' lengths, which do not change the order.
+    scores = features.double() @ F.normalize(means[classes].double()).T
+    nearest: Tensor = classes[scores.argmax(1)]
     return nearest
 
 

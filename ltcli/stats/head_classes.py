@@ -1,9 +1,8 @@
-"""Which classes are head classes."""
+"""Which classes are head classes. Without torch, for checks that come before any work."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal
-
-import torch
-from torch import Tensor
 
 from ltcli.core.errors import ParamError
 
@@ -13,11 +12,13 @@ Rule = Literal["share", "top-k", "min-count"]
 DEFAULTS = {"share": 0.9, "top-k": 20.0, "min-count": 100.0}
 
 
-def head_classes(class_counts: Tensor, rule: Rule, value: float | None, *, where: str) -> Tensor:
-    """Return which classes are head classes, bool [C]; the others are tail classes.
+def head_classes(
+    class_counts: Sequence[int], rule: Rule, value: float | None, *, where: str
+) -> list[bool]:
+    """Return which of the C classes are head classes; the others are tail classes.
 
     Args:
-        class_counts: int64 [C], training images.
+        class_counts: Training images of each class.
         rule: share: the fewest classes that have at least this share of the images; top-k: the k
             largest; min-count: those with more images than this.
         value: The share, k or count; None for the rule's default. Of equal classes the first count.
@@ -29,26 +30,28 @@ def head_classes(class_counts: Tensor, rule: Rule, value: float | None, *, where
     value = DEFAULTS[rule] if value is None else value
     classes = len(class_counts)
     if rule == "min-count":
-        head = class_counts > value
+        head = [count > value for count in class_counts]
     else:
-        order = class_counts.argsort(descending=True, stable=True)
+        order = sorted(range(classes), key=lambda c: -class_counts[c])
         if rule == "top-k":
             if value != int(value) or not 1 <= value < classes:
                 rules = f"head-at must be a whole number from 1 to {classes - 1} for top-k"
                 hint = f"there are {classes} classes, and some must be left for the tail"
                 raise ParamError(where, f"{rules}, got {value:g}", hint)
-            count = int(value)
+            size = int(value)
         else:
             if not 0 < value < 1:
                 rules = "head-at must be greater than 0 and less than 1 for share"
                 raise ParamError(where, f"{rules}, got {value:g}")
+            reached = itertools.accumulate(class_counts[c] for c in order)
             # In whole images: a share that is met exactly counts as met.
-            reached = class_counts[order].cumsum(0).to(torch.float64)
-            count = int((reached < value * float(class_counts.sum()) - 1e-9).sum()) + 1
-        head = torch.zeros(classes, dtype=torch.bool, device=class_counts.device)
-        head[order[:count]] = True
-    if head.all() or not head.any():
-        side = "tail" if head.all() else "head"
+            wanted = value * sum(class_counts) - 1e-9
+            size = 1 + sum(images < wanted for images in reached)
+        head = [False] * classes
+        for c in order[:size]:
+            head[c] = True
+    if all(head) or not any(head):
+        side = "tail" if all(head) else "head"
         hint = "choose another --head or --head-at"
         raise ParamError(where, f"no class is a {side} class by {rule} {value:g}", hint)
     return head

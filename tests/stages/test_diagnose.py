@@ -8,11 +8,14 @@ import torch
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.cli.main import run
+from ltcli.core.seeds import derive
 from ltcli.data.batches import ImageBatches
 from ltcli.engine.infer import features_of
+from ltcli.models.generator import load_generator
 from ltcli.models.network import load_network
 from ltcli.stats import moments
 from ltcli.stats.confusion import class_graph
+from ltcli.stats.diagnosis import divergences
 
 CPU = torch.device("cpu")
 APART = "make both from the same artifacts, or name others"
@@ -184,6 +187,52 @@ def test_samples_are_of_the_smallest_classes_and_augmented_ones_follow_their_ima
         assert torch.equal(row[origin == number], row[:count])
         assert not torch.equal(made["samples.features"][origin == number], real[:count])
     assert int((origin == 1).sum()) == int(counts[smallest].clamp(max=50).sum())
+
+
+def test_the_smallest_classes_come_first(ltcli, own):
+    counts = torch.tensor(read_header(own / "dump-features.safetensors").info["class_counts"])
+    for number in (1, 2):
+        assert ltcli("diagnose", "--smallest", number, "-d", own, "--force").code == 0
+        found = read_header(own / "diagnose.safetensors").info["tables"]["smallest"]
+        assert found == counts.argsort(stable=True)[:number].tolist()
+
+
+def test_gaussian_features_have_their_own_class_s_covariance(folder, made, tables):
+    bank = tensors_of(folder / "dump-features.safetensors")
+    rows, offsets = moments.factors(bank["train.features"], bank["train.labels"], 10, ddof=1)
+    for c in tables["smallest"]:
+        mine = made["samples.labels"] == c
+        real, drawn = (
+            made["samples.features"][mine & (made["samples.origin"] == n)] for n in (0, 1)
+        )
+        seed = derive("diagnose-gaussian", 0, c)
+        noise = torch.randn(len(real), int(offsets[c + 1] - offsets[c]), generator=of(seed))
+        expected = real + 0.5**0.5 * noise @ rows[offsets[c] : offsets[c + 1]]
+        torch.testing.assert_close(drawn, expected)
+
+
+def of(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_with_mask_0_the_generator_changes_nothing(ltcli, own):
+    assert (
+        ltcli("diagnose", *options(own, "generator"), "--mask", 0, "-d", own, "--force").code == 0
+    )
+    found = tensors_of(own / "diagnose.safetensors")
+    origin, features = found["samples.origin"], found["samples.features"]
+    count = int((origin == 1).sum())
+    assert torch.equal(features[origin == 2], features[:count])
+    assert not torch.equal(features[origin == 1], features[:count])
+
+
+def test_divergences_are_of_predictions_with_the_nearest_head_s_token(folder, made):
+    sample = made["divergences.sample"]
+    with open_artifact(folder / "stg-train.safetensors") as artifact:
+        generator = load_generator(artifact, CPU)
+    features = made["samples.features"][sample]
+    mean, variance = generator(features, generator.nearest_head(features))
+    torch.testing.assert_close(made["divergences"], divergences(mean, variance))
 
 
 def test_without_strength_augmented_features_are_the_real_ones(ltcli, own):

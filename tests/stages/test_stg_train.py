@@ -32,8 +32,8 @@ def test_the_artifact_says_which_classes_are_head_and_where_they_are(chain):
     of_bank = read_header(chain / "dump-features.safetensors").info
     for fact in ("class_names", "class_counts", "split", "model"):
         assert info[fact] == of_bank[fact]
-    counts = torch.tensor(info["class_counts"])
-    assert made["head"].equal(head_classes(counts, "share", 0.9, where="here"))
+    head = head_classes(info["class_counts"], "share", 0.9, where="here")
+    assert made["head"].tolist() == head
     for c in range(10):
         mean = bank["train.features"][bank["train.labels"] == c].mean(0)
         torch.testing.assert_close(made["class_means"][c], mean)
@@ -191,7 +191,8 @@ def test_the_transfer_to_the_tail_samples_is_in_the_log(chain):
     tail = ~generator.head[bank["train.labels"]]
     expected = transfer(generator, bank["train.features"][tail], bank["train.labels"][tail])
     (record,) = events(out, "transfer")
-    assert record == pytest.approx({"event": "transfer"} | expected, rel=1e-4)
+    del record["event"]
+    assert record == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,13 @@ def test_divergence_by_hand():
     assert found.diagonal().tolist() == pytest.approx([0, 0], abs=1e-12)
 
 
+def test_divergences_keep_their_digits_far_from_the_origin(rng):
+    means = torch.randn(4, 3, generator=rng, dtype=torch.float64).mul(2**20).round() / 2**20
+    variances = torch.rand(4, 3, generator=rng) + 0.1
+    near, far = divergences(means, variances), divergences(means + 2.0**24, variances)
+    torch.testing.assert_close(far, near, atol=1e-6, rtol=1e-6)
+
+
 def test_zero_variances_give_finite_divergences():
     found = divergences(torch.tensor([[0.0], [0.0]]), torch.tensor([[0.0], [1.0]]))
     assert torch.isfinite(found).all()

@@ -1,12 +1,12 @@
 import pytest
-import torch
 
 from ltcli.core.errors import ParamError
 from ltcli.stats.head_classes import head_classes
 
 
 def heads(counts, rule, value=None):
-    return head_classes(torch.tensor(counts), rule, value, where="finetune").nonzero().flatten()
+    head = head_classes(counts, rule, value, where="finetune")
+    return [c for c, is_head in enumerate(head) if is_head]
 
 
 @pytest.mark.parametrize(
@@ -22,28 +22,28 @@ def test_published_head_counts_of_cifar(classes, published):
 
 
 def test_the_fewest_classes_that_reach_the_share():
-    assert heads([1, 6, 3], "share", 0.6).tolist() == [1]
-    assert heads([1, 6, 3], "share", 0.61).tolist() == [1, 2]
-    assert heads([1, 6, 3], "share", 0.9).tolist() == [1, 2]
+    assert heads([1, 6, 3], "share", 0.6) == [1]
+    assert heads([1, 6, 3], "share", 0.61) == [1, 2]
+    assert heads([1, 6, 3], "share", 0.9) == [1, 2]
 
 
 def test_a_share_that_is_met_exactly_in_decimals_counts_as_met():
     # In floating point 0.55 * 100 is a little more than 55.
-    assert heads([55, 25, 20], "share", 0.55).tolist() == [0]
+    assert heads([55, 25, 20], "share", 0.55) == [0]
 
 
 def test_of_equal_classes_the_first_are_head():
-    assert heads([2, 5, 5, 5], "top-k", 2).tolist() == [1, 2]
-    assert heads([5, 5, 5, 5], "share", 0.5).tolist() == [0, 1]
+    assert heads([2, 5, 5, 5], "top-k", 2) == [1, 2]
+    assert heads([5, 5, 5, 5], "share", 0.5) == [0, 1]
 
 
 def test_a_count_must_be_exceeded():
-    assert heads([100, 101, 5], "min-count").tolist() == [1]
-    assert heads([100, 101, 5], "min-count", 5).tolist() == [0, 1]
+    assert heads([100, 101, 5], "min-count") == [1]
+    assert heads([100, 101, 5], "min-count", 5) == [0, 1]
 
 
 def test_the_largest_classes_wherever_they_stand():
-    assert heads([1, 50, 3, 20], "top-k", 2).tolist() == [1, 3]
+    assert heads([1, 50, 3, 20], "top-k", 2) == [1, 3]
 
 
 def wrong(rule, value, message, hint):
