@@ -11,7 +11,6 @@ width, the softplus and the similarity are not given there.
 """
 
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,7 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
-
-Similarity = Literal["cosine", "euclidean"]
+from ltcli.stats.differences import Similarity, nearest_head
 
 
 class Generator(nn.Module):
@@ -61,20 +59,8 @@ class Generator(nn.Module):
         return self.mean_mlp(inputs), F.softplus(self.variance_mlp(inputs))
 
     def nearest_head(self, features: Tensor, similarity: Similarity = "cosine") -> Tensor:
-        """Return the head class whose mean is most similar to each feature, int64 [B].
-
-        Args:
-            features: float [B, D].
-            similarity: cosine, or euclidean for the smallest distance.
-        """
-        means = self.class_means
-        if similarity == "cosine":
-            # The length of the feature does not change the order.
-            scores = features @ F.normalize(means).T
-        else:
-            # Falls with ||a - m||^2, without the part that all classes share.
-            scores = features @ means.T - means.square().sum(1) / 2
-        return scores.masked_fill(~self.head, -torch.inf).argmax(1)
+        """Return the head class most similar to each feature float [B, D], int64 [B]."""
+        return nearest_head(features, self.class_means, self.head, similarity)
 
 
 def _perceptron(dim: int, width: int, layers: int) -> nn.Sequential:

@@ -204,9 +204,10 @@ def _donors(
     import torch
 
     from ltcli.stats import diagnosis
+    from ltcli.stats.differences import nearest_head
 
     tail = (~known.head).nonzero().flatten()
-    heads = diagnosis.nearest_head(known.features, known.means, known.head)
+    heads = nearest_head(known.features, known.means.float(), known.head)
     donors = {"stg": diagnosis.stg_donors(heads, known.labels, tail, len(known.counts))}
     if "confusion" in inputs:
         found = inputs["confusion"].load("graph", "scores")

@@ -42,12 +42,13 @@ def samples_of(
     import torch
 
     from ltcli.stats import diagnosis
+    from ltcli.stats.differences import nearest_head
 
     tail = (~known.head).nonzero().flatten()
     smallest = tail[known.counts[tail].argsort(stable=True)[: params.smallest]].tolist()
     rows = {c: _drawn(params, known, c) for c in smallest}
     chosen = torch.cat(list(rows.values()))
-    heads = diagnosis.nearest_head(known.features, known.means, known.head)
+    heads = nearest_head(known.features, known.means.float(), known.head)
     made = {"real": known.features[chosen], "gaussian": _gaussian(params, known, rows)}
     divergences: dict[str, torch.Tensor] = {}
     if "generator" in inputs:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ltcli.stats.confusion import top_confusing
 
@@ -205,21 +204,6 @@ def nearest(queries: Tensor, bank: Tensor, k: int, left_out: Tensor) -> tuple[Te
         distances.append(values)
         rows.append(places)
     return torch.cat(distances), torch.cat(rows)
-
-
-def nearest_head(features: Tensor, means: Tensor, head: Tensor) -> Tensor:
-    """Return the head class whose mean has the largest cosine with each feature, int64 [S].
-
-    Args:
-        features: float [S, D].
-        means: float [C, D], class means.
-        head: bool [C].
-    """
-    classes = head.nonzero().flatten()
-    # Cosines but for the features' lengths, which do not change the order.
-    scores = features.double() @ F.normalize(means[classes].double()).T
-    nearest: Tensor = classes[scores.argmax(1)]
-    return nearest
 
 
 def risda_donors(graph: Tensor, traces: Tensor, tail: Tensor) -> Tensor:

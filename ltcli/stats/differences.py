@@ -23,6 +23,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+Similarity = Literal["cosine", "euclidean"]
 
 # Added to both variances of the divergence: a channel that never changes has none, feature units^2.
 VARIANCE_FLOOR = 1e-6
@@ -171,6 +174,26 @@ def regression_losses(
     floored = variance + VARIANCE_FLOOR
     ratio = (target_variance + VARIANCE_FLOOR) / floored
     return (error / floored).mean(1) / 2, (ratio - 1 - ratio.log()).mean(1) / 2
+
+
+def nearest_head(
+    features: Tensor, means: Tensor, head: Tensor, similarity: Similarity = "cosine"
+) -> Tensor:
+    """Return the head class whose mean is most similar to each feature, int64 [B].
+
+    Args:
+        features: float [B, D].
+        means: float [C, D], class means.
+        head: bool [C].
+        similarity: cosine, or euclidean for the smallest distance.
+    """
+    if similarity == "cosine":
+        # The length of the feature does not change the order.
+        scores = features @ F.normalize(means).T
+    else:
+        # Falls with ||a - m||^2, without the part that all classes share.
+        scores = features @ means.T - means.square().sum(1) / 2
+    return scores.masked_fill(~head, -torch.inf).argmax(1)
 
 
 def rarity(class_counts: Tensor) -> Tensor:

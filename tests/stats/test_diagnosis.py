@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from ltcli.models.generator import build_generator
 from ltcli.stats import diagnosis
 from ltcli.stats.diagnosis import (
     captured,
@@ -15,7 +14,6 @@ from ltcli.stats.diagnosis import (
     error_rates,
     fusion_donors,
     nearest,
-    nearest_head,
     principal_angles,
     risda_donors,
     spectrum_of_factor,
@@ -236,17 +234,6 @@ def test_an_image_is_not_its_own_neighbour():
     distances, rows = nearest(bank, bank, 1, torch.arange(3))
     assert rows.flatten().tolist() == [1, 0, 1]
     assert distances.flatten().tolist() == pytest.approx([1, 1, 2])
-
-
-def test_the_nearest_head_class_is_that_of_the_generator(rng):
-    means, features = torch.randn(6, 4, generator=rng), torch.randn(30, 4, generator=rng)
-    head = torch.tensor([True, False, True, True, False, False])
-    found = nearest_head(features, means.double(), head)
-    assert head[found].all()
-    generator = build_generator(means, head, width=4, layers=2, token_std=1.0, seed=0)
-    assert torch.equal(found, generator.nearest_head(features))
-    # Cosine: lengths do not matter.
-    assert torch.equal(found, nearest_head(5 * features, means.double(), head))
 
 
 # Donors.
