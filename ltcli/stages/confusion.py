@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.stages.stage import Input, Result, Stage
+from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
@@ -50,7 +50,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
         logger.info("confusion: %s with %s", name, ", ".join(names[c] for c in others))
     return Result(
         {"graph": graph.float(), "scores": scores.float(), "top": top},
-        {key: info[key] for key in ("class_names", "class_counts", "split", "model")},
+        of_bank(info),
     )
 
 

@@ -11,7 +11,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ResourceError
 from ltcli.core.log import plural
 from ltcli.core.params import param
-from ltcli.stages.stage import Input, Result, Stage
+from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
@@ -72,8 +72,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
         logger.warning("covariances: zero for %s with one image: %s", text, shown)
     return Result(
         tensors,
-        {key: info[key] for key in ("class_names", "class_counts", "split", "model")}
-        | {"form": params.form, "single_image_classes": len(single)},
+        of_bank(info) | {"form": params.form, "single_image_classes": len(single)},
     )
 
 

@@ -12,7 +12,7 @@ from ltcli.core.params import param
 from ltcli.methods.method import HeadRule
 from ltcli.stages.diagnose_samples import Known, samples_of
 from ltcli.stages.diagnose_tables import lines_of
-from ltcli.stages.stage import Input, Result, Stage
+from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
     import torch
@@ -114,8 +114,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
         tables |= table
     return Result(
         tensors,
-        {key: info[key] for key in ("class_names", "class_counts", "split", "model")}
-        | {"tables": tables},
+        of_bank(info) | {"tables": tables},
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, NumericalError
 from ltcli.core.params import param
-from ltcli.stages.stage import Input, Result, Stage
+from ltcli.stages.stage import Input, Result, Stage, check_kept
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,9 @@ class Params:
     maps: bool = param(False, "also keep the last feature maps of the training images")
     views: int = param(0, "augmented views of each training image to keep as well", ge=0)
     padding: int = param(4, "pixels of border for the random crops of the views", ge=0)
+    from_epoch: int | None = param(
+        None, "use the weights that pretrain --snapshots kept after this epoch", ge=1
+    )
     storage: Literal["fp32", "bf16"] = param("fp32", "how features are stored")
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     other_split: bool = param(
@@ -36,7 +39,8 @@ class Params:
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check that the images have the size that the model knows."""
+    """Check the size of the images and the epoch of the model."""
+    check_kept("dump-features", params.from_epoch, headers["model"])
     split, size = headers["split"], headers["model"].info["image_size"]
     found = list(split.tensors["train.images"][1][1:3])
     if found != list(size):
@@ -57,7 +61,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info = split.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
-    network = load_network(model, device)
+    epoch = None if params.from_epoch is None else params.from_epoch - 1
+    network = load_network(model, device, epoch)
     maps_of = backbone_maps(network)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
     classifier = network.classifier.cpu()
@@ -103,7 +108,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "split": split.header.digest,
             "model": model.header.digest,
             "backbone": model.header.info["backbone"],
-        },
+        }
+        | ({} if params.from_epoch is None else {"epoch": params.from_epoch}),
     )
 
 

@@ -11,7 +11,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import Schedule, learning_rate
-from ltcli.stages.stage import Input, Result, Stage, recipe
+from ltcli.stages.stage import Input, Result, Stage, check_kept, recipe
 
 if TYPE_CHECKING:
     import torch
@@ -94,23 +94,19 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         rule = "train must be classifier"
         hint = "--train all needs --data images and a method that trains the classifier"
         raise ParamError("finetune", f"{rule}, got all", hint)
-    _check_epoch(params, model)
+    _check_epoch(params, headers)
     method.check(params, headers)
 
 
-def _check_epoch(params: Any, model: Header) -> None:
-    if params.from_epoch is None:
-        return
-    if params.data != "images":
-        hint = "the feature bank is that of the last epoch"
-        raise ParamError("finetune", "from-epoch needs --data images", hint)
-    kept, last = model.size("snapshots.epoch", 0), model.info["epochs"]
-    if not kept or not any(name.startswith("snapshots.backbone.") for name in model.tensors):
-        rule = "keeps no earlier epochs of its backbone"
-        raise ArtifactError(model.path, rule, "use pretrain --snapshots")
-    if not last - kept < params.from_epoch <= last:
-        rule = f"from-epoch must be in {last - kept + 1} ... {last}, got {params.from_epoch}"
-        raise ParamError("finetune", rule, f"{model.path} keeps these")
+def _check_epoch(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse an epoch that was not kept, and statistics of another epoch's features."""
+    check_kept("finetune", params.from_epoch, headers["model"])
+    for role in ("features", "covariances", "generator"):
+        if role in headers and headers[role].info.get("epoch") != params.from_epoch:
+            epoch = headers[role].info.get("epoch")
+            rule = f"is of {'the last epoch' if epoch is None else f'epoch {epoch}'}"
+            hint = "--from-epoch must be the same here and in dump-features"
+            raise ArtifactError(headers[role].path, f"{rule}, not of the one to start from", hint)
 
 
 def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:

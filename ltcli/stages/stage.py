@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcli.core.context import Context
-from ltcli.core.errors import ArtifactError
+from ltcli.core.errors import ArtifactError, ParamError
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,12 @@ def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list
     return [*before, [stage, {k: v for k, v in parameters.items() if k != "seed"}]]
 
 
+def of_bank(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what statistics of a feature bank say of where they come from, as the bank says it."""
+    facts = ("class_names", "class_counts", "split", "model", "epoch")
+    return {fact: info[fact] for fact in facts if fact in info}
+
+
 def check_together(
     stage: str, headers: Mapping[str, Header], may_differ: Mapping[str, tuple[str, ...]]
 ) -> None:
@@ -123,3 +129,27 @@ def check_together(
                 rule = f"{other} belongs to another {words} than {first}"
                 hint = "make both from the same artifacts, or name others"
                 raise ArtifactError(stage, rule, hint)
+
+
+def check_kept(stage: str, epoch: int | None, model: Header) -> None:
+    """Check that a model has kept the weights after an epoch.
+
+    Args:
+        stage: What an error names.
+        epoch: From 1; None for the last one, which every model has.
+        model: The model.
+
+    Raises:
+        ArtifactError: It keeps no earlier epochs of its pre-training.
+        ParamError: It does not keep this one.
+    """
+    if epoch is None:
+        return
+    backbones = any(name.startswith("snapshots.backbone.") for name in model.tensors)
+    if model.stage != "pretrain" or not backbones:
+        rule = "keeps no earlier epochs of its pre-training"
+        raise ArtifactError(model.path, rule, "use pretrain --snapshots")
+    kept, last = model.size("snapshots.epoch", 0), model.info["epochs"]
+    if not last - kept < epoch <= last:
+        rule = f"from-epoch must be in {last - kept + 1} ... {last}, got {epoch}"
+        raise ParamError(stage, rule, f"{model.path} keeps these")

@@ -17,7 +17,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
 from ltcli.methods.method import HeadRule
-from ltcli.stages.stage import Input, Result, Stage
+from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,8 +105,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         )
     return Result(
         generator.state_dict(),
-        {key: info[key] for key in ("class_names", "class_counts", "split", "model")}
-        | {"width": width, "layers": params.layers},
+        of_bank(info) | {"width": width, "layers": params.layers},
     )
 
 

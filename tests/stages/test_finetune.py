@@ -143,3 +143,39 @@ def test_every_method_works_on_a_gpu(ltcli, copy, name, data):
     before = tensors_of(copy / "pretrain.safetensors")
     after = tensors_of(copy / f"finetune-{name}.safetensors")
     assert same(part_of(after, "backbone."), part_of(before, "backbone."))
+
+
+def test_a_bank_of_an_earlier_epoch_is_for_that_epoch_alone(ltcli, copy):
+    start, common = copy / "start.safetensors", ("-d", copy)
+    options = ("--backbone", "resnet20", "--epochs", "2", "--snapshots", "2", "--out", start)
+    assert ltcli("pretrain", *options, *common).code == 0
+    bank, own = copy / "bank.safetensors", copy / "covariances-1.safetensors"
+    model = ("--model", start)
+    earlier = ("--from-epoch", "1")
+    assert ltcli("dump-features", *model, *earlier, "--out", bank, *common).code == 0
+    assert ltcli("covariances", "--features", bank, "--out", own, *common).code == 0
+    assert read_header(own).info["epoch"] == 1
+    crt = ("finetune", "--method", "crt", *model, "--epochs", "1", *common)
+    done = ltcli(*crt, "--features", bank, "--force")
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {bank}: is of epoch 1, not of the one to start from",
+        "hint: --from-epoch must be the same here and in dump-features",
+    ]
+    out = copy / "crt-1.safetensors"
+    assert ltcli(*crt, "--features", bank, *earlier, "--out", out).code == 0
+    kept, made = tensors_of(start), tensors_of(out)
+    for name, tensor in part_of(made, "backbone.").items():
+        assert tensor.equal(kept[f"snapshots.{name}"][0])
+    done = ltcli("dump-features", *model, "--from-epoch", "3", "--force", *common)
+    assert done.code == 2
+    assert done.lines == [
+        "error: dump-features: from-epoch must be in 1 ... 2, got 3",
+        f"hint: {start} keeps these",
+    ]
+    done = ltcli("dump-features", *earlier, "--force", *common)
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {copy / 'pretrain.safetensors'}: keeps no earlier epochs of its pre-training",
+        "hint: use pretrain --snapshots",
+    ]
