@@ -109,11 +109,17 @@ def _option(spec: Spec, text: str) -> inspect.Parameter:
 
 
 def _text(spec: Spec) -> str:
-    default = "" if spec.required or spec.default is None else f" [default: {_plain(spec.default)}]"
+    default = "" if spec.required or spec.default is None else f" [default: {plain(spec.default)}]"
     return f"{spec.help}{default}"
 
 
-def _plain(value: Any) -> str:
+def help_of(command: Callable[..., None]) -> str:
+    """Return a command's docstring with the mark before paragraphs whose lines stay as they are."""
+    return inspect.cleandoc(command.__doc__ or "").replace("\\b\n", "\b\n")
+
+
+def plain(value: Any) -> str:
+    """Return a default as it is written on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

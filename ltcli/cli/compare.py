@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ltcli.artifacts.header import Header, read_folder, read_header
+from ltcli.cli.commands import help_of
 from ltcli.core.errors import ArtifactError, ParamError
 
 if TYPE_CHECKING:
@@ -226,4 +227,4 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command("compare")(compare)
+    app.command("compare", help=help_of(compare))(compare)

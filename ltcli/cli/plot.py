@@ -10,6 +10,7 @@ import typer
 
 from ltcli.artifacts.header import Header, read_folder, read_header
 from ltcli.cli import figures_classes, figures_samples
+from ltcli.cli.commands import help_of
 from ltcli.cli.figure_parts import Facts
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError
 
@@ -114,4 +115,4 @@ def _figures(facts: Facts) -> "Iterator[tuple[str, Figure]]":
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command("plot")(plot)
+    app.command("plot", help=help_of(plot))(plot)

@@ -10,9 +10,11 @@ from ltcli import methods
 from ltcli.artifacts.header import Header, verify
 from ltcli.artifacts.kinds import KINDS
 from ltcli.cli import doctor as checks
+from ltcli.cli.commands import help_of, plain
 from ltcli.core.errors import ArtifactError, LtcliError
-from ltcli.core.params import specs
+from ltcli.core.params import build, specs
 from ltcli.methods.method import Method
+from ltcli.stages import STAGES
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -168,8 +170,19 @@ def list_methods(
         typer.echo(f"{key}: {facts['summary']}")
         typer.echo(f"  for {' and '.join(facts['stages'])}; needs {facts['needs']}")
         typer.echo(f"  {facts['source']}")
+        if facts["defaults"]:
+            own = [_as_option(option, value) for option, value in facts["defaults"].items()]
+            typer.echo(f"  in finetune: {' '.join(own)}")
         for option, spec in facts["parameters"].items():
             typer.echo(f"  {option} [default: {spec['default']}]  {spec['help']}")
+
+
+def _as_option(name: str, value: Any) -> str:
+    """Return a parameter as it is written on the command line."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {plain(value)}"
 
 
 def _method_facts(method: Method) -> dict[str, Any]:
@@ -179,13 +192,31 @@ def _method_facts(method: Method) -> dict[str, Any]:
     needs = "a trained classifier and features" if method.solve else "labels"
     if method.sampler == "class-aware":
         needs = "labels, drawn class by class"
+    more = _reads(method)
     return {
         "summary": method.summary,
         "source": method.source,
         "stages": list(method.stages),
-        "needs": needs,
+        "needs": ", ".join([needs, *more]),
+        "defaults": dict(method.defaults),
         "parameters": parameters,
     }
+
+
+def _reads(method: Method) -> list[str]:
+    """Return what a method reads in finetune with its default parameters."""
+    if "finetune" not in method.stages:
+        return []
+    stage = next(stage for stage in STAGES if stage.name == "finetune")
+    record = methods.with_options(stage.params, method)
+    words = {
+        "covariances": "covariances",
+        "confusion": "a confusion graph",
+        "generator": "a generator of stg-train",
+        "maps": "feature maps",
+        "held-out": "held-out samples",
+    }
+    return [words[what] for what in method.reads(build(record, {"method": ""}, "methods"))]
 
 
 def doctor(
@@ -212,7 +243,10 @@ def doctor(
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    app.command("show")(show)
-    app.command("lineage")(lineage)
-    app.command("methods")(list_methods)
-    app.command("doctor")(doctor)
+    for name, command in (
+        ("show", show),
+        ("lineage", lineage),
+        ("methods", list_methods),
+        ("doctor", doctor),
+    ):
+        app.command(name, help=help_of(command))(command)

@@ -79,7 +79,7 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: method must be given",
                 "hint: --method is one of cross-entropy, class-balanced, balanced-softmax,"
-                " logit-adjustment, crt, lws, tau-norm, ncm",
+                " logit-adjustment, crt, lws, tau-norm, ncm, isda, metasaug, risda, feature-fusion, stg",
             ],
         ),
         (

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from ltcli.methods import METHODS
 
 
@@ -77,3 +79,21 @@ def test_doctor_reports_a_folder_that_cannot_be_written(ltcli, tmp_path):
     done = ltcli("doctor", "-d", file)
     assert done.code == 6
     assert done.lines[0].startswith(f"error: doctor: write test: {file} cannot be written")
+
+
+@pytest.mark.parametrize("command", ["show", "methods", "compare", "plot", "doctor", "lineage"])
+def test_examples_in_help_have_lines_of_their_own(ltcli, command):
+    lines = [line.strip() for line in ltcli(command, "--help").out.splitlines()]
+    first = lines.index("Examples:")
+    assert lines[first + 1].startswith(f"ltcli {command}")
+    assert not any("\\b" in line for line in lines)
+
+
+def test_methods_say_what_they_read_and_which_defaults_are_their_own(ltcli):
+    shown = ltcli("methods", "risda").out.splitlines()
+    assert "  for finetune; needs labels, covariances, a confusion graph" in shown
+    assert "  in finetune: --lr 0.01" in shown
+    shown = ltcli("methods", "metasaug").out.splitlines()
+    assert "  for finetune; needs labels, held-out samples" in shown
+    own = next(line for line in shown if line.startswith("  in finetune: --data images"))
+    assert own.endswith("--milestones 20 --factors 0.01 --nesterov --pad-mode reflect")
