@@ -66,11 +66,9 @@ class Params:
 
 def check(params: Any, _headers: Mapping[str, Header]) -> None:
     """Refuse a backbone that is not the one the generator was trained on."""
-    hint = "the generator belongs to the features of the frozen backbone"
     if params.train == "all":
+        hint = "the generator belongs to the features of the frozen backbone"
         raise ParamError("finetune", "train must be classifier for stg, got all", hint)
-    if params.from_epoch is not None:
-        raise ParamError("finetune", "from-epoch must not be given for stg", hint)
 
 
 def head(params: Params) -> Head:

@@ -79,7 +79,8 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: method must be given",
                 "hint: --method is one of cross-entropy, class-balanced, balanced-softmax,"
-                " logit-adjustment, crt, lws, tau-norm, ncm, isda, metasaug, risda, feature-fusion, stg",
+                " logit-adjustment, crt, lws, tau-norm, ncm, isda, metasaug, risda,"
+                " feature-fusion, stg",
             ],
         ),
         (
@@ -93,8 +94,9 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             ["finetune", "--method", "crt", "--tau", "1"],
             [
                 "error: finetune: no parameter 'tau'",
-                "hint: known: batch_size, data, epochs, lr, method, momentum, padding, precision,"
-                " seed, snapshots, train, weight_decay",
+                "hint: known: batch_size, data, decay, epochs, factors, from_epoch, lr, method,"
+                " milestones, momentum, nesterov, optimizer, pad_mode, padding, precision, seed,"
+                " snapshots, train, weight_decay",
             ],
         ),
         (
@@ -122,7 +124,8 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: no method 'cutmix'",
                 "hint: known: balanced-softmax, class-balanced, cross-entropy, crt,"
-                " logit-adjustment, lws, ncm, tau-norm",
+                " feature-fusion, isda, logit-adjustment, lws, metasaug, ncm, risda, stg,"
+                " tau-norm",
             ],
         ),
     ],

@@ -24,7 +24,8 @@ def same(one, other):
 
 @pytest.mark.parametrize("name", methods.names("finetune"))
 def test_every_method_works_on_the_feature_bank(ltcli, copy, name):
-    done = ltcli("finetune", "--method", name, "--epochs", "2", "--force", "-d", copy)
+    options = ("--data", "features", "--train", "classifier", "--epochs", "2", "--force")
+    done = ltcli("finetune", "--method", name, *options, "-d", copy)
     assert done.code == 0
     out = copy / f"finetune-{name}.safetensors"
     before, after = tensors_of(copy / "pretrain.safetensors"), tensors_of(out)
