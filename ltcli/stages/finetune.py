@@ -144,9 +144,19 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "classifier": network.classifier.form,
             "method": params.method,
             "balanced": info["balanced"] or method.balances,
-            "recipe": recipe(info["recipe"], "finetune", as_dict(params)),
+            "recipe": recipe(_before(inputs), "finetune", as_dict(params)),
         },
     )
+
+
+def _before(inputs: Mapping[str, Artifact]) -> list[Any]:
+    """Return the recipe of the model, and how the statistics were made that the method reads."""
+    steps: list[Any] = inputs["model"].header.info["recipe"]
+    for role in ("covariances", "confusion", "generator"):
+        if role in inputs:
+            header = inputs[role].header
+            steps = recipe(steps, header.stage, header.parameters)
+    return steps
 
 
 def _train(

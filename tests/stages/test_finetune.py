@@ -35,7 +35,11 @@ def test_every_method_works_on_the_feature_bank(ltcli, copy, name):
     assert info["method"] == name
     assert info["balanced"] == METHODS[name].balances
     assert info["classifier"] == ("cosine" if name == "ncm" else "linear")
-    assert [stage for stage, _ in info["recipe"]] == ["split", "pretrain", "finetune"]
+    reads = read_header(out).inputs.keys() & {"covariances", "confusion", "generator"}
+    made = [{"generator": "stg-train"}.get(role, role) for role in sorted(reads)]
+    stages = [stage for stage, _ in info["recipe"]]
+    assert stages == ["split", "pretrain", *made, "finetune"]
+    assert not any("seed" in parameters for _, parameters in info["recipe"])
     changed = ("classifier", "method", "balanced", "recipe")
     assert {k: v for k, v in info.items() if k not in changed} == {
         k: v for k, v in start.items() if k not in changed
