@@ -152,6 +152,31 @@ def _meta_order(rows: torch.Tensor, setting: Setting, size: int, epoch: int) -> 
     return torch.stack(batches)
 
 
+@dataclass(frozen=True)
+class _Now:
+    """One step's training batch, and what its losses have in common.
+
+    Attributes:
+        batch: Which rows.
+        x: Images or features that were drawn.
+        features: float32 [B, D].
+        labels: int64 [B].
+        host: The labels on the CPU.
+        covariances: Before the meta step.
+        strength: Of this epoch.
+        rate: Learning rate of this epoch.
+    """
+
+    batch: Batch
+    x: torch.Tensor
+    features: torch.Tensor
+    labels: torch.Tensor
+    host: torch.Tensor
+    covariances: Full | Diagonal
+    strength: float
+    rate: float
+
+
 class _MetaSteps:
     """The steps of MetaSAug.
 
@@ -191,81 +216,68 @@ class _MetaSteps:
         """Do one step; the loss is the one with the corrected covariances."""
         import torch
 
-        setting, params = self._setting, self._params
-        x, y, host = setting.inputs(batch), setting.labels[batch.rows], self._on_host(batch)
-        features = setting.features_of(x)
-        covariances = self._running.covariances
-        strength = params.strength * self._ramp(batch)
-        if params.meta_lr > 0:
-            covariances = self._corrected(batch, x, features, host, covariances, strength)
-        setting.optimizer.zero_grad(set_to_none=True)
-        value = self._augmented_loss(features, y, host, covariances, strength)
-        torch.autograd.backward(value)
-        setting.optimizer.step()
-        if params.meta_lr > 0 and params.variant == "paper":
-            self._running.replace(covariances)
-        self._running.update(features, host)
-        return value
-
-    def _ramp(self, batch: Batch) -> float:
         from ltcli.engine.schedules import ramp
 
-        return ramp(self._params.ramp_start, batch.epoch, self._setting.epochs)
+        setting, params = self._setting, self._params
+        x = setting.inputs(batch)
+        now = _Now(
+            batch=batch,
+            x=x,
+            features=setting.features_of(x),
+            labels=setting.labels[batch.rows],
+            host=self._on_host(batch),
+            covariances=self._running.covariances,
+            strength=params.strength * ramp(params.ramp_start, batch.epoch, setting.epochs),
+            rate=setting.optimizer.param_groups[0]["lr"],
+        )
+        covariances = self._corrected(now) if params.meta_lr > 0 else now.covariances
+        setting.optimizer.zero_grad(set_to_none=True)
+        value = self._augmented_loss(now, now.features, covariances)
+        torch.autograd.backward(value)
+        setting.optimizer.step()
+        if params.variant == "paper":
+            self._running.replace(covariances)
+        self._running.update(now.features, now.host)
+        return value
 
     def _augmented_loss(
-        self,
-        features: torch.Tensor,
-        labels: torch.Tensor,
-        host: torch.Tensor,
-        covariances: Full | Diagonal,
-        strength: float,
+        self, now: _Now, features: torch.Tensor, covariances: Full | Diagonal
     ) -> torch.Tensor:
         from ltcli.stats.quadratic import by_sample
 
         classifier = self._setting.network.classifier
-        raised = by_sample(classifier.vectors(), covariances, host)
-        return self._loss(classifier(features) + 0.5 * strength * raised, labels)
+        raised = by_sample(classifier.vectors(), covariances, now.host)
+        return self._loss(classifier(features) + 0.5 * now.strength * raised, now.labels)
 
-    def _corrected(
-        self,
-        batch: Batch,
-        x: torch.Tensor,
-        features: torch.Tensor,
-        host: torch.Tensor,
-        covariances: Full | Diagonal,
-        strength: float,
-    ) -> Full | Diagonal:
+    def _corrected(self, now: _Now) -> Full | Diagonal:
         """Return the covariances after the meta step."""
         import torch
 
         from ltcli.stats.meta_covariance import covariance_gradient
-        from ltcli.stats.quadratic import Diagonal, Full
+        from ltcli.stats.quadratic import Diagonal, Full, to_device
 
-        setting = self._setting
-        labels, rate = setting.labels[batch.rows], setting.optimizer.param_groups[0]["lr"]
-        tangents = self._tangents(batch, x, features, host, covariances, strength)
-        classifier, classes = setting.network.classifier, torch.unique(host)
+        classifier, classes = self._setting.network.classifier, torch.unique(now.host)
         gradient = covariance_gradient(
             self._loss,
-            features.detach(),
-            labels,
+            now.features.detach(),
+            now.labels,
             classifier.vectors().detach(),
             (classifier.scales * classifier.bias).detach(),
-            covariances,
-            tangents,
+            now.covariances,
+            self._tangents(now),
             classes=classes,
-            strength=strength,
-            rate=rate,
+            strength=now.strength,
+            rate=now.rate,
         )
         steps = -self._params.meta_lr * gradient
-        present: list[int] = classes.tolist()
-        if isinstance(covariances, Diagonal):
-            before = covariances.variances
-            where = classes.to(before.device)
+        if isinstance(now.covariances, Diagonal):
+            before = now.covariances.variances
+            where = to_device(classes, before.device)
             after: Full | Diagonal = Diagonal(before.index_add(0, where, steps))
             known = before[where]
         else:
-            matrices = list(covariances.matrices)
+            present: list[int] = classes.tolist()
+            matrices = list(now.covariances.matrices)
             known = torch.stack([matrices[c] for c in present])
             for c, step in zip(present, steps, strict=True):
                 matrices[c] = matrices[c] + step
@@ -276,15 +288,7 @@ class _MetaSteps:
         self._sizes[1] += norm > 0
         return after
 
-    def _tangents(
-        self,
-        batch: Batch,
-        x: torch.Tensor,
-        features: torch.Tensor,
-        host: torch.Tensor,
-        covariances: Full | Diagonal,
-        strength: float,
-    ) -> Tangents:
+    def _tangents(self, now: _Now) -> Tangents:
         """Return v, the gradient of the held-out loss behind the virtual step."""
         import torch
         from torch.func import functional_call
@@ -294,26 +298,24 @@ class _MetaSteps:
         from ltcli.engine.tangent import directional_derivative
         from ltcli.stats.meta_covariance import Tangents
 
-        setting = self._setting
-        network, rate = setting.network, setting.optimizer.param_groups[0]["lr"]
+        setting, network = self._setting, self._setting.network
         head = [network.classifier.weight, network.classifier.bias]
         body = dict(network.backbone.named_parameters()) if setting.whole else {}
         # The features are cut off from the backbone, so that its forward pass serves both losses.
-        cut = features.detach().requires_grad_(setting.whole)
-        value = self._augmented_loss(cut, setting.labels[batch.rows], host, covariances, strength)
+        cut = now.features.detach().requires_grad_(setting.whole)
+        value = self._augmented_loss(now, cut, now.covariances)
         by_head = torch.autograd.grad(value, [*head, cut] if setting.whole else head)
         by_body: tuple[torch.Tensor, ...] = ()
         if setting.whole:
             by_body = torch.autograd.grad(
-                features, list(body.values()), by_head[2], retain_graph=True
+                now.features, list(body.values()), by_head[2], retain_graph=True
             )
+        theta, gradient = [*head, *body.values()], [*by_head[:2], *by_body]
         virtual = [
-            (parameter.detach() - rate * gradient).requires_grad_()
-            for parameter, gradient in zip(
-                [*head, *body.values()], [*by_head[:2], *by_body], strict=True
-            )
+            (parameter.detach() - now.rate * slope).requires_grad_()
+            for parameter, slope in zip(theta, gradient, strict=True)
         ]
-        inputs, labels = self._meta(batch)
+        inputs, labels = self._meta(now.batch)
         if setting.whole:
             # Batch statistics of the held-out images must not reach the running ones.
             buffers = {name: b.clone() for name, b in network.backbone.named_buffers()}
@@ -322,13 +324,13 @@ class _MetaSteps:
                 inputs = functional_call(network.backbone, {**moved, **buffers}, (inputs,)).float()
         scales = network.classifier.scales
         logits = scales * F.linear(inputs, virtual[0], virtual[1])
-        gradients = torch.autograd.grad(F.cross_entropy(logits, labels), virtual)
+        v = torch.autograd.grad(F.cross_entropy(logits, labels), virtual)
         tangent = None
         if setting.whole:
-            direction = dict(zip(body, gradients[2:], strict=True))
+            direction = dict(zip(body, v[2:], strict=True))
             with autocast(setting.labels.device, setting.dtype):
-                tangent = directional_derivative(network.backbone, direction, x).float()
-        return Tangents(scales.unsqueeze(1) * gradients[0], scales * gradients[1], tangent)
+                tangent = directional_derivative(network.backbone, direction, now.x).float()
+        return Tangents(scales.unsqueeze(1) * v[0], scales * v[1], tangent)
 
 
 METHOD = Method(

@@ -29,7 +29,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ltcli.stats.quadratic import Diagonal, Full
+from ltcli.stats.quadratic import Diagonal, Full, to_device
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def covariance_gradient(
     present: list[int] = classes.tolist()
     shifts = _shifts(weight, tangents.weight, covariances, present)
     quadratic, quadratic_dot = shifts[:, 0], shifts[:, 1]
-    own = labels.unsqueeze(1) == classes.to(labels.device)
+    own = labels.unsqueeze(1) == to_device(classes, labels.device)
     position = own.to(torch.int64).argmax(1)
     logits = features @ weight.T + bias + 0.5 * strength * quadratic[position]
     moved = features @ tangents.weight.T + tangents.bias + strength * quadratic_dot[position]
