@@ -31,7 +31,7 @@ class Params(HeadRule):
     samples: int = param(50, "images of each of these classes, at most", ge=2)
     neighbours: int = param(5, "nearest training images of a feature to keep", ge=1)
     strength: float = param(0.5, "factor of the covariance of Gaussian features (ISDA)", ge=0)
-    stg_strength: float = param(1.5, "factor of the generator's differences", ge=0)
+    stg_strength: float = param(1.0, "factor of the generator's differences", ge=0)
     mask: float = param(0.5, "share of the channels that the generator changes", ge=0, le=1)
     confusing: int = param(3, "classes that lend to a class in feature-fusion", ge=1)
     pictures: int = param(2, "images to show per class and origin, with --split", ge=1)
