@@ -62,9 +62,12 @@ class _FastBatchNorm(TorchFunctionMode):
 class _BatchNorm(torch.autograd.Function):
     """Batch-norm of [B, C, H, W] by the statistics of the batch, for forward mode only.
 
-    With s the inverse deviation, m the mean, and k = mean((x - m) s dx), all per channel:
+    With s the inverse deviation and m the mean, per channel:
 
-        dy = w s (dx - mean(dx) - s (x - m) k) + dw s (x - m) + db
+        dy = J dx + s (x - m) dw + db
+
+    J = w s (1 - (1 + x^ x^') / n), with x^ = s (x - m) and n values in a channel, is symmetric, so
+    J dx is what the kernel of the backward pass makes of dx.
     """
 
     @staticmethod
@@ -78,7 +81,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         """Keep what the tangent needs."""
-        x, weight, _bias, _eps = inputs
+        x, weight, _bias, ctx.eps = inputs
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.save_for_forward(x, weight, output[1], output[2])
 
@@ -87,17 +90,12 @@ class _BatchNorm(torch.autograd.Function):
         """Return the tangent of the output."""
         dx, dweight, dbias, _ = tangents
         x, weight, mean, inverse = ctx.saved_tensors
-        over, count = (0, 2, 3), x.numel() // x.shape[1]
-        # Half-precision products are summed in float32, as batch-norm's own statistics are.
-        mean_dx = dx.sum(over, dtype=mean.dtype) / count
-        k = inverse * ((x * dx).sum(over, dtype=mean.dtype) / count - mean * mean_dx)
-        gain = weight * inverse
-        slope = inverse * (dweight - gain * k)
-        offset = dbias - gain * mean_dx - mean * slope
-        return _affine(x, slope, offset).add_(_affine(dx, gain, torch.zeros_like(gain))), None, None
-
-
-def _affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """Return gain x + offset by channel; as a batch-norm, which has a kernel for few channels."""
-    zero, one = torch.zeros_like(gain), torch.ones_like(gain)
-    return torch.native_batch_norm(x, gain, offset, zero, one, False, 0.0, 0.0)[0]
+        through, _, _ = torch.ops.aten.native_batch_norm_backward(
+            dx, x, weight, None, None, mean, inverse, True, ctx.eps, [True, False, False]
+        )
+        slope = inverse * dweight
+        # The affine part as a batch-norm, which has a kernel for few channels.
+        zero, one = torch.zeros_like(slope), torch.ones_like(slope)
+        offset = dbias - mean * slope
+        affine = torch.native_batch_norm(x, slope, offset, zero, one, False, 0.0, 0.0)[0]
+        return affine.add_(through), None, None

@@ -4,7 +4,7 @@
 
 It depends on the label u, not on the sample, so one row is computed for each class of a batch and
 [B, C, D] never exists. Differences are taken before squaring, which keeps the digits where the
-class vectors are close. ``Sigma_u`` is a full matrix, a diagonal, or a factor F_u with
+class vectors are close, and the vectors relative to their mean. ``Sigma_u`` is a full matrix, a diagonal, or a factor F_u with
 Sigma_u = F_u' F_u, all of them constants of the loss.
 
 Source of the term: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
@@ -73,12 +73,13 @@ class Factor:
     def row(self, weight: Tensor, c: int) -> Tensor:
         """Return Q[c], float [C], of class vectors float [C, D]."""
         factor = self.factor(c)
-        differences = weight - weight[c]
         if len(factor) > weight.shape[1]:
             # More rows than features: one matrix for the moment is less work, and less to keep.
-            row: Tensor = _FullRow.apply(differences, factor.T @ factor)
+            row: Tensor = _FullRow.apply(weight - weight[c], factor.T @ factor)
             return row
-        return (differences @ factor.T).square().sum(1)
+        # The difference of the products is as good, and less to compute.
+        products = weight @ factor.T
+        return (products - products[c]).square().sum(1)
 
     def _own(self, c: int) -> Tensor:
         return self.rows[self.offsets[c] : self.offsets[c + 1]]
@@ -98,9 +99,11 @@ def difference_variances(weight: Tensor, covariances: Covariances, classes: list
     Returns:
         float [U, C], Q[u, c]; zero at c = u, and never negative for true covariances.
     """
+    # Relative to the mean class vector, which changes no difference and loses fewer digits.
+    centred = weight - weight.mean(0)
     if isinstance(covariances, Diagonal):
-        return _diagonal_rows(weight, covariances.variances, classes)
-    return torch.stack([covariances.row(weight, c) for c in classes])
+        return _diagonal_rows(centred, covariances.variances, classes)
+    return torch.stack([covariances.row(centred, c) for c in classes])
 
 
 def by_sample(weight: Tensor, covariances: Covariances, labels: Tensor) -> Tensor:
@@ -161,14 +164,12 @@ def mix(covariances: Covariances, shares: Tensor, classes: list[int]) -> Covaria
     return Full(matrices)
 
 
-def _diagonal_rows(weight: Tensor, variances: Tensor, classes: list[int]) -> Tensor:
+def _diagonal_rows(centred: Tensor, variances: Tensor, classes: list[int]) -> Tensor:
     """Return the rows for variances [C, D] with two matrix products and no [U, C, D].
 
-    Q[u, c] = sum_d s_ud w_cd^2 - 2 sum_d s_ud w_ud w_cd + sum_d s_ud w_ud^2, with w relative to the
-    mean class vector, which changes no difference and loses fewer digits.
+    Q[u, c] = sum_d s_ud w_cd^2 - 2 sum_d s_ud w_ud w_cd + sum_d s_ud w_ud^2.
     """
-    where = to_device(torch.tensor(classes, dtype=torch.int64), weight.device)
-    centred = weight - weight.mean(0)
+    where = to_device(torch.tensor(classes, dtype=torch.int64), centred.device)
     own, spread = centred[where], variances[where]
     scaled = spread * own
     squares = spread @ centred.square().T
