@@ -4,8 +4,8 @@
 
 It depends on the label u, not on the sample, so one row is computed for each class of a batch and
 [B, C, D] never exists. Differences are taken before squaring, which keeps the digits where the
-class vectors are close, and the vectors relative to their mean. ``Sigma_u`` is a full matrix, a diagonal, or a factor F_u with
-Sigma_u = F_u' F_u, all of them constants of the loss.
+class vectors are close, and the vectors relative to their mean. ``Sigma_u`` is a full matrix, a
+diagonal, or a factor F_u with Sigma_u = F_u' F_u, all of them constants of the loss.
 
 Source of the term: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
 """
