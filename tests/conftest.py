@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,11 @@ import pytest
 import torch
 
 from ltcli.cli.main import run
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers, and the programs that they start, share the cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
