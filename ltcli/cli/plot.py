@@ -83,7 +83,8 @@ def _draw(header: Header, out: Path | None, dpi: int) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in _figures(_facts(tensors, header.info)):
             path = folder / f"{header.path.stem}-{name}.png"
-            figure.savefig(path, dpi=dpi)
+            # Long names on an axis may reach beyond the figure that was planned.
+            figure.savefig(path, dpi=dpi, bbox_inches="tight")
             made.append(path)
     except OSError as error:
         reason = error.strerror or str(error)

@@ -79,7 +79,7 @@ def test_a_folder_gives_the_figures_of_its_diagnoses_and_those_of_missing_inputs
 
 
 class NoFigure:
-    def savefig(self, path, dpi):
+    def savefig(self, path, dpi, bbox_inches):
         path.touch()
 
 
