@@ -84,6 +84,43 @@ def class_aware(
     return streams[(start[:, None] + torch.arange(draws_per_class)).flatten()[:length]]
 
 
+def some_of_each(labels: torch.Tensor, num_classes: int, count: int, *, seed: int) -> torch.Tensor:
+    """Return ``count`` random samples of each class, or all where there are fewer.
+
+    Args:
+        labels: int64 [N], class of each sample, 0..C-1.
+        num_classes: C.
+        count: Samples of a class.
+        seed: Seed of the run.
+
+    Returns:
+        int64 [at most count * C], positions in ``labels``.
+    """
+    shuffled = torch.randperm(len(labels), generator=_generator("some_of_each", seed, 0))
+    by_class = [shuffled[labels[shuffled] == c][:count] for c in range(num_classes)]
+    return torch.cat(by_class)
+
+
+def random_batches(
+    rows: torch.Tensor, size: int, steps: int, *, seed: int, epoch: int
+) -> torch.Tensor:
+    """Return a random subset of rows for each step, drawn anew each time.
+
+    Args:
+        rows: int64 [V].
+        size: Rows of a step, at most V; in one step none comes twice.
+        steps: How many.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+
+    Returns:
+        int64 [steps, size].
+    """
+    generator = _generator("random_batches", seed, epoch)
+    drawn = [torch.randperm(len(rows), generator=generator)[:size] for _ in range(steps)]
+    return rows[torch.stack(drawn)]
+
+
 def _shuffle_within(segments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return positions that shuffle each segment in place; segments ascend."""
     shuffled = torch.randperm(len(segments), generator=generator)

@@ -100,9 +100,8 @@ def _meta_set(params: Params, setting: Setting) -> tuple[Callable[[int], torch.T
     """Return the training rows of an epoch, and what makes the meta batch of a step."""
     import torch
 
-    from ltcli.core.seeds import derive
+    from ltcli.data.samplers import random_batches, some_of_each
     from ltcli.engine.fit import Batch
-    from ltcli.stats.moments import class_rows
 
     device = setting.labels.device
     if params.meta_source == "held-out":
@@ -112,11 +111,8 @@ def _meta_set(params: Params, setting: Setting) -> tuple[Callable[[int], torch.T
         rows, first = torch.arange(len(labels)), 0
     else:
         inputs, labels = setting.inputs, setting.labels
-        generator = torch.Generator().manual_seed(derive("meta set", setting.seed))
-        shuffled = torch.randperm(len(labels), generator=generator)
-        num_classes = len(setting.class_counts)
-        by_class = class_rows(labels.cpu()[shuffled], num_classes)
-        rows = torch.cat([shuffled[members[: params.meta_per_class]] for _, members in by_class])
+        num_classes, count = len(setting.class_counts), params.meta_per_class
+        rows = some_of_each(labels.cpu(), num_classes, count, seed=setting.seed)
         left = torch.ones(len(labels), dtype=torch.bool)
         left[rows] = False
 
@@ -132,24 +128,14 @@ def _meta_set(params: Params, setting: Setting) -> tuple[Callable[[int], torch.T
     def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if batch.epoch not in drawn:
             drawn.clear()
-            drawn[batch.epoch] = _meta_order(rows, setting, size, batch.epoch).to(device)
+            steps = -(-len(setting.order(batch.epoch)) // setting.batch_size)
+            batches = random_batches(rows, size, steps, seed=setting.seed, epoch=batch.epoch)
+            drawn[batch.epoch] = batches.to(device)
         chosen = drawn[batch.epoch][batch.step]
         held_out = Batch(batch.epoch, batch.step, first + batch.step * size, chosen)
         return inputs(held_out), labels[chosen]
 
     return order, meta
-
-
-def _meta_order(rows: torch.Tensor, setting: Setting, size: int, epoch: int) -> torch.Tensor:
-    """Return the rows of each meta batch of an epoch, int64 [steps, size]."""
-    import torch
-
-    from ltcli.core.seeds import derive
-
-    generator = torch.Generator().manual_seed(derive("meta batch", setting.seed, epoch))
-    steps = -(-len(setting.order(epoch)) // setting.batch_size)
-    batches = [rows[torch.randperm(len(rows), generator=generator)[:size]] for _ in range(steps)]
-    return torch.stack(batches)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ltcli.data.samplers import class_aware, instance_balanced
+from ltcli.data.samplers import class_aware, instance_balanced, random_batches, some_of_each
 
 COUNTS = [37, 12, 0, 4, 1]
 
@@ -101,3 +101,22 @@ def test_an_imagenet_lt_epoch_is_drawn_in_one_go():
     order = class_aware(labels, 1000, seed=0, epoch=0, length=115_846)
     shares = labels[order].bincount(minlength=1000)
     assert (shares.min(), shares.max()) == (28 * 4, 29 * 4)
+
+
+def test_some_of_each_class_are_distinct_and_random():
+    labels = torch.tensor([0] * 50 + [1] * 9 + [2] * 2)
+    drawn = some_of_each(labels, 3, 5, seed=0)
+    assert labels[drawn].tolist() == [0] * 5 + [1] * 5 + [2] * 2
+    assert len(set(drawn.tolist())) == 12
+    assert drawn.equal(some_of_each(labels, 3, 5, seed=0))
+    assert not drawn.equal(some_of_each(labels, 3, 5, seed=1))
+
+
+def test_random_batches_are_subsets_drawn_anew_for_each_step_and_epoch():
+    rows = torch.arange(100, 108)
+    drawn = random_batches(rows, 5, 40, seed=0, epoch=3)
+    assert drawn.shape == (40, 5)
+    assert all(len(set(step)) == 5 and set(step) <= set(rows.tolist()) for step in drawn.tolist())
+    assert len({tuple(sorted(step)) for step in drawn.tolist()}) > 20
+    assert not drawn.equal(random_batches(rows, 5, 40, seed=0, epoch=4))
+    assert not drawn.equal(random_batches(rows, 5, 40, seed=1, epoch=3))
