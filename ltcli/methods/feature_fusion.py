@@ -30,13 +30,13 @@ Source: Chu, Bian, Liu, Ling, "Feature Space Augmentation for Long-Tailed Data",
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps
+from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps, head_of
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         hint = "half of a batch are head images; each tail image brings --donors-per-image features"
         raise ParamError("finetune", rule, hint)
     counts = headers["model"].info["class_counts"]
-    head = _head(params, counts)
+    head = head_of(params, counts, "finetune")
     # A tail class is not its own donor.
     others = sum(head) if params.donors == "head" else len(counts) - 1
     if params.donors_per_image > others:
@@ -116,12 +116,6 @@ def _check_maps(params: Any, headers: Mapping[str, Header]) -> None:
         raise ArtifactError(where, rule, hint)
 
 
-def _head(params: Any, class_counts: Sequence[int]) -> list[bool]:
-    from ltcli.stats.head_classes import head_classes
-
-    return head_classes(class_counts, params.head, params.head_at, where="finetune")
-
-
 def make_steps(params: Params, setting: Setting) -> Steps:
     """Return steps on composed batches."""
     import torch
@@ -151,7 +145,7 @@ def _order(params: Params, setting: Setting, tails: int) -> Callable[[int], torc
     from ltcli.core.seeds import derive
 
     labels, counts = setting.labels.cpu(), setting.class_counts.cpu()
-    head = torch.tensor(_head(params, counts.tolist()))
+    head = torch.tensor(head_of(params, counts.tolist(), "finetune"))
     tail_classes = (~head).nonzero().flatten()
     confusing = _confusing(params, setting, head)
     head_rows = head[labels].nonzero().flatten()

@@ -128,7 +128,8 @@ def _meta_set(params: Params, setting: Setting) -> tuple[Callable[[int], torch.T
     def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if batch.epoch not in drawn:
             drawn.clear()
-            steps = -(-len(setting.order(batch.epoch)) // setting.batch_size)
+            # An epoch's order is no longer than the training set.
+            steps = -(-len(setting.labels) // setting.batch_size)
             batches = random_batches(rows, size, steps, seed=setting.seed, epoch=batch.epoch)
             drawn[batch.epoch] = batches.to(device)
         chosen = drawn[batch.epoch][batch.step]

@@ -6,7 +6,7 @@ help without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +46,17 @@ class HeadRule:
     head_at: float | None = param(
         None, "that share, that k, or the count to exceed; 0.9, 20 and 100 if not given"
     )
+
+
+def head_of(params: Any, class_counts: Sequence[int], where: str) -> list[bool]:
+    """Return which classes are head classes by the parameters of ``HeadRule``.
+
+    Raises:
+        ParamError: See ``ltcli.stats.head_classes``.
+    """
+    from ltcli.stats.head_classes import head_classes
+
+    return head_classes(class_counts, params.head, params.head_at, where=where)
 
 
 @dataclass(frozen=True)

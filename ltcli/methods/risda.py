@@ -35,14 +35,14 @@ Source: Chen, Zhou, Wu, Yang, Xie, Wang, Li, AAAI 2022, arXiv 2112.07928.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods.isda import require_linear
-from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps, WeightedBase, base_loss
+from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps, WeightedBase, base_loss, head_of
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     model = headers["model"]
     require_linear(model)
     counts = model.info["class_counts"]
-    _head(params, counts)
+    head_of(params, counts, "finetune")
     if params.variant == "code" and counts != sorted(counts, reverse=True):
         rule = "variant must be paper for classes that are not sorted by size, got code"
         hint = "the released code takes the first classes for the largest"
@@ -104,7 +104,7 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     classifier = setting.network.classifier
     base = base_loss(params, setting.class_counts)
     on_host = labels_on_host(setting.order, setting.labels)
-    head = torch.tensor(_head(params, setting.class_counts.tolist()))
+    head = torch.tensor(head_of(params, setting.class_counts.tolist(), "finetune"))
     tail = ~head.to(setting.class_counts.device)
     code = params.variant == "code"
     lent = prototype_shares(setting.graph, tail, params.variant)
@@ -127,12 +127,6 @@ def make_steps(params: Params, setting: Setting) -> Steps:
 
     step = feature_step(setting.features, setting.optimizer, loss, setting.labels)
     return Steps(step, state=running)
-
-
-def _head(params: Any, class_counts: Sequence[int]) -> list[bool]:
-    from ltcli.stats.head_classes import head_classes
-
-    return head_classes(class_counts, params.head, params.head_at, where="finetune")
 
 
 def _covariances(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
-from ltcli.methods.method import HeadRule
+from ltcli.methods.method import HeadRule, head_of
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
@@ -57,17 +57,11 @@ class Params(HeadRule):
     seed: int = param(0, "initial weights, order", ge=0, lt=2**32)
 
 
-def _head(params: Params, class_counts: Sequence[int]) -> list[bool]:
-    from ltcli.stats.head_classes import head_classes
-
-    return head_classes(class_counts, params.head, params.head_at, where="stg-train")
-
-
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check that there are head and tail classes, and enough to learn from."""
     header = headers["features"]
     counts = header.info["class_counts"]
-    if sum(itertools.compress(counts, _head(params, counts))) < 2:
+    if sum(itertools.compress(counts, head_of(params, counts, "stg-train"))) < 2:
         raise ArtifactError(header.path, "must have at least 2 images of head classes")
 
 
@@ -82,7 +76,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     bank = inputs["features"]
     info = bank.header.info
     counts = info["class_counts"]
-    head = torch.tensor(_head(params, counts))
+    head = torch.tensor(head_of(params, counts, "stg-train"))
     device = resolve_device(context.device)
     features, labels = bank.tensor("train.features").float(), bank.tensor("train.labels")
     width = params.width or features.shape[1]
