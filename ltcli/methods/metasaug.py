@@ -33,8 +33,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
+from ltcli.methods import bilevel
 from ltcli.methods.isda import require_linear
 from ltcli.methods.method import FINETUNE, Method, Steps, WeightedBase, base_loss
 
@@ -43,16 +43,13 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
+    from ltcli.methods.bilevel import Meta
     from ltcli.methods.method import Loss, Setting
-    from ltcli.stats.meta_covariance import Tangents
     from ltcli.stats.quadratic import Diagonal, Full
-
-    Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
-    """A step's held-out images or features, and their labels."""
 
 
 @dataclass(frozen=True)
-class Params(WeightedBase):
+class Params(bilevel.MetaSet, WeightedBase):
     """Parameters of MetaSAug."""
 
     strength: float = param(0.5, "factor of the covariances", ge=0)
@@ -60,28 +57,12 @@ class Params(WeightedBase):
     form: Literal["full", "diagonal"] = param("full", "of the running covariances")
     variant: Literal["code", "paper"] = param("code", "where paper and released code differ")
     meta_lr: float = param(0.1, "step of the covariances; 0 for no meta step", ge=0)
-    meta_source: Literal["held-out", "train"] = param(
-        "held-out", "meta set: the validation images, or images taken out of the training set"
-    )
-    meta_per_class: int = param(10, "images per class of a meta set from the training set", ge=1)
-    meta_batch: int = param(100, "images of the meta set per step", ge=1)
 
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse a classifier whose logits are not linear, and a missing or impossible meta set."""
     require_linear(headers["model"])
-    data = headers["split" if params.data == "images" else "features"]
-    if params.meta_source == "held-out":
-        if not data.size("val.labels", 0):
-            rule = "has no held-out images, which are the meta set"
-            hint = "split with --protocol holdout, or use --meta-source train"
-            raise ArtifactError(data.path, rule, hint)
-        return
-    fewest = min(data.info["class_counts"])
-    if params.meta_per_class >= fewest:
-        rule = f"meta-per-class must be less than {fewest}, got {params.meta_per_class}"
-        hint = f"the smallest class has {fewest} training images, and one must be left"
-        raise ParamError("finetune", rule, hint)
+    bilevel.check(params, headers)
 
 
 def make_steps(params: Params, setting: Setting) -> Steps:
@@ -89,54 +70,11 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     from ltcli.engine.steps import labels_on_host
     from ltcli.stats.running_moments import Estimator
 
-    order, meta = _meta_set(params, setting)
+    order, meta = bilevel.meta_set(params, setting)
     num_classes, dim = setting.network.classifier.weight.shape
     running = Estimator(num_classes, dim, params.form, setting.labels.device)
     steps = _MetaSteps(params, setting, running, meta, labels_on_host(order, setting.labels))
     return Steps(steps.step, order=order, state=running, facts=steps.facts)
-
-
-def _meta_set(params: Params, setting: Setting) -> tuple[Callable[[int], torch.Tensor], Meta]:
-    """Return the training rows of an epoch, and what makes the meta batch of a step."""
-    import torch
-
-    from ltcli.data.samplers import random_batches, some_of_each
-    from ltcli.engine.fit import Batch
-
-    device = setting.labels.device
-    if params.meta_source == "held-out":
-        if setting.held_out is None or setting.held_out_labels is None:
-            raise ValueError("metasaug reads held-out data")
-        inputs, labels, order = setting.held_out, setting.held_out_labels, setting.order
-        rows, first = torch.arange(len(labels)), 0
-    else:
-        inputs, labels = setting.inputs, setting.labels
-        num_classes, count = len(setting.class_counts), params.meta_per_class
-        rows = some_of_each(labels.cpu(), num_classes, count, seed=setting.seed)
-        left = torch.ones(len(labels), dtype=torch.bool)
-        left[rows] = False
-
-        def order(epoch: int) -> torch.Tensor:
-            drawn = setting.order(epoch)
-            return drawn[left[drawn]]
-
-        # Behind those of the training batches, so that no two images of an epoch share their draws.
-        first = len(labels)
-    size = min(params.meta_batch, len(rows))
-    drawn: dict[int, torch.Tensor] = {}
-
-    def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if batch.epoch not in drawn:
-            drawn.clear()
-            # An epoch's order is no longer than the training set.
-            steps = -(-len(setting.labels) // setting.batch_size)
-            batches = random_batches(rows, size, steps, seed=setting.seed, epoch=batch.epoch)
-            drawn[batch.epoch] = batches.to(device)
-        chosen = drawn[batch.epoch][batch.step]
-        held_out = Batch(batch.epoch, batch.step, first + batch.step * size, chosen)
-        return inputs(held_out), labels[chosen]
-
-    return order, meta
 
 
 @dataclass(frozen=True)
@@ -243,7 +181,15 @@ class _MetaSteps:
         from ltcli.stats.meta_covariance import covariance_gradient
         from ltcli.stats.quadratic import Diagonal, Full, to_device
 
-        classifier, classes = self._setting.network.classifier, torch.unique(now.host)
+        setting, classifier = self._setting, self._setting.network.classifier
+        classes = torch.unique(now.host)
+        tangents = bilevel.behind_virtual_step(
+            lambda features: self._augmented_loss(now, features, now.covariances),
+            now.features,
+            now.x,
+            self._meta(now.batch),
+            setting,
+        )
         gradient = covariance_gradient(
             self._loss,
             now.features.detach(),
@@ -251,7 +197,7 @@ class _MetaSteps:
             classifier.vectors().detach(),
             (classifier.scales * classifier.bias).detach(),
             now.covariances,
-            self._tangents(now),
+            tangents,
             classes=classes,
             strength=now.strength,
             rate=now.rate,
@@ -275,50 +221,6 @@ class _MetaSteps:
         self._sizes[1] += norm > 0
         return after
 
-    def _tangents(self, now: _Now) -> Tangents:
-        """Return v, the gradient of the held-out loss behind the virtual step."""
-        import torch
-        from torch.func import functional_call
-        from torch.nn import functional as F
-
-        from ltcli.engine.device import autocast
-        from ltcli.engine.tangent import directional_derivative
-        from ltcli.stats.meta_covariance import Tangents
-
-        setting, network = self._setting, self._setting.network
-        head = [network.classifier.weight, network.classifier.bias]
-        body = dict(network.backbone.named_parameters()) if setting.whole else {}
-        # The features are cut off from the backbone, so that its forward pass serves both losses.
-        cut = now.features.detach().requires_grad_(setting.whole)
-        value = self._augmented_loss(now, cut, now.covariances)
-        by_head = torch.autograd.grad(value, [*head, cut] if setting.whole else head)
-        by_body: tuple[torch.Tensor, ...] = ()
-        if setting.whole:
-            by_body = torch.autograd.grad(
-                now.features, list(body.values()), by_head[2], retain_graph=True
-            )
-        theta, gradient = [*head, *body.values()], [*by_head[:2], *by_body]
-        virtual = [
-            (parameter.detach() - now.rate * slope).requires_grad_()
-            for parameter, slope in zip(theta, gradient, strict=True)
-        ]
-        inputs, labels = self._meta(now.batch)
-        if setting.whole:
-            # Batch statistics of the held-out images must not reach the running ones.
-            buffers = {name: b.clone() for name, b in network.backbone.named_buffers()}
-            moved = dict(zip(body, virtual[2:], strict=True))
-            with autocast(setting.labels.device, setting.dtype):
-                inputs = functional_call(network.backbone, {**moved, **buffers}, (inputs,)).float()
-        scales = network.classifier.scales
-        logits = scales * F.linear(inputs, virtual[0], virtual[1])
-        v = torch.autograd.grad(F.cross_entropy(logits, labels), virtual)
-        tangent = None
-        if setting.whole:
-            direction = dict(zip(body, v[2:], strict=True))
-            with autocast(setting.labels.device, setting.dtype):
-                tangent = directional_derivative(network.backbone, direction, now.x).float()
-        return Tangents(scales.unsqueeze(1) * v[0], scales * v[1], tangent)
-
 
 METHOD = Method(
     summary="class-balanced ISDA with covariances that are learned on held-out images",
@@ -339,6 +241,6 @@ METHOD = Method(
         "pad_mode": "reflect",
     },
     steps=make_steps,
-    reads=lambda params: ("held-out",) if params.meta_source == "held-out" else (),
+    reads=bilevel.reads,
     check=check,
 )
