@@ -34,7 +34,7 @@ class Network(nn.Module):
         return logits
 
     def size(self) -> int:
-        """Return the number of parameters; the classifier's factors count as part of its vectors."""
+        """Return the number of parameters; the classifier's factors are part of its vectors."""
         total = sum(parameter.numel() for parameter in self.parameters())
         return total - self.classifier.scales.numel()
 

@@ -126,10 +126,10 @@ def _row(
         balanced=_mean([scores.balanced_accuracy(r.logits, r.labels) for r in members]),
         nll=_mean([scores.nll(run.logits, run.labels) for run in members]),
         ece=_mean([scores.ece(run.logits, run.labels) for run in members]),
-        difference=difference and difference.value,
-        difference_interval=difference and difference.interval,
-        tie=difference and difference.tie,
-        detectable=difference and difference.detectable,
+        difference=None if difference is None else difference.value,
+        difference_interval=None if difference is None else difference.interval,
+        tie=None if difference is None else difference.tie,
+        detectable=None if difference is None else difference.detectable,
         best_on_test=_best(members),
     )
 

@@ -67,9 +67,7 @@ def resampled_accuracies(correct: Tensor, *, resamples: int = 2000, seed: int = 
     return torch.cat(sums).to(torch.float64) / images
 
 
-def resampled_rows(
-    rows: Sequence[Tensor], *, resamples: int = 2000, seed: int = 0
-) -> list[Tensor]:
+def resampled_rows(rows: Sequence[Tensor], *, resamples: int = 2000, seed: int = 0) -> list[Tensor]:
     """Score the runs of several rows on the same resamples of the images.
 
     Args:
@@ -81,12 +79,10 @@ def resampled_rows(
         K times float64 [R, S], as of ``resampled_accuracies``.
     """
     scores = resampled_accuracies(torch.cat(list(rows)), resamples=resamples, seed=seed)
-    return list(scores.split([len(row) for row in rows], dim=1))
+    return list(torch.split(scores, [len(row) for row in rows], dim=1))
 
 
-def accuracy_interval(
-    scores: Tensor, *, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
+def accuracy_interval(scores: Tensor, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Return the interval of the mean accuracy over seeds.
 
     Args:

@@ -80,9 +80,7 @@ class Difference:
         return low <= 0 <= high
 
 
-def differences(
-    rows: Sequence[Tensor], scores: Sequence[Tensor], level: float
-) -> list[Difference]:
+def differences(rows: Sequence[Tensor], scores: Sequence[Tensor], level: float) -> list[Difference]:
     """Compare all rows but the first with the first one.
 
     Args:

@@ -80,9 +80,7 @@ def test_known_misprints_are_read_as_they_are_meant():
     )
     assert row.accuracy == 0.4276
     assert row.note.endswith("printed among errors, read as accuracy")
-    row = figure(
-        source="STG (anonymous submission), table 1", imbalance_factor=10, method="BBN"
-    )
+    row = figure(source="STG (anonymous submission), table 1", imbalance_factor=10, method="BBN")
     assert row.note.endswith("BBN prints 88.32")
 
 
