@@ -155,13 +155,16 @@ def _footer(rows: Sequence[Placed], level: float, images: str) -> list[str]:
 
     lines = [f"{images}, last epoch. best*: epoch chosen on these images, not a result."]
     others = [placed.row for placed in rows[1:]]
+    how = "paired bootstrap over images"
+    if any(placed.row.runs > 1 for placed in rows):
+        how += ", seeds by Student's t"
     if len(others) > 1:
         lines.append(
-            f"Differences: paired bootstrap over images, {len(others)} rows judged together"
-            f" (max-T): with a chance of {100 * level:g} % no true tie is called better or worse."
+            f"Differences: {how}; {len(others)} rows judged together (max-T): with a chance of"
+            f" {100 * level:g} % no true tie is called better or worse."
         )
     elif others:
-        lines.append(f"Difference: paired bootstrap over images, level {100 * level:g} %.")
+        lines.append(f"Difference: {how}; level {100 * level:g} %.")
     detectable = [row.detectable for row in others if row.detectable is not None]
     if detectable:
         low, high = _percent(min(detectable)), _percent(max(detectable))

@@ -14,7 +14,7 @@ from ltcli.data.published import Published, read_published
 from ltcli.stages.league import League, read_provenance
 
 if TYPE_CHECKING:
-    from ltcli.stats.comparison import Row
+    from ltcli.stats.comparison import Row, Run
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,13 @@ def compare_files(
     """
     import torch
 
-    from ltcli.artifacts.store import open_artifact
-    from ltcli.stats.comparison import Run, compare
+    from ltcli.stats.comparison import compare
 
-    runs: list[Run] = []
+    names = _names(headers)
+    runs = [_load(header, name) for header, name in zip(headers, names, strict=True)]
     leagues: dict[str, League] = {}
-    for header, name in zip(headers, _names(headers), strict=True):
+    for header, name in zip(headers, names, strict=True):
         leagues.setdefault(name, read_provenance(header)[0])
-        with open_artifact(header.path) as artifact:
-            tensors = artifact.load("logits", "labels")
-            kept = "snapshots.predicted" in header.tensors
-            snapshots = artifact.tensor("snapshots.predicted") if kept else None
-        counts = torch.tensor(header.info["class_counts"])
-        runs.append(Run(name, tensors["logits"], tensors["labels"], counts, snapshots))
     if any(not torch.equal(run.labels, runs[0].labels) for run in runs):
         raise ArtifactError("compare", "the files hold different labels", "evaluate them again")
     rows = compare(
@@ -104,6 +98,20 @@ def compare_files(
     order = list(dict.fromkeys(leagues.values()))
     rows = sorted(rows, key=lambda row: order.index(leagues[row.name]))
     return [Placed(row, leagues[row.name], leagues[row.name] == order[0]) for row in rows]
+
+
+def _load(header: Header, name: str) -> Run:
+    import torch
+
+    from ltcli.artifacts.store import open_artifact
+    from ltcli.stats.comparison import Run
+
+    with open_artifact(header.path) as artifact:
+        tensors = artifact.load("logits", "labels")
+        kept = "snapshots.predicted" in header.tensors
+        snapshots = artifact.tensor("snapshots.predicted") if kept else None
+    counts = torch.tensor(header.info["class_counts"])
+    return Run(name, tensors["logits"], tensors["labels"], counts, snapshots)
 
 
 def _names(headers: Sequence[Header]) -> list[str]:
