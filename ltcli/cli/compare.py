@@ -5,16 +5,12 @@ from typing import Annotated
 
 import typer
 
-from ltcli.artifacts.header import read_header
+from ltcli.artifacts.header import Header, read_folder, read_header
 from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
-from ltcli.core.errors import ParamError
-from ltcli.stages.comparison import (
-    check_same_images,
-    compare_files,
-    predictions_in,
-    published_beside,
-)
+from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.data.published import Published
+from ltcli.stages.comparison import check_same_images, compare_files, published_beside
 from ltcli.stages.league import read_provenance
 
 _FLAG = "one of --json, --csv and --markdown"
@@ -59,7 +55,7 @@ def compare(
     if as_json + as_csv + as_markdown > 1:
         raise ParamError("compare", f"at most {_FLAG} may be given")
     _check_ranges(level, resamples, many_above, few_below)
-    headers = [read_header(path) for path in files] if files else predictions_in(folder)
+    headers = [read_header(path) for path in files] if files else _in_folder(folder)
     check_same_images(headers)
     rows = compare_files(
         headers,
@@ -69,10 +65,7 @@ def compare(
         few_below=few_below,
         seed=seed,
     )
-    papers = published_beside(headers) if published else []
-    if published and not papers:
-        settings = dict.fromkeys(str(read_provenance(header)[1]) for header in headers)
-        typer.echo(f"compare: no published figures for {' or '.join(settings)}", err=True)
+    papers = _papers(headers) if published else []
     if as_json:
         table.print_json(rows, papers, level)
     elif as_csv:
@@ -91,6 +84,27 @@ def _check_ranges(level: float, resamples: int, many_above: int, few_below: int)
     if not 0 <= few_below <= many_above + 1:
         rule = f"few_below must be at most many_above, got {few_below} and {many_above}"
         raise ParamError("compare", rule)
+
+
+def _in_folder(folder: Path) -> list[Header]:
+    headers = read_folder(folder, "remove it, or name files")
+    found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
+    if not found:
+        rule = "has no predictions on the test set"
+        raise ArtifactError(folder, rule, "run ltcli evaluate first")
+    return sorted(found, key=lambda header: (header.info["stage"] != "pretrain", header.path.stem))
+
+
+def _papers(headers: list[Header]) -> list[Published]:
+    """Return the published figures that fit, and say on standard error if there are none."""
+    on = headers[0].info["on"]
+    papers = published_beside(headers) if on == "test" else []
+    if not papers:
+        settings = dict.fromkeys(str(read_provenance(header)[1]) for header in headers)
+        where = "" if on == "test" else f", {on} images"
+        message = f"compare: no published figures for {' or '.join(settings)}{where}"
+        typer.echo(message, err=True)
+    return papers
 
 
 def add_to(app: typer.Typer) -> None:

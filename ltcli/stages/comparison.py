@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltcli.artifacts.header import Header, read_folder
+from ltcli.artifacts.header import Header
 from ltcli.core.errors import ArtifactError
 from ltcli.data.published import Published, read_published
 from ltcli.stages.league import League, read_provenance
@@ -30,20 +29,6 @@ class Placed:
     row: Row
     league: League
     like_for_like: bool
-
-
-def predictions_in(folder: Path) -> list[Header]:
-    """Return the predictions on the test set in a folder, those of pre-trained models first.
-
-    Raises:
-        ArtifactError: There are none, or a file is not a sound artifact.
-    """
-    headers = read_folder(folder, "remove it, or name files")
-    found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
-    if not found:
-        rule = "has no predictions on the test set"
-        raise ArtifactError(folder, rule, "run ltcli evaluate first")
-    return sorted(found, key=lambda header: (header.info["stage"] != "pretrain", header.path.stem))
 
 
 def check_same_images(headers: Sequence[Header]) -> None:
@@ -135,12 +120,13 @@ def _names(headers: Sequence[Header]) -> list[str]:
 def published_beside(headers: Sequence[Header]) -> list[Published]:
     """Return the papers' figures for the data set, imbalance factor and backbone of some files.
 
-    Their notes also say where largest class and epochs are other than in all of these files.
+    They are of the test images that the data set comes with. Their notes also say where largest
+    class and epochs are other than in all of these files.
     """
     ours: dict[tuple[str, int, str], list[Header]] = {}
     for header in headers:
         _, benchmark = read_provenance(header)
-        if header.info["on"] == "test" and benchmark.profile == "exp":
+        if benchmark.profile == "exp":
             key = (benchmark.dataset, round(benchmark.imbalance_factor), benchmark.backbone)
             if key[1] == benchmark.imbalance_factor:
                 ours.setdefault(key, []).append(header)

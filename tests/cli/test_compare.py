@@ -167,6 +167,38 @@ def test_without_a_published_figure_one_line_says_so(ltcli, chain):
     assert done.out == ltcli("compare", file).out
 
 
+@pytest.mark.parametrize(
+    "split", [{"imbalance_factor": 99.9}, {"profile": "step"}, {"source": "fashion-mnist"}]
+)
+def test_a_figure_of_almost_the_same_setting_does_not_fit(ltcli, chain, tmp_path, split):
+    file = rewritten(on_cifar(chain, tmp_path), tmp_path / "b.safetensors", {"split": split})
+    done = ltcli("compare", "--published", file)
+    assert done.err.startswith("compare: no published figures for ")
+
+
+def test_figures_beside_two_splits_and_lengths_say_what_differs_from_both(ltcli, chain, tmp_path):
+    first = on_cifar(chain, tmp_path)
+    second = rewritten(
+        first,
+        tmp_path / "b.safetensors",
+        {"pretrain": {"epochs": 100, "backbone": "resnet18"}},
+        class_counts=[4990] * 9 + [5000],
+    )
+    done = ltcli("compare", "--published", "--json", first, second)
+    papers = json.loads(done.out)["published"]
+    assert {paper["backbone"] for paper in papers} == {"resnet18", "resnet32"}
+    notes = {(paper["method"], paper["backbone"]): paper["note"] for paper in papers}
+    assert notes["BBN", "resnet32"].endswith("largest class 5,000, here 4,990")
+    assert notes["CE", "resnet18"] == "best epoch on test; 300 epochs, here 100"
+
+
+def test_papers_print_nothing_for_validation_images(ltcli, chain, tmp_path):
+    done = ltcli("compare", "--published", on_cifar(chain, tmp_path, on="val"))
+    assert done.code == 0
+    setting = "cifar10, exp profile, imbalance factor 100, resnet32"
+    assert done.err == f"compare: no published figures for {setting}, val images\n"
+
+
 def test_rows_of_one_name_from_two_folders_stay_apart(ltcli, chain, tmp_path):
     (tmp_path / "b").mkdir()
     first = chain / "evaluate-pretrain.safetensors"
