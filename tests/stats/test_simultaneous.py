@@ -182,6 +182,16 @@ def test_few_seeds_by_hand():
     assert turned == found
 
 
+def test_three_seeds_have_two_degrees_of_freedom():
+    # Without a spread over images all is of the seeds 0.4, 0.5, 0.6: v / S = 0.01 / 3.
+    one = first_right(5)
+    three = torch.cat([first_right(count) for count in (4, 5, 6)])
+    scores = [torch.full((4, runs), 0.5, dtype=torch.float64) for runs in (1, 3)]
+    (found,) = differences([one, three], scores, 0.95)
+    half = student(1.959964, 2) * math.sqrt(0.01 / 3)
+    assert found.interval == pytest.approx((-half, half), rel=1e-6)
+
+
 def test_seeds_that_agree_are_one_seed(rng):
     a, b = draw(rng, 0.7), draw(rng, 0.75)
     (alone,), (three,) = judged(a, b), judged(a.expand(3, 400), b.expand(3, 400))
