@@ -22,12 +22,12 @@ def print_plain(
     rows: Sequence[Placed], papers: Sequence[Published], level: float, images: str
 ) -> None:
     """Print aligned columns, a line above each league, and what was done."""
-    lines = [_heads(rows, level), *(_cells(placed) for placed in rows)]
-    heads, *aligned = _aligned(lines)
-    typer.echo(heads)
+    lines = [heads(rows, level), *(cells(placed) for placed in rows)]
+    first, *aligned = _aligned(lines)
+    typer.echo(first)
     for league, group in _by_league(rows, aligned):
         typer.echo("\n".join([f"-- {league}", *group] if league else group))
-    typer.echo("\n".join(_footer(rows, level, images)))
+    typer.echo("\n".join(footer(rows, level, images)))
     if papers:
         typer.echo()
         typer.echo("\n".join(_aligned([_PAPER_HEADS, *map(_paper_cells, papers)], left=(0, 2, 3))))
@@ -37,13 +37,13 @@ def print_markdown(
     rows: Sequence[Placed], papers: Sequence[Published], level: float, images: str
 ) -> None:
     """Print Markdown tables, a row above each league, and what was done."""
-    heads = _heads(rows, level)
-    lines = [_marked(heads), "|---|" + "---:|" * (len(heads) - 1)]
-    for league, group in _by_league(rows, [_marked(_cells(placed)) for placed in rows]):
+    names = heads(rows, level)
+    lines = [_marked(names), "|---|" + "---:|" * (len(names) - 1)]
+    for league, group in _by_league(rows, [_marked(cells(placed)) for placed in rows]):
         if league:
-            lines.append(_marked([f"*{league}*"] + [""] * (len(heads) - 1)))
+            lines.append(_marked([f"*{league}*"] + [""] * (len(names) - 1)))
         lines += group
-    for line in _footer(rows, level, images):
+    for line in footer(rows, level, images):
         lines += ["", line.replace("best*", "best\\*")]
     if papers:
         lines += ["", _marked(_PAPER_HEADS), "|---|---:|---|---|"]
@@ -95,7 +95,8 @@ def _by_league(rows: Sequence[Placed], lines: Sequence[str]) -> list[tuple[str, 
     return [(words(league, names), [line for _, line in group]) for league, group in pairs]
 
 
-def _heads(rows: Sequence[Placed], level: float) -> list[str]:
+def heads(rows: Sequence[Placed], level: float) -> list[str]:
+    """Return the names of the columns."""
     together = "together" if len(rows) > 2 else "interval"
     return [
         "method",
@@ -115,7 +116,8 @@ def _heads(rows: Sequence[Placed], level: float) -> list[str]:
     ]
 
 
-def _cells(placed: Placed) -> list[str]:
+def cells(placed: Placed) -> list[str]:
+    """Return what stands in the columns."""
     row = placed.row
     difference, between, verdict = "", "", ""
     if row.difference is not None and row.difference_interval is not None:
@@ -149,7 +151,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def _footer(rows: Sequence[Placed], level: float, images: str) -> list[str]:
+def footer(rows: Sequence[Placed], level: float, images: str) -> list[str]:
     """Return what was done and what it can show."""
     from ltcli.stats.simultaneous import POWER
 

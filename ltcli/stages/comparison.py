@@ -56,33 +56,46 @@ def compare_files(
     few_below: int = 20,
     seed: int = 0,
 ) -> list[Placed]:
-    """Compare predictions on the same images; see ``ltcli.stats.comparison.compare``.
-
-    Returns:
-        The rows, those of one league together, the first row's league first.
-    """
-    import torch
-
+    """Compare predictions on the same images; see ``ltcli.stats.comparison.compare``."""
     from ltcli.stats.comparison import compare
 
-    names = _names(headers)
-    runs = [_load(header, name) for header, name in zip(headers, names, strict=True)]
-    leagues: dict[str, League] = {}
-    for header, name in zip(headers, names, strict=True):
-        leagues.setdefault(name, read_provenance(header)[0])
-    if any(not torch.equal(run.labels, runs[0].labels) for run in runs):
-        raise ArtifactError("compare", "the files hold different labels", "evaluate them again")
     rows = compare(
-        runs,
+        read_runs(headers),
         level=level,
         resamples=resamples,
         many_above=many_above,
         few_below=few_below,
         seed=seed,
     )
+    return place(headers, rows)
+
+
+def read_runs(headers: Sequence[Header]) -> list[Run]:
+    """Load predictions, those of equal recipes under one name.
+
+    Raises:
+        ArtifactError: They hold different labels.
+    """
+    import torch
+
+    runs = [_load(header, name) for header, name in zip(headers, _names(headers), strict=True)]
+    if any(not torch.equal(run.labels, runs[0].labels) for run in runs):
+        raise ArtifactError("compare", "the files hold different labels", "evaluate them again")
+    return runs
+
+
+def place(headers: Sequence[Header], rows: Sequence[Row]) -> list[Placed]:
+    """Return rows with their leagues, one league after the other, the first row's first.
+
+    Raises:
+        ArtifactError: The metadata of a file is not what ``evaluate`` writes.
+    """
+    leagues: dict[str, League] = {}
+    for header, name in zip(headers, _names(headers), strict=True):
+        leagues.setdefault(name, read_provenance(header)[0])
     order = list(dict.fromkeys(leagues.values()))
-    rows = sorted(rows, key=lambda row: order.index(leagues[row.name]))
-    return [Placed(row, leagues[row.name], leagues[row.name] == order[0]) for row in rows]
+    together = sorted(rows, key=lambda row: order.index(leagues[row.name]))
+    return [Placed(row, leagues[row.name], leagues[row.name] == order[0]) for row in together]
 
 
 def _load(header: Header, name: str) -> Run:
