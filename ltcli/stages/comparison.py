@@ -32,10 +32,10 @@ class Placed:
 
 
 def check_same_images(headers: Sequence[Header]) -> None:
-    """Check that files are predictions on the same images.
+    """Check that files are predictions on the same images, and that they say how they were made.
 
     Raises:
-        ArtifactError: One is not.
+        ArtifactError: One is not, or does not.
     """
     for header in headers:
         if header.kind != "predictions":
@@ -45,6 +45,7 @@ def check_same_images(headers: Sequence[Header]) -> None:
             if header.info.get(fact) != headers[0].info.get(fact):
                 rule = f"was made on other images or classes than {headers[0].path}"
                 raise ArtifactError(header.path, rule, "compare predictions of one test set")
+        read_provenance(header)
 
 
 def compare_files(
