@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from ltcli.artifacts.kinds import KINDS, check_schema
+from ltcli.artifacts.kinds import KINDS
+from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError
 
 MAX_HEADER_BYTES = 8 * 2**20

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from ltcli import __version__
 from ltcli.artifacts.header import BLANK_DIGEST, Header, check_digest, file_digest, opened
 from ltcli.artifacts.header import parse_header as _parse_header
-from ltcli.artifacts.kinds import KINDS, check_schema
+from ltcli.artifacts.kinds import KINDS
+from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
 logger = logging.getLogger(__name__)

@@ -1,21 +1,17 @@
 """compare: one table of several classifiers on the same images, with intervals."""
 
-import csv
-import io
-import json
-import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ltcli.artifacts.header import Header, read_folder, read_header
+from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
 from ltcli.core.errors import ArtifactError, ParamError
-
-if TYPE_CHECKING:
-    from ltcli.stats.comparison import Row
+from ltcli.data.published import Published
+from ltcli.stages.comparison import check_same_images, compare_files, published_beside
+from ltcli.stages.league import read_provenance
 
 _FLAG = "one of --json, --csv and --markdown"
 
@@ -33,6 +29,9 @@ def compare(
     many_above: Annotated[int, typer.Option(help="More training images are many.")] = 100,
     few_below: Annotated[int, typer.Option(help="Fewer training images are few.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    published: Annotated[
+        bool, typer.Option("--published", help="Add what papers print for the same setting.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
     as_markdown: Annotated[
@@ -42,31 +41,39 @@ def compare(
     r"""Compare classifiers on the same images, with intervals and paired differences.
 
     Runs that differ in nothing but their seed share a row. The first row is what the others are
-    compared with: name it first, or it is the pre-trained model. A difference whose interval holds
-    0 is a tie. best* is the best kept epoch chosen on the test images themselves, as most papers
-    report; it is not a result.
+    compared with: name it first, or it is the pre-trained model. All differences are judged
+    together; one whose interval holds 0 is a tie. Rows with other parameters, epochs, augmentation,
+    training or extra images than the first stand apart. best* is the best kept epoch chosen on the
+    test images themselves, as most papers report; it is not a result.
 
     \b
     Examples:
       ltcli compare -d artifacts/digits
+      ltcli compare --published -d artifacts/c10
       ltcli compare --markdown artifacts/digits/evaluate-*.safetensors
     """
     if as_json + as_csv + as_markdown > 1:
         raise ParamError("compare", f"at most {_FLAG} may be given")
     _check_ranges(level, resamples, many_above, few_below)
     headers = [read_header(path) for path in files] if files else _in_folder(folder)
-    _check_together(headers)
-    rows = _rows(headers, level, resamples, many_above, few_below, seed)
+    check_same_images(headers)
+    rows = compare_files(
+        headers,
+        level=level,
+        resamples=resamples,
+        many_above=many_above,
+        few_below=few_below,
+        seed=seed,
+    )
+    papers = _papers(headers) if published else []
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], sort_keys=True))
-        return
-    table = [_heads(level), *(_cells(row) for row in rows)]
-    if as_csv:
-        _print_csv(rows)
-    elif as_markdown:
-        _print_markdown(table)
+        table.print_json(rows, papers, level)
+    elif as_csv:
+        table.print_csv(rows, papers)
     else:
-        _print_plain(table, headers[0])
+        images = f"{headers[0].size('labels', 0):,} {headers[0].info['on']} images"
+        show = table.print_markdown if as_markdown else table.print_plain
+        show(rows, papers, level, images)
 
 
 def _check_ranges(level: float, resamples: int, many_above: int, few_below: int) -> None:
@@ -88,141 +95,16 @@ def _in_folder(folder: Path) -> list[Header]:
     return sorted(found, key=lambda header: (header.info["stage"] != "pretrain", header.path.stem))
 
 
-def _check_together(headers: list[Header]) -> None:
-    for header in headers:
-        if header.kind != "predictions":
-            rule = f"must be of kind predictions, got {header.kind}"
-            raise ArtifactError(header.path, rule, "run ltcli evaluate on it first")
-        for fact in ("on", "class_names", "images"):
-            if header.info.get(fact) != headers[0].info.get(fact):
-                rule = f"was made on other images or classes than {headers[0].path}"
-                raise ArtifactError(header.path, rule, "compare predictions of one test set")
-
-
-def _rows(
-    headers: list[Header],
-    level: float,
-    resamples: int,
-    many_above: int,
-    few_below: int,
-    seed: int,
-) -> "list[Row]":
-    import torch
-
-    from ltcli.artifacts.store import open_artifact
-    from ltcli.stats.comparison import Run
-    from ltcli.stats.comparison import compare as compare_runs
-
-    runs = []
-    for header, name in zip(headers, _names(headers), strict=True):
-        with open_artifact(header.path) as artifact:
-            tensors = artifact.load("logits", "labels")
-            kept = "snapshots.predicted" in header.tensors
-            snapshots = artifact.tensor("snapshots.predicted") if kept else None
-        counts = torch.tensor(header.info["class_counts"])
-        runs.append(Run(name, tensors["logits"], tensors["labels"], counts, snapshots))
-    if any(not torch.equal(run.labels, runs[0].labels) for run in runs):
-        raise ArtifactError("compare", "the files hold different labels", "evaluate them again")
-    return compare_runs(
-        runs,
-        level=level,
-        resamples=resamples,
-        many_above=many_above,
-        few_below=few_below,
-        seed=seed,
-    )
-
-
-def _names(headers: list[Header]) -> list[str]:
-    """Return the row of each file: equal for runs that differ in their seeds alone.
-
-    A row is named after the file of its first run, without ``evaluate-``.
-    """
-    keys = [header.info["recipe"] for header in headers]
-    stems = [header.path.stem.removeprefix("evaluate-") for header in headers]
-    return [stems[keys.index(key)] for key in keys]
-
-
-def _heads(level: float) -> list[str]:
-    return [
-        "method",
-        "runs",
-        "accuracy %",
-        f"{100 * level:g} % interval",
-        "many",
-        "medium",
-        "few",
-        "balanced",
-        "NLL",
-        "ECE",
-        "vs first",
-        f"{100 * level:g} % interval",
-        "",
-        "best*",
-    ]
-
-
-def _cells(row: "Row") -> list[str]:
-    difference, between, verdict = "", "", ""
-    if row.difference is not None and row.difference_interval is not None:
-        difference = f"{100 * row.difference:+.2f}"
-        low, high = row.difference_interval
-        between = f"{100 * low:+.2f} .. {100 * high:+.2f}"
-        verdict = "tie" if row.tie else ("better" if row.difference > 0 else "worse")
-    groups = [_percent(row.groups[name]) for name in ("many", "medium", "few")]
-    return [
-        row.name,
-        str(row.runs),
-        _percent(row.accuracy),
-        f"{_percent(row.interval[0])} .. {_percent(row.interval[1])}",
-        *groups,
-        _percent(row.balanced),
-        f"{row.nll:.3f}",
-        _percent(row.ece),
-        difference,
-        between,
-        verdict,
-        _percent(row.best_on_test),
-    ]
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
-
-
-def _print_plain(table: list[list[str]], header: Header) -> None:
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    for line in table:
-        cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        typer.echo("  ".join(cells).rstrip())
-    images = header.size("labels", 0)
-    typer.echo(f"{images:,} {header.info['on']} images, last epoch. ", nl=False)
-    typer.echo("best*: epoch chosen on these images, not a result.")
-
-
-def _print_markdown(table: list[list[str]]) -> None:
-    typer.echo("| " + " | ".join(table[0]) + " |")
-    typer.echo("|---|" + "---:|" * (len(table[0]) - 1))
-    for line in table[1:]:
-        typer.echo("| " + " | ".join(line) + " |")
-
-
-def _print_csv(rows: "list[Row]") -> None:
-    flat = [_flat(asdict(row)) for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    sys.stdout.write(text.getvalue())
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    groups: dict[str, Any] = values.pop("groups")
-    for name in ("interval", "difference_interval"):
-        low, high = values.pop(name) or (None, None)
-        values |= {f"{name}_low": low, f"{name}_high": high}
-    return values | groups
+def _papers(headers: list[Header]) -> list[Published]:
+    """Return the published figures that fit, and say on standard error if there are none."""
+    on = headers[0].info["on"]
+    papers = published_beside(headers) if on == "test" else []
+    if not papers:
+        settings = dict.fromkeys(str(read_provenance(header)[1]) for header in headers)
+        where = "" if on == "test" else f", {on} images"
+        message = f"compare: no published figures for {' or '.join(settings)}{where}"
+        typer.echo(message, err=True)
+    return papers
 
 
 def add_to(app: typer.Typer) -> None:

@@ -78,4 +78,5 @@ METHOD = Method(
     stages=FINETUNE,
     params=Params,
     solve=solve,
+    reads=lambda params: ("held-out",) if params.tau is None else (),
 )

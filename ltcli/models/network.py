@@ -33,6 +33,11 @@ class Network(nn.Module):
         logits: torch.Tensor = self.classifier(self.backbone(images).float())
         return logits
 
+    def size(self) -> int:
+        """Return the number of parameters; the classifier's factors are part of its vectors."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        return total - self.classifier.scales.numel()
+
 
 def build_backbone(name: str) -> ResNet:
     """Return a freshly initialised backbone.

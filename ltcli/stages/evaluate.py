@@ -98,6 +98,9 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "method": info["method"],
             "stage": model.header.stage,
             "recipe": info["recipe"],
+            "network_parameters": network.size(),
+            "held_out": split.header.size("val.labels", 0),
+            "views": 1,
         },
     )
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from ltcli.stats import accuracy as scores
-from ltcli.stats.intervals import accuracy_interval, difference_interval, is_tie
+from ltcli.stats.intervals import accuracy_interval, resampled_rows
+from ltcli.stats.simultaneous import Difference, differences
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ class Row:
         balanced: Mean over classes.
         nll: nats.
         ece: Expected calibration error.
-        difference: Accuracy minus that of the first row, None for the first row.
-        difference_interval: Of the difference, paired over images.
+        difference: Accuracy minus that of the first row, None for the first row, as the next three.
+        difference_interval: Of the difference, paired over images; those of all rows hold at once.
         tie: Whether that interval holds 0.
+        detectable: The smallest true difference that would be found with a chance of 80 %; None
+            also where the predictions are never right for one row alone.
         best_on_test: Best kept epoch, chosen on the very images it is scored on: for comparison
             with papers that report it, never a result. None where no epochs were kept.
     """
@@ -59,6 +62,7 @@ class Row:
     difference: float | None
     difference_interval: tuple[float, float] | None
     tie: bool | None
+    detectable: float | None
     best_on_test: float | None
 
 
@@ -73,6 +77,8 @@ def compare(
 ) -> list[Row]:
     """Return one row per name, in order of first appearance.
 
+    The differences of all rows from the first are judged together, see ``simultaneous``.
+
     Args:
         runs: Predictions on the same images, in the same order.
         level: Of the intervals, in 0..1.
@@ -84,41 +90,48 @@ def compare(
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(run)
-    correct = {
-        name: torch.stack([scores.predictions(run.logits) == run.labels for run in members])
-        for name, members in by_name.items()
-    }
-    first = next(iter(by_name))
-    rows = []
-    for name, members in by_name.items():
-        difference, between = None, None
-        if name != first:
-            difference, low, high = difference_interval(
-                correct[name], correct[first], level=level, resamples=resamples, seed=seed
-            )
-            between = (low, high)
-        groups = scores.group_of_class(members[0].class_counts, many_above, few_below)
-        rows.append(
-            Row(
-                name=name,
-                runs=len(members),
-                accuracy=float(correct[name].double().mean()),
-                interval=accuracy_interval(
-                    correct[name], level=level, resamples=resamples, seed=seed
-                ),
-                groups=_mean_groups(
-                    [scores.group_accuracy(run.logits, run.labels, groups) for run in members]
-                ),
-                balanced=_mean([scores.balanced_accuracy(r.logits, r.labels) for r in members]),
-                nll=_mean([scores.nll(run.logits, run.labels) for run in members]),
-                ece=_mean([scores.ece(run.logits, run.labels) for run in members]),
-                difference=difference,
-                difference_interval=between,
-                tie=None if between is None else is_tie(*between),
-                best_on_test=_best(members),
-            )
+    correct = [
+        torch.stack([scores.predictions(run.logits) == run.labels for run in members])
+        for members in by_name.values()
+    ]
+    resampled = resampled_rows(correct, resamples=resamples, seed=seed)
+    found: list[Difference | None] = [None]
+    if len(by_name) > 1:
+        found += differences(correct, resampled, level)
+    return [
+        _row(
+            members,
+            float(correct[k].double().mean()),
+            accuracy_interval(resampled[k], level=level, seed=seed),
+            found[k],
+            scores.group_of_class(members[0].class_counts, many_above, few_below),
         )
-    return rows
+        for k, members in enumerate(by_name.values())
+    ]
+
+
+def _row(
+    members: Sequence[Run],
+    accuracy: float,
+    interval: tuple[float, float],
+    difference: Difference | None,
+    groups: torch.Tensor,
+) -> Row:
+    return Row(
+        name=members[0].name,
+        runs=len(members),
+        accuracy=accuracy,
+        interval=interval,
+        groups=_mean_groups([scores.group_accuracy(r.logits, r.labels, groups) for r in members]),
+        balanced=_mean([scores.balanced_accuracy(r.logits, r.labels) for r in members]),
+        nll=_mean([scores.nll(run.logits, run.labels) for run in members]),
+        ece=_mean([scores.ece(run.logits, run.labels) for run in members]),
+        difference=None if difference is None else difference.value,
+        difference_interval=None if difference is None else difference.interval,
+        tie=None if difference is None else difference.tie,
+        detectable=None if difference is None else difference.detectable,
+        best_on_test=_best(members),
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,8 +1,9 @@
-"""How far an accuracy, or a difference of two, may be chance: bootstrap over images and seeds.
+"""How far an accuracy may be chance: bootstrap over images and seeds.
 
 Every resample draws N test images with replacement; with more than one seed it also draws as many
-seeds with replacement, independently of the images, and averages over them. The interval runs
-between percentiles of the resampled means (percentile method).
+seeds with replacement, independently of the images, and averages over them. All rows of a table
+are scored on the same resampled images. The interval of a row runs between percentiles of its
+resampled means (percentile method).
 
 With several seeds this is the pigeonhole bootstrap, which is on the wide side: it counts the
 interaction of image and seed up to three times. With two or three seeds it is too narrow for what
@@ -12,7 +13,7 @@ Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 
 Pigeonhole Bootstrap", Annals of Applied Statistics 2007, arXiv 0712.1111.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -66,65 +67,46 @@ def resampled_accuracies(correct: Tensor, *, resamples: int = 2000, seed: int = 
     return torch.cat(sums).to(torch.float64) / images
 
 
-def accuracy_interval(
-    correct: Tensor, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def resampled_rows(rows: Sequence[Tensor], *, resamples: int = 2000, seed: int = 0) -> list[Tensor]:
+    """Score the runs of several rows on the same resamples of the images.
+
+    Args:
+        rows: K times bool [S, N]; S may vary.
+        resamples: R.
+        seed: Of the resamples.
+
+    Returns:
+        K times float64 [R, S], as of ``resampled_accuracies``.
+    """
+    scores = resampled_accuracies(torch.cat(list(rows)), resamples=resamples, seed=seed)
+    return list(torch.split(scores, [len(row) for row in rows], dim=1))
+
+
+def accuracy_interval(scores: Tensor, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Return the interval of the mean accuracy over seeds.
 
     Args:
-        correct: bool [S, N], S runs that differ in their seed, N test images.
+        scores: float64 [R, S], accuracies of S runs that differ in their seed, on R resamples.
         level: Share of such intervals that should hold the true value, between 0 and 1.
-        resamples: Number of resamples.
-        seed: Of the resamples.
+        seed: Of the resamples of the seeds.
 
     Returns:
         Low and high, 0 ... 1.
     """
-    scores = resampled_accuracies(correct, resamples=resamples, seed=seed)
-    return _percentiles(_over_seeds(scores, [seed, 1]), level)
+    require_level(level)
+    generator = np.random.default_rng([seed, 1])
+    chosen = torch.from_numpy(generator.integers(scores.shape[1], size=tuple(scores.shape)))
+    tail = (1 - level) / 2
+    means = scores.gather(1, chosen).mean(dim=1)
+    low, high = np.quantile(means.numpy(), [tail, 1 - tail])
+    return float(low), float(high)
 
 
-def difference_interval(
-    a: Tensor, b: Tensor, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Return the difference a - b of mean accuracies over seeds, and its interval.
+def require_level(level: float) -> None:
+    """Check the level of an interval.
 
-    Paired: both methods are scored on the same resampled images, in the same order in both. Their
-    seeds are drawn independently, for a seed means nothing across methods.
-
-    Args:
-        a: bool [S1, N].
-        b: bool [S2, N], of the same images.
-        level: Share of such intervals that should hold the true value, between 0 and 1.
-        resamples: Number of resamples.
-        seed: Of the resamples.
-
-    Returns:
-        Difference, low and high, -1 ... 1.
+    Raises:
+        ParamError: It is not between 0 and 1.
     """
-    both = torch.cat([a, b])
-    scores = resampled_accuracies(both, resamples=resamples, seed=seed)
-    first, second = scores[:, : len(a)], scores[:, len(a) :]
-    differences = _over_seeds(first, [seed, 1]) - _over_seeds(second, [seed, 2])
-    difference = float(a.to(torch.float64).mean() - b.to(torch.float64).mean())
-    return difference, *_percentiles(differences, level)
-
-
-def is_tie(low: float, high: float) -> bool:
-    """Whether a difference of this interval may be none: it holds 0."""
-    return low <= 0 <= high
-
-
-def _over_seeds(scores: Tensor, entropy: list[int]) -> Tensor:
-    """Average float64 [R, S] over S seeds drawn with replacement, anew in each resample."""
-    generator = np.random.default_rng(entropy)
-    chosen = generator.integers(scores.shape[1], size=tuple(scores.shape))
-    return scores.gather(1, torch.from_numpy(chosen)).mean(dim=1)
-
-
-def _percentiles(values: Tensor, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ParamError("bootstrap", f"level must be between 0 and 1, got {level}")
-    tail = (1 - level) / 2
-    low, high = np.quantile(values.numpy(), [tail, 1 - tail])
-    return float(low), float(high)

@@ -7,6 +7,9 @@ import shutil
 
 import pytest
 
+from ltcli.artifacts.header import read_header
+from ltcli.artifacts.store import open_artifact, save
+
 
 @pytest.fixture
 def two_seeds(copy, ltcli):
@@ -18,8 +21,31 @@ def two_seeds(copy, ltcli):
     return copy
 
 
+def rewritten(path, out, recipe=None, **info):
+    """Save predictions under another provenance; ``recipe`` maps stages to changed parameters."""
+    with open_artifact(path) as artifact:
+        header, tensors = artifact.header, artifact.load("*")
+    steps = [[name, old | (recipe or {}).get(name, {})] for name, old in header.info["recipe"]]
+    facts = {"parameters": header.parameters, "inputs": header.inputs}
+    info = header.info | {"recipe": steps} | info
+    save(out, "predictions", tensors, stage="evaluate", info=info, **facts)
+    return out
+
+
+def on_cifar(chain, tmp_path, **info):
+    """Predictions that say they are on CIFAR-10-LT."""
+    recipe = {
+        "split": {"source": "cifar10", "imbalance_factor": 100.0},
+        "pretrain": {"backbone": "resnet32", "epochs": 200},
+    }
+    source, out = chain / "evaluate-pretrain.safetensors", tmp_path / "evaluate-a.safetensors"
+    return rewritten(source, out, recipe, class_counts=[4990] * 10, **info)
+
+
 def test_first_row_is_the_pretrained_model_and_seeds_share_a_row(ltcli, two_seeds):
-    rows = json.loads(ltcli("compare", "--json", "-d", two_seeds).out)
+    document = json.loads(ltcli("compare", "--json", "-d", two_seeds).out)
+    assert (document["level"], document["power"], document["published"]) == (0.95, 0.8, [])
+    rows = document["rows"]
     assert [(row["name"], row["runs"]) for row in rows] == [("pretrain", 1), ("finetune-crt", 3)]
     assert rows[0]["difference"] is None
     low, high = rows[1]["interval"]
@@ -27,22 +53,203 @@ def test_first_row_is_the_pretrained_model_and_seeds_share_a_row(ltcli, two_seed
 
 
 def test_formats_agree(ltcli, two_seeds):
-    rows = json.loads(ltcli("compare", "--json", "-d", two_seeds).out)
+    rows = json.loads(ltcli("compare", "--json", "-d", two_seeds).out)["rows"]
     table = list(csv.DictReader(io.StringIO(ltcli("compare", "--csv", "-d", two_seeds).out)))
     assert [float(row["accuracy"]) for row in table] == [row["accuracy"] for row in rows]
+    assert [row["epochs"] for row in table] == ["2", "2"]
     markdown = ltcli("compare", "--markdown", "-d", two_seeds).out.splitlines()
     assert markdown[1].startswith("|---|")
     plain = ltcli("compare", "-d", two_seeds).out.splitlines()
     for line in (markdown[2], plain[1]):
         assert f"{100 * rows[0]['accuracy']:.2f}" in line
-    assert plain[-1] == (
-        "535 test images, last epoch. best*: epoch chosen on these images, not a result."
+    smallest = f"{100 * rows[1]['detectable']:.2f}"
+    footer = [
+        "535 test images, last epoch. best*: epoch chosen on these images, not a result.",
+        "Difference: paired bootstrap over images, seeds by Student's t; level 95 %.",
+        f"Smallest true difference found with a chance of 80 %: {smallest} points.",
+        "A row of one run stands for that model: its method may vary with the seed.",
+    ]
+    assert plain[3:] == footer
+    assert markdown[5::2] == [footer[0].replace("*", "\\*"), *footer[1:]]
+
+
+def test_the_footer_says_that_several_rows_are_judged_together(ltcli, copy):
+    for method in ("ncm", "logit-adjustment"):
+        assert ltcli("finetune", "--method", method, "-d", copy).code == 0
+    assert ltcli("evaluate", "-d", copy).code == 0
+    plain = ltcli("compare", "--level", "0.9", "-d", copy).out.splitlines()
+    assert "90 % together" in plain[0]
+    assert plain[6] == (
+        "Differences: paired bootstrap over images; 3 rows judged together (max-T): with a chance"
+        " of 90 % no true tie is called better or worse."
     )
+    rows = json.loads(ltcli("compare", "--level", "0.9", "--json", "-d", copy).out)["rows"]
+    found = sorted(100 * row["detectable"] for row in rows[1:])
+    assert plain[7] == (
+        "Smallest true difference found with a chance of 80 %:"
+        f" {found[0]:.2f} to {found[-1]:.2f} points."
+    )
+
+
+def test_one_row_has_no_differences_to_explain(ltcli, chain):
+    plain = ltcli("compare", chain / "evaluate-pretrain.safetensors").out.splitlines()
+    assert len(plain) == 3
+
+
+def test_rows_of_other_leagues_stand_apart_and_their_differences_are_marked(ltcli, copy):
+    assert ltcli("finetune", "--method", "tau-norm", "-d", copy).code == 0
+    assert ltcli("evaluate", "-d", copy).code == 0
+    rewritten(
+        copy / "evaluate-pretrain.safetensors",
+        copy / "evaluate-long.safetensors",
+        {"pretrain": {"epochs": 9}},
+    )
+    files = [
+        copy / f"evaluate-{name}.safetensors"
+        for name in ("pretrain", "finetune-tau-norm", "finetune-crt", "long")
+    ]
+    plain = ltcli("compare", *files).out.splitlines()
+    assert [line.split()[0] for line in plain[1:8]] == [
+        *("--", "pretrain", "finetune-crt", "--", "finetune-tau-norm", "--", "long"),
+    ]
+    assert plain[1] == "-- 0 extra labelled images; 2 epochs"
+    assert plain[4] == "-- 100 extra labelled images; 2 epochs"
+    assert plain[6] == "-- 0 extra labelled images; 9 epochs"
+    assert [("(other league)" in line) for line in plain[1:8]] == [False] * 4 + [True, False, True]
+    assert plain[-1] == "other league: not like for like with the first row."
+    rows = json.loads(ltcli("compare", "--json", *files).out)["rows"]
+    assert [row["like_for_like"] for row in rows] == [True, True, False, False]
+    assert rows[1]["league"] == {
+        "network_parameters": 269722,
+        "pretraining": "none",
+        "training_images": sum(read_header(files[0]).info["class_counts"]),
+        "extra_images": 0,
+        "epochs": 2,
+        "augmentation": ["crop", "flip"],
+        "views": 1,
+        "classifier_epochs": 2,
+    }
+    markdown = ltcli("compare", "--markdown", *files).out.splitlines()
+    assert markdown[2].startswith("| *0 extra labelled images; 2 epochs* |  |")
+    assert len({line.count("|") for line in markdown[:9]}) == 1
+
+
+def test_published_figures_of_the_same_setting_stand_below(ltcli, chain, tmp_path):
+    file = on_cifar(chain, tmp_path)
+    plain = ltcli("compare", "--published", file)
+    lines = plain.out.splitlines()
+    assert plain.err == ""
+    assert lines[3] == ""
+    assert lines[4].split() == ["published", "accuracy", "%", "source", "note"]
+    (line,) = [line for line in lines if line.startswith("MetaSAug + CE ")]
+    assert line.split("  ")[-1] == "best epoch on test; 10 images a class as meta set"
+    assert "80.54  MetaSAug (CVPR 2021), table 1  " in line
+    assert lines[-1].endswith("best epoch on test; mixup; largest class 5,000, here 4,990")
+    rows = list(csv.DictReader(io.StringIO(ltcli("compare", "--published", "--csv", file).out)))
+    papers = json.loads(ltcli("compare", "--published", "--json", file).out)["published"]
+    assert len(lines) - 5 == len(rows) - 1 == len(papers)
+    assert {paper["dataset"] for paper in papers} == {"cifar10"}
+    assert (rows[1]["name"], rows[1]["accuracy"], rows[1]["note"]) == (
+        *("CE", "0.7014", "best epoch on test"),
+    )
+    markdown = ltcli("compare", "--published", "--markdown", file).out.splitlines()
+    assert "| published | accuracy % | source | note |" in markdown
+    assert markdown[-len(papers)].startswith("| CE | 70.14 | MetaSAug (CVPR 2021), table 1 |")
+
+
+def test_without_a_published_figure_one_line_says_so(ltcli, chain):
+    file = chain / "evaluate-pretrain.safetensors"
+    done = ltcli("compare", "--published", file)
+    assert done.code == 0
+    assert done.err == (
+        "compare: no published figures for digits, exp profile, imbalance factor 10, resnet20\n"
+    )
+    assert done.out == ltcli("compare", file).out
+
+
+@pytest.mark.parametrize(
+    "split", [{"imbalance_factor": 99.9}, {"profile": "step"}, {"source": "fashion-mnist"}]
+)
+def test_a_figure_of_almost_the_same_setting_does_not_fit(ltcli, chain, tmp_path, split):
+    file = rewritten(on_cifar(chain, tmp_path), tmp_path / "b.safetensors", {"split": split})
+    done = ltcli("compare", "--published", file)
+    assert done.err.startswith("compare: no published figures for ")
+
+
+def test_figures_beside_two_splits_and_lengths_say_what_differs_from_both(ltcli, chain, tmp_path):
+    first = on_cifar(chain, tmp_path)
+    second = rewritten(
+        first,
+        tmp_path / "b.safetensors",
+        {"pretrain": {"epochs": 100, "backbone": "resnet18"}},
+        class_counts=[4990] * 9 + [5000],
+    )
+    done = ltcli("compare", "--published", "--json", first, second)
+    papers = json.loads(done.out)["published"]
+    assert {paper["backbone"] for paper in papers} == {"resnet18", "resnet32"}
+    notes = {(paper["method"], paper["backbone"]): paper["note"] for paper in papers}
+    assert notes["BBN", "resnet32"].endswith("largest class 5,000, here 4,990")
+    assert notes["CE", "resnet18"] == "best epoch on test; 300 epochs, here 100"
+
+
+def test_papers_print_nothing_for_validation_images(ltcli, chain, tmp_path):
+    done = ltcli("compare", "--published", on_cifar(chain, tmp_path, on="val"))
+    assert done.code == 0
+    setting = "cifar10, exp profile, imbalance factor 100, resnet32"
+    assert done.err == f"compare: no published figures for {setting}, val images\n"
+
+
+def test_rows_of_one_name_from_two_folders_stay_apart(ltcli, chain, tmp_path):
+    (tmp_path / "b").mkdir()
+    first = chain / "evaluate-pretrain.safetensors"
+    second = rewritten(first, tmp_path / "b" / first.name, {"pretrain": {"mixup": 1.0}})
+    rows = json.loads(ltcli("compare", "--json", first, second).out)["rows"]
+    assert [row["name"] for row in rows] == [f"{chain.name}/pretrain", "b/pretrain"]
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"views": "1"}, "views must be a count, got '1'"),
+        ({"held_out": -1}, "held_out must be a count, got -1"),
+        ({"network_parameters": True}, "network_parameters must be a count, got True"),
+    ],
+)
+def test_a_fact_that_is_no_count_is_refused(ltcli, chain, tmp_path, info, message):
+    file = on_cifar(chain, tmp_path, **info)
+    done = ltcli("compare", file)
+    assert done.code == 3
+    assert done.lines == [f"error: {file}: {message}"]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        [["pretrain", {}]],
+        [["finetune", {"method": "no-such"}]],
+        "pretrain",
+        [["split", {"profile": "exp"}], 3],
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_refused(ltcli, chain, tmp_path, recipe):
+    source, file = chain / "evaluate-pretrain.safetensors", tmp_path / "x.safetensors"
+    with open_artifact(source) as artifact:
+        header, tensors = artifact.header, artifact.load("*")
+    facts = {"parameters": header.parameters, "inputs": header.inputs}
+    info = header.info | {"recipe": recipe}
+    save(file, "predictions", tensors, stage="evaluate", info=info, **facts)
+    done = ltcli("compare", "--published", file)
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {file}: recipe is not one of this ltcli",
+        "hint: evaluate the model again",
+    ]
 
 
 def test_row_order_follows_the_files_given(ltcli, chain):
     files = [chain / "evaluate-finetune-crt.safetensors", chain / "evaluate-pretrain.safetensors"]
-    rows = json.loads(ltcli("compare", "--json", *files).out)
+    rows = json.loads(ltcli("compare", "--json", *files).out)["rows"]
     assert [row["name"] for row in rows] == ["finetune-crt", "pretrain"]
 
 

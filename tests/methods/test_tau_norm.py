@@ -3,7 +3,7 @@ import torch
 
 from ltcli.core.errors import ParamError
 from ltcli.methods.method import Trained
-from ltcli.methods.tau_norm import Params, normalised, solve
+from ltcli.methods.tau_norm import METHOD, Params, normalised, solve
 from ltcli.models.classifier import Classifier
 
 NOTHING, NONE = torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)
@@ -117,3 +117,8 @@ def test_a_cosine_classifier_is_refused(rng):
     with pytest.raises(ParamError) as caught:
         solve(Params(tau=1.0), trained(rng, form="cosine"))
     assert str(caught.value) == "finetune: tau-norm needs a linear classifier, got a cosine one"
+
+
+def test_held_out_images_are_read_only_to_choose_tau():
+    assert METHOD.reads(Params()) == ("held-out",)
+    assert METHOD.reads(Params(tau=0.0)) == ()

@@ -27,6 +27,26 @@ def test_by_hand():
     assert (a.difference, a.difference_interval, a.tie) == (None, None, None)
     assert b.difference == 0
     assert b.tie
+    assert a.detectable is None
+    assert b.detectable > 0.5  # four images show little
+
+
+def test_a_row_is_judged_with_all_others():
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(3, (200,), generator=generator)
+
+    def run(name):
+        noise = torch.randint(3, (200,), generator=generator)
+        kept = torch.rand(200, generator=generator) < 0.6
+        return _run(name, torch.where(kept, labels, noise).tolist(), labels.tolist())
+
+    runs = [run(name) for name in "abcdef"]
+    pair, table = compare(runs[:2]), compare(runs)
+    assert [row.name for row in table] == list("abcdef")
+    assert table[1].difference == pair[1].difference
+    assert table[1].interval == pair[1].interval
+    assert table[1].difference_interval[1] > pair[1].difference_interval[1]
+    assert table[1].detectable > pair[1].detectable
 
 
 def test_runs_of_one_name_share_a_row_with_their_mean():
@@ -40,6 +60,7 @@ def test_equal_predictions_differ_by_exactly_nothing():
     first, second = compare([_run("a", labels, labels), _run("b", labels, labels)])
     assert second.difference_interval == (0.0, 0.0)
     assert second.tie
+    assert second.detectable is None
     assert first.interval == (1.0, 1.0)
 
 

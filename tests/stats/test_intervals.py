@@ -8,14 +8,27 @@ from ltcli.core.errors import ParamError
 from ltcli.stats.intervals import (
     accuracy_interval,
     bootstrap_weights,
-    difference_interval,
-    is_tie,
     resampled_accuracies,
+    resampled_rows,
 )
+
+
+def interval(correct, level=0.95, resamples=2000, seed=0):
+    """Of one row."""
+    scores = resampled_accuracies(correct, resamples=resamples, seed=seed)
+    return accuracy_interval(scores, level=level, seed=seed)
 
 
 def draw(rng, rows, columns, share):
     return torch.rand(rows, columns, generator=rng) < share
+
+
+def test_rows_are_scored_on_the_same_images(rng):
+    a, b = draw(rng, 1, 60, 0.7), draw(rng, 3, 60, 0.7)
+    found = resampled_rows([a, b, a[[0, 0]]], resamples=50, seed=2)
+    assert [part.shape for part in found] == [(50, 1), (50, 3), (50, 2)]
+    assert torch.equal(found[0], found[2][:, :1])
+    assert torch.equal(found[1], resampled_accuracies(b, resamples=50, seed=2))
 
 
 def test_weights_count_the_draws_of_every_resample():
@@ -51,7 +64,7 @@ def test_resampled_accuracies_are_those_of_a_loop(rng):
 
 def test_one_run_has_the_width_of_the_normal_interval(rng):
     correct = draw(rng, 1, 4000, 0.8)
-    low, high = accuracy_interval(correct)
+    low, high = interval(correct)
     p = correct.double().mean().item()
     assert low < p < high
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(p * (1 - p) / 4000), rel=0.1)
@@ -59,65 +72,34 @@ def test_one_run_has_the_width_of_the_normal_interval(rng):
 
 def test_a_higher_level_contains_a_lower_one(rng):
     correct = draw(rng, 2, 300, 0.5)
-    narrow, wide = (accuracy_interval(correct, level=level) for level in (0.5, 0.99))
+    narrow, wide = (interval(correct, level=level) for level in (0.5, 0.99))
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
 def test_what_is_always_right_is_certain():
-    assert accuracy_interval(torch.ones(3, 50, dtype=torch.bool)) == (1.0, 1.0)
+    assert interval(torch.ones(3, 50, dtype=torch.bool)) == (1.0, 1.0)
 
 
 def test_seeds_that_disagree_on_everything_leave_everything_open():
     correct = torch.tensor([[True], [False]]).expand(2, 100)
-    assert accuracy_interval(correct) == (0.0, 1.0)
+    assert interval(correct) == (0.0, 1.0)
 
 
 def test_equal_rows_add_no_uncertainty(rng):
     correct = draw(rng, 1, 200, 0.6)
-    assert accuracy_interval(correct.expand(5, 200)) == pytest.approx(accuracy_interval(correct))
-
-
-def test_a_method_ties_with_itself(rng):
-    one = draw(rng, 1, 200, 0.6)
-    assert difference_interval(one, one) == (0.0, 0.0, 0.0)
-    several = draw(rng, 4, 200, 0.6)
-    difference, low, high = difference_interval(several, several)
-    assert difference == 0
-    assert low < 0 < high  # their seeds are drawn apart
-    assert is_tie(low, high)
-
-
-def test_pairing_takes_the_images_out_of_a_difference(rng):
-    # b is a but for 20 images of 1,000 that only a gets right: d is 1 on these and 0 elsewhere.
-    a = draw(rng, 1, 1000, 0.7)
-    b = a.clone()
-    b[0, a[0].nonzero().flatten()[:20]] = False
-    difference, low, high = difference_interval(a, b)
-    assert difference == pytest.approx(0.02)
-    width = 2 * 1.96 * math.sqrt(0.02 * 0.98 / 1000)
-    assert high - low == pytest.approx(width, rel=0.1)
-    assert not is_tie(low, high)
-    apart = accuracy_interval(a)
-    assert high - low < (apart[1] - apart[0]) / 2
-
-
-def test_swapping_the_methods_turns_the_sign(rng):
-    a, b = draw(rng, 1, 300, 0.7), draw(rng, 1, 300, 0.6)
-    difference, low, high = difference_interval(a, b)
-    assert difference_interval(b, a) == pytest.approx((-difference, -high, -low))
-    assert low < difference < high
+    assert interval(correct.expand(5, 200)) == pytest.approx(interval(correct))
 
 
 def test_the_same_seed_gives_the_same_interval(rng):
     correct = draw(rng, 2, 100, 0.5)
-    assert accuracy_interval(correct, seed=4) == accuracy_interval(correct, seed=4)
-    assert accuracy_interval(correct, seed=4) != accuracy_interval(correct, seed=5)
+    assert interval(correct, seed=4) == interval(correct, seed=4)
+    assert interval(correct, seed=4) != interval(correct, seed=5)
 
 
 def test_about_95_of_100_intervals_of_one_run_hold_the_truth(rng):
     hits = 0
     for trial in range(200):
-        low, high = accuracy_interval(draw(rng, 1, 200, 0.7), resamples=300, seed=trial)
+        low, high = interval(draw(rng, 1, 200, 0.7), resamples=300, seed=trial)
         hits += low <= 0.7 <= high
     # 190 expected, give or take three standard errors of 3.1.
     assert 180 <= hits < 200
@@ -132,7 +114,7 @@ def test_intervals_of_five_seeds_hold_the_truth_of_images_and_seeds():
         shift = generator.normal(0, 0.1, (5, 1))
         noise = generator.normal(0, 0.3, (5, 150))
         correct = torch.from_numpy(image + shift + noise > 0)
-        low, high = accuracy_interval(correct, resamples=300, seed=trial)
+        low, high = interval(correct, resamples=300, seed=trial)
         hits += low <= 0.5 <= high
     assert hits >= 87  # 95 expected, less four standard errors of 2.2
 
@@ -144,21 +126,14 @@ def test_large_test_sets_are_drawn_in_bounded_memory():
     assert [len(chunk) for chunk in bootstrap_weights(5_000_000, 2, 0)] == [1, 1]
 
 
-def test_zero_inside_or_on_the_edge_is_a_tie():
-    assert is_tie(-0.1, 0.2)
-    assert is_tie(0.0, 0.2)
-    assert not is_tie(0.1, 0.2)
-    assert not is_tie(-0.2, -0.1)
-
-
 @pytest.mark.parametrize("level", [0.0, 1.0, 95])
 def test_a_level_outside_its_range_is_refused(level):
     with pytest.raises(ParamError, match="level must be between 0 and 1, got"):
-        accuracy_interval(torch.ones(1, 5, dtype=torch.bool), level=level, resamples=10)
+        interval(torch.ones(1, 5, dtype=torch.bool), level=level, resamples=10)
 
 
 def test_nothing_to_draw_from_is_refused():
     with pytest.raises(ParamError, match="num_samples must be at least 1, got 0"):
-        accuracy_interval(torch.ones(1, 0, dtype=torch.bool))
+        interval(torch.ones(1, 0, dtype=torch.bool))
     with pytest.raises(ParamError, match="resamples must be at least 1, got 0"):
-        accuracy_interval(torch.ones(1, 5, dtype=torch.bool), resamples=0)
+        interval(torch.ones(1, 5, dtype=torch.bool), resamples=0)

@@ -1,0 +1,147 @@
+"""Which results can be compared like for like, from what their artifacts record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ltcli.core.errors import ArtifactError
+from ltcli.core.log import plural
+from ltcli.data.source_table import SOURCES
+from ltcli.engine.schedules import SCHEDULES
+from ltcli.methods import METHODS
+
+if TYPE_CHECKING:
+    from ltcli.artifacts.header import Header
+
+
+@dataclass(frozen=True)
+class League:
+    """What went into a result beside its method. Equal leagues are compared like for like.
+
+    Attributes:
+        network_parameters: Of backbone and classifier.
+        pretraining: Data that the backbone saw before the training images: none, or unknown.
+        training_images: All classes.
+        extra_images: Held-out labelled images that a method trained on or chose a parameter by.
+        epochs: In which the backbone was trained.
+        augmentation: Of the images in training: any of crop, flip, mixup with its alpha.
+        views: Of each test image, whose logits are averaged.
+        classifier_epochs: Further epochs of the classifier on a frozen backbone. They take seconds
+            and make no league.
+    """
+
+    network_parameters: int
+    pretraining: str
+    training_images: int
+    extra_images: int
+    epochs: int
+    augmentation: tuple[str, ...]
+    views: int
+    classifier_epochs: int = dataclasses.field(compare=False)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a paper's figure must share with a result to stand beside it.
+
+    Attributes:
+        dataset: As in ``ltcli split``.
+        profile: Of the class counts.
+        imbalance_factor: As asked for.
+        backbone: As in ``ltcli pretrain``.
+    """
+
+    dataset: str
+    profile: str
+    imbalance_factor: float
+    backbone: str
+
+    def __str__(self) -> str:
+        """Say it in one phrase."""
+        counts = self.profile
+        if counts != "natural":
+            counts = f"{counts} profile, imbalance factor {self.imbalance_factor:g}"
+        return f"{self.dataset}, {counts}, {self.backbone}"
+
+
+def read_provenance(header: Header) -> tuple[League, Benchmark]:
+    """Return where predictions stand, from their header.
+
+    Raises:
+        ArtifactError: The metadata is not what ``evaluate`` writes.
+    """
+    info = header.info
+    for name in ("network_parameters", "held_out", "views"):
+        if type(info[name]) is not int or info[name] < 0:
+            raise ArtifactError(header.path, f"{name} must be a count, got {info[name]!r:.80}")
+    try:
+        return _league(info), _benchmark(info["recipe"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        hint = "evaluate the model again"
+        raise ArtifactError(header.path, "recipe is not one of this ltcli", hint) from None
+
+
+def _league(info: dict[str, Any]) -> League:
+    epochs, of_classifier, extra, pretraining = 0, 0, 0, "unknown"
+    augmentation: set[str] = set()
+    for stage, parameters in info["recipe"]:
+        of = SimpleNamespace(**parameters)
+        if stage == "pretrain":
+            pretraining = "none"
+            epochs = int(of.epochs or SCHEDULES[of.schedule].epochs)
+            kinds = {"crop": of.padding, "flip": of.flip, f"mixup {of.mixup:g}": of.mixup}
+            augmentation |= {kind for kind, amount in kinds.items() if amount}
+        elif stage == "finetune":
+            method = METHODS[of.method]
+            if "held-out" in method.reads(of):
+                extra = info["held_out"]
+            epochs = epochs if of.from_epoch is None else int(of.from_epoch)
+            if method.solve is None:
+                whole = of.train == "all"
+                epochs += int(of.epochs) if whole else 0
+                of_classifier += 0 if whole else int(of.epochs)
+                if of.data == "images":
+                    augmentation |= {"flip", "crop"} if of.padding else {"flip"}
+    return League(
+        network_parameters=info["network_parameters"],
+        pretraining=pretraining,
+        training_images=sum(info["class_counts"]),
+        extra_images=extra,
+        epochs=epochs,
+        augmentation=tuple(sorted(augmentation)),
+        views=info["views"],
+        classifier_epochs=of_classifier,
+    )
+
+
+def _benchmark(recipe: list[Any]) -> Benchmark:
+    split, pretrain = dict(recipe)["split"], dict(recipe)["pretrain"]
+    profile = str(split["profile"])
+    if profile == "auto":
+        profile = "natural" if SOURCES[split["source"]].natural else "exp"
+    factor = float(split["imbalance_factor"])
+    return Benchmark(str(split["source"]), profile, factor, str(pretrain["backbone"]))
+
+
+def names_of_differences(leagues: Sequence[League]) -> list[str]:
+    """Return which facts make some leagues differ."""
+    names = [field.name for field in dataclasses.fields(League) if field.compare]
+    return [name for name in names if len({getattr(league, name) for league in leagues}) > 1]
+
+
+def words(league: League, names: Sequence[str]) -> str:
+    """Say some facts of a league, by their names."""
+    said = {
+        "network_parameters": plural(league.network_parameters, "parameter"),
+        "pretraining": f"pre-training {league.pretraining}",
+        "training_images": plural(league.training_images, "training image"),
+        "extra_images": plural(league.extra_images, "extra labelled image"),
+        "epochs": plural(league.epochs, "epoch"),
+        "augmentation": ", ".join(league.augmentation) or "no augmentation",
+        "views": plural(league.views, "view"),
+    }
+    return "; ".join(said[name] for name in names)

@@ -1,0 +1,130 @@
+"""Leagues and benchmarks of recorded recipes, without running anything."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ltcli.core.params import as_dict, build
+from ltcli.methods import METHODS, with_options
+from ltcli.stages import STAGES
+from ltcli.stages.league import names_of_differences, read_provenance, words
+from ltcli.stages.stage import recipe
+
+
+def step(name, method=None, **given):
+    """A stage's parameters as its header would hold them, defaults where nothing is given."""
+    stage = next(stage for stage in STAGES if stage.name == name)
+    record = stage.params if method is None else with_options(stage.params, METHODS[method])
+    given |= {} if method is None else {"method": method}
+    return as_dict(build(record, given, name))
+
+
+def read(*steps, held_out=100, counts=(50, 30, 5)):
+    made = []
+    for name, parameters in steps:
+        made = recipe(made, name, parameters)
+    info = {"network_parameters": 1000, "held_out": held_out, "views": 1, "recipe": made}
+    info["class_counts"] = list(counts)
+    return read_provenance(SimpleNamespace(path=Path("x"), info=info))
+
+
+def after_pretraining(*steps, **pretrain):
+    first = ("split", step("split", source="cifar10"))
+    base = ("pretrain", step("pretrain", "cross-entropy", **pretrain))
+    return read(first, base, *steps)[0]
+
+
+def finetune(method, **given):
+    return ("finetune", step("finetune", method, **given))
+
+
+def test_a_plain_network_by_hand():
+    league, benchmark = read(
+        ("split", step("split", source="cifar100", imbalance_factor=50)),
+        ("pretrain", step("pretrain", "cross-entropy", backbone="resnet18", schedule="fsa")),
+    )
+    assert (league.network_parameters, league.training_images, league.views) == (1000, 85, 1)
+    assert (league.pretraining, league.extra_images) == ("none", 0)
+    assert (league.epochs, league.classifier_epochs) == (300, 0)
+    assert league.augmentation == ("crop", "flip")
+    assert str(benchmark) == "cifar100, exp profile, imbalance factor 50, resnet18"
+
+
+def test_own_images_keep_their_own_counts():
+    _, benchmark = read(
+        ("split", step("split", source="folder", root="x")),
+        ("pretrain", step("pretrain", "cross-entropy")),
+    )
+    assert str(benchmark) == "folder, natural, resnet32"
+
+
+def test_a_classifier_trained_on_a_frozen_backbone_stays_in_the_league_of_its_backbone():
+    plain, tuned = after_pretraining(), after_pretraining(finetune("crt", epochs=7))
+    assert tuned == plain
+    assert tuned.classifier_epochs == 7
+    assert after_pretraining(finetune("ncm")).classifier_epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "extra"),
+    [
+        ("tau-norm", {}, 100),
+        ("tau-norm", {"tau": 1.0}, 0),
+        ("metasaug", {}, 100),
+        ("metasaug", {"meta_source": "train"}, 0),
+        ("risda", {}, 0),
+        ("logit-adjustment", {}, 0),
+    ],
+)
+def test_held_out_images_count_where_a_method_trains_or_chooses_by_them(method, options, extra):
+    league = after_pretraining(finetune(method, **options))
+    assert league.extra_images == extra
+
+
+def test_what_a_later_method_does_not_use_stays_used():
+    steps = [finetune("metasaug"), finetune("crt")]
+    assert after_pretraining(*steps).extra_images == 100
+
+
+def test_epochs_count_from_the_epoch_that_was_started_from():
+    whole = {"data": "images", "train": "all", "from_epoch": 160, "epochs": 40}
+    league = after_pretraining(finetune("metasaug", meta_source="train", **whole), snapshots=40)
+    assert (league.epochs, league.classifier_epochs) == (200, 0)
+    assert league == after_pretraining(snapshots=40)
+    longer = after_pretraining(finetune("cross-entropy", data="images", train="all", epochs=5))
+    assert longer.epochs == 205
+
+
+def test_augmentation_is_what_any_stage_did_to_images():
+    assert after_pretraining(mixup=0.2).augmentation == ("crop", "flip", "mixup 0.2")
+    bare = {"padding": 0, "flip": False}
+    assert after_pretraining(**bare).augmentation == ()
+    on_images = finetune("crt", data="images")
+    assert after_pretraining(on_images, **bare).augmentation == ("crop", "flip")
+    flipped = finetune("crt", data="images", padding=0)
+    assert after_pretraining(flipped, **bare).augmentation == ("flip",)
+    # Nothing is trained on these images.
+    assert after_pretraining(finetune("ncm", data="images"), **bare).augmentation == ()
+
+
+def test_only_what_differs_is_said():
+    short, long = after_pretraining(epochs=100), after_pretraining(epochs=1, padding=0, flip=False)
+    names = names_of_differences([short, long, short])
+    assert names == ["epochs", "augmentation"]
+    assert words(short, names) == "100 epochs; crop, flip"
+    assert words(long, names) == "1 epoch; no augmentation"
+    assert names_of_differences([short, short]) == []
+
+
+def test_every_fact_has_its_words():
+    league = after_pretraining(finetune("tau-norm"))
+    names = [
+        *("network_parameters", "pretraining", "training_images", "extra_images"),
+        *("epochs", "augmentation", "views"),
+    ]
+    assert words(league, names) == (
+        "1,000 parameters; pre-training none; 85 training images; 100 extra labelled images;"
+        " 200 epochs; crop, flip; 1 view"
+    )
+    assert names_of_differences([league, after_pretraining()]) == ["extra_images"]
