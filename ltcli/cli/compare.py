@@ -15,7 +15,7 @@ from ltcli.cli.commands import help_of
 from ltcli.core.errors import ArtifactError, ParamError
 
 if TYPE_CHECKING:
-    from ltcli.stats.comparison import Row
+    from ltcli.stats.comparison import Row, Run
 
 _FLAG = "one of --json, --csv and --markdown"
 
@@ -54,13 +54,16 @@ def compare(
     if as_json + as_csv + as_markdown > 1:
         raise ParamError("compare", f"at most {_FLAG} may be given")
     _check_ranges(level, resamples, many_above, few_below)
-    headers = [read_header(path) for path in files] if files else _in_folder(folder)
-    _check_together(headers)
+    if files:
+        headers = [read_header(path) for path in files]
+    else:
+        headers = predictions_on_test(folder, read_folder(folder, "remove it, or name files"))
+    check_together(headers)
     rows = _rows(headers, level, resamples, many_above, few_below, seed)
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], sort_keys=True))
         return
-    table = [_heads(level), *(_cells(row) for row in rows)]
+    table = [heads(level), *(cells(row) for row in rows)]
     if as_csv:
         _print_csv(rows)
     elif as_markdown:
@@ -79,8 +82,12 @@ def _check_ranges(level: float, resamples: int, many_above: int, few_below: int)
         raise ParamError("compare", rule)
 
 
-def _in_folder(folder: Path) -> list[Header]:
-    headers = read_folder(folder, "remove it, or name files")
+def predictions_on_test(folder: Path, headers: list[Header]) -> list[Header]:
+    """Return the predictions on the test set among the files of a folder, the first row first.
+
+    Raises:
+        ArtifactError: There are none.
+    """
     found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
     if not found:
         rule = "has no predictions on the test set"
@@ -88,7 +95,12 @@ def _in_folder(folder: Path) -> list[Header]:
     return sorted(found, key=lambda header: (header.info["stage"] != "pretrain", header.path.stem))
 
 
-def _check_together(headers: list[Header]) -> None:
+def check_together(headers: list[Header]) -> None:
+    """Check that files are predictions on the same images.
+
+    Raises:
+        ArtifactError: One is not.
+    """
     for header in headers:
         if header.kind != "predictions":
             rule = f"must be of kind predictions, got {header.kind}"
@@ -107,11 +119,28 @@ def _rows(
     few_below: int,
     seed: int,
 ) -> "list[Row]":
+    from ltcli.stats.comparison import compare as compare_runs
+
+    return compare_runs(
+        read_runs(headers),
+        level=level,
+        resamples=resamples,
+        many_above=many_above,
+        few_below=few_below,
+        seed=seed,
+    )
+
+
+def read_runs(headers: list[Header]) -> "list[Run]":
+    """Load predictions; those of one row have one name.
+
+    Raises:
+        ArtifactError: A file is damaged, or the labels differ.
+    """
     import torch
 
     from ltcli.artifacts.store import open_artifact
     from ltcli.stats.comparison import Run
-    from ltcli.stats.comparison import compare as compare_runs
 
     runs = []
     for header, name in zip(headers, _names(headers), strict=True):
@@ -123,14 +152,7 @@ def _rows(
         runs.append(Run(name, tensors["logits"], tensors["labels"], counts, snapshots))
     if any(not torch.equal(run.labels, runs[0].labels) for run in runs):
         raise ArtifactError("compare", "the files hold different labels", "evaluate them again")
-    return compare_runs(
-        runs,
-        level=level,
-        resamples=resamples,
-        many_above=many_above,
-        few_below=few_below,
-        seed=seed,
-    )
+    return runs
 
 
 def _names(headers: list[Header]) -> list[str]:
@@ -143,7 +165,8 @@ def _names(headers: list[Header]) -> list[str]:
     return [stems[keys.index(key)] for key in keys]
 
 
-def _heads(level: float) -> list[str]:
+def heads(level: float) -> list[str]:
+    """Return the heads of the table, for intervals of a level in 0..1."""
     return [
         "method",
         "runs",
@@ -162,7 +185,8 @@ def _heads(level: float) -> list[str]:
     ]
 
 
-def _cells(row: "Row") -> list[str]:
+def cells(row: "Row") -> list[str]:
+    """Return one line of the table."""
     difference, between, verdict = "", "", ""
     if row.difference is not None and row.difference_interval is not None:
         difference = f"{100 * row.difference:+.2f}"
@@ -193,12 +217,16 @@ def _percent(share: float | None) -> str:
 def _print_plain(table: list[list[str]], header: Header) -> None:
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     for line in table:
-        cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        typer.echo("  ".join(cells).rstrip())
-    images = header.size("labels", 0)
-    typer.echo(f"{images:,} {header.info['on']} images, last epoch. ", nl=False)
-    typer.echo("best*: epoch chosen on these images, not a result.")
+        shown = [line[0].ljust(widths[0])]
+        shown += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        typer.echo("  ".join(shown).rstrip())
+    typer.echo(note(header))
+
+
+def note(header: Header) -> str:
+    """Return the line below the table: what was scored, and what best* is."""
+    images = f"{header.size('labels', 0):,} {header.info['on']} images, last epoch."
+    return f"{images} best*: epoch chosen on these images, not a result."
 
 
 def _print_markdown(table: list[list[str]]) -> None:
