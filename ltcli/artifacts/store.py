@@ -162,11 +162,7 @@ def save(
 
 
 def save_text(path: Path, text: str) -> None:
-    """Write one text file atomically, as UTF-8.
-
-    Args:
-        path: The file; it is replaced as a whole or left as it was.
-        text: What it is to hold.
+    """Write one text file as UTF-8; what is there is replaced as a whole or left as it was.
 
     Raises:
         ResourceError: The disk is full or the file cannot be written.

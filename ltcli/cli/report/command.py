@@ -24,6 +24,8 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write [default: DIR/report.html].")
     ] = None,
+    many_above: Annotated[int, typer.Option(help="More training images are many.")] = 100,
+    few_below: Annotated[int, typer.Option(help="Fewer training images are few.")] = 20,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a file that is no report.")
     ] = False,
@@ -48,19 +50,22 @@ def report(
     compare.check_together(found)
     check_output(target, [])
     _check_ours(target, force)
-    # Heavy imports start here: nothing above needs torch.
+    _write(target, page(_facts(folder, found, headers, many_above, few_below)), force)
+    typer.echo(json.dumps({"report": str(target)}) if as_json else str(target))
+
+
+def _write(target: Path, text: str, force: bool) -> None:
     from ltcli.artifacts.store import locked, save_text
 
-    text = page(_facts(folder, found, headers))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         rule = f"cannot be written: {error.strerror}"
         raise ResourceError(target, rule, "choose another --out") from None
     with locked(target):
+        # Another process may have written it since the first look.
         _check_ours(target, force)
         save_text(target, text)
-    typer.echo(json.dumps({"report": str(target)}) if as_json else str(target))
 
 
 def _check_ours(target: Path, force: bool) -> None:
@@ -77,16 +82,20 @@ def _check_ours(target: Path, force: bool) -> None:
         raise ArtifactError(target, rule, "--force replaces it, --out writes elsewhere")
 
 
-def _facts(folder: Path, found: list[Header], headers: list[Header]) -> Facts:
+def _facts(
+    folder: Path, found: list[Header], headers: list[Header], many_above: int, few_below: int
+) -> Facts:
     from ltcli.stats.comparison import compare as compare_runs
 
     runs = compare.read_runs(found)
-    rows = compare_runs(runs, level=_LEVEL)
+    rows = compare_runs(runs, level=_LEVEL, many_above=many_above, few_below=few_below)
     return Facts(
         folder=folder.resolve().name,
         names=found[0].info["class_names"],
         counts=found[0].info["class_counts"],
         test_counts=images_of_class(runs[0]),
+        # Between two whole numbers, as both bounds belong to medium.
+        bounds=(few_below - 0.5, many_above + 0.5),
         heads=compare.heads(_LEVEL),
         lines=[compare.cells(row) for row in rows],
         note=compare.note(found[0]),

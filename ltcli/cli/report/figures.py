@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 NAMED, NUMBERED = 100, 12
 # Groups of classes that a line goes through, where there are more different sizes.
 GROUPS = 20
-# Bounds of many and few, as compare has them.
-BOUNDS = (20, 100)
 LINES = 6
 _PERCENT = [(share / 100, str(share)) for share in (0, 25, 50, 75, 100)]
 
@@ -60,6 +58,7 @@ def by_class_size(
     first: Sequence[float | None],
     counts: Sequence[int],
     names: Sequence[str],
+    bounds: Sequence[float],
     label: str,
 ) -> Markup:
     """Accuracy of each class against its training images, and the line of the first row.
@@ -69,6 +68,7 @@ def by_class_size(
         first: The same of the first row.
         counts: Training images.
         names: Of the classes.
+        bounds: Training images between few, medium and many.
         label: What it is called where it cannot be seen.
     """
     low, high = min(counts), max(counts)
@@ -76,20 +76,23 @@ def by_class_size(
     y = Scale(0, 1, 196, 22)
     marks = [(n, f"{n:,}") for n in count_ticks(low, high)]
     parts = axes(x, y, marks, _PERCENT, "training images of the class", "accuracy %")
-    for bound in BOUNDS:
+    for bound in bounds:
         if low < bound < high:
             parts.append(segment(x.place(bound), y.start, x.place(bound), y.end, "bound"))
+    lines = []
     for shares, class_ in ((first, "reference"), (accuracies, "line0")):
-        line_points = [(x.place(n), y.place(share)) for n, share in means(shares, counts)]
-        parts.append(line(line_points, class_))
-    spots = [(c, x.place(counts[c]), y.place(s)) for c, s in enumerate(accuracies) if s is not None]
+        places = [(x.place(n), y.place(share)) for n, share in means(shares, counts)]
+        lines.append(line(places, class_))
+    shown = [(c, share) for c, share in enumerate(accuracies) if share is not None]
+    points = [(x.place(counts[c]), y.place(share)) for c, share in shown]
     if len(counts) > NAMED:
-        parts.append(element("path", d=dots([(px, py) for _, px, py in spots]), class_="cloud"))
-        return drawing(232, label, *parts)
-    for c, px, py in spots:
-        title = f"{names[c]}: {counts[c]:,} training images, {100 * (accuracies[c] or 0):.1f} %"
-        parts.append(spot(px, py, title))
-    return drawing(232, label, *parts)
+        cloud = element("path", d=dots(points), class_="cloud")
+        return drawing(232, label, *parts, cloud, *lines)
+    spots = []
+    for (c, share), (px, py) in zip(shown, points, strict=True):
+        title = f"{names[c]}: {counts[c]:,} training images, {100 * share:.1f} %"
+        spots.append(spot(px, py, title))
+    return drawing(232, label, *parts, *lines, *spots)
 
 
 def means(shares: Sequence[float | None], counts: Sequence[int]) -> list[tuple[float, float]]:
@@ -139,14 +142,14 @@ def confusion(matrix: Sequence[Sequence[float]], names: Sequence[str], label: st
         names: In the same order.
         label: What it is called where it cannot be seen.
     """
-    left, cell = 82, (WIDTH - 84) / len(names)
+    left, cell = 92, (WIDTH - 94) / len(names)
     bottom = 4 + cell * len(names)
     parts = []
     for i, name in enumerate(names):
         middle = (i + 0.5) * cell
-        parts.append(words(left - 5, 4 + middle + 3.5, clipped(name, 13), "end"))
+        parts.append(words(left - 5, 4 + middle + 3.5, clipped(name, 12), "end"))
         turned = f"translate({left + middle + 3.5:.2f} {bottom + 5:.2f}) rotate(-90)"
-        text = clipped(name, 13)
+        text = clipped(name, 12)
         parts.append(element("text", text, transform=turned, text_anchor="end", class_="tick"))
         for j, share in enumerate(matrix[i]):
             if share > 0:
@@ -156,8 +159,8 @@ def confusion(matrix: Sequence[Sequence[float]], names: Sequence[str], label: st
                     parts.append(_percent(left + (j + 0.5) * cell, 4 + middle + 3.5, share))
     frame = {"x": left, "y": 4, "width": cell * len(names), "height": cell * len(names)}
     parts.append(element("rect", **frame, class_="frame"))
-    longest = max(len(clipped(name, 13)) for name in names)
-    return drawing(bottom + 10 + 6.5 * longest, label, *parts)
+    longest = max(len(clipped(name, 12)) for name in names)
+    return drawing(bottom + 10 + 7 * longest, label, *parts)
 
 
 def _cell(x: float, y: float, size: float, share: float, title: str) -> Markup:

@@ -25,9 +25,10 @@ class Facts:
         names: Of the classes.
         counts: Training images of the classes.
         test_counts: Test images of the classes.
+        bounds: Training images between few and medium, and between medium and many.
         heads: Of the comparison.
         lines: Cells of the comparison.
-        note: Below it.
+        note: Of the comparison.
         models: Its rows, with what the figures show.
         files: Artifacts, each after what it was made from.
     """
@@ -36,6 +37,7 @@ class Facts:
     names: Sequence[str]
     counts: Sequence[int]
     test_counts: Sequence[int]
+    bounds: tuple[float, float]
     heads: Sequence[str]
     lines: Sequence[Sequence[str]]
     note: str
@@ -102,8 +104,8 @@ def _comparison(facts: Facts) -> list[Markup]:
     rows = [model.row for model in facts.models]
     return [
         element("p", about),
-        table("Comparison", facts.heads, facts.lines),
         element("p", facts.note),
+        table("Comparison", facts.heads, facts.lines),
         element("p", text),
         element("figure", figures.intervals(rows)),
     ]
@@ -128,7 +130,7 @@ def _classes(facts: Facts) -> list[Markup]:
     def draw(model: Model) -> Markup:
         label = f"Accuracy of {model.row.name} by training images of the class"
         known = model.accuracies, first.accuracies
-        return figures.by_class_size(*known, facts.counts, facts.names, label)
+        return figures.by_class_size(*known, facts.counts, facts.names, facts.bounds, label)
 
     parts = [element("p", text), _panels(facts.models, draw)]
     if len(facts.names) <= figures.NAMED:

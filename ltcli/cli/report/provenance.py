@@ -118,7 +118,7 @@ def _parameters(values: Mapping[str, Any]) -> Markup:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             shown.append(f"{name} {text}")
     what = element("div", ", ".join(shown), class_="long")
-    return element("details", element("summary", f"{len(shown)} parameters"), what)
+    return element("details", element("summary", f"{len(shown)} in all"), what)
 
 
 def environment(files: Sequence[File]) -> list[Markup]:

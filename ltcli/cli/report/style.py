@@ -39,6 +39,8 @@ tbody th { font-weight: 400; position: sticky; left: 0; background: var(--paper)
   white-space: normal; overflow-wrap: anywhere; min-width: 12em; max-width: 28em; }
 .long { white-space: normal; width: 34em; }
 td summary { padding: 0; }
+.panels th, .panels td { padding: 4px 6px; }
+.panels tbody th, .panels td.words { min-width: 7em; white-space: normal; overflow-wrap: anywhere; }
 @media (max-width: 600px) { tbody th { min-width: 8.5em; max-width: 45vw; } }
 code { font-size: 0.93em; }
 .key { display: inline-block; margin-right: 12px; font-size: 0.8rem; font-weight: 400; }
@@ -72,6 +74,7 @@ text { font-size: 10.5px; fill: var(--ink); font-variant-numeric: tabular-nums; 
   h2 { margin-top: 18px; }
   h2, section > p { break-after: avoid; break-inside: avoid; }
   .panels { grid-template-columns: repeat(3, 1fr); }
+  figure { max-width: 340px; }
   .wide { overflow: visible; }
   table { font-size: 7.5pt; }
   th, td { padding: 2px 5px; }

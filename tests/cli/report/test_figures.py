@@ -49,7 +49,9 @@ def test_intervals_of_one_perfect_row_can_be_drawn():
 
 
 def test_classes_lie_by_their_counts_and_accuracies():
-    text = figures.by_class_size([1.0, 0.0, None], [0.5, 0.5, 0.5], [99, 0, 9], "abc", "x").text
+    text = figures.by_class_size(
+        [1.0, 0.0, None], [0.5, 0.5, 0.5], [99, 0, 9], "abc", (19.5, 100.5), "x"
+    ).text
     # log(1 + n): 0 and 99 at the ends of 36 .. 328; 0..1 on 196 .. 22.
     assert circles(text) == [
         (328, 22, "a: 99 training images, 100.0 %"),
@@ -57,8 +59,9 @@ def test_classes_lie_by_their_counts_and_accuracies():
     ]
     assert paths(text, "line0") == ["M36 196 328 22"]
     assert paths(text, "reference") == ["M36 109 182 109 328 109"]
-    # Of the bounds only 20 lies within.
-    assert len(paths(text, "bound")) == 1
+    # Of the bounds one lies within: log(20.5) / log(100) of the way.
+    (bound,) = paths(text, "bound")
+    assert float(bound[1:].split()[0]) == pytest.approx(36 + 292 * 0.6559, abs=0.01)
 
 
 def test_classes_of_one_size_share_a_place_of_the_line():
@@ -79,7 +82,7 @@ def test_classes_of_many_sizes_are_averaged_in_groups():
 
 def test_a_thousand_classes_are_a_cloud_without_names():
     counts = [1 + c for c in range(1000)]
-    text = figures.by_class_size([0.5] * 1000, [0.5] * 1000, counts, ["c"] * 1000, "x").text
+    text = figures.by_class_size([0.5] * 1000, [0.5] * 1000, counts, ["c"] * 1000, (0, 0), "x").text
     assert circles(text) == []
     (cloud,) = paths(text, "cloud")
     assert cloud.count("h0") == 1000
@@ -101,10 +104,10 @@ def test_confusion_cells_lie_by_row_and_column():
     text = figures.confusion([[0.96, 0.04], [0.7, 0.3]], ["ship", "a<b"], "x").text
     cells = re.findall(r'<rect x="(\S+)" y="(\S+)" .*?fill-opacity="(\S+)".*?<title>(.*?)<', text)
     assert cells == [
-        ("82", "4", "0.96", "ship taken for ship: 96.0 %"),
-        ("210", "4", "0.04", "ship taken for a&lt;b: 4.0 %"),
-        ("82", "132", "0.7", "a&lt;b taken for ship: 70.0 %"),
-        ("210", "132", "0.3", "a&lt;b taken for a&lt;b: 30.0 %"),
+        ("92", "4", "0.96", "ship taken for ship: 96.0 %"),
+        ("215", "4", "0.04", "ship taken for a&lt;b: 4.0 %"),
+        ("92", "127", "0.7", "a&lt;b taken for ship: 70.0 %"),
+        ("215", "127", "0.3", "a&lt;b taken for a&lt;b: 30.0 %"),
     ]
     found = re.findall(r'class="value (\w+)">(\d+)<', text)
     assert found == [("high", "96"), ("low", "4"), ("middle", "70"), ("low", "30")]
@@ -116,7 +119,7 @@ def test_confusion_leaves_nothing_where_nothing_is_and_numbers_where_they_fit():
     text = figures.confusion(eye, [f"a very long name {i}" for i in range(13)], "x").text
     assert "value" not in text
     assert text.count('class="cell"') == 13
-    assert ">a very long \u2026<" in text
+    assert ">a very long\u2026<" in text
 
 
 def test_curves_stand_below_each_other_with_the_loss_first():
