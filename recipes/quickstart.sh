@@ -18,3 +18,4 @@ for method in cross-entropy crt lws tau-norm ncm balanced-softmax logit-adjustme
 done
 ltcli evaluate -d "$d"
 ltcli compare --many-above 50 --few-below 15 -d "$d"
+ltcli report --many-above 50 --few-below 15 "$d"

@@ -40,7 +40,7 @@ def test_every_command_of_a_recipe_parses(recipe, tmp_path, ltcli):
     assert len(calls) > 5
     for words in calls:
         assert str(place) in words
-        extra = [] if words[0] in ("compare", "plot") else ["--dry-run"]
+        extra = [] if words[0] in ("compare", "plot", "report") else ["--dry-run"]
         result = ltcli(*words, *extra)
         # Only what is not there yet may be missing; parameters are right.
         assert result.code in (0, 3), result.err

@@ -7,10 +7,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,8 @@ from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _DTYPES = {
     torch.bool: "BOOL",
@@ -152,19 +154,46 @@ def save(
     # One metadata key: with several, safetensors orders them differently in every process.
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     _check_space(path, sum(tensor.nbytes for tensor in ready.values()) + len(text))
+
+    def write(temporary: Path) -> str:
+        save_file(ready, temporary, metadata={"ltcli": text})
+        return _seal(temporary)
+
+    return _replaced(path, write)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write one text file as UTF-8; what is there is replaced as a whole or left as it was.
+
+    Raises:
+        ResourceError: The disk is full or the file cannot be written.
+    """
+    data = text.encode()
+    _check_space(path, len(data))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    _replaced(path, write)
+
+
+def _replaced(path: Path, write: Callable[[Path], _T]) -> _T:
+    """Put what ``write`` writes at a path in one step, and return what it returns."""
     # A folder, as safetensors writes by way of a temporary file whose name is its own choice.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(mode=0o700)
-        save_file(ready, temporary / path.name, metadata={"ltcli": text})
-        digest = _seal(temporary / path.name)
+        result = write(temporary / path.name)
         os.replace(temporary / path.name, path)
         _sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise _unwritable(path, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return digest
+    return result
 
 
 def _ready(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -55,7 +55,10 @@ def compare(
     if as_json + as_csv + as_markdown > 1:
         raise ParamError("compare", f"at most {_FLAG} may be given")
     _check_ranges(level, resamples, many_above, few_below)
-    headers = [read_header(path) for path in files] if files else _in_folder(folder)
+    if files:
+        headers = [read_header(path) for path in files]
+    else:
+        headers = predictions_on_test(folder, read_folder(folder, "remove it, or name files"))
     check_same_images(headers)
     rows = compare_files(
         headers,
@@ -86,8 +89,12 @@ def _check_ranges(level: float, resamples: int, many_above: int, few_below: int)
         raise ParamError("compare", rule)
 
 
-def _in_folder(folder: Path) -> list[Header]:
-    headers = read_folder(folder, "remove it, or name files")
+def predictions_on_test(folder: Path, headers: list[Header]) -> list[Header]:
+    """Return the predictions on the test set among the files of a folder, the first row first.
+
+    Raises:
+        ArtifactError: There are none.
+    """
     found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
     if not found:
         rule = "has no predictions on the test set"

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
 from ltcli.data.published import Published
 from ltcli.stages.comparison import Placed
 from ltcli.stages.league import names_of_differences, words
+
+Line = TypeVar("Line")
 
 _PAPER_HEADS = ["published", "accuracy %", "source", "note"]
 
@@ -25,7 +27,7 @@ def print_plain(
     lines = [heads(rows, level), *(cells(placed) for placed in rows)]
     first, *aligned = _aligned(lines)
     typer.echo(first)
-    for league, group in _by_league(rows, aligned):
+    for league, group in by_league(rows, aligned):
         typer.echo("\n".join([f"-- {league}", *group] if league else group))
     typer.echo("\n".join(footer(rows, level, images)))
     if papers:
@@ -39,7 +41,7 @@ def print_markdown(
     """Print Markdown tables, a row above each league, and what was done."""
     names = heads(rows, level)
     lines = [_marked(names), "|---|" + "---:|" * (len(names) - 1)]
-    for league, group in _by_league(rows, [_marked(cells(placed)) for placed in rows]):
+    for league, group in by_league(rows, [_marked(cells(placed)) for placed in rows]):
         if league:
             lines.append(_marked([f"*{league}*"] + [""] * (len(names) - 1)))
         lines += group
@@ -88,7 +90,7 @@ def print_json(rows: Sequence[Placed], papers: Sequence[Published], level: float
     typer.echo(json.dumps(document, sort_keys=True))
 
 
-def _by_league(rows: Sequence[Placed], lines: Sequence[str]) -> list[tuple[str, list[str]]]:
+def by_league(rows: Sequence[Placed], lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     """Return the lines of each league with its name, which is empty where there is but one."""
     names = names_of_differences([placed.league for placed in rows])
     pairs = groupby(zip(rows, lines, strict=True), key=lambda pair: pair[0].league)

@@ -9,6 +9,7 @@ import typer
 
 from ltcli import __version__
 from ltcli.cli import commands, compare, plot, reading
+from ltcli.cli.report import command as report
 from ltcli.core.errors import LtcliError
 
 _EXIT_CODES = (
@@ -49,7 +50,7 @@ def build(argv: list[str]) -> typer.Typer:
         add_completion=before_command or "_LTCLI_COMPLETE" in os.environ,
     )
     app.callback()(_options)
-    for group in (commands, compare, plot, reading):
+    for group in (commands, compare, plot, report, reading):
         group.add_to(app)
     return app
 

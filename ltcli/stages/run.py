@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,12 +82,17 @@ def plan(job: Job) -> Plan:
     inputs = {role: header.digest for role, header in headers.items()}
     if job.stage.external is not None:
         inputs |= job.stage.external(job.params)
-    _check_output(job)
+    check_output(job.out, job.inputs.values())
     return Plan(inputs, _reason(job, inputs))
 
 
-def _check_output(job: Job) -> None:
-    out, hint = job.out, "choose another --out"
+def check_output(out: Path, inputs: Iterable[Path]) -> None:
+    """Check that a file can be written, and is none of those that are read.
+
+    Raises:
+        ResourceError: It cannot.
+    """
+    hint = "choose another --out"
     # Names of temporary files are longer, and the limit of file systems is 255.
     length = len(os.fsencode(out.name))
     if length > 200:
@@ -95,7 +100,7 @@ def _check_output(job: Job) -> None:
     try:
         if out.is_dir():
             raise ResourceError(out, "must be a file, got a folder", hint)
-        if os.path.realpath(out) in {os.path.realpath(path) for path in job.inputs.values()}:
+        if os.path.realpath(out) in {os.path.realpath(path) for path in inputs}:
             raise ResourceError(out, "the output must not be one of the inputs", hint)
         folder = out.parent
         while not folder.exists():

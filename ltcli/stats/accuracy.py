@@ -118,8 +118,7 @@ def nll(logits: Tensor, labels: Tensor) -> float:
 def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Return the expected calibration error: the mean gap of confidence and accuracy over bins.
 
-    Samples are binned by the probability of their predicted class into equal widths, a bound
-    belonging to the bin below it; a bin weighs as many samples as it has.
+    A bin weighs as many samples as it has; see ``reliability``.
 
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
     arXiv 1706.04599.
@@ -132,20 +131,42 @@ def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     Returns:
         The error, 0 ... 1; NaN without samples.
     """
+    _, confidence, right = reliability(logits, labels, bins)
+    if not len(labels):
+        return math.nan
+    # A bin's weight n_b / N times its gap |sum right - sum confidence| / n_b.
+    return float((right - confidence).abs().sum() / len(labels))
+
+
+def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum confidence and correctness over bins of equal width in confidence.
+
+    The confidence of a sample is the probability of its predicted class; a bound belongs to the bin
+    below it. Sums, so that runs can be pooled by adding.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+        bins: Number of bins, at least 1.
+
+    Returns:
+        Of each bin: samples, int64 [bins]; the sum of their confidences, float64 [bins]; how many
+        of them are predicted right, float64 [bins].
+    """
     if bins < 1:
         raise ParamError("calibration error", f"bins must be at least 1, got {bins}")
     class_counts(labels, logits.shape[1])
-    if not len(labels):
-        return math.nan
     right = (predictions(logits) == labels).to(torch.float64)
     top = logits.max(dim=1).values.to(torch.float64)
     confidence = (top - _log_normalisers(logits)).exp()
     bounds = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
     member = torch.bucketize(confidence, bounds)
-    # A bin's weight n_b / N times its gap |sum right - sum confidence| / n_b.
-    gaps = torch.zeros(bins, dtype=torch.float64, device=logits.device)
-    gaps = gaps.index_add(0, member, right - confidence)
-    return float(gaps.abs().sum() / len(labels))
+    empty = torch.zeros(bins, dtype=torch.float64, device=logits.device)
+    return (
+        torch.bincount(member, minlength=bins),
+        empty.index_add(0, member, confidence),
+        empty.index_add(0, member, right),
+    )
 
 
 def _log_normalisers(logits: Tensor) -> Tensor:

@@ -79,3 +79,27 @@ def top_confusing(matrix: Tensor, k: int) -> Tensor:
     own = torch.eye(num_classes, dtype=torch.bool, device=matrix.device)
     others = matrix.masked_fill(own, -torch.inf)
     return others.sort(dim=1, descending=True, stable=True).indices[:, :k].contiguous()
+
+
+def confused_pairs(predicted: Tensor, labels: Tensor, k: int) -> list[tuple[int, int, int]]:
+    """Return the pairs of classes that are confused most often, without a [C, C] table.
+
+    Args:
+        predicted: int64 [S, N], of S runs.
+        labels: int64 [N].
+        k: At most so many.
+
+    Returns:
+        Class, the class it was taken for, and how often over all runs; the most frequent first, of
+        equals the lower indices first.
+    """
+    true = labels.expand_as(predicted)
+    wrong = true != predicted
+    pairs = torch.stack([true[wrong], predicted[wrong]], dim=1)
+    found, counts = torch.unique(pairs, dim=0, return_counts=True)
+    # unique sorts the pairs, and a stable sort keeps that among equals.
+    order = counts.sort(descending=True, stable=True).indices[:k]
+    return [
+        (int(a), int(b), int(n))
+        for (a, b), n in zip(found[order].tolist(), counts[order].tolist(), strict=True)
+    ]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ltcli.artifacts.header import verify
-from ltcli.artifacts.store import locked, open_artifact, save
+from ltcli.artifacts.store import locked, open_artifact, save, save_text
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
 SAVED = {
@@ -162,6 +162,15 @@ def test_the_mode_follows_the_umask_also_over_an_old_file(out, umask, mode):
     assert stat.S_IMODE(out.stat().st_mode) == mode
 
 
+def test_the_mode_of_text_follows_the_umask(out):
+    before = os.umask(0o027)
+    try:
+        save_text(out, "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
+
+
 def test_an_old_file_and_what_links_to_it_are_not_written_through(out, tmp_path):
     (tmp_path / "target").write_text("mine")
     out.symlink_to("target")
@@ -244,6 +253,16 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(out, small_files):
     assert str(caught.value) == f"{out}: the disk is full"
     assert (caught.value.hint, caught.value.exit_code) == ("free some space and run again", 6)
     assert out.read_bytes() == old
+    assert names_in(out.parent) == [out.name]
+
+
+def test_text_is_written_whole_or_not_at_all(out, small_files):
+    save_text(out, "\N{GREEK SMALL LETTER TAU}\n")
+    assert out.read_bytes() == b"\xcf\x84\n"
+    with pytest.raises(ResourceError) as caught:
+        save_text(out, "x" * 2_000_000)
+    assert str(caught.value) == f"{out}: the disk is full"
+    assert out.read_bytes() == b"\xcf\x84\n"
     assert names_in(out.parent) == [out.name]
 
 

@@ -37,7 +37,10 @@ def start(*args):
         ("--help",),
         ("--version",),
         *((stage.name, "--help") for stage in STAGES),
-        *((name, "--help") for name in ("compare", "plot", "show", "lineage", "methods", "doctor")),
+        *(
+            (name, "--help")
+            for name in ("compare", "plot", "report", "show", "lineage", "methods", "doctor")
+        ),
         ("methods",),
         ("methods", "--json"),
     ],

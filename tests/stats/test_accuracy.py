@@ -14,6 +14,7 @@ from ltcli.stats.accuracy import (
     nll,
     per_class_accuracy,
     predictions,
+    reliability,
 )
 
 # Five samples of classes 0 0 0 1 1, and class 2 has none; right: two of three, and one of two.
@@ -117,6 +118,27 @@ def test_a_confidence_on_a_bound_belongs_to_the_bin_below():
     # Confidences 1/2 (right) and 3/4 (wrong). Two bins keep them apart: (1/2 + 3/4) / 2.
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
     assert ece(logits, torch.tensor([0, 1]), bins=2) == pytest.approx(5 / 8)
+
+
+def test_reliability_sums_by_hand():
+    # Confidences 1/2 (right), 3/4 (wrong), 3/4 (right), in two bins.
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0], [math.log(3.0), 0.0]])
+    counts, confidence, right = reliability(logits, torch.tensor([0, 1, 0]), bins=2)
+    assert counts.tolist() == [1, 2]
+    assert confidence.tolist() == pytest.approx([0.5, 1.5])
+    assert right.tolist() == [1, 1]
+
+
+def test_reliability_of_runs_adds_up_and_gives_the_calibration_error(rng):
+    logits, labels = torch.randn(200, 3, generator=rng), torch.arange(200) % 3
+    whole = reliability(logits, labels)
+    parts = zip(
+        reliability(logits[:80], labels[:80]), reliability(logits[80:], labels[80:]), strict=True
+    )
+    for both, (first, second) in zip(whole, parts, strict=True):
+        assert torch.allclose(both, first + second)
+    assert float((whole[1] - whole[2]).abs().sum() / 200) == pytest.approx(ece(logits, labels))
+    assert [int(part.sum()) for part in reliability(logits[:0], labels[:0])] == [0, 0, 0]
 
 
 def test_with_one_bin_the_error_is_that_of_the_means(rng):

@@ -3,7 +3,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from ltcli.core.errors import NumericalError, ParamError
-from ltcli.stats.confusion import class_graph, mean_scores, top_confusing
+from ltcli.stats.confusion import class_graph, confused_pairs, mean_scores, top_confusing
 
 
 def test_the_graph_by_hand():
@@ -72,3 +72,27 @@ def test_logits_that_are_not_finite_are_named(matrix):
     logits[2, 1] = float("nan")
     with pytest.raises(NumericalError, match="logits must be finite, got nan in sample 2"):
         matrix(logits, torch.tensor([0, 1, 0, 1]))
+
+
+def test_confused_pairs_by_hand():
+    labels = torch.tensor([0, 0, 1, 2])
+    predicted = torch.tensor([[1, 0, 2, 0], [1, 2, 2, 2]])
+    pairs = [(0, 1, 2), (1, 2, 2), (0, 2, 1), (2, 0, 1)]
+    assert confused_pairs(predicted, labels, 9) == pairs
+    assert confused_pairs(predicted, labels, 2) == pairs[:2]
+
+
+def test_without_errors_no_pair_is_confused():
+    labels = torch.arange(3)
+    assert confused_pairs(labels.unsqueeze(0), labels, 5) == []
+
+
+def test_confused_pairs_are_those_of_the_confusion_matrix(rng):
+    labels = torch.randint(5, (300,), generator=rng)
+    predicted = torch.randint(5, (1, 300), generator=rng)
+    table = confusion_matrix(labels, predicted[0])
+    pairs = confused_pairs(predicted, labels, 25)
+    assert {(a, b): n for a, b, n in pairs} == {
+        (a, b): table[a, b] for a in range(5) for b in range(5) if a != b and table[a, b]
+    }
+    assert [n for _, _, n in pairs] == sorted((n for _, _, n in pairs), reverse=True)
