@@ -63,19 +63,28 @@ def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
     return tuple(-(-side // scale) for side in image_size)
 
 
-def build_network(backbone: str, num_classes: int, seed: int) -> Network:
-    """Return a network whose initial weights depend on the seed alone."""
+def build_network(backbone: str, num_classes: int, seed: int, form: str = "linear") -> Network:
+    """Return a network whose initial weights depend on the seed alone.
+
+    Args:
+        backbone: As for ``build_backbone``.
+        num_classes: C.
+        seed: Of the weights.
+        form: Of the classifier.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = build_backbone(backbone)
-        return Network(body, Classifier(body.feature_dim, num_classes))
+        return Network(body, Classifier(body.feature_dim, num_classes, form))
 
 
-def build_classifier(feature_dim: int, num_classes: int, seed: int) -> Classifier:
-    """Return a linear classifier whose initial weights depend on the seed alone."""
+def build_classifier(
+    feature_dim: int, num_classes: int, seed: int, form: str = "linear"
+) -> Classifier:
+    """Return a classifier whose initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Classifier(feature_dim, num_classes)
+        return Classifier(feature_dim, num_classes, form)
 
 
 def place(network: Network, device: torch.device) -> Network:

@@ -44,6 +44,15 @@ class Params:
     momentum: float = param(0.9, "of SGD", ge=0, lt=1)
     nesterov: bool = param(False, "Nesterov's momentum")
     weight_decay: float = param(5e-4, "L2 coefficient", ge=0)
+    beta: float = param(
+        0.0, "class weights by the effective number: 0 is none, near 1 is 1/n", ge=0, lt=1
+    )
+    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
+        "weighted-mean", "what the weighted losses of a batch are divided by"
+    )
+    sampler: Literal[
+        "instance-balanced", "class-aware", "square-root", "reversed", "progressive"
+    ] = param("instance-balanced", "how an epoch draws its samples")
     padding: int = param(4, "pixels of border for the random crop of images", ge=0)
     pad_mode: Literal["constant", "reflect"] = param("constant", "border of the random crop")
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
@@ -143,7 +152,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         | {
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": info["balanced"] or method.balances,
+            "balanced": info["balanced"] or methods.balances(method, params),
             "recipe": recipe(_before(inputs), "finetune", as_dict(params)),
         },
     )
@@ -203,6 +212,7 @@ def _steps(params: Any, setting: Setting, method: Method) -> Steps:
         setting.network if setting.whole else setting.network.classifier,
         setting.optimizer,
         methods.make_loss(method, params, setting.class_counts),
+        setting.reduce,
         setting.inputs,
         setting.labels,
         # A last layer alone is small, and its logits decide: it is trained in float32.

@@ -15,8 +15,11 @@ from ltcli.engine.schedules import SCHEDULES, Schedule, learning_rate
 from ltcli.stages.stage import Input, Result, Stage, recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
+    from ltcli.engine.steps import Mixing
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,23 @@ class Params:
     padding: int = param(4, "pixels of border for the random crop; 0 for no crop", ge=0)
     flip: bool = param(True, "flip images at random")
     mixup: float = param(0.0, "alpha of mixup's Beta distribution; 0 is no mixup", ge=0)
+    mixed_labels: Literal["share", "remix"] = param(
+        "share", "labels of mixed images: by their share, or remix's, in favour of rare classes"
+    )
+    remix_ratio: float = param(3.0, "remix: ratio of class sizes from which one counts", ge=1)
+    remix_below: float = param(0.5, "remix: share of the image below which it does", ge=0, le=1)
+    beta: float = param(
+        0.0, "class weights by the effective number: 0 is none, near 1 is 1/n", ge=0, lt=1
+    )
+    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
+        "weighted-mean", "what the weighted losses of a batch are divided by"
+    )
+    sampler: Literal[
+        "instance-balanced", "class-aware", "square-root", "reversed", "progressive"
+    ] = param("instance-balanced", "how an epoch draws its samples")
+    defer: int = param(
+        0, "first epoch, in the recipe's own length, of these weights and this sampler", ge=0
+    )
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     seed: int = param(0, "initial weights, order, augmentation", ge=0, lt=2**32)
@@ -77,7 +97,12 @@ def resolved_schedule(params: Params) -> Schedule:
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
-    resolved_schedule(params)
+    schedule = resolved_schedule(params)
+    if params.defer >= schedule.epochs:
+        rule = f"defer must be less than the {schedule.epochs} epochs of schedule {params.schedule}"
+        raise ParamError("pretrain", f"{rule}, got {params.defer}")
+    if params.mixed_labels == "remix" and params.mixup == 0:
+        raise ParamError("pretrain", "mixed-labels must be share without --mixup, got remix")
     header = headers["split"]
     if header.size("train.images", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
@@ -88,13 +113,15 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     import torch
 
     from ltcli.data.batches import ImageBatches
-    from ltcli.data.samplers import instance_balanced
+    from ltcli.data.samplers import Sampler, order_of
     from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.engine.fit import fit
     from ltcli.engine.state import Snapshots, TrainingState
     from ltcli.engine.steps import augmented, plain_step
+    from ltcli.methods.method import weighted_mean
     from ltcli.models.network import build_network, place
     from ltcli.stages.progress import report
+    from ltcli.stages.setting import make_optimizer, start_classifier
 
     split = inputs["split"]
     info = split.header.info
@@ -111,31 +138,36 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         flip=params.flip,
     )
     labels = split.tensor("train.labels", device)
-    network = build_network(params.backbone, len(info["class_names"]), params.seed)
-    network = place(network, device)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=schedule.lr,
-        momentum=params.momentum,
-        weight_decay=schedule.weight_decay,
-        nesterov=schedule.nesterov,
-    )
     method = methods.find(params.method, "pretrain")
+    head = method.head(methods.options(method, params))
+    num_classes = len(info["class_names"])
+    network = build_network(params.backbone, num_classes, params.seed, head.form)
+    start_classifier(network.classifier, head)
+    network = place(network, device)
+    optimizer = make_optimizer(network, head, schedule, momentum=params.momentum)
     counts = torch.tensor(info["class_counts"], device=device)
+    deferred = round(params.defer * epochs / schedule.epochs)
     step = plain_step(
         network,
         optimizer,
         methods.make_loss(method, params, counts),
+        weighted_mean(params, counts, deferred),
         augmented(images, seed=params.seed),
         labels,
         dtype=dtype,
-        mixup=params.mixup,
-        seed=params.seed,
+        mixing=_mixing(params, counts),
     )
+    on_cpu = labels.cpu()
+
+    def order(epoch: int) -> torch.Tensor:
+        sampler: Sampler = params.sampler if epoch >= deferred else "instance-balanced"
+        drawn = {"seed": params.seed, "epoch": epoch, "epochs": epochs}
+        return order_of(sampler, on_cpu, num_classes, **drawn)
+
     snapshots = Snapshots(network, epochs - params.snapshots)
     training = fit(
         step,
-        lambda epoch: instance_balanced(images.size, seed=params.seed, epoch=epoch),
+        order,
         lambda epoch: learning_rate(schedule, epochs, epoch),
         TrainingState(network, optimizer, snapshots),
         epochs=epochs,
@@ -156,13 +188,33 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "backbone": params.backbone,
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": method.balances,
+            "balanced": methods.balances(method, params) or params.mixed_labels == "remix",
             "epochs": epochs,
             "recipe": recipe(
                 recipe([], "split", split.header.parameters), "pretrain", as_dict(params)
             ),
         },
     )
+
+
+def _mixing(params: Any, class_counts: torch.Tensor) -> Mixing | None:
+    """Return how images and labels are mixed, if they are."""
+    from functools import partial
+
+    from ltcli.engine.steps import Mixing
+    from ltcli.stats.losses import remix_shares
+
+    if params.mixup == 0:
+        return None
+    shares = None
+    if params.mixed_labels == "remix":
+        shares = partial(
+            remix_shares,
+            class_counts=class_counts,
+            ratio=params.remix_ratio,
+            below=params.remix_below,
+        )
+    return Mixing(params.mixup, params.seed, shares)
 
 
 STAGE = Stage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from ltcli import methods
 from ltcli.artifacts.store import Artifact
 from ltcli.data.batches import ImageBatches
-from ltcli.data.samplers import class_aware, instance_balanced
+from ltcli.data.samplers import order_of
 from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
 from ltcli.engine.infer import backbone_maps, features_of
 from ltcli.engine.schedules import Schedule
 from ltcli.engine.steps import Inputs, augmented
-from ltcli.methods.method import Head, Method, Setting, Trained
+from ltcli.methods.method import Head, Method, Setting, Trained, weighted_mean
+from ltcli.models.classifier import Classifier
 from ltcli.models.generator import load_generator
 from ltcli.models.network import Network, build_classifier
 from ltcli.stats import quadratic
@@ -72,9 +74,10 @@ def prepare(
     reads = method.reads(params)
     head = method.head(methods.options(method, params))
     if head.start == "fresh":
-        fresh = build_classifier(network.backbone.feature_dim, len(class_counts), params.seed)
+        dim, num_classes = network.backbone.feature_dim, len(class_counts)
+        fresh = build_classifier(dim, num_classes, params.seed, head.form)
         network.classifier = fresh.to(device)
-    network.classifier.train_only(*head.trainable)
+    start_classifier(network.classifier, head)
     network.backbone.requires_grad_(whole)
     if whole:
         network.train()
@@ -82,10 +85,8 @@ def prepare(
     on_cpu, labels = source.labels("train")
 
     def order(epoch: int) -> torch.Tensor:
-        if method.sampler == "instance-balanced":
-            return instance_balanced(len(on_cpu), seed=params.seed, epoch=epoch)
-        classes, length = len(class_counts), len(on_cpu)
-        return class_aware(on_cpu, classes, seed=params.seed, epoch=epoch, length=length)
+        drawn = {"seed": params.seed, "epoch": epoch, "epochs": params.epochs}
+        return order_of(params.sampler, on_cpu, len(class_counts), **drawn)
 
     statistics: dict[str, Any] = {}
     if "covariances" in reads:
@@ -100,7 +101,9 @@ def prepare(
     return Setting(
         network=network,
         whole=whole,
-        optimizer=_optimizer(params, schedule, network, head),
+        optimizer=make_optimizer(
+            network, head, schedule, momentum=params.momentum, kind=params.optimizer
+        ),
         inputs=source.inputs("train", maps=False),
         maps=source.inputs("train", maps=True) if "maps" in reads else None,
         labels=labels,
@@ -108,6 +111,7 @@ def prepare(
         held_out_labels=source.labels("val")[1] if held_out else None,
         class_counts=class_counts.to(device),
         order=order,
+        reduce=weighted_mean(params, class_counts.to(device)),
         epochs=params.epochs,
         batch_size=params.batch_size,
         seed=params.seed,
@@ -117,23 +121,43 @@ def prepare(
     )
 
 
-def _optimizer(
-    params: Any, schedule: Schedule, network: Network, head: Head
+def start_classifier(classifier: Classifier, head: Head) -> None:
+    """Set what a method wants to start otherwise, and give gradients to what it trains alone."""
+    if head.scale is not None:
+        torch.nn.init.constant_(classifier.scales, head.scale)
+    if head.rare_bias:
+        torch.nn.init.constant_(classifier.bias, -math.log(max(1, len(classifier.bias) - 1)))
+    classifier.train_only(*head.trainable)
+
+
+def make_optimizer(
+    network: Network, head: Head, schedule: Schedule, *, momentum: float, kind: str = "sgd"
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of what has gradients, one group a parameter."""
-    groups = []
+    """Return the optimiser of what has gradients.
+
+    Args:
+        network: Backbone and classifier.
+        head: Rates of the classifier's parts.
+        schedule: Learning rate, weight decay, Nesterov.
+        momentum: Of sgd.
+        kind: sgd or adam.
+    """
+    # Decay would pull factors to zero, not to one, and a bias that means something to zero.
+    spared = {"classifier.scales"} | ({"classifier.bias"} if head.rare_bias else set())
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             part, _, leaf = name.partition(".")
-            # Decay would pull factors to zero, not to one.
-            decay = 0.0 if leaf == "scales" else schedule.weight_decay
+            decay = 0.0 if name in spared else schedule.weight_decay
             rate = head.rates.get(leaf, 1.0) if part == "classifier" else 1.0
-            groups.append({"params": [parameter], "weight_decay": decay, "rate": rate})
-    if params.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=schedule.lr)
-    return torch.optim.SGD(
-        groups, lr=schedule.lr, momentum=params.momentum, nesterov=schedule.nesterov
-    )
+            groups.setdefault((decay, rate), []).append(parameter)
+    each = [
+        {"params": members, "weight_decay": decay, "rate": rate}
+        for (decay, rate), members in groups.items()
+    ]
+    if kind == "adam":
+        return torch.optim.Adam(each, lr=schedule.lr)
+    return torch.optim.SGD(each, lr=schedule.lr, momentum=momentum, nesterov=schedule.nesterov)
 
 
 def _covariances(artifact: Artifact, device: torch.device) -> quadratic.Covariances:

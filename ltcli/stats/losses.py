@@ -46,6 +46,24 @@ def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     return missed.clamp(min=torch.finfo(losses.dtype).tiny).pow(gamma) * losses
 
 
+def sigmoid_focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Return the sigmoid focal loss of each sample, summed over classes, float [B], nats.
+
+    gamma = 0 is the sum of binary cross-entropies. Gradients flow through the factor too.
+
+    Source: Lin, Goyal, Girshick, He, Dollar, ICCV 2017, arXiv 1708.02002.
+
+    Args:
+        logits: float [B, C].
+        labels: int64 [B].
+        gamma: Exponent, at least 0.
+    """
+    own = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    # Towards the right side of each class: log p = logsigmoid(toward), 1 - p = sigmoid(-toward).
+    toward = (2 * own - 1) * logits
+    return (torch.exp(gamma * F.logsigmoid(-toward)) * -F.logsigmoid(toward)).sum(1)
+
+
 def with_margins(logits: Tensor, labels: Tensor, by_class: Tensor) -> Tensor:
     """Return logits with the margin of each sample's class taken off its own logit, float [B, C].
 
@@ -58,13 +76,51 @@ def with_margins(logits: Tensor, labels: Tensor, by_class: Tensor) -> Tensor:
     return logits - own * by_class.to(logits.dtype)[labels].unsqueeze(1)
 
 
-def reduce(losses: Tensor, weights: Tensor, reduction: Reduction) -> Tensor:
+def remix_shares(
+    share: float,
+    labels: Tensor,
+    others: Tensor,
+    *,
+    class_counts: Tensor,
+    ratio: float,
+    below: float,
+) -> Tensor:
+    """Return Remix's share of the first label of each mixed image, float [B].
+
+    It is the share of the first image, but 0 where its class is at least ``ratio`` times as large
+    as the other's and the share is less than ``below``; and 1 where it is at most 1 / ``ratio`` of
+    the other's and the other's share is less than ``below``. An infinite ratio or ``below`` = 0 is
+    mixup.
+
+    Source: Chou, Chang, Pan, Wei, Juan, ECCV 2020 workshops, arXiv 2007.03943, eq. 6.
+
+    Args:
+        share: Of the first image, 0..1.
+        labels: int64 [B], of the first images.
+        others: int64 [B], of their partners.
+        class_counts: int64 [C].
+        ratio: The paper's kappa.
+        below: The paper's tau.
+    """
+    first, second = class_counts[labels], class_counts[others]
+    shares = torch.full(labels.shape, share, device=labels.device)
+    if share < below:
+        shares = torch.where(first >= ratio * second, 0.0, shares)
+    if 1 - share < below:
+        shares = torch.where(second >= ratio * first, 1.0, shares)
+    return shares
+
+
+def reduce(losses: Tensor, weights: Tensor, reduction: Reduction, shares: Tensor) -> Tensor:
     """Return the mean of weighted losses, float [].
 
     Args:
         losses: float [B], nats.
-        weights: float [B].
-        reduction: weighted-mean divides by the weights of the batch, mean-of-weighted by B.
+        weights: float [B], of the classes.
+        reduction: weighted-mean divides by the weights of the batch, mean-of-weighted by how many
+            samples there are.
+        shares: float [B], of a sample: 1, or less where mixed images have two labels.
     """
-    total = (weights * losses).sum()
-    return total / (weights.sum() if reduction == "weighted-mean" else len(losses))
+    weighted = shares * weights
+    total = (weighted * losses).sum()
+    return total / (weighted if reduction == "weighted-mean" else shares).sum()
