@@ -231,22 +231,7 @@ METHOD = Method(
     source="Li et al., CVPR 2021, arXiv 2103.12579",
     stages=FINETUNE,
     params=Params,
-    # The second stage of the released CIFAR schedule, from epoch 160 of 200 on.
-    defaults={
-        "finetune": {
-            "data": "images",
-            "train": "all",
-            "epochs": 40,
-            "batch_size": 100,
-            "lr": 1e-3,
-            "decay": "steps",
-            "milestones": (20,),
-            "factors": (0.01,),
-            "nesterov": True,
-            "pad_mode": "reflect",
-            "beta": 0.9999,
-        }
-    },
+    defaults={"finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999}},
     steps=make_steps,
     reads=bilevel.reads,
     check=check,

@@ -11,7 +11,7 @@ from ltcli import methods
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
-from ltcli.engine.schedules import SCHEDULES, Schedule, learning_rate
+from ltcli.engine.schedules import SCHEDULES, Schedule
 from ltcli.stages.stage import Input, Result, Stage, recipe
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.engine.steps import Mixing
+    from ltcli.engine.steps import Inputs, Mixing
+    from ltcli.methods.method import Method, Setting, Steps
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         raise ParamError("pretrain", f"{rule}, got {params.defer}")
     if params.mixed_labels == "remix" and params.mixup == 0:
         raise ParamError("pretrain", "mixed-labels must be share without --mixup, got remix")
+    method = methods.find(params.method, "pretrain")
+    if method.steps is not None and params.mixup > 0:
+        rule = f"mixup must be 0 for {params.method}, got {params.mixup:g}"
+        raise ParamError("pretrain", rule, "its steps need every image by itself")
+    method.check(params, headers)
     header = headers["split"]
     if header.size("train.images", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
@@ -110,74 +116,38 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
 
 def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:
     """Train with the one loop; the last epoch is the result."""
-    import torch
-
-    from ltcli.data.batches import ImageBatches
-    from ltcli.data.samplers import Sampler, order_of
-    from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.engine.fit import fit
+    from ltcli.engine.schedules import learning_rate
     from ltcli.engine.state import Snapshots, TrainingState
-    from ltcli.engine.steps import augmented, plain_step
-    from ltcli.methods.method import weighted_mean
-    from ltcli.models.network import build_network, place
     from ltcli.stages.progress import report
-    from ltcli.stages.setting import make_optimizer, start_classifier
 
     split = inputs["split"]
     info = split.header.info
-    device = resolve_device(context.device)
-    dtype = resolve_precision(params.precision, device)
     schedule = resolved_schedule(params)
-    epochs = params.epochs or schedule.epochs
-    images = ImageBatches.of_split(
-        split,
-        "train",
-        device,
-        padding=params.padding,
-        pad_mode=schedule.pad_mode,
-        flip=params.flip,
-    )
-    labels = split.tensor("train.labels", device)
+    setting = _setting(params, schedule, split, context)
+    network, epochs = setting.network, setting.epochs
     method = methods.find(params.method, "pretrain")
-    head = method.head(methods.options(method, params))
-    num_classes = len(info["class_names"])
-    network = build_network(params.backbone, num_classes, params.seed, head.form)
-    start_classifier(network.classifier, head)
-    network = place(network, device)
-    optimizer = make_optimizer(network, head, schedule, momentum=params.momentum)
-    counts = torch.tensor(info["class_counts"], device=device)
-    deferred = round(params.defer * epochs / schedule.epochs)
-    step = plain_step(
-        network,
-        optimizer,
-        methods.make_loss(method, params, counts),
-        weighted_mean(params, counts, deferred),
-        augmented(images, seed=params.seed),
-        labels,
-        dtype=dtype,
-        mixing=_mixing(params, counts),
-    )
-    on_cpu = labels.cpu()
-
-    def order(epoch: int) -> torch.Tensor:
-        sampler: Sampler = params.sampler if epoch >= deferred else "instance-balanced"
-        drawn = {"seed": params.seed, "epoch": epoch, "epochs": epochs}
-        return order_of(sampler, on_cpu, num_classes, **drawn)
-
+    steps = _steps(params, method, setting)
     snapshots = Snapshots(network, epochs - params.snapshots)
     training = fit(
-        step,
-        order,
+        steps.step,
+        steps.order or setting.order,
         lambda epoch: learning_rate(schedule, epochs, epoch),
-        TrainingState(network, optimizer, snapshots),
+        TrainingState(network, setting.optimizer, snapshots, steps.state),
         epochs=epochs,
         batch_size=schedule.batch_size,
         context=context,
     )
-    for epoch in report(training, epochs, context, device, dtype):
+    facts, device = steps.facts or dict, setting.labels.device
+    for epoch in report(training, epochs, context, device, setting.dtype, facts):
         snapshots.take(epoch.epoch)
+    state = {} if steps.state is None else steps.state.tensors()
     return Result(
-        {**network.state_dict(), **snapshots.stacked("")},
+        {
+            **network.state_dict(),
+            **snapshots.stacked(""),
+            **{f"method.{name}": tensor for name, tensor in state.items()},
+        },
         {
             "class_names": info["class_names"],
             "class_counts": info["class_counts"],
@@ -195,6 +165,81 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             ),
         },
     )
+
+
+def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:
+    """Return a fresh network, its optimiser and its images."""
+    import torch
+
+    from ltcli.data.batches import ImageBatches
+    from ltcli.data.samplers import Sampler, order_of
+    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.engine.steps import augmented
+    from ltcli.methods.method import Setting, weighted_mean
+    from ltcli.models.network import build_network, place
+    from ltcli.stages.setting import make_optimizer, start_classifier
+
+    device = resolve_device(context.device)
+    method = methods.find(params.method, "pretrain")
+    options = methods.options(method, params)
+    head, held_out = method.head(options), "held-out" in method.reads(options)
+    class_counts: list[int] = split.header.info["class_counts"]
+    epochs = params.epochs or schedule.epochs
+    deferred = round(params.defer * epochs / schedule.epochs)
+
+    def images(part: str) -> Inputs:
+        augment = {"padding": params.padding, "pad_mode": schedule.pad_mode, "flip": params.flip}
+        return augmented(ImageBatches.of_split(split, part, device, **augment), seed=params.seed)
+
+    network = build_network(params.backbone, len(class_counts), params.seed, head.form)
+    start_classifier(network.classifier, head)
+    network = place(network, device)
+    labels = split.tensor("train.labels")
+
+    def order(epoch: int) -> torch.Tensor:
+        sampler: Sampler = params.sampler if epoch >= deferred else "instance-balanced"
+        drawn = {"seed": params.seed, "epoch": epoch, "epochs": epochs}
+        return order_of(sampler, labels, len(class_counts), **drawn)
+
+    counts, pictures = torch.tensor(class_counts, device=device), images("train")
+    return Setting(
+        network=network,
+        whole=True,
+        optimizer=make_optimizer(network, head, schedule, momentum=params.momentum),
+        inputs=pictures,
+        maps=None,
+        labels=labels.to(device),
+        held_out=images("val") if held_out else None,
+        held_out_labels=split.tensor("val.labels", device) if held_out else None,
+        class_counts=counts,
+        order=order,
+        reduce=weighted_mean(params, counts, deferred),
+        epochs=epochs,
+        batch_size=schedule.batch_size,
+        seed=params.seed,
+        dtype=resolve_precision(params.precision, device),
+        images=pictures,
+    )
+
+
+def _steps(params: Any, method: Method, setting: Setting) -> Steps:
+    """Return the method's own steps, or those of plain training with its loss."""
+    from ltcli.engine.steps import plain_step
+    from ltcli.methods.method import Steps
+
+    if method.steps is not None:
+        return method.steps(methods.options(method, params), setting)
+    step = plain_step(
+        setting.network,
+        setting.optimizer,
+        methods.make_loss(method, params, setting.class_counts),
+        setting.reduce,
+        setting.inputs,
+        setting.labels,
+        dtype=setting.dtype,
+        mixing=_mixing(params, setting.class_counts),
+    )
+    return Steps(step)
 
 
 def _mixing(params: Any, class_counts: torch.Tensor) -> Mixing | None:
