@@ -16,6 +16,7 @@ from ltcli.methods import (
     feature_fusion,
     focal,
     focal_drw,
+    gcl,
     isda,
     l2rw,
     ldam,
@@ -25,6 +26,7 @@ from ltcli.methods import (
     meta_class_weight,
     meta_weight_net,
     metasaug,
+    mislas,
     ncm,
     remix,
     remix_drw,
@@ -54,10 +56,12 @@ METHODS: dict[str, Method] = {
     "l2rw": l2rw.METHOD,
     "meta-weight-net": meta_weight_net.METHOD,
     "meta-class-weight": meta_class_weight.METHOD,
+    "gcl": gcl.METHOD,
     "balanced-softmax": balanced_softmax.METHOD,
     "logit-adjustment": logit_adjustment.METHOD,
     "crt": crt.METHOD,
     "lws": lws.METHOD,
+    "mislas": mislas.METHOD,
     "tau-norm": tau_norm.METHOD,
     "ncm": ncm.METHOD,
     "isda": isda.METHOD,
@@ -103,7 +107,7 @@ def make_loss(method: Method, params: Any, class_counts: "torch.Tensor") -> "Los
     """Return the losses of a method that has any, from a ``with_options`` record."""
     if method.loss is None:
         raise ValueError("the method has no loss")
-    return method.loss(options(method, params), class_counts)
+    return method.loss(params, class_counts)
 
 
 def balances(method: Method, params: Any) -> bool:

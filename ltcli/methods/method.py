@@ -263,8 +263,7 @@ class Method:
         stages: Where it can be chosen with ``--method``.
         params: Frozen dataclass of its parameters.
         defaults: By stage, defaults of its parameters and of its own that the method has there.
-        loss: Makes the losses of samples from own parameters and class_counts (int64 [C], on the
-            device).
+        loss: (params, class_counts int64 [C] on the device) to the losses of samples.
         steps: Makes steps of its own from own parameters and the setting, for ``finetune``.
         solve: Makes the classifier in closed form, with a record of what it chose for the log.
         balances: Whether it takes the class prior out of the classifier by itself, without weights

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
     from ltcli.engine.steps import Inputs, Mixing
-    from ltcli.methods.method import Method, Setting, Steps
+    from ltcli.methods.method import Setting
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     from ltcli.engine.schedules import learning_rate
     from ltcli.engine.state import Snapshots, TrainingState
     from ltcli.stages.progress import report
+    from ltcli.stages.setting import make_steps
 
     split = inputs["split"]
     info = split.header.info
@@ -127,7 +128,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     setting = _setting(params, schedule, split, context)
     network, epochs = setting.network, setting.epochs
     method = methods.find(params.method, "pretrain")
-    steps = _steps(params, method, setting)
+    steps = make_steps(params, method, setting, _mixing(params, setting.class_counts))
     snapshots = Snapshots(network, epochs - params.snapshots)
     training = fit(
         steps.step,
@@ -220,26 +221,6 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
         dtype=resolve_precision(params.precision, device),
         images=pictures,
     )
-
-
-def _steps(params: Any, method: Method, setting: Setting) -> Steps:
-    """Return the method's own steps, or those of plain training with its loss."""
-    from ltcli.engine.steps import plain_step
-    from ltcli.methods.method import Steps
-
-    if method.steps is not None:
-        return method.steps(methods.options(method, params), setting)
-    step = plain_step(
-        setting.network,
-        setting.optimizer,
-        methods.make_loss(method, params, setting.class_counts),
-        setting.reduce,
-        setting.inputs,
-        setting.labels,
-        dtype=setting.dtype,
-        mixing=_mixing(params, setting.class_counts),
-    )
-    return Steps(step)
 
 
 def _mixing(params: Any, class_counts: torch.Tensor) -> Mixing | None:

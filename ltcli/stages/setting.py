@@ -16,8 +16,8 @@ from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
 from ltcli.engine.infer import backbone_maps, features_of
 from ltcli.engine.schedules import Schedule
-from ltcli.engine.steps import Inputs, augmented
-from ltcli.methods.method import Head, Method, Setting, Trained, weighted_mean
+from ltcli.engine.steps import Inputs, Mixing, augmented, plain_step
+from ltcli.methods.method import Head, Method, Setting, Steps, Trained, weighted_mean
 from ltcli.models.classifier import Classifier
 from ltcli.models.generator import load_generator
 from ltcli.models.network import Network, build_classifier
@@ -81,6 +81,8 @@ def prepare(
     network.backbone.requires_grad_(whole)
     if whole:
         network.train()
+    elif params.shift_bn:
+        network.backbone.train()
     source = _Source(params, inputs, network, dtype)
     on_cpu, labels = source.labels("train")
 
@@ -119,6 +121,39 @@ def prepare(
         images=source.images("train") if params.data == "images" else None,
         **statistics,
     )
+
+
+def make_steps(params: Any, method: Method, setting: Setting, mixing: Mixing | None) -> Steps:
+    """Return the method's own steps, or those of plain training with its loss.
+
+    Args:
+        params: The stage's parameters with the method's.
+        method: The method.
+        setting: What is trained.
+        mixing: Of inputs and labels, for methods without steps; None for none.
+    """
+    if method.steps is not None:
+        return method.steps(methods.options(method, params), setting)
+    network: torch.nn.Module = setting.network
+    inputs, dtype = setting.inputs, setting.dtype
+    if not setting.whole:
+        if mixing is not None and setting.images is not None:
+            # Images are mixed before the frozen backbone.
+            inputs = setting.images
+        else:
+            # A last layer alone is small, and its logits decide: it is trained in float32.
+            network, dtype = setting.network.classifier, torch.float32
+    step = plain_step(
+        network,
+        setting.optimizer,
+        methods.make_loss(method, params, setting.class_counts),
+        setting.reduce,
+        inputs,
+        setting.labels,
+        dtype=dtype,
+        mixing=mixing,
+    )
+    return Steps(step)
 
 
 def start_classifier(classifier: Classifier, head: Head) -> None:
@@ -200,7 +235,9 @@ class _Source:
         pictures = self.images(part)
         if self._params.train == "all":
             return pictures
-        maps_of = backbone_maps(self._network)
+        # In eval mode its batch-norms can be folded away.
+        shifted = self._params.shift_bn
+        maps_of = self._network.backbone.maps if shifted else backbone_maps(self._network)
 
         def frozen(batch: Batch) -> torch.Tensor:
             with torch.no_grad(), autocast(self._device, self._dtype):

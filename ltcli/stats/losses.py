@@ -25,6 +25,61 @@ def margins(class_counts: Tensor, largest: float) -> Tensor:
     return inverse * (largest / inverse.max())
 
 
+def log_rarity(class_counts: Tensor) -> Tensor:
+    """Return log(n_max / n_c) / log(n_max / n_min): 0 for the largest class, 1 for the rarest.
+
+    Zeros where all classes are equally large.
+
+    Args:
+        class_counts: int64 [C], all at least 1.
+
+    Returns:
+        float64 [C].
+    """
+    logs = class_counts.double().log()
+    below = logs.max() - logs
+    return below / below.max().clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def label_aware(logits: Tensor, labels: Tensor, by_class: Tensor) -> Tensor:
+    """Return cross-entropy with a label smoothing for each class, float [B], nats.
+
+    (1 - e_y) (-log p_y) + e_y mean_c(-log p_c). All classes share the rest, the target too, as in
+    the released code; a constant e is ordinary label smoothing, e = 0 cross-entropy.
+
+    Source: Zhong, Cui, Liu, Jia, CVPR 2021, arXiv 2104.00466, eq. 3.
+
+    Args:
+        logits: float [B, C].
+        labels: int64 [B].
+        by_class: float [C], e, 0..1.
+    """
+    smooth = by_class.to(logits.dtype)[labels]
+    own = F.cross_entropy(logits, labels, reduction="none")
+    return (1 - smooth) * own - smooth * logits.log_softmax(1).mean(1)
+
+
+def smoothing(class_counts: Tensor, largest: float, smallest: float) -> Tensor:
+    """Return MiSLAS's concave smoothing of each class.
+
+    e_c = smallest + (largest - smallest) sin(pi/2 (n_c - n_min) / (n_max - n_min))
+
+    Source: Zhong, Cui, Liu, Jia, CVPR 2021, arXiv 2104.00466, eq. 5.
+
+    Args:
+        class_counts: int64 [C].
+        largest: Of the largest class.
+        smallest: Of the smallest class; all classes have it where they are equally large.
+
+    Returns:
+        float64 [C].
+    """
+    counts = class_counts.double()
+    above = counts - counts.min()
+    share = above / above.max().clamp(min=1)
+    return smallest + (largest - smallest) * torch.sin(share * (torch.pi / 2))
+
+
 def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     """Return the softmax focal loss of each sample, (1 - p)^gamma (-log p), float [B], nats.
 
