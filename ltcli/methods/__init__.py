@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli.core.errors import ParamError, nearest
 from ltcli.methods import (
     balanced_softmax,
+    bbn,
     ce_drs,
     ce_drw,
     class_balanced,
@@ -56,6 +57,7 @@ METHODS: dict[str, Method] = {
     "l2rw": l2rw.METHOD,
     "meta-weight-net": meta_weight_net.METHOD,
     "meta-class-weight": meta_class_weight.METHOD,
+    "bbn": bbn.METHOD,
     "gcl": gcl.METHOD,
     "balanced-softmax": balanced_softmax.METHOD,
     "logit-adjustment": logit_adjustment.METHOD,

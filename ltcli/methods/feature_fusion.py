@@ -246,16 +246,15 @@ def _halves(
     if images is None or params.stages_after == 0:
         return maps, lambda last: last
     stages = len(backbone.stages) - params.stages_after
-    first, rest = backbone.stages[:stages], backbone.stages[stages:]
 
     def early(batch: Batch) -> torch.Tensor:
         with torch.no_grad(), autocast(setting.labels.device, setting.dtype):
-            found: torch.Tensor = first(backbone.stem(images(batch)))
+            found = backbone.early(images(batch), stages)
         return found.float()
 
     def finish(found: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), autocast(setting.labels.device, setting.dtype):
-            last: torch.Tensor = rest(found)
+            last = backbone.late(found, stages)
         return last.float()
 
     return early, finish

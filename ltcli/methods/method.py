@@ -269,6 +269,7 @@ class Method:
         balances: Whether it takes the class prior out of the classifier by itself, without weights
             or a sampler.
         head: From own parameters to where fine-tuning starts, what is trained, and the form.
+        backbone: What is put behind the backbone's name, see ``ltcli.models.network``.
         reads: (params) to what it needs beside model and data: covariances, confusion, generator,
             maps, held-out.
         check: (params, headers of the inputs by role) raises what is wrong before any work.
@@ -284,5 +285,6 @@ class Method:
     solve: Callable[[Any, Trained], tuple[Classifier, dict[str, Any]]] | None = None
     balances: bool = True
     head: Callable[[Any], Head] = lambda _options: Head()
+    backbone: str = ""
     reads: Callable[[Any], tuple[str, ...]] = lambda _params: ()
     check: Callable[[Any, Mapping[str, Header]], None] = lambda _params, _headers: None

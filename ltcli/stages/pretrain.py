@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
     from ltcli.engine.steps import Inputs, Mixing
-    from ltcli.methods.method import Setting
+    from ltcli.methods.method import Method, Setting
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "std": info["std"],
             "image_size": list(split.header.tensors["train.images"][1][1:3]),
             "split": split.header.digest,
-            "backbone": params.backbone,
+            "backbone": backbone_of(params, method),
             "classifier": network.classifier.form,
             "method": params.method,
             "balanced": methods.balances(method, params) or params.mixed_labels == "remix",
@@ -166,6 +166,11 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             ),
         },
     )
+
+
+def backbone_of(params: Any, method: Method) -> str:
+    """Return the name of the backbone as the method wants it."""
+    return f"{params.backbone}-{method.backbone}" if method.backbone else str(params.backbone)
 
 
 def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:
@@ -192,7 +197,8 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
         augment = {"padding": params.padding, "pad_mode": schedule.pad_mode, "flip": params.flip}
         return augmented(ImageBatches.of_split(split, part, device, **augment), seed=params.seed)
 
-    network = build_network(params.backbone, len(class_counts), params.seed, head.form)
+    name = backbone_of(params, method)
+    network = build_network(name, len(class_counts), params.seed, head.form)
     start_classifier(network.classifier, head)
     network = place(network, device)
     labels = split.tensor("train.labels")
