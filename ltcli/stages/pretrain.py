@@ -142,7 +142,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     head = method.head(methods.options(method, params))
     num_classes = len(info["class_names"])
     network = build_network(params.backbone, num_classes, params.seed, head.form)
-    start_classifier(network.classifier, head)
+    start_classifier(network.classifier, head, fresh=True)
     network = place(network, device)
     optimizer = make_optimizer(network, head, schedule, momentum=params.momentum)
     counts = torch.tensor(info["class_counts"], device=device)
