@@ -146,7 +146,8 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     network = place(network, device)
     optimizer = make_optimizer(network, head, schedule, momentum=params.momentum)
     counts = torch.tensor(info["class_counts"], device=device)
-    deferred = round(params.defer * epochs / schedule.epochs)
+    # At least the last epoch of a short run has what was asked for.
+    deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
     step = plain_step(
         network,
         optimizer,
