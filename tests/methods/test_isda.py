@@ -231,5 +231,5 @@ def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
     assert done.code == 3
     assert done.lines == [
         f"error: {model}: classifier must be linear, got cosine",
-        "hint: start from a model whose logits are linear in the features, such as pretrain's",
+        "hint: start from a model whose logits are linear in the features, not one of ldam or ncm",
     ]

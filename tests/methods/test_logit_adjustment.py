@@ -75,6 +75,6 @@ def test_a_second_correction_is_refused(ltcli, copy):
     )
     assert done.code == 3
     assert done.lines == [
-        f"error: finetune: {model} corrects for the class prior already, by crt",
-        "hint: start from a model that was trained with cross-entropy",
+        f"error: finetune: {model}, by crt, corrects for the class prior already",
+        "hint: start from plain cross-entropy, without class weights, another sampler or remix",
     ]
