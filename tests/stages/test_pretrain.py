@@ -125,13 +125,13 @@ def naive_run(folder, epochs, order, loss):
         images = ImageBatches.of_split(split, "train", CPU, padding=4)
         labels = split.tensor("train.labels")
         counts = torch.tensor(split.header.info["class_counts"])
-    network = place(build_network("resnet20", 10, 0), CPU)
+    network = place(build_network("resnet20", 10, 3), CPU)
     network.classifier.train_only("weight", "bias")
     moving = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(moving, 0.01, 0.9, weight_decay=2e-4)
     for epoch in range(epochs):
         rows = order(labels, counts, epoch)
-        draws = augmentation_draws(len(rows), seed=0, epoch=epoch)
+        draws = augmentation_draws(len(rows), seed=3, epoch=epoch)
         for step, first in enumerate(range(0, len(rows), 227)):
             part = slice(first, first + 227)
             x, y = images.augmented(rows[part], draws[part]), labels[rows[part]]
@@ -142,7 +142,7 @@ def naive_run(folder, epochs, order, loss):
 
 
 def shuffled(labels, _counts, epoch):
-    return instance_balanced(len(labels), seed=0, epoch=epoch)
+    return instance_balanced(len(labels), seed=3, epoch=epoch)
 
 
 def plain_loss(network, x, y, _counts, _batch):
@@ -157,16 +157,16 @@ def weighted_from_the_third_epoch(network, x, y, counts, batch):
 def class_aware_from_the_third_epoch(labels, counts, epoch):
     if epoch < 2:
         return shuffled(labels, counts, epoch)
-    return class_aware(labels, 10, seed=0, epoch=epoch, length=len(labels))
+    return class_aware(labels, 10, seed=3, epoch=epoch, length=len(labels))
 
 
 def progressive(labels, _counts, epoch):
-    return order_of("progressive", labels, 10, seed=0, epoch=epoch, epochs=3)
+    return order_of("progressive", labels, 10, seed=3, epoch=epoch, epochs=3)
 
 
 def remixed(network, x, y, counts, batch, weights=None):
     """Remix pair by pair, by the definition, with the mean over weighted labels."""
-    share, partner = mixture(len(y), 1.0, 0, batch)
+    share, partner = mixture(len(y), 1.0, 3, batch)
     logs = network(share * x + (1 - share) * x[partner]).log_softmax(1)
     weights = torch.ones(10) if weights is None else weights
     total, weight = 0.0, 0.0
@@ -206,11 +206,11 @@ def remixed_and_weighted(network, x, y, counts, batch):
 def test_a_run_is_that_of_a_loop_by_hand(ltcli, copy, options, order, loss):
     out = copy / "made.safetensors"
     options = (*options, "--epochs", "3", "--batch-size", "227", "--lr", "0.01", "--warmup", "0")
-    options = (*options, "--milestones", "200", "--factors", "1", "--precision", "fp32")
+    options = (*options, "--milestones", "200", "--factors", "1", "--precision", "fp32", "--seed", "3")
     command = ("pretrain", "--backbone", "resnet20", *options, "--out", out)
     assert ltcli(*command, "-d", copy).code == 0
     expected, made = naive_run(copy, 3, order, loss), tensors_of(out)
-    start = build_network("resnet20", 10, 0).state_dict()
+    start = build_network("resnet20", 10, 3).state_dict()
     # Rounding grows from step to step, the more the deeper.
     for name, share in (("classifier.weight", 0.01), ("backbone.conv1.weight", 0.05)):
         moved = (expected[name] - start[name]).norm()
