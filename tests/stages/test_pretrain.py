@@ -206,7 +206,17 @@ def remixed_and_weighted(network, x, y, counts, batch):
 def test_a_run_is_that_of_a_loop_by_hand(ltcli, copy, options, order, loss):
     out = copy / "made.safetensors"
     options = (*options, "--epochs", "3", "--batch-size", "227", "--lr", "0.01", "--warmup", "0")
-    options = (*options, "--milestones", "200", "--factors", "1", "--precision", "fp32", "--seed", "3")
+    options = (
+        *options,
+        "--milestones",
+        "200",
+        "--factors",
+        "1",
+        "--precision",
+        "fp32",
+        "--seed",
+        "3",
+    )
     command = ("pretrain", "--backbone", "resnet20", *options, "--out", out)
     assert ltcli(*command, "-d", copy).code == 0
     expected, made = naive_run(copy, 3, order, loss), tensors_of(out)
