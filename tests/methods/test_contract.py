@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltcli import methods
-from ltcli.core.params import specs
+from ltcli.core.params import build, specs
 from ltcli.engine.fit import Batch
 from ltcli.methods import METHODS
 from ltcli.stages import STAGES
@@ -97,6 +97,17 @@ def test_own_defaults_are_of_stages_and_parameters_that_the_method_has(name, met
         assert set(defaults) <= known
         params = options(name, stage)
         assert {option: getattr(params, option) for option in defaults} == defaults
+
+
+def test_own_defaults_are_those_of_the_stage():
+    own = {"pretrain": {"beta": 0.9}, "finetune": {"beta": 0.5, "gamma": 2.0}}
+    focal = dataclasses.replace(METHODS["focal"], defaults=own)
+    found = {}
+    for stage in ("pretrain", "finetune"):
+        record = methods.with_options(WITH_METHODS[stage].params, focal, stage)
+        params = build(record, {"method": "focal"}, stage)
+        found[stage] = params.beta, params.gamma
+    assert found == {"pretrain": (0.9, 1.0), "finetune": (0.5, 2.0)}
 
 
 @pytest.mark.parametrize(("name", "stage"), PAIRS)

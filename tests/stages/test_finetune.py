@@ -202,6 +202,14 @@ def test_a_model_says_whether_its_classifier_still_follows_the_class_prior(
         ]
 
 
+def test_a_correction_of_the_class_prior_is_not_forgotten(ltcli, copy):
+    out = copy / "made.safetensors"
+    model = ("--model", copy / "finetune-crt.safetensors", "--data", "images")
+    command = ("finetune", "--method", "cross-entropy", *model, "--epochs", "1", "--out", out)
+    assert ltcli(*command, "-d", copy).code == 0
+    assert read_header(out).info["balanced"]
+
+
 @pytest.mark.parametrize(
     "options",
     [("--method", "crt"), ("--method", "lws", "--data", "images")],

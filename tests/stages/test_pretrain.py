@@ -149,13 +149,14 @@ def plain_loss(network, x, y, _counts, _batch):
     return F.cross_entropy(network(x), y)
 
 
-def weighted_from_the_third_epoch(network, x, y, counts, batch):
+def weighted_from_the_second_epoch(network, x, y, counts, batch):
+    # Epoch 60 of 200 is 0.9 of three epochs.
     weights = effective_number_weights(counts, 0.999).float()
-    return F.cross_entropy(network(x), y, weight=weights if batch.epoch >= 2 else None)
+    return F.cross_entropy(network(x), y, weight=weights if batch.epoch >= 1 else None)
 
 
-def class_aware_from_the_third_epoch(labels, counts, epoch):
-    if epoch < 2:
+def class_aware_from_the_second_epoch(labels, counts, epoch):
+    if epoch < 1:
         return shuffled(labels, counts, epoch)
     return class_aware(labels, 10, seed=3, epoch=epoch, length=len(labels))
 
@@ -191,10 +192,10 @@ def remixed_and_weighted(network, x, y, counts, batch):
     ("options", "order", "loss"),
     [
         ((), shuffled, plain_loss),
-        (("--beta", "0.999", "--defer", "150"), shuffled, weighted_from_the_third_epoch),
+        (("--beta", "0.999", "--defer", "60"), shuffled, weighted_from_the_second_epoch),
         (
-            ("--sampler", "class-aware", "--defer", "150"),
-            class_aware_from_the_third_epoch,
+            ("--sampler", "class-aware", "--defer", "60"),
+            class_aware_from_the_second_epoch,
             plain_loss,
         ),
         (("--sampler", "progressive"), progressive, plain_loss),
