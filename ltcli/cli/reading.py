@@ -186,8 +186,10 @@ def _as_option(name: str, value: Any) -> str:
 
 
 def _method_facts(method: Method) -> dict[str, Any]:
+    own = {name: value for values in method.defaults.values() for name, value in values.items()}
     parameters = {
-        spec.flag: {"default": spec.default, "help": spec.help} for spec in specs(method.params)
+        spec.flag: {"default": own.get(spec.name, spec.default), "help": spec.help}
+        for spec in specs(method.params)
     }
     needs = "a trained classifier and features" if method.solve else "labels"
     more = _reads(method)

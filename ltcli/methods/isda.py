@@ -59,7 +59,7 @@ def require_linear(model: Header) -> None:
     """
     form = model.info["classifier"]
     if form != "linear":
-        hint = "start from a model whose logits are linear in the features, such as pretrain's"
+        hint = "start from a model whose logits are linear in the features, not one of ldam or ncm"
         raise ArtifactError(model.path, f"classifier must be linear, got {form}", hint)
 
 

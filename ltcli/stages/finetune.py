@@ -99,8 +99,8 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     resolved_schedule(params)
     model = headers["model"]
     if model.info["balanced"] and params.method == "logit-adjustment":
-        rule = f"{model.path} corrects for the class prior already, by {model.info['method']}"
-        hint = "start from a model that was trained with cross-entropy"
+        rule = f"{model.path}, by {model.info['method']}, corrects for the class prior already"
+        hint = "start from plain cross-entropy, without class weights, another sampler or remix"
         raise ArtifactError("finetune", rule, hint)
     trainable = method.head(methods.options(method, params)).trainable
     if params.train == "all" and (params.data != "images" or "weight" not in trainable):

@@ -191,7 +191,8 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
     head, held_out = method.head(options), "held-out" in method.reads(options)
     class_counts: list[int] = split.header.info["class_counts"]
     epochs = params.epochs or schedule.epochs
-    deferred = round(params.defer * epochs / schedule.epochs)
+    # At least the last epoch of a short run has what was asked for.
+    deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
 
     def images(part: str) -> Inputs:
         augment = {"padding": params.padding, "pad_mode": schedule.pad_mode, "flip": params.flip}
@@ -199,7 +200,7 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
 
     name = backbone_of(params, method)
     network = build_network(name, len(class_counts), params.seed, head.form)
-    start_classifier(network.classifier, head)
+    start_classifier(network.classifier, head, fresh=True)
     network = place(network, device)
     labels = split.tensor("train.labels")
 

@@ -73,11 +73,12 @@ def prepare(
     whole = params.train == "all"
     reads = method.reads(params)
     head = method.head(methods.options(method, params))
-    if head.start == "fresh":
+    is_fresh = head.start == "fresh"
+    if is_fresh:
         dim, num_classes = network.backbone.feature_dim, len(class_counts)
-        fresh = build_classifier(dim, num_classes, params.seed, head.form)
-        network.classifier = fresh.to(device)
-    start_classifier(network.classifier, head)
+        classifier = build_classifier(dim, num_classes, params.seed, head.form)
+        network.classifier = classifier.to(device)
+    start_classifier(network.classifier, head, fresh=is_fresh)
     network.backbone.requires_grad_(whole)
     if whole:
         network.train()
@@ -156,11 +157,11 @@ def make_steps(params: Any, method: Method, setting: Setting, mixing: Mixing | N
     return Steps(step)
 
 
-def start_classifier(classifier: Classifier, head: Head) -> None:
+def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None:
     """Set what a method wants to start otherwise, and give gradients to what it trains alone."""
     if head.scale is not None:
         torch.nn.init.constant_(classifier.scales, head.scale)
-    if head.rare_bias:
+    if fresh and head.rare_bias:
         torch.nn.init.constant_(classifier.bias, -math.log(max(1, len(classifier.bias) - 1)))
     classifier.train_only(*head.trainable)
 
