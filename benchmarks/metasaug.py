@@ -23,8 +23,9 @@ from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
 from ltcli.engine.steps import plain_step
 from ltcli.methods.metasaug import Params, make_steps
-from ltcli.methods.method import Setting, WeightedBase, base_loss
+from ltcli.methods.method import Base, Setting, base_loss, weighted_mean
 from ltcli.models.network import build_network, place
+from ltcli.stages.finetune import Params as FinetuneParams
 from ltcli.stats.quadratic import Full, by_sample
 
 CLASSES, BATCH = 10, 100
@@ -62,6 +63,7 @@ def setting(dtype: torch.dtype) -> Setting:
         held_out_labels=held_out_labels,
         class_counts=COUNTS,
         order=lambda _epoch: torch.arange(BATCH),
+        reduce=weighted_mean(FinetuneParams(method="metasaug", beta=0.9999), COUNTS),
         epochs=1,
         batch_size=BATCH,
         seed=0,
@@ -71,7 +73,7 @@ def setting(dtype: torch.dtype) -> Setting:
 
 def double_backward(case: Setting, params: Params) -> Callable[[Batch], torch.Tensor]:
     """Return the step that differentiates through the virtual step; it keeps no statistics."""
-    network, loss = case.network, base_loss(WeightedBase(), COUNTS)
+    network, losses = case.network, base_loss(Base(), COUNTS)
     start = torch.eye(64).repeat(CLASSES, 1, 1)
 
     def logits_of(
@@ -93,9 +95,13 @@ def double_backward(case: Setting, params: Params) -> Callable[[Batch], torch.Te
 
     def step(batch: Batch) -> torch.Tensor:
         x, y = case.inputs(batch), case.labels
+
+        def loss(logits: torch.Tensor) -> torch.Tensor:
+            return case.reduce(losses(logits, y, batch), y, batch)
+
         theta = {n: p for n, p in network.named_parameters() if p.requires_grad}
         sigma = start.clone().requires_grad_()
-        value = loss(logits_of(theta, x, sigma), y)
+        value = loss(logits_of(theta, x, sigma))
         grads = torch.autograd.grad(value, list(theta.values()), create_graph=True)
         moved = {n: p - 0.001 * g for (n, p), g in zip(theta.items(), grads, strict=True)}
         assert case.held_out is not None
@@ -110,7 +116,7 @@ def double_backward(case: Setting, params: Params) -> Callable[[Batch], torch.Te
             features = network.backbone(x).float()
         classifier = network.classifier
         raised = by_sample(classifier.vectors(), Full(corrected), y)
-        value = loss(classifier(features) + 0.5 * params.strength * raised, y)
+        value = loss(classifier(features) + 0.5 * params.strength * raised)
         torch.autograd.backward(value)
         case.optimizer.step()
         return value
@@ -157,7 +163,8 @@ def main() -> None:
             "plain": plain_step(
                 plain.network,
                 plain.optimizer,
-                base_loss(WeightedBase(), COUNTS),
+                base_loss(Base(), COUNTS),
+                plain.reduce,
                 plain.inputs,
                 plain.labels,
                 dtype=dtype,

@@ -25,7 +25,9 @@ from ltcli.data.batches import ImageBatches
 from ltcli.engine.device import resolve_device, resolve_precision
 from ltcli.engine.fit import Batch
 from ltcli.engine.steps import augmented, plain_step
+from ltcli.methods.method import weighted_mean
 from ltcli.models.network import build_network, place
+from ltcli.stages.pretrain import Params
 
 BATCH = 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -83,7 +85,15 @@ def our_loop(
     batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device)
     inputs = augmented(batches, seed=0)
     on_device = torch.from_numpy(labels).to(device)
-    step = plain_step(network, optimizer, F.cross_entropy, inputs, on_device, dtype=dtype)
+    step = plain_step(
+        network,
+        optimizer,
+        lambda logits, labels, _batch: F.cross_entropy(logits, labels, reduction="none"),
+        weighted_mean(Params(), torch.bincount(on_device, minlength=10)),
+        inputs,
+        on_device,
+        dtype=dtype,
+    )
 
     def numbered(count: int) -> Iterator[Batch]:
         rows = torch.randperm(len(images), device=device)

@@ -1,5 +1,6 @@
 """Build one command per stage from its declaration."""
 
+import dataclasses
 import inspect
 import json
 from collections.abc import Callable
@@ -126,18 +127,25 @@ def plain(value: Any) -> str:
 
 
 def _method_options(stage: Stage) -> dict[str, list[tuple[str, Spec]]]:
-    """Return option name to the methods that have it, with their declarations."""
+    """Return option name to the methods that have it, with their declarations and defaults."""
     found: dict[str, list[tuple[str, Spec]]] = {}
     if stage.has_methods:
         for name in methods.names(stage.name):
-            for spec in specs(methods.METHODS[name].params):
-                found.setdefault(spec.name, []).append((name, spec))
+            method = methods.METHODS[name]
+            defaults = method.defaults.get(stage.name, {})
+            for spec in specs(method.params):
+                own = dataclasses.replace(spec, default=defaults.get(spec.name, spec.default))
+                found.setdefault(spec.name, []).append((name, own))
     return found
 
 
 def _method_parameter(used: list[tuple[str, Spec]]) -> inspect.Parameter:
-    text = "; ".join(f"({method}) {_text(spec)}" for method, spec in used)
-    return _option(used[0][1], text)
+    by_text: dict[str, list[str]] = {}
+    for method, spec in used:
+        by_text.setdefault(_text(spec), []).append(method)
+    text = "; ".join(f"({', '.join(names)}) {text}" for text, names in by_text.items())
+    choices = tuple(dict.fromkeys(choice for _, spec in used for choice in spec.choices))
+    return _option(dataclasses.replace(used[0][1], choices=choices), text)
 
 
 def _input_parameter(entry: Input) -> inspect.Parameter:

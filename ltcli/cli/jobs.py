@@ -66,7 +66,7 @@ def _params(stage: Stage, given: Mapping[str, Any], config: Path | None) -> Any:
             known = ", ".join(methods.names(stage.name))
             raise ParamError(where, "method must be given", f"--method is one of {known}")
         method = methods.find(str(values.get("method", spec.default)), stage.name)
-        record = methods.with_options(record, method)
+        record = methods.with_options(record, method, stage.name)
     if config is not None:
         # A mistake in the file is reported with the file's name, not the command's.
         build(record, {**_required(record), **from_file}, str(config))

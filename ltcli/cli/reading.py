@@ -170,9 +170,9 @@ def list_methods(
         typer.echo(f"{key}: {facts['summary']}")
         typer.echo(f"  for {' and '.join(facts['stages'])}; needs {facts['needs']}")
         typer.echo(f"  {facts['source']}")
-        if facts["defaults"]:
-            own = [_as_option(option, value) for option, value in facts["defaults"].items()]
-            typer.echo(f"  in finetune: {' '.join(own)}")
+        for stage, defaults in facts["defaults"].items():
+            own = [_as_option(option, value) for option, value in defaults.items()]
+            typer.echo(f"  in {stage}: {' '.join(own)}")
         for option, spec in facts["parameters"].items():
             typer.echo(f"  {option} [default: {spec['default']}]  {spec['help']}")
 
@@ -186,19 +186,19 @@ def _as_option(name: str, value: Any) -> str:
 
 
 def _method_facts(method: Method) -> dict[str, Any]:
+    own = {name: value for values in method.defaults.values() for name, value in values.items()}
     parameters = {
-        spec.flag: {"default": spec.default, "help": spec.help} for spec in specs(method.params)
+        spec.flag: {"default": own.get(spec.name, spec.default), "help": spec.help}
+        for spec in specs(method.params)
     }
     needs = "a trained classifier and features" if method.solve else "labels"
-    if method.sampler == "class-aware":
-        needs = "labels, drawn class by class"
     more = _reads(method)
     return {
         "summary": method.summary,
         "source": method.source,
         "stages": list(method.stages),
         "needs": ", ".join([needs, *more]),
-        "defaults": dict(method.defaults),
+        "defaults": {stage: dict(values) for stage, values in method.defaults.items()},
         "parameters": parameters,
     }
 
@@ -208,7 +208,7 @@ def _reads(method: Method) -> list[str]:
     if "finetune" not in method.stages:
         return []
     stage = next(stage for stage in STAGES if stage.name == "finetune")
-    record = methods.with_options(stage.params, method)
+    record = methods.with_options(stage.params, method, "finetune")
     words = {
         "covariances": "covariances",
         "confusion": "a confusion graph",

@@ -4,9 +4,13 @@ Each function returns the whole order at once, as a pure function of (seed, epoc
 depend on workers, ranks or on the epochs before, so that a resumed run sees the same images.
 """
 
+from typing import Literal
+
 import torch
 
 from ltcli.core.seeds import derive
+
+Sampler = Literal["instance-balanced", "class-aware", "square-root", "reversed", "progressive"]
 
 
 def _generator(purpose: str, seed: int, epoch: int) -> torch.Generator:
@@ -82,6 +86,84 @@ def class_aware(
     visited = _shuffle_within(cycle, generator) % K
     start = stream_start[visited] + cycle * draws_per_class
     return streams[(start[:, None] + torch.arange(draws_per_class)).flatten()[:length]]
+
+
+def class_probabilities(
+    class_counts: torch.Tensor, sampler: Sampler, progress: float
+) -> torch.Tensor:
+    """Return with which probability a sampler draws each class.
+
+        square-root  ~ n_c^(1/2)
+        reversed     ~ 1 / n_c
+        progressive  (1 - progress) n_c / N + progress / C
+
+    Source: Kang et al., ICLR 2020, arXiv 1910.09217, eq. 1 and 2 (square-root, progressive); Zhou,
+    Cui, Wei, Chen, CVPR 2020, arXiv 1912.02413, section 4.2 (reversed).
+
+    Args:
+        class_counts: int64 [C]; classes without samples are never drawn.
+        sampler: One of these three.
+        progress: Share of the run that is over, 0..1.
+
+    Returns:
+        float64 [C].
+    """
+    counts = class_counts.double()
+    present = (counts > 0).double()
+    if sampler == "square-root":
+        weights = counts.sqrt()
+    elif sampler == "reversed":
+        weights = present / counts.clamp(min=1)
+    else:
+        equal = present / present.sum()
+        weights = (1 - progress) * counts / counts.sum() + progress * equal
+    return weights / weights.sum()
+
+
+def by_class(
+    labels: torch.Tensor, probabilities: torch.Tensor, *, seed: int, epoch: int, length: int
+) -> torch.Tensor:
+    """Return samples whose class is drawn first, then one of its samples, with replacement.
+
+    Args:
+        labels: int64 [N], class of each sample, 0..C-1.
+        probabilities: float64 [C], of the classes; zero for those without samples.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        length: Samples in the epoch.
+
+    Returns:
+        int64 [length], positions in ``labels``.
+    """
+    generator = _generator("by_class", seed, epoch)
+    counts = torch.bincount(labels, minlength=len(probabilities))
+    first = counts.cumsum(0) - counts
+    classes = torch.multinomial(probabilities, length, replacement=True, generator=generator)
+    within = torch.randint(2**31, (length,), generator=generator) % counts[classes]
+    return torch.argsort(labels, stable=True)[first[classes] + within]
+
+
+def order_of(
+    sampler: Sampler, labels: torch.Tensor, num_classes: int, *, seed: int, epoch: int, epochs: int
+) -> torch.Tensor:
+    """Return the order of an epoch as long as the data by the name of the sampler, int64 [N].
+
+    Args:
+        sampler: Which.
+        labels: int64 [N], class of each sample, 0..C-1.
+        num_classes: C.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        epochs: Length of the run.
+    """
+    length = len(labels)
+    if sampler == "instance-balanced":
+        return instance_balanced(length, seed=seed, epoch=epoch)
+    if sampler == "class-aware":
+        return class_aware(labels, num_classes, seed=seed, epoch=epoch, length=length)
+    counts = torch.bincount(labels, minlength=num_classes)
+    probabilities = class_probabilities(counts, sampler, epoch / max(1, epochs - 1))
+    return by_class(labels, probabilities, seed=seed, epoch=epoch, length=length)
 
 
 def some_of_each(labels: torch.Tensor, num_classes: int, count: int, *, seed: int) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """Optimisation steps: the one seam of the training loop. Here is plain training, with mixup."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +15,42 @@ from ltcli.engine.fit import Batch
 
 Inputs = Callable[[Batch], torch.Tensor]
 """Makes the inputs of a step, float [B, ...], on the device."""
+
+
+class Reduce(Protocol):
+    """Makes the mean loss of a step, float []."""
+
+    def __call__(
+        self,
+        values: torch.Tensor,
+        labels: torch.Tensor,
+        batch: Batch,
+        shares: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the mean.
+
+        Args:
+            values: float [B], losses, nats.
+            labels: int64 [B].
+            batch: Of which epoch and step.
+            shares: float [B], 1 if not given; less where a mixed image has two labels.
+        """
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How images and their labels are mixed with those of a partner.
+
+    Attributes:
+        alpha: Of the Beta distribution that the share of an image comes from.
+        seed: Of shares and partners.
+        label_shares: (share, labels int64 [B], partners' labels int64 [B]) to the shares of the
+            first labels, float [B]; None for the share of the image.
+    """
+
+    alpha: float
+    seed: int
+    label_shares: Callable[[float, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
 
 def augmented(images: ImageBatches, *, seed: int) -> Inputs:
@@ -39,38 +77,35 @@ def augmented(images: ImageBatches, *, seed: int) -> Inputs:
 def plain_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
+    reduce: Reduce,
     inputs: Inputs,
     labels: torch.Tensor,
     *,
     dtype: torch.dtype,
-    mixup: float = 0.0,
-    seed: int = 0,
+    mixing: Mixing | None = None,
 ) -> Callable[[Batch], torch.Tensor]:
     """Return the step of plain training.
 
     Args:
         network: Inputs to logits; already in the mode, train or eval, that the run wants.
         optimizer: Over the parameters that are trained.
-        loss: Logits and labels to the mean loss.
+        loss: Logits, labels and batch to the losses, float [B].
+        reduce: Makes their mean.
         inputs: Makes the inputs of a step.
         labels: int64 [N], on the device.
         dtype: Precision of the forward pass.
-        mixup: Alpha of the Beta distribution that inputs and labels are mixed with; 0 for none.
-        seed: Of the mixing.
+        mixing: Of inputs and labels; None for none.
     """
 
     def step(batch: Batch) -> torch.Tensor:
         x, y = inputs(batch), labels[batch.rows]
         optimizer.zero_grad(set_to_none=True)
         with autocast(labels.device, dtype):
-            if mixup > 0:
-                share, partner = mixing(len(y), mixup, seed, batch)
-                partner = partner.to(labels.device)
-                logits = network(share * x + (1 - share) * x[partner]).float()
-                value = share * loss(logits, y) + (1 - share) * loss(logits, y[partner])
+            if mixing is None:
+                value = reduce(loss(network(x).float(), y, batch), y, batch)
             else:
-                value = loss(network(x).float(), y)
+                value = mixed_loss(network, loss, reduce, x, y, batch, mixing)
         torch.autograd.backward(value)
         optimizer.step()
         return value
@@ -126,7 +161,38 @@ def labels_on_host(
     return on_host
 
 
-def mixing(size: int, alpha: float, seed: int, batch: Batch) -> tuple[float, torch.Tensor]:
+def mixed_loss(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    loss: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
+    reduce: Reduce,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    batch: Batch,
+    mixing: Mixing,
+) -> torch.Tensor:
+    """Return the mean loss of mixed inputs, float []: each has its own label and its partner's.
+
+    Args:
+        network: Inputs to logits.
+        loss: Logits, labels and batch to the losses, float [B].
+        reduce: Makes their mean.
+        x: Inputs, float [B, ...].
+        y: int64 [B].
+        batch: Of which epoch and step.
+        mixing: How.
+    """
+    share, partner = mixture(len(y), mixing.alpha, mixing.seed, batch)
+    partner = partner.to(y.device)
+    other = y[partner]
+    logits = network(share * x + (1 - share) * x[partner]).float()
+    shares = torch.full_like(logits[:, 0], share)
+    if mixing.label_shares is not None:
+        shares = mixing.label_shares(share, y, other)
+    values = torch.cat([loss(logits, y, batch), loss(logits, other, batch)])
+    return reduce(values, torch.cat([y, other]), batch, torch.cat([shares, 1 - shares]))
+
+
+def mixture(size: int, alpha: float, seed: int, batch: Batch) -> tuple[float, torch.Tensor]:
     """Return one step's mixing share, in 0..1, and the partner of each row, int64 [B].
 
     Source: Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412; one share per batch.

@@ -7,15 +7,30 @@ from typing import TYPE_CHECKING, Any
 from ltcli.core.errors import ParamError, nearest
 from ltcli.methods import (
     balanced_softmax,
+    bbn,
+    ce_drs,
+    ce_drw,
     class_balanced,
+    class_balanced_focal,
     cross_entropy,
     crt,
     feature_fusion,
+    focal,
+    focal_drw,
+    gcl,
     isda,
+    l2rw,
+    ldam,
+    ldam_drw,
     logit_adjustment,
     lws,
+    meta_class_weight,
+    meta_weight_net,
     metasaug,
+    mislas,
     ncm,
+    remix,
+    remix_drw,
     risda,
     stg,
     tau_norm,
@@ -30,10 +45,25 @@ if TYPE_CHECKING:
 METHODS: dict[str, Method] = {
     "cross-entropy": cross_entropy.METHOD,
     "class-balanced": class_balanced.METHOD,
+    "focal": focal.METHOD,
+    "class-balanced-focal": class_balanced_focal.METHOD,
+    "ldam": ldam.METHOD,
+    "ce-drw": ce_drw.METHOD,
+    "focal-drw": focal_drw.METHOD,
+    "ldam-drw": ldam_drw.METHOD,
+    "ce-drs": ce_drs.METHOD,
+    "remix": remix.METHOD,
+    "remix-drw": remix_drw.METHOD,
+    "l2rw": l2rw.METHOD,
+    "meta-weight-net": meta_weight_net.METHOD,
+    "meta-class-weight": meta_class_weight.METHOD,
+    "bbn": bbn.METHOD,
+    "gcl": gcl.METHOD,
     "balanced-softmax": balanced_softmax.METHOD,
     "logit-adjustment": logit_adjustment.METHOD,
     "crt": crt.METHOD,
     "lws": lws.METHOD,
+    "mislas": mislas.METHOD,
     "tau-norm": tau_norm.METHOD,
     "ncm": ncm.METHOD,
     "isda": isda.METHOD,
@@ -63,23 +93,28 @@ def find(name: str, stage: str) -> Method:
     return METHODS[name]
 
 
-def with_options(params: type, method: Method) -> type:
+def with_options(params: type, method: Method, stage: str) -> type:
     """Return a parameter record that has the stage's and the method's fields, in this order."""
-    fields = []
+    fields, defaults = [], method.defaults.get(stage, {})
     for record in (params, method.params):
         hints = typing.get_type_hints(record)
         for field in dataclasses.fields(record):
-            default = method.defaults.get(field.name, field.default)
+            default = defaults.get(field.name, field.default)
             fresh = dataclasses.field(default=default, metadata=field.metadata)
             fields.append((field.name, hints[field.name], fresh))
     return dataclasses.make_dataclass("Params", fields, frozen=True)
 
 
 def make_loss(method: Method, params: Any, class_counts: "torch.Tensor") -> "Loss":
-    """Return the training loss of a method that has one, from a ``with_options`` record."""
+    """Return the losses of a method that has any, from a ``with_options`` record."""
     if method.loss is None:
         raise ValueError("the method has no loss")
-    return method.loss(options(method, params), class_counts)
+    return method.loss(params, class_counts)
+
+
+def balances(method: Method, params: Any) -> bool:
+    """Return whether a classifier no longer follows the class prior of the training set."""
+    return method.balances or params.beta > 0 or params.sampler != "instance-balanced"
 
 
 def options(method: Method, params: Any) -> Any:

@@ -17,6 +17,7 @@ from ltcli.methods.method import BOTH, Method, NoParams
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.engine.fit import Batch
     from ltcli.methods.method import Loss
 
 
@@ -26,8 +27,8 @@ def make_loss(_params: NoParams, class_counts: torch.Tensor) -> Loss:
 
     shift = class_counts.float().log()
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits + shift, labels)
+    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
+        return F.cross_entropy(logits + shift, labels, reduction="none")
 
     return loss
 

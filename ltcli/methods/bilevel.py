@@ -8,7 +8,7 @@ along v, so that nothing is differentiated twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,11 +20,25 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.methods.method import Setting, Steps
     from ltcli.stats.meta_covariance import Tangents
 
     Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
     """A step's held-out images or features, and their labels."""
+
+SECOND_STAGE = {
+    "data": "images",
+    "train": "all",
+    "epochs": 40,
+    "batch_size": 100,
+    "lr": 1e-3,
+    "decay": "steps",
+    "milestones": (20,),
+    "factors": (0.01,),
+    "nesterov": True,
+    "pad_mode": "reflect",
+}
+"""From epoch 160 of 200 on, in the released code of Jamal et al. and of MetaSAug."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ def reads(params: Any) -> tuple[str, ...]:
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse a missing or impossible meta set."""
-    data = headers["split" if params.data == "images" else "features"]
+    data = headers["features" if "features" in headers else "split"]
     if params.meta_source == "held-out":
         if not data.size("val.labels", 0):
             rule = "has no held-out images, which are the meta set"
@@ -56,7 +70,19 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if params.meta_per_class >= fewest:
         rule = f"meta-per-class must be less than {fewest}, got {params.meta_per_class}"
         hint = f"the smallest class has {fewest} training images, and one must be left"
-        raise ParamError("finetune", rule, hint)
+        raise ParamError(_where(headers), rule, hint)
+
+
+def _where(headers: Mapping[str, Header]) -> str:
+    return "finetune" if "model" in headers else "pretrain"
+
+
+def check_weights(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse class weights too, for a method that weighs every sample by itself."""
+    check(params, headers)
+    if params.beta > 0:
+        rule = f"beta must be 0 for {params.method}, got {params.beta}"
+        raise ParamError(_where(headers), rule, "the method finds a weight for every sample itself")
 
 
 def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tensor], Meta]:
@@ -103,7 +129,7 @@ def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tenso
 
 
 def behind_virtual_step(
-    loss: Callable[[torch.Tensor], torch.Tensor],
+    loss: Callable[[torch.Tensor], torch.Tensor] | None,
     features: torch.Tensor,
     x: torch.Tensor,
     held_out: tuple[torch.Tensor, torch.Tensor],
@@ -115,7 +141,7 @@ def behind_virtual_step(
     linear classifier and the backbone, without momentum or decay.
 
     Args:
-        loss: Features float [B, D] to the training loss.
+        loss: Features float [B, D] to the training loss; None for no step at all.
         features: float [B, D], of the training batch, with their graph if the backbone is trained.
         x: What they were made of.
         held_out: Images or features of the meta batch, and int64 labels.
@@ -132,17 +158,13 @@ def behind_virtual_step(
     network, rate = setting.network, setting.optimizer.param_groups[0]["lr"]
     head = [network.classifier.weight, network.classifier.bias]
     body = dict(network.backbone.named_parameters()) if setting.whole else {}
-    # The features are cut off from the backbone, so that its forward pass serves both losses.
-    cut = features.detach().requires_grad_(setting.whole)
-    by_head = torch.autograd.grad(loss(cut), [*head, cut] if setting.whole else head)
-    by_body: tuple[torch.Tensor, ...] = ()
-    if setting.whole:
-        by_body = torch.autograd.grad(features, list(body.values()), by_head[2], retain_graph=True)
-    theta, gradient = [*head, *body.values()], [*by_head[:2], *by_body]
-    virtual = [
-        (parameter.detach() - rate * slope).requires_grad_()
-        for parameter, slope in zip(theta, gradient, strict=True)
-    ]
+    theta = [*head, *body.values()]
+    virtual = [parameter.detach().clone() for parameter in theta]
+    if loss is not None:
+        gradient = _gradient(loss, features, head, list(body.values()))
+        torch._foreach_sub_(virtual, gradient, alpha=rate)
+    for parameter in virtual:
+        parameter.requires_grad_()
     inputs, labels = held_out
     if setting.whole:
         # Batch statistics of the held-out images must not reach the running ones.
@@ -159,3 +181,93 @@ def behind_virtual_step(
         with autocast(setting.labels.device, setting.dtype):
             tangent = directional_derivative(network.backbone, direction, x).float()
     return Tangents(scales.unsqueeze(1) * v[0], scales * v[1], tangent)
+
+
+def _gradient(
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    features: torch.Tensor,
+    head: Sequence[torch.Tensor],
+    body: Sequence[torch.Tensor],
+) -> list[torch.Tensor]:
+    """Return the gradient of a loss of features, by the head's parameters and then the body's."""
+    import torch
+
+    # The features are cut off from the backbone, so that its forward pass serves both losses.
+    cut = features.detach().requires_grad_(len(body) > 0)
+    by_head = torch.autograd.grad(loss(cut), [*head, cut] if body else head)
+    by_body: tuple[torch.Tensor, ...] = ()
+    if body:
+        by_body = torch.autograd.grad(features, body, by_head[2], retain_graph=True)
+    return [*by_head[: len(head)], *by_body]
+
+
+def alignments(
+    losses: Callable[[torch.Tensor], torch.Tensor],
+    features: torch.Tensor,
+    setting: Setting,
+    tangents: Tangents,
+) -> torch.Tensor:
+    """Return how much the step of each sample alone would lower the held-out loss, float [B].
+
+    <grad l_i, v> is the derivative of l_i along v, which is that of its logits times its gradient
+    by them: no gradient of a single sample is formed. With weights w_i on the losses of a virtual
+    step, dM/dw_i = -rate <grad l_i, v>.
+
+    Args:
+        losses: Logits float [B, C] to the losses of the samples, float [B].
+        features: float [B, D], of the training batch.
+        setting: Has the classifier, linear.
+        tangents: v.
+    """
+    import torch
+
+    classifier, features = setting.network.classifier, features.detach()
+    moved = features @ tangents.weight.T + tangents.bias
+    if tangents.features is not None:
+        moved = moved + tangents.features @ classifier.vectors().detach().T
+    logits = classifier(features).detach().requires_grad_()
+    (slopes,) = torch.autograd.grad(losses(logits).sum(), logits)
+    agreed: torch.Tensor = (slopes * moved).sum(1)
+    return agreed
+
+
+def reweighting(
+    params: Any,
+    setting: Setting,
+    before: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor] | None,
+    after: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Batch], torch.Tensor],
+) -> Steps:
+    """Return the steps of a method that finds a weight for every sample of a batch.
+
+    Args:
+        params: Own parameters, with ``MetaSet`` and ``Base``.
+        setting: What is trained.
+        before: Losses float [B], labels and batch to the loss of the virtual step; None for none.
+        after: Losses, their ``alignments`` float [B], labels and batch to the loss of the step.
+    """
+    import torch
+
+    from ltcli.methods.method import Steps, base_loss
+
+    order, meta = meta_set(params, setting)
+    base, classifier = base_loss(params, setting.class_counts), setting.network.classifier
+
+    def step(batch: Batch) -> torch.Tensor:
+        x, labels = setting.inputs(batch), setting.labels[batch.rows]
+        features = setting.features_of(x)
+
+        virtual = None
+        if before is not None:
+
+            def virtual(found: torch.Tensor) -> torch.Tensor:
+                return before(base(classifier(found), labels, batch), labels, batch)
+
+        tangents = behind_virtual_step(virtual, features, x, meta(batch), setting)
+        agreed = alignments(lambda z: base(z, labels, batch), features, setting, tangents)
+        setting.optimizer.zero_grad(set_to_none=True)
+        value = after(base(classifier(features), labels, batch), agreed, labels, batch)
+        torch.autograd.backward(value)
+        setting.optimizer.step()
+        return value
+
+    return Steps(step, order=order)

@@ -11,39 +11,16 @@ batch.
 Source: Cui, Jia, Lin, Song, Belongie, CVPR 2019, arXiv 1901.05555.
 """
 
-from __future__ import annotations
+from ltcli.methods.cross_entropy import make_loss
+from ltcli.methods.method import BOTH, Method
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method, WeightedBase, base_loss
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltcli.methods.method import Loss
-
-
-@dataclass(frozen=True)
-class Params:
-    """Parameters of class-balanced cross-entropy."""
-
-    beta: float = param(0.9999, "effective number: 0 is no weighting, near 1 is 1/n", ge=0, lt=1)
-    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
-        "weighted-mean", "what the weighted losses of a batch are divided by"
-    )
-
-
-def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
-    """Return the weighted cross-entropy."""
-    return base_loss(WeightedBase(beta=params.beta, reduction=params.reduction), class_counts)
-
+_OWN = {"beta": 0.9999}
 
 METHOD = Method(
     summary="cross-entropy weighted by the effective number of samples",
     source="Cui et al., CVPR 2019, arXiv 1901.05555",
     stages=BOTH,
-    params=Params,
+    defaults={"pretrain": _OWN, "finetune": _OWN},
     loss=make_loss,
+    balances=False,
 )

@@ -15,14 +15,18 @@ from ltcli.methods.method import BOTH, Method, NoParams
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.engine.fit import Batch
     from ltcli.methods.method import Loss
 
 
 def make_loss(_params: NoParams, _class_counts: torch.Tensor) -> Loss:
-    """Return the mean cross-entropy."""
+    """Return the cross-entropy."""
     from torch.nn import functional as F
 
-    return F.cross_entropy
+    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    return loss
 
 
 METHOD = Method(

@@ -77,6 +77,10 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if params.stages_after and params.data != "images":
         hint = "the feature bank holds the last maps"
         raise ParamError("finetune", "stages-after needs --data images", hint)
+    if params.sampler != "instance-balanced":
+        hint = "feature-fusion composes its batches itself, half of head and half of tail images"
+        rule = f"sampler must be instance-balanced for feature-fusion, got {params.sampler}"
+        raise ParamError("finetune", rule, hint)
     part = 2 * (1 + params.donors_per_image)
     if params.batch_size % part:
         rule = f"batch-size must be a multiple of {part}, got {params.batch_size}"
@@ -129,11 +133,12 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     maps = setting.maps
     features = setting.features if maps is None else _fused(params, setting, maps, tails)
 
-    def loss(features: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
+    def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         # The donors' places in the batch hold fused features, of their tail image's class.
         fused = labels[:tails].repeat_interleave(donors)
         labels = torch.cat([labels[:tails], fused, labels[tails * (1 + donors) :]])
-        return F.cross_entropy(classifier(features), labels)
+        values = F.cross_entropy(classifier(features), labels, reduction="none")
+        return setting.reduce(values, labels, batch)
 
     return Steps(feature_step(features, setting.optimizer, loss, setting.labels), order)
 
@@ -241,16 +246,15 @@ def _halves(
     if images is None or params.stages_after == 0:
         return maps, lambda last: last
     stages = len(backbone.stages) - params.stages_after
-    first, rest = backbone.stages[:stages], backbone.stages[stages:]
 
     def early(batch: Batch) -> torch.Tensor:
         with torch.no_grad(), autocast(setting.labels.device, setting.dtype):
-            found: torch.Tensor = first(backbone.stem(images(batch)))
+            found = backbone.early(images(batch), stages)
         return found.float()
 
     def finish(found: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), autocast(setting.labels.device, setting.dtype):
-            last: torch.Tensor = rest(found)
+            last = backbone.late(found, stages)
         return last.float()
 
     return early, finish
@@ -262,7 +266,7 @@ METHOD = Method(
     stages=FINETUNE,
     params=Params,
     # Without milestones the rate stays as it is.
-    defaults={"epochs": 66, "lr": 1e-3, "decay": "steps"},
+    defaults={"finetune": {"epochs": 66, "lr": 1e-3, "decay": "steps"}},
     steps=make_steps,
     reads=reads,
     check=check,

@@ -59,7 +59,7 @@ def require_linear(model: Header) -> None:
     """
     form = model.info["classifier"]
     if form != "linear":
-        hint = "start from a model whose logits are linear in the features, such as pretrain's"
+        hint = "start from a model whose logits are linear in the features, not one of ldam or ncm"
         raise ArtifactError(model.path, f"classifier must be linear, got {form}", hint)
 
 
@@ -88,7 +88,8 @@ def make_steps(params: Params, setting: Setting) -> Steps:
             raise ValueError("isda reads covariances unless they are running")
         strength = params.strength * ramp(params.ramp_start, batch.epoch, setting.epochs)
         raised = quadratic.by_sample(classifier.vectors(), covariances, host)
-        return F.cross_entropy(classifier(features) + 0.5 * strength * raised, labels)
+        augmented = classifier(features) + 0.5 * strength * raised
+        return setting.reduce(F.cross_entropy(augmented, labels, reduction="none"), labels, batch)
 
     step = feature_step(setting.features, setting.optimizer, loss, setting.labels)
     return Steps(step, state=running)

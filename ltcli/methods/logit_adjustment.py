@@ -20,6 +20,7 @@ from ltcli.methods.method import BOTH, Method, Trained
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.engine.fit import Batch
     from ltcli.methods.method import Loss
     from ltcli.models.classifier import Classifier
 
@@ -44,8 +45,8 @@ def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
     # float64 is not to be had on every device.
     shift = params.tau * log_prior(class_counts.cpu()).to(class_counts.device)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits + shift, labels)
+    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
+        return F.cross_entropy(logits + shift, labels, reduction="none")
 
     return loss
 

@@ -16,6 +16,7 @@ METHOD = Method(
     source="Kang et al., ICLR 2020, arXiv 1910.09217",
     stages=FINETUNE,
     loss=make_loss,
-    sampler="class-aware",
+    defaults={"finetune": {"sampler": "class-aware"}},
+    balances=False,
     head=lambda _options: Head(trainable=("scales",)),
 )

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli.core.params import param
 from ltcli.methods import bilevel
 from ltcli.methods.isda import require_linear
-from ltcli.methods.method import FINETUNE, Method, Steps, WeightedBase, base_loss
+from ltcli.methods.method import FINETUNE, Base, Method, Steps, base_loss
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Params(bilevel.MetaSet, WeightedBase):
+class Params(bilevel.MetaSet, Base):
     """Parameters of MetaSAug."""
 
     strength: float = param(0.5, "factor of the covariances", ge=0)
@@ -172,7 +172,11 @@ class _MetaSteps:
 
         classifier = self._setting.network.classifier
         raised = by_sample(classifier.vectors(), covariances, now.host)
-        return self._loss(classifier(features) + 0.5 * now.strength * raised, now.labels)
+        return self._mean_loss(now, classifier(features) + 0.5 * now.strength * raised)
+
+    def _mean_loss(self, now: _Now, logits: torch.Tensor) -> torch.Tensor:
+        values = self._loss(logits, now.labels, now.batch)
+        return self._setting.reduce(values, now.labels, now.batch)
 
     def _corrected(self, now: _Now) -> Full | Diagonal:
         """Return the covariances after the meta step."""
@@ -191,7 +195,7 @@ class _MetaSteps:
             setting,
         )
         gradient = covariance_gradient(
-            self._loss,
+            lambda logits: self._mean_loss(now, logits),
             now.features.detach(),
             now.labels,
             classifier.vectors().detach(),
@@ -227,19 +231,7 @@ METHOD = Method(
     source="Li et al., CVPR 2021, arXiv 2103.12579",
     stages=FINETUNE,
     params=Params,
-    # The second stage of the released CIFAR schedule, from epoch 160 of 200 on.
-    defaults={
-        "data": "images",
-        "train": "all",
-        "epochs": 40,
-        "batch_size": 100,
-        "lr": 1e-3,
-        "decay": "steps",
-        "milestones": (20,),
-        "factors": (0.01,),
-        "nesterov": True,
-        "pad_mode": "reflect",
-    },
+    defaults={"finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999}},
     steps=make_steps,
     reads=bilevel.reads,
     check=check,

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
     from ltcli.engine.state import Stateful
-    from ltcli.engine.steps import Inputs
+    from ltcli.engine.steps import Inputs, Reduce
     from ltcli.models.classifier import Classifier
     from ltcli.models.generator import Generator
     from ltcli.models.network import Network
     from ltcli.stats.quadratic import Covariances
 
-    Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """Logits float [B, C] and labels int64 [B] to the mean loss float [], nats."""
+    Loss = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
+    """Logits float [B, C], labels int64 [B] and the batch to the losses float [B], nats."""
 
 BOTH = ("pretrain", "finetune")
 FINETUNE = ("finetune",)
@@ -60,42 +60,64 @@ def head_of(params: Any, class_counts: Sequence[int], where: str) -> list[bool]:
 
 
 @dataclass(frozen=True)
-class WeightedBase:
+class Base:
     """Parameters of methods that can augment several base losses."""
 
     base: Literal["ce", "focal", "ldam"] = param("ce", "base loss")
     gamma: float = param(1.0, "exponent of the focal loss", ge=0)
     max_margin: float = param(0.5, "LDAM's margin of the rarest class, logit units", ge=0)
-    beta: float = param(0.9999, "effective number: 0 is no weighting, near 1 is 1/n", ge=0, lt=1)
-    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
-        "weighted-mean", "what the weighted losses of a batch are divided by"
-    )
 
 
-def base_loss(params: WeightedBase, class_counts: torch.Tensor) -> Loss:
-    """Return the weighted base loss of logits.
+def base_loss(params: Base, class_counts: torch.Tensor) -> Loss:
+    """Return the base loss of logits.
 
     LDAM has no scale here and takes ordinary logits, as in the released code of MetaSAug.
     """
     from torch.nn import functional as F
 
     from ltcli.stats import losses
-    from ltcli.stats.class_weights import effective_number_weights
 
-    counts = class_counts.cpu()
-    weights = effective_number_weights(counts, params.beta).float().to(class_counts.device)
-    margins = losses.margins(counts, params.max_margin).float().to(class_counts.device)
+    margins = losses.margins(class_counts.cpu(), params.max_margin).float()
+    margins = margins.to(class_counts.device)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
         if params.base == "focal":
-            values = losses.focal(logits, labels, params.gamma)
-        else:
-            if params.base == "ldam":
-                logits = losses.with_margins(logits, labels, margins)
-            values = F.cross_entropy(logits, labels, reduction="none")
-        return losses.reduce(values, weights[labels], params.reduction)
+            return losses.focal(logits, labels, params.gamma)
+        if params.base == "ldam":
+            logits = losses.with_margins(logits, labels, margins)
+        return F.cross_entropy(logits, labels, reduction="none")
 
     return loss
+
+
+def weighted_mean(params: Any, class_counts: torch.Tensor, first_epoch: int = 0) -> Reduce:
+    """Return what makes the mean loss of a step, with class weights by the effective number.
+
+    Args:
+        params: With ``beta`` and ``reduction``.
+        class_counts: int64 [C].
+        first_epoch: Before this epoch, all weights are 1.
+    """
+    import torch
+
+    from ltcli.stats import losses
+    from ltcli.stats.class_weights import effective_number_weights
+
+    weights = effective_number_weights(class_counts.cpu(), params.beta).float()
+    weights = weights.to(class_counts.device)
+    none = torch.ones_like(weights)
+
+    def reduce(
+        values: torch.Tensor,
+        labels: torch.Tensor,
+        batch: Batch,
+        shares: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        now = weights if batch.epoch >= first_epoch else none
+        shares = torch.ones_like(values) if shares is None else shares
+        return losses.reduce(values, now[labels], params.reduction, shares)
+
+    return reduce
 
 
 @dataclass(frozen=True)
@@ -121,17 +143,24 @@ class Trained:
 
 @dataclass(frozen=True)
 class Head:
-    """Where fine-tuning starts from and what it trains of the classifier.
+    """Where fine-tuning starts from, and what is trained of the classifier.
 
     Attributes:
-        start: The trained classifier, or a fresh one.
+        start: The trained classifier, or a fresh one. ``pretrain`` always has a fresh one.
         trainable: Any of weight, bias, scales.
         rates: Multiple of the learning rate of each of these; 1 for those not named.
+        form: Of a fresh classifier: linear or cosine.
+        scale: Value of all factors at the start; None to leave them as they are.
+        rare_bias: A fresh bias is -log(C - 1), at which every sigmoid is 1/C, and has no weight
+            decay; otherwise it is 0.
     """
 
     start: Literal["trained", "fresh"] = "trained"
     trainable: tuple[str, ...] = ("weight", "bias")
     rates: Mapping[str, float] = field(default_factory=dict)
+    form: Literal["linear", "cosine"] = "linear"
+    scale: float | None = None
+    rare_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +179,8 @@ class Setting:
             labels, unless the method reads "held-out".
         held_out_labels: int64 [V].
         class_counts: int64 [C].
-        order: Rows that an epoch draws by the method's sampler, int64 on the CPU.
+        order: Rows that an epoch draws by the sampler, int64 on the CPU.
+        reduce: Losses of a step's samples, float [B], labels and batch to the mean, float [].
         epochs: Length of the run.
         batch_size: Rows of a step.
         seed: Of everything that is drawn.
@@ -176,6 +206,7 @@ class Setting:
     held_out_labels: torch.Tensor | None
     class_counts: torch.Tensor
     order: Callable[[int], torch.Tensor]
+    reduce: Reduce
     epochs: int
     batch_size: int
     seed: int
@@ -231,14 +262,14 @@ class Method:
         source: Authors, venue, year, arXiv id.
         stages: Where it can be chosen with ``--method``.
         params: Frozen dataclass of its parameters.
-        defaults: Defaults of ``finetune``'s parameters that the method has its own of.
-        loss: Makes the training loss from own parameters and class_counts (int64 [C], on the
-            device).
+        defaults: By stage, defaults of its parameters and of its own that the method has there.
+        loss: (params, class_counts int64 [C] on the device) to the losses of samples.
         steps: Makes steps of its own from own parameters and the setting, for ``finetune``.
         solve: Makes the classifier in closed form, with a record of what it chose for the log.
-        balances: Whether its classifier no longer follows the class prior of the training set.
-        sampler: The order in which fine-tuning draws training samples.
-        head: From own parameters to where fine-tuning starts and what it trains.
+        balances: Whether it takes the class prior out of the classifier by itself, without weights
+            or a sampler.
+        head: From own parameters to where fine-tuning starts, what is trained, and the form.
+        backbone: What is put behind the backbone's name, see ``ltcli.models.network``.
         reads: (params) to what it needs beside model and data: covariances, confusion, generator,
             maps, held-out.
         check: (params, headers of the inputs by role) raises what is wrong before any work.
@@ -248,12 +279,12 @@ class Method:
     source: str
     stages: tuple[str, ...]
     params: type = NoParams
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     loss: Callable[[Any, torch.Tensor], Loss] | None = None
     steps: Callable[[Any, Setting], Steps] | None = None
     solve: Callable[[Any, Trained], tuple[Classifier, dict[str, Any]]] | None = None
     balances: bool = True
-    sampler: Literal["instance-balanced", "class-aware"] = "instance-balanced"
     head: Callable[[Any], Head] = lambda _options: Head()
+    backbone: str = ""
     reads: Callable[[Any], tuple[str, ...]] = lambda _params: ()
     check: Callable[[Any, Mapping[str, Header]], None] = lambda _params, _headers: None

@@ -60,9 +60,6 @@ class Params:
         "cosine", "by which a tail sample chooses its head class"
     )
     draws: int = param(1, "augmented copies of each sample of a step", ge=1)
-    sampler: Literal["class-aware", "instance-balanced"] = param(
-        "class-aware", "in which order an epoch draws the samples"
-    )
 
 
 def check(params: Any, _headers: Mapping[str, Header]) -> None:
@@ -86,7 +83,6 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     """Return the steps on augmented features."""
     from torch.nn import functional as F
 
-    from ltcli.data.samplers import instance_balanced
     from ltcli.engine.steps import feature_step
 
     if setting.generator is None:
@@ -97,15 +93,10 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         features = features.repeat_interleave(params.draws, 0)
         labels = labels.repeat_interleave(params.draws)
-        return F.cross_entropy(classifier(augment(features, labels, batch)), labels)
+        logits = classifier(augment(features, labels, batch))
+        return setting.reduce(F.cross_entropy(logits, labels, reduction="none"), labels, batch)
 
-    def shuffled(epoch: int) -> torch.Tensor:
-        return instance_balanced(len(setting.labels), seed=setting.seed, epoch=epoch)
-
-    return Steps(
-        feature_step(setting.features, setting.optimizer, loss, setting.labels),
-        order=shuffled if params.sampler == "instance-balanced" else None,
-    )
+    return Steps(feature_step(setting.features, setting.optimizer, loss, setting.labels))
 
 
 def augmentation(
@@ -159,9 +150,10 @@ METHOD = Method(
     source="STG, anonymous submission, no arXiv id known",
     stages=FINETUNE,
     params=Params,
-    defaults={"optimizer": "adam", "lr": 1e-3, "decay": "steps"},
+    defaults={
+        "finetune": {"optimizer": "adam", "lr": 1e-3, "decay": "steps", "sampler": "class-aware"}
+    },
     steps=make_steps,
-    sampler="class-aware",
     head=head,
     reads=lambda _params: ("generator",),
     check=check,

@@ -8,7 +8,7 @@ from torch import nn
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
 from ltcli.models.classifier import FORMS, Classifier
-from ltcli.models.resnet import ResNet
+from ltcli.models.resnet import ResNet, TwoBranches
 
 _WIDE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _NARROW = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
@@ -44,16 +44,19 @@ def build_backbone(name: str) -> ResNet:
 
     Args:
         name: resnet20/32/44/56/110 (6n+2 layers, widths 16, 32, 64, D = 64) or resnet10/18/34
-            (widths 64 to 512, D = 512), both with a 3x3 stem of stride 1 and no max-pooling.
+            (widths 64 to 512, D = 512), both with a 3x3 stem of stride 1 and no max-pooling; with
+            ``-bbn`` behind it, see ``TwoBranches``.
     """
-    if name in _WIDE:
-        return ResNet((64, 128, 256, 512), _WIDE[name], projection=True)
-    return ResNet((16, 32, 64), (_NARROW[name],) * 3, projection=False)
+    plain = name.removesuffix("-bbn")
+    kind = ResNet if plain == name else TwoBranches
+    if plain in _WIDE:
+        return kind((64, 128, 256, 512), _WIDE[plain], projection=True)
+    return kind((16, 32, 64), (_NARROW[plain],) * 3, projection=False)
 
 
 def num_stages(name: str) -> int:
     """Return how many stages a backbone has, without building it."""
-    return 4 if name in _WIDE else 3
+    return 4 if name.removesuffix("-bbn") in _WIDE else 3
 
 
 def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
@@ -68,19 +71,28 @@ def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
     return tuple(-(-side // scale) for side in image_size)
 
 
-def build_network(backbone: str, num_classes: int, seed: int) -> Network:
-    """Return a network whose initial weights depend on the seed alone."""
+def build_network(backbone: str, num_classes: int, seed: int, form: str = "linear") -> Network:
+    """Return a network whose initial weights depend on the seed alone.
+
+    Args:
+        backbone: As for ``build_backbone``.
+        num_classes: C.
+        seed: Of the weights.
+        form: Of the classifier.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = build_backbone(backbone)
-        return Network(body, Classifier(body.feature_dim, num_classes))
+        return Network(body, Classifier(body.feature_dim, num_classes, form))
 
 
-def build_classifier(feature_dim: int, num_classes: int, seed: int) -> Classifier:
-    """Return a linear classifier whose initial weights depend on the seed alone."""
+def build_classifier(
+    feature_dim: int, num_classes: int, seed: int, form: str = "linear"
+) -> Classifier:
+    """Return a classifier whose initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Classifier(feature_dim, num_classes)
+        return Classifier(feature_dim, num_classes, form)
 
 
 def place(network: Network, device: torch.device) -> Network:
@@ -102,7 +114,7 @@ def load_network(model: Artifact, device: torch.device, epoch: int | None = None
     where, info = model.header.path, model.header.info
     try:
         body = build_backbone(info["backbone"])
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise ArtifactError(where, f"unknown backbone {info['backbone']}") from None
     if info["classifier"] not in FORMS:
         raise ArtifactError(where, f"unknown classifier {info['classifier']}")

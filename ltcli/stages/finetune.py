@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
     from ltcli.engine.state import Snapshots
-    from ltcli.methods.method import Method, Setting, Steps
+    from ltcli.methods.method import Method, Setting
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,19 @@ class Params:
     momentum: float = param(0.9, "of SGD", ge=0, lt=1)
     nesterov: bool = param(False, "Nesterov's momentum")
     weight_decay: float = param(5e-4, "L2 coefficient", ge=0)
+    beta: float = param(
+        0.0, "class weights by the effective number: 0 is none, near 1 is 1/n", ge=0, lt=1
+    )
+    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
+        "weighted-mean", "what the weighted losses of a batch are divided by"
+    )
+    sampler: Literal[
+        "instance-balanced", "class-aware", "square-root", "reversed", "progressive"
+    ] = param("instance-balanced", "how an epoch draws its samples")
+    mixup: float = param(0.0, "alpha of mixup's Beta distribution; 0 is no mixup", ge=0)
+    shift_bn: bool = param(
+        False, "batch-norm statistics of a frozen backbone follow the images drawn here"
+    )
     padding: int = param(4, "pixels of border for the random crop of images", ge=0)
     pad_mode: Literal["constant", "reflect"] = param("constant", "border of the random crop")
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
@@ -86,14 +99,22 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     resolved_schedule(params)
     model = headers["model"]
     if model.info["balanced"] and params.method == "logit-adjustment":
-        rule = f"{model.path} corrects for the class prior already, by {model.info['method']}"
-        hint = "start from a model that was trained with cross-entropy"
+        rule = f"{model.path}, by {model.info['method']}, corrects for the class prior already"
+        hint = "start from plain cross-entropy, without class weights, another sampler or remix"
         raise ArtifactError("finetune", rule, hint)
     trainable = method.head(methods.options(method, params)).trainable
     if params.train == "all" and (params.data != "images" or "weight" not in trainable):
         rule = "train must be classifier"
         hint = "--train all needs --data images and a method that trains the classifier"
         raise ParamError("finetune", f"{rule}, got all", hint)
+    if params.shift_bn and (params.data, params.train) != ("images", "classifier"):
+        hint = "it needs --data images and --train classifier"
+        raise ParamError("finetune", "shift-bn must be off here", hint)
+    if method.loss is None or method.solve is not None:
+        for name, given in (("mixup", params.mixup > 0), ("shift-bn", params.shift_bn)):
+            if given:
+                rule = f"{name} must be off for {params.method}"
+                raise ParamError("finetune", rule, "it is for methods with a loss of logits")
     _check_epoch(params, headers)
     method.check(params, headers)
 
@@ -135,7 +156,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         schedule = resolved_schedule(params)
         setting = prepare(params, schedule, method, inputs, network, class_counts, dtype)
         snapshots, state = _train(params, schedule, setting, method, context)
-        extra = snapshots.stacked("" if whole else "classifier.")
+        extra = snapshots.stacked("" if whole or params.shift_bn else "classifier.")
         extra |= {f"method.{name}": tensor for name, tensor in state.items()}
     return Result(
         {**network.state_dict(), **extra},
@@ -143,7 +164,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         | {
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": info["balanced"] or method.balances,
+            "balanced": info["balanced"] or methods.balances(method, params),
             "recipe": recipe(_before(inputs), "finetune", as_dict(params)),
         },
     )
@@ -169,10 +190,14 @@ def _train(
     """
     from ltcli.engine.fit import fit
     from ltcli.engine.state import Snapshots, TrainingState
+    from ltcli.engine.steps import Mixing
     from ltcli.stages.progress import report
+    from ltcli.stages.setting import make_steps
 
-    moving = setting.network if setting.whole else setting.network.classifier
-    steps = _steps(params, setting, method)
+    every = setting.whole or params.shift_bn
+    moving = setting.network if every else setting.network.classifier
+    mixing = Mixing(params.mixup, params.seed) if params.mixup > 0 else None
+    steps = make_steps(params, method, setting, mixing)
     snapshots = Snapshots(moving, params.epochs - params.snapshots)
     training = fit(
         steps.step,
@@ -188,27 +213,6 @@ def _train(
     for epoch in report(training, params.epochs, context, device, setting.dtype, facts):
         snapshots.take(epoch.epoch)
     return snapshots, {} if steps.state is None else steps.state.tensors()
-
-
-def _steps(params: Any, setting: Setting, method: Method) -> Steps:
-    """Return the method's own steps, or those of plain training with its loss."""
-    import torch
-
-    from ltcli.engine.steps import plain_step
-    from ltcli.methods.method import Steps
-
-    if method.steps is not None:
-        return method.steps(methods.options(method, params), setting)
-    step = plain_step(
-        setting.network if setting.whole else setting.network.classifier,
-        setting.optimizer,
-        methods.make_loss(method, params, setting.class_counts),
-        setting.inputs,
-        setting.labels,
-        # A last layer alone is small, and its logits decide: it is trained in float32.
-        dtype=setting.dtype if setting.whole else torch.float32,
-    )
-    return Steps(step)
 
 
 def _reads(what: str) -> Any:

@@ -95,6 +95,8 @@ def _league(info: dict[str, Any]) -> League:
             epochs = int(of.epochs or SCHEDULES[of.schedule].epochs)
             kinds = {"crop": of.padding, "flip": of.flip, f"mixup {of.mixup:g}": of.mixup}
             augmentation |= {kind for kind, amount in kinds.items() if amount}
+            if "held-out" in METHODS[of.method].reads(of):
+                extra = info["held_out"]
         elif stage == "finetune":
             method = METHODS[of.method]
             if "held-out" in method.reads(of):
@@ -106,6 +108,8 @@ def _league(info: dict[str, Any]) -> League:
                 of_classifier += 0 if whole else int(of.epochs)
                 if of.data == "images":
                     augmentation |= {"flip", "crop"} if of.padding else {"flip"}
+                if of.mixup:
+                    augmentation |= {f"mixup {of.mixup:g}"}
     return League(
         network_parameters=info["network_parameters"],
         pretraining=pretraining,

@@ -11,12 +11,16 @@ from ltcli import methods
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
-from ltcli.engine.schedules import SCHEDULES, Schedule, learning_rate
+from ltcli.engine.schedules import SCHEDULES, Schedule
 from ltcli.stages.stage import Input, Result, Stage, recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
+    from ltcli.engine.steps import Inputs, Mixing
+    from ltcli.methods.method import Method, Setting
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,23 @@ class Params:
     padding: int = param(4, "pixels of border for the random crop; 0 for no crop", ge=0)
     flip: bool = param(True, "flip images at random")
     mixup: float = param(0.0, "alpha of mixup's Beta distribution; 0 is no mixup", ge=0)
+    mixed_labels: Literal["share", "remix"] = param(
+        "share", "labels of mixed images: by their share, or remix's, in favour of rare classes"
+    )
+    remix_ratio: float = param(3.0, "remix: ratio of class sizes from which one counts", ge=1)
+    remix_below: float = param(0.5, "remix: share of the image below which it does", ge=0, le=1)
+    beta: float = param(
+        0.0, "class weights by the effective number: 0 is none, near 1 is 1/n", ge=0, lt=1
+    )
+    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
+        "weighted-mean", "what the weighted losses of a batch are divided by"
+    )
+    sampler: Literal[
+        "instance-balanced", "class-aware", "square-root", "reversed", "progressive"
+    ] = param("instance-balanced", "how an epoch draws its samples")
+    defer: int = param(
+        0, "first epoch, in the recipe's own length, of these weights and this sampler", ge=0
+    )
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     seed: int = param(0, "initial weights, order, augmentation", ge=0, lt=2**32)
@@ -77,7 +98,17 @@ def resolved_schedule(params: Params) -> Schedule:
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
-    resolved_schedule(params)
+    schedule = resolved_schedule(params)
+    if params.defer >= schedule.epochs:
+        rule = f"defer must be less than the {schedule.epochs} epochs of schedule {params.schedule}"
+        raise ParamError("pretrain", f"{rule}, got {params.defer}")
+    if params.mixed_labels == "remix" and params.mixup == 0:
+        raise ParamError("pretrain", "mixed-labels must be share without --mixup, got remix")
+    method = methods.find(params.method, "pretrain")
+    if method.steps is not None and params.mixup > 0:
+        rule = f"mixup must be 0 for {params.method}, got {params.mixup:g}"
+        raise ParamError("pretrain", rule, "its steps need every image by itself")
+    method.check(params, headers)
     header = headers["split"]
     if header.size("train.images", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
@@ -85,67 +116,39 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
 
 def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:
     """Train with the one loop; the last epoch is the result."""
-    import torch
-
-    from ltcli.data.batches import ImageBatches
-    from ltcli.data.samplers import instance_balanced
-    from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.engine.fit import fit
+    from ltcli.engine.schedules import learning_rate
     from ltcli.engine.state import Snapshots, TrainingState
-    from ltcli.engine.steps import augmented, plain_step
-    from ltcli.models.network import build_network, place
     from ltcli.stages.progress import report
+    from ltcli.stages.setting import make_steps
 
     split = inputs["split"]
     info = split.header.info
-    device = resolve_device(context.device)
-    dtype = resolve_precision(params.precision, device)
     schedule = resolved_schedule(params)
-    epochs = params.epochs or schedule.epochs
-    images = ImageBatches.of_split(
-        split,
-        "train",
-        device,
-        padding=params.padding,
-        pad_mode=schedule.pad_mode,
-        flip=params.flip,
-    )
-    labels = split.tensor("train.labels", device)
-    network = build_network(params.backbone, len(info["class_names"]), params.seed)
-    network = place(network, device)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=schedule.lr,
-        momentum=params.momentum,
-        weight_decay=schedule.weight_decay,
-        nesterov=schedule.nesterov,
-    )
+    setting = _setting(params, schedule, split, context)
+    network, epochs = setting.network, setting.epochs
     method = methods.find(params.method, "pretrain")
-    counts = torch.tensor(info["class_counts"], device=device)
-    step = plain_step(
-        network,
-        optimizer,
-        methods.make_loss(method, params, counts),
-        augmented(images, seed=params.seed),
-        labels,
-        dtype=dtype,
-        mixup=params.mixup,
-        seed=params.seed,
-    )
+    steps = make_steps(params, method, setting, _mixing(params, setting.class_counts))
     snapshots = Snapshots(network, epochs - params.snapshots)
     training = fit(
-        step,
-        lambda epoch: instance_balanced(images.size, seed=params.seed, epoch=epoch),
+        steps.step,
+        steps.order or setting.order,
         lambda epoch: learning_rate(schedule, epochs, epoch),
-        TrainingState(network, optimizer, snapshots),
+        TrainingState(network, setting.optimizer, snapshots, steps.state),
         epochs=epochs,
         batch_size=schedule.batch_size,
         context=context,
     )
-    for epoch in report(training, epochs, context, device, dtype):
+    facts, device = steps.facts or dict, setting.labels.device
+    for epoch in report(training, epochs, context, device, setting.dtype, facts):
         snapshots.take(epoch.epoch)
+    state = {} if steps.state is None else steps.state.tensors()
     return Result(
-        {**network.state_dict(), **snapshots.stacked("")},
+        {
+            **network.state_dict(),
+            **snapshots.stacked(""),
+            **{f"method.{name}": tensor for name, tensor in state.items()},
+        },
         {
             "class_names": info["class_names"],
             "class_counts": info["class_counts"],
@@ -153,16 +156,98 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "std": info["std"],
             "image_size": list(split.header.tensors["train.images"][1][1:3]),
             "split": split.header.digest,
-            "backbone": params.backbone,
+            "backbone": backbone_of(params, method),
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": method.balances,
+            "balanced": methods.balances(method, params) or params.mixed_labels == "remix",
             "epochs": epochs,
             "recipe": recipe(
                 recipe([], "split", split.header.parameters), "pretrain", as_dict(params)
             ),
         },
     )
+
+
+def backbone_of(params: Any, method: Method) -> str:
+    """Return the name of the backbone as the method wants it."""
+    return f"{params.backbone}-{method.backbone}" if method.backbone else str(params.backbone)
+
+
+def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:
+    """Return a fresh network, its optimiser and its images."""
+    import torch
+
+    from ltcli.data.batches import ImageBatches
+    from ltcli.data.samplers import Sampler, order_of
+    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.engine.steps import augmented
+    from ltcli.methods.method import Setting, weighted_mean
+    from ltcli.models.network import build_network, place
+    from ltcli.stages.setting import make_optimizer, start_classifier
+
+    device = resolve_device(context.device)
+    method = methods.find(params.method, "pretrain")
+    options = methods.options(method, params)
+    head, held_out = method.head(options), "held-out" in method.reads(options)
+    class_counts: list[int] = split.header.info["class_counts"]
+    epochs = params.epochs or schedule.epochs
+    # At least the last epoch of a short run has what was asked for.
+    deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
+
+    def images(part: str) -> Inputs:
+        augment = {"padding": params.padding, "pad_mode": schedule.pad_mode, "flip": params.flip}
+        return augmented(ImageBatches.of_split(split, part, device, **augment), seed=params.seed)
+
+    name = backbone_of(params, method)
+    network = build_network(name, len(class_counts), params.seed, head.form)
+    start_classifier(network.classifier, head, fresh=True)
+    network = place(network, device)
+    labels = split.tensor("train.labels")
+
+    def order(epoch: int) -> torch.Tensor:
+        sampler: Sampler = params.sampler if epoch >= deferred else "instance-balanced"
+        drawn = {"seed": params.seed, "epoch": epoch, "epochs": epochs}
+        return order_of(sampler, labels, len(class_counts), **drawn)
+
+    counts, pictures = torch.tensor(class_counts, device=device), images("train")
+    return Setting(
+        network=network,
+        whole=True,
+        optimizer=make_optimizer(network, head, schedule, momentum=params.momentum),
+        inputs=pictures,
+        maps=None,
+        labels=labels.to(device),
+        held_out=images("val") if held_out else None,
+        held_out_labels=split.tensor("val.labels", device) if held_out else None,
+        class_counts=counts,
+        order=order,
+        reduce=weighted_mean(params, counts, deferred),
+        epochs=epochs,
+        batch_size=schedule.batch_size,
+        seed=params.seed,
+        dtype=resolve_precision(params.precision, device),
+        images=pictures,
+    )
+
+
+def _mixing(params: Any, class_counts: torch.Tensor) -> Mixing | None:
+    """Return how images and labels are mixed, if they are."""
+    from functools import partial
+
+    from ltcli.engine.steps import Mixing
+    from ltcli.stats.losses import remix_shares
+
+    if params.mixup == 0:
+        return None
+    shares = None
+    if params.mixed_labels == "remix":
+        shares = partial(
+            remix_shares,
+            class_counts=class_counts,
+            ratio=params.remix_ratio,
+            below=params.remix_below,
+        )
+    return Mixing(params.mixup, params.seed, shares)
 
 
 STAGE = Stage(

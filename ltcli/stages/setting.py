@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from ltcli import methods
 from ltcli.artifacts.store import Artifact
 from ltcli.data.batches import ImageBatches
-from ltcli.data.samplers import class_aware, instance_balanced
+from ltcli.data.samplers import order_of
 from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
 from ltcli.engine.infer import backbone_maps, features_of
 from ltcli.engine.schedules import Schedule
-from ltcli.engine.steps import Inputs, augmented
-from ltcli.methods.method import Head, Method, Setting, Trained
+from ltcli.engine.steps import Inputs, Mixing, augmented, plain_step
+from ltcli.methods.method import Head, Method, Setting, Steps, Trained, weighted_mean
+from ltcli.models.classifier import Classifier
 from ltcli.models.generator import load_generator
 from ltcli.models.network import Network, build_classifier
 from ltcli.stats import quadratic
@@ -71,21 +73,23 @@ def prepare(
     whole = params.train == "all"
     reads = method.reads(params)
     head = method.head(methods.options(method, params))
-    if head.start == "fresh":
-        fresh = build_classifier(network.backbone.feature_dim, len(class_counts), params.seed)
-        network.classifier = fresh.to(device)
-    network.classifier.train_only(*head.trainable)
+    is_fresh = head.start == "fresh"
+    if is_fresh:
+        dim, num_classes = network.backbone.feature_dim, len(class_counts)
+        classifier = build_classifier(dim, num_classes, params.seed, head.form)
+        network.classifier = classifier.to(device)
+    start_classifier(network.classifier, head, fresh=is_fresh)
     network.backbone.requires_grad_(whole)
     if whole:
         network.train()
+    elif params.shift_bn:
+        network.backbone.train()
     source = _Source(params, inputs, network, dtype)
     on_cpu, labels = source.labels("train")
 
     def order(epoch: int) -> torch.Tensor:
-        if method.sampler == "instance-balanced":
-            return instance_balanced(len(on_cpu), seed=params.seed, epoch=epoch)
-        classes, length = len(class_counts), len(on_cpu)
-        return class_aware(on_cpu, classes, seed=params.seed, epoch=epoch, length=length)
+        drawn = {"seed": params.seed, "epoch": epoch, "epochs": params.epochs}
+        return order_of(params.sampler, on_cpu, len(class_counts), **drawn)
 
     statistics: dict[str, Any] = {}
     if "covariances" in reads:
@@ -100,7 +104,9 @@ def prepare(
     return Setting(
         network=network,
         whole=whole,
-        optimizer=_optimizer(params, schedule, network, head),
+        optimizer=make_optimizer(
+            network, head, schedule, momentum=params.momentum, kind=params.optimizer
+        ),
         inputs=source.inputs("train", maps=False),
         maps=source.inputs("train", maps=True) if "maps" in reads else None,
         labels=labels,
@@ -108,6 +114,7 @@ def prepare(
         held_out_labels=source.labels("val")[1] if held_out else None,
         class_counts=class_counts.to(device),
         order=order,
+        reduce=weighted_mean(params, class_counts.to(device)),
         epochs=params.epochs,
         batch_size=params.batch_size,
         seed=params.seed,
@@ -117,23 +124,76 @@ def prepare(
     )
 
 
-def _optimizer(
-    params: Any, schedule: Schedule, network: Network, head: Head
+def make_steps(params: Any, method: Method, setting: Setting, mixing: Mixing | None) -> Steps:
+    """Return the method's own steps, or those of plain training with its loss.
+
+    Args:
+        params: The stage's parameters with the method's.
+        method: The method.
+        setting: What is trained.
+        mixing: Of inputs and labels, for methods without steps; None for none.
+    """
+    if method.steps is not None:
+        return method.steps(methods.options(method, params), setting)
+    network: torch.nn.Module = setting.network
+    inputs, dtype = setting.inputs, setting.dtype
+    if not setting.whole:
+        if mixing is not None and setting.images is not None:
+            # Images are mixed before the frozen backbone.
+            inputs = setting.images
+        else:
+            # A last layer alone is small, and its logits decide: it is trained in float32.
+            network, dtype = setting.network.classifier, torch.float32
+    step = plain_step(
+        network,
+        setting.optimizer,
+        methods.make_loss(method, params, setting.class_counts),
+        setting.reduce,
+        inputs,
+        setting.labels,
+        dtype=dtype,
+        mixing=mixing,
+    )
+    return Steps(step)
+
+
+def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None:
+    """Set what a method wants to start otherwise, and give gradients to what it trains alone."""
+    if head.scale is not None:
+        torch.nn.init.constant_(classifier.scales, head.scale)
+    if fresh and head.rare_bias:
+        torch.nn.init.constant_(classifier.bias, -math.log(max(1, len(classifier.bias) - 1)))
+    classifier.train_only(*head.trainable)
+
+
+def make_optimizer(
+    network: Network, head: Head, schedule: Schedule, *, momentum: float, kind: str = "sgd"
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of what has gradients, one group a parameter."""
-    groups = []
+    """Return the optimiser of what has gradients.
+
+    Args:
+        network: Backbone and classifier.
+        head: Rates of the classifier's parts.
+        schedule: Learning rate, weight decay, Nesterov.
+        momentum: Of sgd.
+        kind: sgd or adam.
+    """
+    # Decay would pull factors to zero, not to one, and a bias that means something to zero.
+    spared = {"classifier.scales"} | ({"classifier.bias"} if head.rare_bias else set())
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             part, _, leaf = name.partition(".")
-            # Decay would pull factors to zero, not to one.
-            decay = 0.0 if leaf == "scales" else schedule.weight_decay
+            decay = 0.0 if name in spared else schedule.weight_decay
             rate = head.rates.get(leaf, 1.0) if part == "classifier" else 1.0
-            groups.append({"params": [parameter], "weight_decay": decay, "rate": rate})
-    if params.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=schedule.lr)
-    return torch.optim.SGD(
-        groups, lr=schedule.lr, momentum=params.momentum, nesterov=schedule.nesterov
-    )
+            groups.setdefault((decay, rate), []).append(parameter)
+    each = [
+        {"params": members, "weight_decay": decay, "rate": rate}
+        for (decay, rate), members in groups.items()
+    ]
+    if kind == "adam":
+        return torch.optim.Adam(each, lr=schedule.lr)
+    return torch.optim.SGD(each, lr=schedule.lr, momentum=momentum, nesterov=schedule.nesterov)
 
 
 def _covariances(artifact: Artifact, device: torch.device) -> quadratic.Covariances:
@@ -176,7 +236,9 @@ class _Source:
         pictures = self.images(part)
         if self._params.train == "all":
             return pictures
-        maps_of = backbone_maps(self._network)
+        # In eval mode its batch-norms can be folded away.
+        shifted = self._params.shift_bn
+        maps_of = self._network.backbone.maps if shifted else backbone_maps(self._network)
 
         def frozen(batch: Batch) -> torch.Tensor:
             with torch.no_grad(), autocast(self._device, self._dtype):

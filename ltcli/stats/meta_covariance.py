@@ -48,7 +48,7 @@ class Tangents:
 
 
 def covariance_gradient(
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Tensor], Tensor],
     features: Tensor,
     labels: Tensor,
     weight: Tensor,
@@ -63,7 +63,7 @@ def covariance_gradient(
     """Return dM/dSigma_u of the classes that a batch has; it is zero for all others.
 
     Args:
-        loss: Augmented logits and labels to L, twice differentiable.
+        loss: Augmented logits of the batch to L, twice differentiable.
         features: float [B, D].
         labels: int64 [B].
         weight: float [C, D], class vectors at theta.
@@ -86,7 +86,7 @@ def covariance_gradient(
     moved = features @ tangents.weight.T + tangents.bias + strength * quadratic_dot[position]
     if tangents.features is not None:
         moved = moved + tangents.features @ weight.T
-    gradient = torch.func.grad(lambda z: loss(z, labels))
+    gradient = torch.func.grad(loss)
     g, g_dot = cast(tuple[Tensor, Tensor], torch.func.jvp(gradient, (logits,), (moved,)))
     member = own.to(g.dtype)
     by_class, by_class_dot = member.T @ g, member.T @ g_dot

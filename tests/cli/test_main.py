@@ -78,9 +78,9 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             ["finetune"],
             [
                 "error: finetune: method must be given",
-                "hint: --method is one of cross-entropy, class-balanced, balanced-softmax,"
-                " logit-adjustment, crt, lws, tau-norm, ncm, isda, metasaug, risda,"
-                " feature-fusion, stg",
+                "hint: --method is one of cross-entropy, class-balanced, focal, ldam,"
+                " balanced-softmax, logit-adjustment, crt, lws, tau-norm, ncm, isda, metasaug,"
+                " risda, feature-fusion, stg",
             ],
         ),
         (
@@ -94,9 +94,9 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             ["finetune", "--method", "crt", "--tau", "1"],
             [
                 "error: finetune: no parameter 'tau'",
-                "hint: known: batch_size, data, decay, epochs, factors, from_epoch, lr, method,"
-                " milestones, momentum, nesterov, optimizer, pad_mode, padding, precision, seed,"
-                " snapshots, train, weight_decay",
+                "hint: known: batch_size, beta, data, decay, epochs, factors, from_epoch, lr,"
+                " method, milestones, momentum, nesterov, optimizer, pad_mode, padding, precision,"
+                " reduction, sampler, seed, snapshots, train, weight_decay",
             ],
         ),
         (
@@ -124,8 +124,27 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: no method 'cutmix'",
                 "hint: known: balanced-softmax, class-balanced, cross-entropy, crt,"
-                " feature-fusion, isda, logit-adjustment, lws, metasaug, ncm, risda, stg,"
-                " tau-norm",
+                " feature-fusion, focal, isda, ldam, logit-adjustment, lws, metasaug, ncm, risda,"
+                " stg, tau-norm",
+            ],
+        ),
+        (
+            ["pretrain", "--beta", "1"],
+            ["error: pretrain: beta must be less than 1, got 1"],
+        ),
+        (
+            ["pretrain", "--sampler", "balanced"],
+            [
+                "error: pretrain: sampler must be one of instance-balanced, class-aware,"
+                " square-root, reversed, progressive, got balanced",
+                "hint: did you mean 'instance-balanced'?",
+            ],
+        ),
+        (
+            ["finetune", "--method", "crt", "--defer", "3"],
+            [
+                "error: ltcli finetune: no such option: --defer",
+                "hint: did you mean --device, --dir, --seed?",
             ],
         ),
     ],
@@ -200,6 +219,17 @@ def test_unknown_key_in_a_config_file_names_the_file_and_the_nearest_key(ltcli, 
         f"error: {config}: no parameter 'epoch'",
         "hint: did you mean 'epochs'?",
     ]
+
+
+def test_an_option_of_several_methods_shows_all_choices_and_each_method_s_default(ltcli):
+    shown = "".join(ltcli("finetune", "--help").out.split())
+    assert "--formsoftmax|sigmoid|full|diagonal" in shown
+    assert "(focal)onechoice,oroneperclass[default:softmax]" in shown
+    assert "(isda,metasaug,risda)oftherunningcovariances[default:full]" in shown
+    # Lines may break behind a hyphen.
+    shown = "".join(ltcli("pretrain", "--help").out.split())
+    assert "(focal,focal-drw)onechoice,oroneperclass[default:softmax]" in shown
+    assert "(class-balanced-focal)onechoice,oroneperclass[default:sigmoid]" in shown
 
 
 def test_method_options_come_from_the_config_file_too(ltcli, chain, tmp_path):

@@ -89,11 +89,42 @@ def test_examples_in_help_have_lines_of_their_own(ltcli, command):
     assert not any("\\b" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("class-balanced", ["in pretrain: --beta 0.9999", "in finetune: --beta 0.9999"]),
+        ("crt", ["in finetune: --sampler class-aware"]),
+        ("ce-drw", ["in pretrain: --beta 0.9999 --defer 160"]),
+        ("ce-drs", ["in pretrain: --sampler class-aware --defer 160"]),
+        ("remix", ["in pretrain: --mixup 1.0 --mixed-labels remix"]),
+        ("cross-entropy", []),
+    ],
+)
+def test_methods_say_for_each_stage_which_defaults_are_their_own(ltcli, name, lines):
+    shown = [line.strip() for line in ltcli("methods", name).out.splitlines()]
+    assert [line for line in shown if line.startswith("in ")] == lines
+    facts = json.loads(ltcli("methods", name, "--json").out)[name]
+    assert sorted(facts["defaults"]) == sorted(line.split()[1].strip(":") for line in lines)
+
+
+def test_methods_show_the_default_that_a_parameter_has_in_the_method(ltcli):
+    shown = ltcli("methods", "class-balanced-focal").out
+    assert "  for pretrain; needs labels\n" in shown
+    assert "  in pretrain: --form sigmoid --beta 0.9999 --reduction mean-of-weighted\n" in shown
+    assert "  --form [default: sigmoid]  one choice, or one per class\n" in shown
+    assert (
+        "  --form [default: softmax]  one choice, or one per class\n"
+        in ltcli("methods", "focal").out
+    )
+
+
 def test_methods_say_what_they_read_and_which_defaults_are_their_own(ltcli):
     shown = ltcli("methods", "risda").out.splitlines()
     assert "  for finetune; needs labels, covariances, a confusion graph" in shown
-    assert "  in finetune: --lr 0.01" in shown
+    assert "  in finetune: --lr 0.01 --beta 0.9999" in shown
     shown = ltcli("methods", "metasaug").out.splitlines()
     assert "  for finetune; needs labels, held-out samples" in shown
     own = next(line for line in shown if line.startswith("  in finetune: --data images"))
-    assert own.endswith("--milestones 20 --factors 0.01 --nesterov --pad-mode reflect")
+    assert own.endswith(
+        "--milestones 20 --factors 0.01 --nesterov --pad-mode reflect --beta 0.9999"
+    )

@@ -5,12 +5,21 @@ from torch.nn import functional as F
 
 from ltcli.data.batches import ImageBatches, augmentation_draws
 from ltcli.engine.fit import Batch
-from ltcli.engine.steps import augmented, labels_on_host, mixing, plain_step
+from ltcli.engine.steps import Mixing, augmented, labels_on_host, mixed_loss, mixture, plain_step
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network
 
 CPU = torch.device("cpu")
 B, C, D = 6, 4, 5
+
+
+def mean(values, _labels, _batch, shares=None):
+    """The mean loss of samples that all weigh the same."""
+    return values.mean() if shares is None else (shares * values).sum() / shares.sum()
+
+
+def cross_entropies(logits, labels, _batch):
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 @pytest.fixture
@@ -30,12 +39,12 @@ def one_step(data, batch, *, mixup, seed=0, lr=0.1):
     step = plain_step(
         layer,
         torch.optim.SGD(layer.parameters(), lr=lr),
-        F.cross_entropy,
+        cross_entropies,
+        mean,
         lambda batch: features[batch.rows],
         labels,
         dtype=torch.float32,
-        mixup=mixup,
-        seed=seed,
+        mixing=Mixing(mixup, seed) if mixup else None,
     )
     return step(batch), layer
 
@@ -58,7 +67,8 @@ def test_gradients_do_not_pile_up(data):
     step = plain_step(
         layer,
         torch.optim.SGD(layer.parameters(), lr=0.0),
-        F.cross_entropy,
+        cross_entropies,
+        mean,
         lambda batch: features[batch.rows],
         labels,
         dtype=torch.float32,
@@ -71,7 +81,7 @@ def test_gradients_do_not_pile_up(data):
 
 def test_mixup_with_a_share_of_1_is_cross_entropy(data):
     # A tiny alpha puts all the mass of the Beta distribution on 0 and 1.
-    step = next(s for s in range(50) if mixing(B, 1e-4, 0, batch_of([], step=s))[0] == 1)
+    step = next(s for s in range(50) if mixture(B, 1e-4, 0, batch_of([], step=s))[0] == 1)
     batch = batch_of(range(B), step=step)
     loss, layer = one_step(data, batch, mixup=1e-4)
     plain, twin = one_step(data, batch, mixup=0.0)
@@ -82,7 +92,7 @@ def test_mixup_with_a_share_of_1_is_cross_entropy(data):
 def test_mixup_with_oneself_is_cross_entropy(data):
     # A batch of one image can only be mixed with itself.
     batch = batch_of([3])
-    assert 0 < mixing(1, 1.0, 0, batch)[0] < 1
+    assert 0 < mixture(1, 1.0, 0, batch)[0] < 1
     loss, layer = one_step(data, batch, mixup=1.0)
     plain, twin = one_step(data, batch, mixup=0.0)
     torch.testing.assert_close(loss, plain)
@@ -94,7 +104,7 @@ def test_mixup_is_cross_entropy_with_soft_labels(data, step):
     features, labels = data
     batch = batch_of(range(B), epoch=2, step=step)
     loss, _ = one_step(data, batch, mixup=1.0, seed=5)
-    share, partner = mixing(B, 1.0, 5, batch)
+    share, partner = mixture(B, 1.0, 5, batch)
     x, y = features[:B], F.one_hot(labels[:B], C).float()
     torch.manual_seed(0)
     logits = nn.Linear(D, C)(share * x + (1 - share) * x[partner])
@@ -102,16 +112,76 @@ def test_mixup_is_cross_entropy_with_soft_labels(data, step):
     torch.testing.assert_close(loss, -(soft * logits.log_softmax(1)).sum(1).mean())
 
 
+@pytest.mark.parametrize("step", range(3))
+def test_each_image_can_have_shares_of_its_labels_and_weights_of_its_own(data, step):
+    # A naive loop: image by image, label by label.
+    features, labels = data
+    batch = batch_of(range(B), epoch=2, step=step)
+    weights = torch.tensor([0.1, 0.5, 1.0, 2.4])
+
+    def shares_of(share, own, other):
+        return torch.where(own < other, 1.0, share)
+
+    def weighted(values, labels, _batch, shares):
+        return (shares * weights[labels] * values).sum() / (shares * weights[labels]).sum()
+
+    torch.manual_seed(0)
+    layer = nn.Linear(D, C)
+    found = mixed_loss(
+        layer,
+        cross_entropies,
+        weighted,
+        features[:B],
+        labels[:B],
+        batch,
+        Mixing(1.0, 5, shares_of),
+    )
+    share, partner = mixture(B, 1.0, 5, batch)
+    total, weight = 0.0, 0.0
+    for i, j in enumerate(partner.tolist()):
+        logs = layer(share * features[i] + (1 - share) * features[j]).log_softmax(0)
+        one, other = labels[i].item(), labels[j].item()
+        of_one = 1.0 if one < other else share
+        total -= of_one * weights[one] * logs[one] + (1 - of_one) * weights[other] * logs[other]
+        weight += of_one * weights[one] + (1 - of_one) * weights[other]
+    torch.testing.assert_close(found, total / weight)
+
+
+def test_losses_and_their_mean_know_the_epoch_and_step(data):
+    features, labels = data
+    seen = []
+
+    def loss(logits, y, batch):
+        seen.append(batch)
+        return cross_entropies(logits, y, batch)
+
+    def reduce(values, y, batch, shares=None):
+        seen.append(batch)
+        return mean(values, y, batch, shares)
+
+    layer = nn.Linear(D, C)
+    for mixing in (None, Mixing(1.0, 0)):
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        inputs = lambda batch: features[batch.rows]  # noqa: E731
+        made = (layer, optimizer, loss, reduce, inputs, labels)
+        step = plain_step(*made, dtype=torch.float32, mixing=mixing)
+        batch = batch_of([0, 1], epoch=3, step=7)
+        step(batch)
+        assert seen
+        assert all(one is batch for one in seen)
+        seen.clear()
+
+
 def test_mixing_is_a_function_of_seed_epoch_and_step():
     draws = {}
     for seed in (0, 1):
         for epoch in (0, 1):
             for step in (0, 1):
-                share, partner = mixing(B, 1.0, seed, batch_of([], epoch, step))
+                share, partner = mixture(B, 1.0, seed, batch_of([], epoch, step))
                 assert 0 <= share <= 1
                 assert sorted(partner.tolist()) == list(range(B))
                 draws[seed, epoch, step] = share
-                again, _ = mixing(B, 1.0, seed, batch_of([], epoch, step))
+                again, _ = mixture(B, 1.0, seed, batch_of([], epoch, step))
                 assert again == share
     assert len(set(draws.values())) == 8
 
@@ -119,7 +189,7 @@ def test_mixing_is_a_function_of_seed_epoch_and_step():
 def test_shares_follow_the_beta_distribution():
     # Beta(a, a) has mean 1/2 and variance 1 / (4 (2a + 1)); four standard errors.
     for alpha in (0.2, 1.0):
-        shares = torch.tensor([mixing(2, alpha, 0, batch_of([], step=s))[0] for s in range(2000)])
+        shares = torch.tensor([mixture(2, alpha, 0, batch_of([], step=s))[0] for s in range(2000)])
         variance = 1 / (4 * (2 * alpha + 1))
         assert abs(shares.mean() - 0.5) < 4 * (variance / 2000) ** 0.5
         assert shares.var().item() == pytest.approx(variance, rel=0.1)
@@ -168,7 +238,8 @@ def test_a_frozen_backbone_keeps_weights_and_buffers_bit_for_bit(rng):
     step = plain_step(
         classifier,
         torch.optim.SGD([classifier.weight, classifier.bias], lr=0.1, weight_decay=0.1),
-        F.cross_entropy,
+        cross_entropies,
+        mean,
         lambda batch: network.backbone(images[batch.rows]).detach(),
         torch.arange(8) % C,
         dtype=torch.float32,
@@ -185,17 +256,18 @@ def test_a_frozen_backbone_keeps_weights_and_buffers_bit_for_bit(rng):
 def test_a_training_step_moves_batch_norm_statistics(rng):
     network = build_network("resnet20", C, seed=0).train()
     images = torch.randn(8, 3, 8, 8, generator=rng)
-    mean = network.backbone.bn1.running_mean.clone()
+    before = network.backbone.bn1.running_mean.clone()
     step = plain_step(
         network,
         torch.optim.SGD(network.parameters(), lr=0.1),
-        F.cross_entropy,
+        cross_entropies,
+        mean,
         lambda batch: images[batch.rows],
         torch.arange(8) % C,
         dtype=torch.float32,
     )
     step(batch_of(range(8)))
-    assert not network.backbone.bn1.running_mean.equal(mean)
+    assert not network.backbone.bn1.running_mean.equal(before)
     assert network.classifier.scales.eq(1).all()
 
 
@@ -214,11 +286,12 @@ def test_a_step_on_a_gpu_costs_what_it_costs_on_a_cpu(rng, dtype, mixup):
     step = plain_step(
         layer,
         torch.optim.SGD([layer.weight, layer.bias], lr=0.1),
-        F.cross_entropy,
+        cross_entropies,
+        mean,
         lambda batch: features[batch.rows].cuda(),
         labels.cuda(),
         dtype=dtype,
-        mixup=mixup,
+        mixing=Mixing(mixup, 0) if mixup else None,
     )
     before = layer.weight.detach().clone()
     loss = step(batch_of(range(B)))

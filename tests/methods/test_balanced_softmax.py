@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ltcli.engine.fit import Batch
 from ltcli.methods import logit_adjustment
 from ltcli.methods.balanced_softmax import make_loss
 from ltcli.methods.method import NoParams
 
+BATCH = Batch(0, 0, 0, torch.arange(8))
+
 
 def loss_of(counts, logits, labels):
-    return make_loss(NoParams(), torch.as_tensor(counts))(logits, labels)
+    return make_loss(NoParams(), torch.as_tensor(counts))(logits, labels, BATCH)
 
 
 @pytest.mark.parametrize(("label", "probability"), [(0, 0.9), (1, 0.1)])
@@ -22,7 +25,8 @@ def test_two_classes_by_hand(label, probability):
 
 def test_equal_counts_give_cross_entropy(rng):
     logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
-    torch.testing.assert_close(loss_of([7, 7, 7], logits, labels), F.cross_entropy(logits, labels))
+    plain = F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(loss_of([7, 7, 7], logits, labels), plain)
 
 
 def test_only_ratios_of_counts_matter(rng):
@@ -35,7 +39,7 @@ def test_it_is_logit_adjustment_in_the_loss_with_tau_1(rng):
     logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
     counts = [100, 10, 1]
     adjusted = logit_adjustment.make_loss(logit_adjustment.Params(tau=1.0), torch.tensor(counts))
-    torch.testing.assert_close(loss_of(counts, logits, labels), adjusted(logits, labels))
+    torch.testing.assert_close(loss_of(counts, logits, labels), adjusted(logits, labels, BATCH))
 
 
 def test_renaming_classes_changes_nothing(rng):

@@ -10,6 +10,7 @@ import torch
 
 from ltcli import methods
 from ltcli.core.params import build, specs
+from ltcli.engine.fit import Batch
 from ltcli.methods import METHODS
 from ltcli.stages import STAGES
 
@@ -17,6 +18,7 @@ WITH_METHODS = {stage.name: stage for stage in STAGES if stage.has_methods}
 # Options that every command has, by the name their value gets.
 COMMON = {"dir", "folder", "out", "config", "device", "force", "dry_run", "json", "as_json"}
 COMMON |= {"verbose", "quiet", "help"}
+BATCH = Batch(0, 0, 0, torch.arange(6))
 PAIRS = [(name, stage) for name, method in METHODS.items() for stage in method.stages]
 
 
@@ -88,9 +90,42 @@ def test_what_is_trained_exists(method):
     assert set(trainable) <= {"weight", "bias", "scales"}
 
 
-def test_own_defaults_are_of_parameters_of_finetune(method):
-    known = {spec.name for spec in specs(WITH_METHODS["finetune"].params)}
-    assert set(method.defaults) <= known
+def test_own_defaults_are_of_stages_and_parameters_that_the_method_has(name, method, options):
+    assert set(method.defaults) <= set(method.stages)
+    for stage, defaults in method.defaults.items():
+        known = {spec.name for spec in specs(WITH_METHODS[stage].params) + specs(method.params)}
+        assert set(defaults) <= known
+        params = options(name, stage)
+        assert {option: getattr(params, option) for option in defaults} == defaults
+
+
+def test_own_defaults_are_those_of_the_stage():
+    own = {"pretrain": {"beta": 0.9}, "finetune": {"beta": 0.5, "gamma": 2.0}}
+    focal = dataclasses.replace(METHODS["focal"], defaults=own)
+    found = {}
+    for stage in ("pretrain", "finetune"):
+        record = methods.with_options(WITH_METHODS[stage].params, focal, stage)
+        params = build(record, {"method": "focal"}, stage)
+        found[stage] = params.beta, params.gamma
+    assert found == {"pretrain": (0.9, 1.0), "finetune": (0.5, 2.0)}
+
+
+@pytest.mark.parametrize(("name", "stage"), PAIRS)
+def test_what_is_deferred_is_there(options, name, stage):
+    params = options(name, stage)
+    if getattr(params, "defer", 0):
+        assert params.beta > 0 or params.sampler != "instance-balanced"
+    else:
+        assert not name.endswith(("-drw", "-drs"))
+
+
+@pytest.mark.parametrize(("name", "stage"), PAIRS)
+def test_weights_and_a_sampler_take_the_prior_out_of_any_method(options, name, stage):
+    method = METHODS[name]
+    for given in ({"beta": 0.9}, {"sampler": "class-aware"}):
+        assert methods.balances(method, options(name, stage, **given))
+    plain = options(name, stage, beta=0.0, sampler="instance-balanced")
+    assert methods.balances(method, plain) == method.balances
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])
@@ -99,32 +134,46 @@ def test_loss_and_its_gradient_are_finite_and_the_gradient_is_not_zero(rng, name
     loss = method.loss(method.params(), torch.tensor([1000, 30, 1]))
     for scale in (1.0, 100.0):
         logits = (scale * torch.randn(6, 3, generator=rng)).requires_grad_()
-        value = loss(logits, torch.tensor([0, 0, 1, 1, 2, 2]))
-        assert value.shape == ()
-        assert value.isfinite()
-        value.backward()
+        values = loss(logits, torch.tensor([0, 0, 1, 1, 2, 2]), BATCH)
+        assert values.shape == (6,)
+        assert values.isfinite().all()
+        values.mean().backward()
         assert logits.grad.isfinite().all()
         assert logits.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])
-def test_the_loss_is_a_mean_over_the_batch(rng, name):
+def test_the_losses_are_of_samples_each_for_itself(rng, name):
     method = METHODS[name]
     loss = method.loss(method.params(), torch.tensor([1000, 30, 1]))
     logits, labels = torch.randn(6, 3, generator=rng), torch.tensor([0, 0, 1, 1, 2, 2])
-    twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels]))
-    torch.testing.assert_close(twice, loss(logits, labels))
+    alone = [loss(logits[i : i + 1], labels[i : i + 1], BATCH) for i in range(6)]
+    torch.testing.assert_close(loss(logits, labels, BATCH), torch.cat(alone))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"), [(name, stage) for name, stage in PAIRS if METHODS[name].loss]
+)
+def test_what_is_minimised_is_a_mean_over_the_batch(rng, objective, name, stage):
+    loss = objective(name, [1000, 30, 1], stage)
+    logits, labels = torch.randn(6, 3, generator=rng), torch.tensor([0, 0, 1, 1, 2, 2])
+    for epoch in (0, 199):
+        once = loss(logits, labels, epoch)
+        twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels]), epoch)
+        assert once.shape == ()
+        torch.testing.assert_close(twice, once)
 
 
 @pytest.mark.parametrize(("name", "stage"), PAIRS)
-def test_options_do_not_hide_those_of_the_stage(name, stage):
+def test_options_do_not_hide_those_of_the_stage(options, name, stage):
     own = {spec.name for spec in specs(METHODS[name].params)}
     taken = {spec.name for spec in specs(WITH_METHODS[stage].params)} | COMMON
     taken |= {entry.name for entry in WITH_METHODS[stage].inputs}
     assert not own & taken
-    record = methods.with_options(WITH_METHODS[stage].params, METHODS[name])
-    params = build(record, {"method": name}, stage)
-    assert methods.options(METHODS[name], params) == METHODS[name].params()
+    method = METHODS[name]
+    defaults = method.defaults.get(stage, {})
+    changed = {option: value for option, value in defaults.items() if option in own}
+    assert methods.options(method, options(name, stage)) == method.params(**changed)
 
 
 def test_methods_that_share_an_option_agree_on_its_type():

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.store import open_artifact
 from ltcli.data.samplers import class_aware
+from ltcli.methods import balances
 from ltcli.methods.crt import METHOD
 from ltcli.models.network import build_classifier
 
@@ -33,8 +34,11 @@ def test_the_stage_is_a_fresh_classifier_trained_on_class_aware_draws(chain):
     assert made["scales"].equal(torch.ones(10))
 
 
-def test_the_record_says_what_the_paper_says():
+def test_the_record_says_what_the_paper_says(options):
     assert METHOD.head(METHOD.params()).start == "fresh"
-    assert METHOD.sampler == "class-aware"
+    params = options("crt", "finetune")
+    assert params.sampler == "class-aware"
     assert METHOD.head(METHOD.params()).trainable == ("weight", "bias")
-    assert METHOD.balances
+    assert balances(METHOD, params)
+    # Re-trained on the data as they are, a classifier follows their prior.
+    assert not balances(METHOD, options("crt", "finetune", sampler="instance-balanced"))

@@ -27,7 +27,7 @@ STEPS = 4
 
 def prepared(folder, **given):
     """Return own parameters and the setting that finetune would make."""
-    record = with_options(FinetuneParams, METHOD)
+    record = with_options(FinetuneParams, METHOD, "finetune")
     params = build(record, {"method": "feature-fusion", **given}, "finetune")
     names = {**FILES, "confusion": "confusion"}
     opened = {role: open_artifact(folder / f"{name}.safetensors") for role, name in names.items()}
@@ -242,8 +242,13 @@ def test_the_record_says_what_the_paper_says():
     assert METHOD.head(params).trainable == ("weight", "bias")
     assert METHOD.balances
     assert METHODS["feature-fusion"] is METHOD
-    record = {f.name: f.default for f in dataclasses.fields(with_options(FinetuneParams, METHOD))}
-    run = build(with_options(FinetuneParams, METHOD), {"method": "feature-fusion"}, "finetune")
+    record = {
+        f.name: f.default
+        for f in dataclasses.fields(with_options(FinetuneParams, METHOD, "finetune"))
+    }
+    run = build(
+        with_options(FinetuneParams, METHOD, "finetune"), {"method": "feature-fusion"}, "finetune"
+    )
     assert (record["batch_size"], record["momentum"], record["weight_decay"]) == (128, 0.9, 5e-4)
     assert [resolved_schedule(run).lr, *resolved_schedule(run).factors] == [1e-3, 1.0]
     # The steps of 66 epochs of the 12,380 images of CIFAR-10-LT at factor 100.
@@ -411,6 +416,15 @@ def test_maps_of_one_position_from_images_are_refused(ltcli, copy):
             ],
         ),
         (
+            ("--sampler", "class-aware"),
+            [
+                "error: finetune: sampler must be instance-balanced for feature-fusion, got"
+                " class-aware",
+                "hint: feature-fusion composes its batches itself, half of head and half of tail"
+                " images",
+            ],
+        ),
+        (
             ("--stages-after", "1"),
             [
                 "error: finetune: stages-after needs --data images",
@@ -439,6 +453,7 @@ def test_maps_of_one_position_from_images_are_refused(ltcli, copy):
         "head-donors",
         "no-tail",
         "train-all",
+        "sampler",
         "bank",
         "stages",
         "specific",

@@ -10,12 +10,14 @@ from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.engine.fit import Batch
 from ltcli.methods.isda import Params, make_steps
-from ltcli.methods.method import Setting
+from ltcli.methods.method import Setting, weighted_mean
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
+from ltcli.stages.finetune import Params as FinetuneParams
 from ltcli.stats.quadratic import Diagonal, Factor, Full
 
 C, D, N, EPOCHS = 4, 3, 24, 4
+COUNTS = torch.tensor([12, 6, 4, 2])
 
 
 def setting(rng, covariances=None, lr=0.0, dtype=torch.float64):
@@ -35,8 +37,9 @@ def setting(rng, covariances=None, lr=0.0, dtype=torch.float64):
         labels=torch.arange(N) % C,
         held_out=None,
         held_out_labels=None,
-        class_counts=torch.tensor([12, 6, 4, 2]),
+        class_counts=COUNTS,
         order=lambda epoch: torch.randperm(N, generator=torch.Generator().manual_seed(epoch)),
+        reduce=weighted_mean(FinetuneParams(method="isda"), COUNTS),
         epochs=EPOCHS,
         batch_size=N,
         seed=0,
@@ -231,5 +234,5 @@ def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
     assert done.code == 3
     assert done.lines == [
         f"error: {model}: classifier must be linear, got cosine",
-        "hint: start from a model whose logits are linear in the features, such as pretrain's",
+        "hint: start from a model whose logits are linear in the features, not one of ldam or ncm",
     ]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ltcli.engine.fit import Batch
 from ltcli.methods.logit_adjustment import Params, log_prior, make_loss, solve
 from ltcli.methods.method import Trained
 from ltcli.models.classifier import Classifier
@@ -11,6 +12,7 @@ from ltcli.models.classifier import Classifier
 CIFAR_10_AT_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 LOG_PRIOR = [-0.9087, -1.4206, -1.9326, -2.4440, -2.9567, -3.4675, -3.9792, -4.4915, -5.0071]
 LOG_PRIOR += [-5.5139]
+BATCH = Batch(0, 0, 0, torch.arange(8))
 
 
 def trained(counts, rng, form="linear"):
@@ -34,7 +36,7 @@ def test_published_log_prior_of_cifar_10_at_100():
 def test_loss_of_two_classes_by_hand(label, probability):
     # z = (0, 0), prior = (9/10, 1/10), tau = 2. Each class alone: their sum is blind to the sign.
     loss = make_loss(Params(tau=2.0), torch.tensor([9, 1]))
-    value = loss(torch.zeros(1, 2), torch.tensor([label]))
+    value = loss(torch.zeros(1, 2), torch.tensor([label]), BATCH)
     assert value.item() == pytest.approx(-math.log(probability), rel=1e-4)
 
 
@@ -43,8 +45,8 @@ def test_loss_of_two_classes_by_hand(label, probability):
 )
 def test_loss_reduces_to_cross_entropy(rng, counts, tau):
     logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
-    loss = make_loss(Params(tau=tau), torch.tensor(counts))(logits, labels)
-    torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
+    loss = make_loss(Params(tau=tau), torch.tensor(counts))(logits, labels, BATCH)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels, reduction="none"))
 
 
 @pytest.mark.parametrize("form", ["linear", "cosine"])
@@ -75,6 +77,6 @@ def test_a_second_correction_is_refused(ltcli, copy):
     )
     assert done.code == 3
     assert done.lines == [
-        f"error: finetune: {model} corrects for the class prior already, by crt",
-        "hint: start from a model that was trained with cross-entropy",
+        f"error: finetune: {model}, by crt, corrects for the class prior already",
+        "hint: start from plain cross-entropy, without class weights, another sampler or remix",
     ]

@@ -1,6 +1,7 @@
 import torch
 
 from ltcli.artifacts.store import open_artifact
+from ltcli.methods import balances
 from ltcli.methods.lws import METHOD
 from ltcli.models.classifier import Classifier
 
@@ -33,7 +34,10 @@ def test_the_stage_trains_the_scales_and_nothing_else(ltcli, copy):
     assert old["scales"].equal(torch.ones(10))
 
 
-def test_the_record_says_what_the_paper_says():
+def test_the_record_says_what_the_paper_says(options):
     assert METHOD.head(METHOD.params()).start == "trained"
-    assert METHOD.sampler == "class-aware"
+    params = options("lws", "finetune")
+    assert params.sampler == "class-aware"
+    assert balances(METHOD, params)
+    assert not balances(METHOD, options("lws", "finetune", sampler="instance-balanced"))
     assert METHOD.head(METHOD.params()).trainable == ("scales",)

@@ -11,9 +11,11 @@ from ltcli.core.errors import StopError
 from ltcli.engine import fit
 from ltcli.engine.fit import Batch
 from ltcli.methods.metasaug import Params, check, make_steps
-from ltcli.methods.method import Setting, WeightedBase, base_loss
+from ltcli.methods.method import Base, Setting, base_loss, weighted_mean
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone
+from ltcli.stages.finetune import Params as FinetuneParams
+from ltcli.stats.class_weights import effective_number_weights
 from ltcli.stats.quadratic import Full, by_sample
 from ltcli.stats.running_moments import Estimator
 
@@ -48,6 +50,7 @@ def setting(rng, *, whole, lr=LR):
         held_out_labels=HELD_OUT,
         class_counts=COUNTS,
         order=lambda epoch: torch.randperm(N, generator=torch.Generator().manual_seed(epoch)),
+        reduce=weighted_mean(FinetuneParams(method="metasaug", beta=0.9999), COUNTS),
         epochs=EPOCHS,
         batch_size=12,
         seed=0,
@@ -74,20 +77,21 @@ def covariances(steps):
     return steps.state.tensors()["covariances"]
 
 
+def weighted_base(params, logits, labels):
+    """The weighted mean of the base losses."""
+    losses = base_loss(params, COUNTS)(logits, labels, Batch(0, 0, 0, labels))
+    weights = effective_number_weights(COUNTS, 0.9999).float()[labels]
+    return (weights * losses).sum() / weights.sum()
+
+
 def loss_of(params, case, features, labels, sigma, strength):
-    base = base_loss(
-        WeightedBase(params.base, params.gamma, params.max_margin, params.beta), COUNTS
-    )
     classifier = case.network.classifier
     raised = by_sample(classifier.vectors(), Full(sigma), labels)
-    return base(classifier(features) + 0.5 * strength * raised, labels)
+    return weighted_base(params, classifier(features) + 0.5 * strength * raised, labels)
 
 
 def naive_step(params, case, batch, sigma, strength):
     """Sigma' by differentiating twice through the virtual step."""
-    base = base_loss(
-        WeightedBase(params.base, params.gamma, params.max_margin, params.beta), COUNTS
-    )
     labels = LABELS[batch.rows]
     theta = {n: p for n, p in case.network.named_parameters() if p.requires_grad}
     buffers = {n: b.clone() for n, b in case.network.named_buffers()}
@@ -110,7 +114,7 @@ def naive_step(params, case, batch, sigma, strength):
     for i, y in enumerate(labels.tolist()):
         apart = vectors - vectors[y]
         rows.append(z[i] + 0.5 * strength * ((apart @ sigma[y]) * apart).sum(1))
-    value = base(torch.stack(rows), labels)
+    value = weighted_base(params, torch.stack(rows), labels)
     grads = torch.autograd.grad(value, list(theta.values()), create_graph=True)
     virtual = {n: p - LR * g for (n, p), g in zip(theta.items(), grads, strict=True)}
     everything = Batch(0, 0, 0, torch.arange(V))
@@ -202,7 +206,7 @@ def test_without_strength_the_meta_step_is_zero_and_the_loss_is_the_weighted_bas
     steps.step(first)
     buffers = {n: b.clone() for n, b in case.network.named_buffers()}
     logits = functional_call(case.network, buffers, (case.inputs(second),))
-    expected = base_loss(WeightedBase(), COUNTS)(logits, LABELS[second.rows])
+    expected = weighted_base(Base(), logits, LABELS[second.rows])
     torch.testing.assert_close(steps.step(second).detach(), expected.detach())
     assert steps.facts()["covariance_step"] == 0
 

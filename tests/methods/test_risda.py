@@ -10,10 +10,11 @@ from ltcli.artifacts.store import open_artifact, save
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.engine.fit import Batch
 from ltcli.methods import isda, risda
-from ltcli.methods.method import Setting
+from ltcli.methods.method import Setting, weighted_mean
 from ltcli.methods.risda import Params, make_steps
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
+from ltcli.stages.finetune import Params as FinetuneParams
 from ltcli.stats import running_moments
 from ltcli.stats.class_weights import effective_number_weights
 from ltcli.stats.quadratic import Diagonal, Factor, Full
@@ -26,7 +27,7 @@ VARIANTS = ["paper", "code"]
 GRAPH = [[0.75, 0.25, 0.0, 0.0], [0.1, 0.8, 0.1, 0.0], [0.5, 0.2, 0.3, 0.0], [0.4, 0.1, 0.1, 0.4]]
 
 
-def setting(rng, covariances=None, *, graph=GRAPH, dtype=torch.float64, lr=0.0):
+def setting(rng, covariances=None, *, graph=GRAPH, dtype=torch.float64, lr=0.0, beta=0.9999):
     """A classifier of features and one batch an epoch."""
     classifier = Classifier(D, C).to(dtype)
     for values in (classifier.weight, classifier.bias):
@@ -43,6 +44,7 @@ def setting(rng, covariances=None, *, graph=GRAPH, dtype=torch.float64, lr=0.0):
         held_out_labels=None,
         class_counts=COUNTS,
         order=lambda epoch: torch.randperm(N, generator=torch.Generator().manual_seed(epoch)),
+        reduce=weighted_mean(FinetuneParams(method="risda", beta=beta), COUNTS),
         epochs=EPOCHS,
         batch_size=N,
         seed=0,
@@ -142,8 +144,8 @@ def test_without_strength_and_shift_it_is_the_weighted_base_loss(rng, variant, b
 
 
 def test_without_weights_either_it_is_cross_entropy(rng):
-    case = setting(rng, Full(matrices(rng)))
-    value = make_steps(params(shift=0.0, strength=0.0, beta=0.0), case).step(batch_of(case))
+    case = setting(rng, Full(matrices(rng)), beta=0.0)
+    value = make_steps(params(shift=0.0, strength=0.0), case).step(batch_of(case))
     logits = case.network.classifier(case.inputs(batch_of(case)))
     plain = F.cross_entropy(logits, case.labels[batch_of(case).rows])
     torch.testing.assert_close(value, plain, rtol=0, atol=1e-7)
@@ -154,8 +156,8 @@ def test_without_weights_either_it_is_cross_entropy(rng):
 def test_with_a_graph_of_no_confusion_it_is_isda(rng, variant, source):
     covariances = Full(matrices(rng)) if source == "artifact" else None
     dtype = torch.float64 if covariances else torch.float32
-    case = setting(rng, covariances, graph=torch.eye(C).tolist(), dtype=dtype)
-    mine = params(variant=variant, source=source, shift=3.0, strength=0.6, beta=0.0)
+    case = setting(rng, covariances, graph=torch.eye(C).tolist(), dtype=dtype, beta=0.0)
+    mine = params(variant=variant, source=source, shift=3.0, strength=0.6)
     ancestor = isda.Params(strength=0.6, ramp_start=1.0, source=source)
     one, other = make_steps(mine, case), isda.make_steps(ancestor, case)
     for epoch in range(2):
@@ -166,11 +168,12 @@ def test_with_a_graph_of_no_confusion_it_is_isda(rng, variant, source):
 @pytest.mark.parametrize("source", ["artifact", "running"])
 def test_in_the_paper_head_samples_are_those_of_isda(rng, source):
     covariances = Full(matrices(rng)) if source == "artifact" else None
-    case = setting(rng, covariances, dtype=torch.float64 if covariances else torch.float32)
+    dtype = torch.float64 if covariances else torch.float32
+    case = setting(rng, covariances, dtype=dtype, beta=0.0)
     if source == "running":
         case = dataclasses.replace(case, means=None)
     case = dataclasses.replace(case, order=lambda _epoch: torch.arange(N)[case.labels < 2])
-    one = make_steps(params(source=source, beta=0.0), case).step(batch_of(case))
+    one = make_steps(params(source=source), case).step(batch_of(case))
     ancestor = isda.Params(strength=0.75, ramp_start=1.0, source=source)
     other = isda.make_steps(ancestor, case).step(batch_of(case))
     torch.testing.assert_close(one, other)

@@ -321,14 +321,15 @@ def test_without_a_generator_the_stage_that_makes_it_is_named(ltcli, copy):
     assert done.lines[0] == f"error: {copy}/stg-train.safetensors: no such artifact"
 
 
-def test_the_record_says_what_the_paper_says():
-    options = SimpleNamespace(classifier="generalised", classifier_rate=0.05)
+def test_the_record_says_what_the_paper_says(options):
+    given = SimpleNamespace(classifier="generalised", classifier_rate=0.05)
     assert METHOD.head(Params()).start == "fresh"
     assert METHOD.head(Params(classifier="lws")).trainable == ("scales",)
-    head = METHOD.head(options)
+    head = METHOD.head(given)
     assert head.start == "trained"
     assert head.trainable == ("weight", "bias", "scales")
     assert head.rates == {"weight": 0.05, "bias": 0.05}
-    assert METHOD.sampler == "class-aware"
-    assert (METHOD.defaults["optimizer"], METHOD.defaults["lr"]) == ("adam", 1e-3)
+    params = options("stg", "finetune")
+    assert params.sampler == "class-aware"
+    assert (params.optimizer, params.lr, params.decay) == ("adam", 1e-3, "steps")
     assert (Params().strength, Params().mask) == (1.0, 0.5)

@@ -1,12 +1,15 @@
 import json
+import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.methods import METHODS
+from ltcli.data.samplers import order_of
+from ltcli.stats.class_weights import effective_number_weights
 
 
 def tensors_of(path):
@@ -33,8 +36,8 @@ def test_every_method_works_on_the_feature_bank(ltcli, copy, name):
     assert not same(part_of(after, "classifier."), part_of(before, "classifier."))
     info, start = read_header(out).info, read_header(copy / "pretrain.safetensors").info
     assert info["method"] == name
-    assert info["balanced"] == METHODS[name].balances
-    assert info["classifier"] == ("cosine" if name == "ncm" else "linear")
+    assert info["balanced"] == (name not in ("cross-entropy", "focal", "isda"))
+    assert info["classifier"] == ("cosine" if name in ("ncm", "ldam") else "linear")
     statistics = {"covariances": "covariances", "confusion": "confusion", "generator": "stg-train"}
     inputs = read_header(out).inputs
     made = [stage for role, stage in statistics.items() if role in inputs]
@@ -113,6 +116,98 @@ def test_finetuning_again_gives_the_same_bytes(ltcli, copy):
     assert ltcli(*command).err == "finetune: up to date\n"
     assert ltcli(*command, "--seed", "1").code == 0
     assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("reduction", ["weighted-mean", "mean-of-weighted"])
+@pytest.mark.parametrize(
+    "sampler", ["instance-balanced", "class-aware", "square-root", "reversed", "progressive"]
+)
+def test_weights_and_samplers_are_options_of_any_method_by_hand(ltcli, copy, reduction, sampler):
+    # The same thing by hand: SGD with momentum and weight decay, cosine over three epochs.
+    out = copy / "made.safetensors"
+    options = ("--beta", "0.99", "--reduction", reduction, "--sampler", sampler, "--epochs", "3")
+    command = ("finetune", "--method", "cross-entropy", *options, "--out", out)
+    assert ltcli(*command, "-d", copy).code == 0
+    with open_artifact(copy / "dump-features.safetensors") as bank:
+        features, labels = bank.tensor("train.features"), bank.tensor("train.labels")
+        counts = torch.tensor(bank.header.info["class_counts"])
+    weights = effective_number_weights(counts, 0.99).float()
+    before = part_of(tensors_of(copy / "pretrain.safetensors"), "classifier.")
+    values = [before["classifier.weight"], before["classifier.bias"]]
+    optimizer = torch.optim.SGD([v.requires_grad_() for v in values], 0.1, 0.9, weight_decay=5e-4)
+    for epoch in range(3):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * epoch / 3))
+        order = order_of(sampler, labels, 10, seed=0, epoch=epoch, epochs=3)
+        for rows in order.split(128):
+            logits = features[rows] @ values[0].T + values[1]
+            if reduction == "weighted-mean":
+                loss = F.cross_entropy(logits, labels[rows], weight=weights)
+            else:
+                losses = F.cross_entropy(logits, labels[rows], reduction="none")
+                loss = (weights[labels[rows]] * losses).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    after = tensors_of(out)
+    torch.testing.assert_close(after["classifier.weight"], values[0].detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after["classifier.bias"], values[1].detach(), rtol=1e-4, atol=1e-4)
+    assert read_header(out).info["balanced"]
+
+
+@pytest.mark.parametrize("method", ["isda", "risda", "metasaug", "stg", "feature-fusion"])
+@pytest.mark.parametrize("option", [("--beta", "0.99"), ("--sampler", "reversed")], ids=" ".join)
+def test_they_are_options_of_methods_with_steps_of_their_own_too(ltcli, copy, method, option):
+    if method == "feature-fusion" and "--sampler" in option:
+        return  # refused, see its own tests
+    made = []
+    for given in ((), option):
+        options = ("--data", "features", "--train", "classifier", "--epochs", "1", *given)
+        command = ("finetune", "--method", method, *options, "--force", "-d", copy)
+        assert ltcli(*command).code == 0
+        made.append(tensors_of(copy / f"finetune-{method}.safetensors")["classifier.weight"])
+    assert not made[0].equal(made[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "balanced"),
+    [
+        (("cross-entropy",), False),
+        (("focal",), False),
+        (("isda",), False),
+        (("cross-entropy", "--beta", "0.9"), True),
+        (("cross-entropy", "--sampler", "square-root"), True),
+        (("isda", "--beta", "0.9"), True),
+        (("crt", "--sampler", "instance-balanced"), False),
+        (("lws", "--sampler", "instance-balanced"), False),
+        (("class-balanced", "--beta", "0"), False),
+        (("balanced-softmax",), True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_model_says_whether_its_classifier_still_follows_the_class_prior(
+    ltcli, copy, options, balanced
+):
+    out = copy / "made.safetensors"
+    command = ("finetune", "--method", *options, "--epochs", "1", "--out", out)
+    assert ltcli(*command, "-d", copy).code == 0
+    assert read_header(out).info["balanced"] == balanced
+    # What no longer follows it is not corrected a second time.
+    again = ("finetune", "--method", "logit-adjustment", "--model", out, "--data", "images")
+    done = ltcli(*again, "-d", copy)
+    assert done.code == (3 if balanced else 0)
+    if balanced:
+        assert done.lines == [
+            f"error: finetune: {out}, by {options[0]}, corrects for the class prior already",
+            "hint: start from plain cross-entropy, without class weights, another sampler or remix",
+        ]
+
+
+def test_a_correction_of_the_class_prior_is_not_forgotten(ltcli, copy):
+    out = copy / "made.safetensors"
+    model = ("--model", copy / "finetune-crt.safetensors", "--data", "images")
+    command = ("finetune", "--method", "cross-entropy", *model, "--epochs", "1", "--out", out)
+    assert ltcli(*command, "-d", copy).code == 0
+    assert read_header(out).info["balanced"]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,23 @@ import json
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ParamError
 from ltcli.core.params import build
+from ltcli.data.batches import ImageBatches, augmentation_draws
+from ltcli.data.samplers import class_aware, instance_balanced, order_of
+from ltcli.engine.fit import Batch
 from ltcli.engine.schedules import SCHEDULES
+from ltcli.engine.steps import mixture
+from ltcli.models.network import build_network, place
 from ltcli.stages.pretrain import Params, resolved_schedule
+from ltcli.stats.class_weights import effective_number_weights
 
+CPU = torch.device("cpu")
 COMMAND = ("pretrain", "--backbone", "resnet20", "--epochs", "2")
 
 
@@ -111,7 +119,175 @@ def test_a_run_that_diverges_names_epoch_and_step_and_writes_nothing(ltcli, copy
     assert not out.exists()
 
 
-@pytest.mark.slow
+def naive_run(folder, epochs, order, loss):
+    """Train by hand, two batches an epoch: SGD with momentum and weight decay at 0.01."""
+    with open_artifact(folder / "split.safetensors") as split:
+        images = ImageBatches.of_split(split, "train", CPU, padding=4)
+        labels = split.tensor("train.labels")
+        counts = torch.tensor(split.header.info["class_counts"])
+    network = place(build_network("resnet20", 10, 3), CPU)
+    network.classifier.train_only("weight", "bias")
+    moving = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(moving, 0.01, 0.9, weight_decay=2e-4)
+    for epoch in range(epochs):
+        rows = order(labels, counts, epoch)
+        draws = augmentation_draws(len(rows), seed=3, epoch=epoch)
+        for step, first in enumerate(range(0, len(rows), 227)):
+            part = slice(first, first + 227)
+            x, y = images.augmented(rows[part], draws[part]), labels[rows[part]]
+            optimizer.zero_grad()
+            loss(network, x, y, counts, Batch(epoch, step, first, rows[part])).backward()
+            optimizer.step()
+    return network.state_dict()
+
+
+def shuffled(labels, _counts, epoch):
+    return instance_balanced(len(labels), seed=3, epoch=epoch)
+
+
+def plain_loss(network, x, y, _counts, _batch):
+    return F.cross_entropy(network(x), y)
+
+
+def weighted_from_the_second_epoch(network, x, y, counts, batch):
+    # Epoch 60 of 200 is 0.9 of three epochs.
+    weights = effective_number_weights(counts, 0.999).float()
+    return F.cross_entropy(network(x), y, weight=weights if batch.epoch >= 1 else None)
+
+
+def class_aware_from_the_second_epoch(labels, counts, epoch):
+    if epoch < 1:
+        return shuffled(labels, counts, epoch)
+    return class_aware(labels, 10, seed=3, epoch=epoch, length=len(labels))
+
+
+def progressive(labels, _counts, epoch):
+    return order_of("progressive", labels, 10, seed=3, epoch=epoch, epochs=3)
+
+
+def remixed(network, x, y, counts, batch, weights=None):
+    """Remix pair by pair, by the definition, with the mean over weighted labels."""
+    share, partner = mixture(len(y), 1.0, 3, batch)
+    logs = network(share * x + (1 - share) * x[partner]).log_softmax(1)
+    weights = torch.ones(10) if weights is None else weights
+    total, weight = 0.0, 0.0
+    for i, j in enumerate(partner.tolist()):
+        a, b = y[i].item(), y[j].item()
+        ratio = counts[a].item() / counts[b].item()
+        own = share
+        if ratio >= 3 and share < 0.5:
+            own = 0.0
+        if ratio <= 1 / 3 and 1 - share < 0.5:
+            own = 1.0
+        total -= own * weights[a] * logs[i, a] + (1 - own) * weights[b] * logs[i, b]
+        weight += own * weights[a] + (1 - own) * weights[b]
+    return total / weight
+
+
+def remixed_and_weighted(network, x, y, counts, batch):
+    return remixed(network, x, y, counts, batch, effective_number_weights(counts, 0.999).float())
+
+
+@pytest.mark.parametrize(
+    ("options", "order", "loss"),
+    [
+        ((), shuffled, plain_loss),
+        (("--beta", "0.999", "--defer", "60"), shuffled, weighted_from_the_second_epoch),
+        (
+            ("--sampler", "class-aware", "--defer", "60"),
+            class_aware_from_the_second_epoch,
+            plain_loss,
+        ),
+        (("--sampler", "progressive"), progressive, plain_loss),
+        (("--method", "remix"), shuffled, remixed),
+        (("--method", "remix", "--beta", "0.999"), shuffled, remixed_and_weighted),
+    ],
+    ids=["plain", "deferred weights", "deferred sampler", "progressive", "remix", "both"],
+)
+def test_a_run_is_that_of_a_loop_by_hand(ltcli, copy, options, order, loss):
+    out = copy / "made.safetensors"
+    options = (*options, "--epochs", "3", "--batch-size", "227", "--lr", "0.01", "--warmup", "0")
+    options = (
+        *options,
+        "--milestones",
+        "200",
+        "--factors",
+        "1",
+        "--precision",
+        "fp32",
+        "--seed",
+        "3",
+    )
+    command = ("pretrain", "--backbone", "resnet20", *options, "--out", out)
+    assert ltcli(*command, "-d", copy).code == 0
+    expected, made = naive_run(copy, 3, order, loss), tensors_of(out)
+    start = build_network("resnet20", 10, 3).state_dict()
+    # Rounding grows from step to step, the more the deeper.
+    for name, share in (("classifier.weight", 0.01), ("backbone.conv1.weight", 0.05)):
+        moved = (expected[name] - start[name]).norm()
+        assert (made[name] - expected[name]).norm() < share * moved
+
+
+@pytest.mark.parametrize(
+    ("options", "balanced"),
+    [
+        ((), False),
+        (("--mixup", "1"), False),
+        (("--method", "focal"), False),
+        (("--beta", "0.9"), True),
+        (("--sampler", "square-root"), True),
+        (("--mixup", "1", "--mixed-labels", "remix"), True),
+        (("--method", "ldam"), True),
+        (("--method", "ce-drw"), True),
+        (("--method", "ce-drs"), True),
+        (("--method", "class-balanced", "--beta", "0"), False),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, tuple) else "",
+)
+def test_a_model_says_whether_its_classifier_still_follows_the_class_prior(
+    ltcli, copy, options, balanced
+):
+    out = copy / "made.safetensors"
+    command = ("pretrain", "--backbone", "resnet20", "--epochs", "1", *options, "--out", out)
+    assert ltcli(*command, "-d", copy).code == 0
+    info = read_header(out).info
+    assert info["balanced"] == balanced
+    again = ("finetune", "--method", "logit-adjustment", "--model", out, "--data", "images")
+    done = ltcli(*again, "-d", copy)
+    assert done.code == (3 if balanced else 0)
+    if balanced:
+        assert done.lines == [
+            f"error: finetune: {out}, by {info['method']}, corrects for the class prior already",
+            "hint: start from plain cross-entropy, without class weights, another sampler or remix",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (
+            ("--defer", "200"),
+            "defer must be less than the 200 epochs of schedule ldam, got 200",
+        ),
+        (
+            ("--defer", "150", "--schedule", "mwn", "--epochs", "400"),
+            "defer must be less than the 100 epochs of schedule mwn, got 150",
+        ),
+        (
+            ("--mixed-labels", "remix"),
+            "mixed-labels must be share without --mixup, got remix",
+        ),
+    ],
+    ids=["defer", "other schedule", "mixed labels"],
+)
+def test_options_that_cannot_work_together_are_refused_before_any_work(ltcli, copy, options, rule):
+    out = copy / "made.safetensors"
+    done = ltcli("pretrain", *options, "--out", out, "-d", copy)
+    assert done.code == 2
+    assert done.lines == [f"error: pretrain: {rule}"]
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("name", [*methods.names("pretrain"), "mixup"])
 def test_every_method_trains(ltcli, copy, name):
     out = copy / "model.safetensors"
@@ -120,7 +296,14 @@ def test_every_method_trains(ltcli, copy, name):
     tensors, plain = tensors_of(out), tensors_of(copy / "pretrain.safetensors")
     same = tensors["classifier.weight"].equal(plain["classifier.weight"])
     assert same == (name == "cross-entropy")
-    assert tensors["classifier.scales"].eq(1).all()
+    assert tensors["classifier.scales"].eq(30 if name.startswith("ldam") else 1).all()
+    assert read_header(out).info["classifier"] == (
+        "cosine" if name.startswith("ldam") else "linear"
+    )
+    # Whatever was made can be evaluated.
+    scores = copy / "scores.safetensors"
+    assert ltcli("evaluate", "--model", out, "--out", scores, "-d", copy).code == 0
+    assert tensors_of(scores)["logits"].isfinite().all()
 
 
 @pytest.mark.slow

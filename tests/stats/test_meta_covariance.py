@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.methods.method import WeightedBase, base_loss
+from ltcli.engine.fit import Batch
+from ltcli.methods.method import Base, base_loss
+from ltcli.stats.class_weights import effective_number_weights
 from ltcli.stats.meta_covariance import Tangents, covariance_gradient
 from ltcli.stats.quadratic import Diagonal, Full
 
@@ -36,8 +38,11 @@ def features(x, body):
 
 
 def base(name):
-    loss = base_loss(WeightedBase(base=name, gamma=1.5), COUNTS)
-    return lambda z, y: loss(z, y)
+    """The weighted mean of base losses, of logits."""
+    losses = base_loss(Base(base=name, gamma=1.5), COUNTS)
+    weights = effective_number_weights(COUNTS, 0.9999)[LABELS]
+    batch = Batch(0, 0, 0, LABELS)
+    return lambda z: (weights * losses(z, LABELS, batch)).sum() / weights.sum()
 
 
 def augmented(loss, f, weight, bias, sigma):
@@ -48,7 +53,7 @@ def augmented(loss, f, weight, bias, sigma):
         spread = sigma[y] if sigma.dim() == 3 else sigma[y].diag()
         q = torch.stack([a @ spread @ a for a in apart])
         rows.append(weight @ f[i] + bias + 0.5 * STRENGTH * q)
-    return loss(torch.stack(rows), LABELS)
+    return loss(torch.stack(rows))
 
 
 def held_out_loss(problem, loss, sigma, *, whole):

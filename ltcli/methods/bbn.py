@@ -1,0 +1,90 @@
+"""BBN: two branches, one for the data as they are and one for rare classes, mixed as time goes on.
+
+    f   = 2 [a f_c ; (1 - a) f_r],    a = 1 - (t / T)^2 in epoch t = 0 ... T - 1 of T
+    L   = mean_i( a CE(z_i, y_c,i) + (1 - a) CE(z_i, y_r,i) ),    z = W f + b
+
+f_c are features of images drawn as they are, by the first branch; f_r of images drawn with the
+reversed sampler, by the second. The branches share everything before their last block. At a = 1 the
+second learns nothing. A test image goes through both, and f = [f_c ; f_r], which is a = 1/2.
+
+The paper writes T for the last epoch, the released code as above. Published schedule: ``bbn``.
+
+Source: Zhou, Cui, Wei, Chen, CVPR 2020, arXiv 1912.02413 and released code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltcli.methods.method import Method, NoParams, Steps
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Setting
+
+
+def share(epoch: int, epochs: int) -> float:
+    """Return a: how much the first branch counts in an epoch."""
+    return 1 - (epoch / epochs) ** 2
+
+
+def make_steps(_params: NoParams, setting: Setting) -> Steps:
+    """Return steps on two batches, one for each branch."""
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.data.samplers import order_of
+    from ltcli.engine.device import autocast
+    from ltcli.engine.fit import Batch
+    from ltcli.models.resnet import TwoBranches
+
+    network, labels = setting.network, setting.labels
+    backbone, on_cpu = network.backbone, labels.cpu()
+    if not isinstance(backbone, TwoBranches):
+        raise ValueError("bbn trains a backbone of two branches")
+    drawn: dict[int, torch.Tensor] = {}
+
+    def reversed_batch(batch: Batch) -> Batch:
+        if batch.epoch not in drawn:
+            drawn.clear()
+            rows = order_of(
+                "reversed",
+                on_cpu,
+                len(setting.class_counts),
+                seed=setting.seed,
+                epoch=batch.epoch,
+                epochs=setting.epochs,
+            )
+            drawn[batch.epoch] = rows.to(labels.device)
+        rows = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
+        # Behind those of the first branch, so that the two batches are augmented differently.
+        return Batch(batch.epoch, batch.step, len(on_cpu) + batch.first, rows)
+
+    def step(batch: Batch) -> torch.Tensor:
+        a = share(batch.epoch, setting.epochs)
+        rare = reversed_batch(batch)
+        setting.optimizer.zero_grad(set_to_none=True)
+        with autocast(labels.device, setting.dtype):
+            usual = backbone.of_branch(setting.inputs(batch), 0).float()
+            other = backbone.of_branch(setting.inputs(rare), 1).float()
+            logits = network.classifier(2 * torch.cat([a * usual, (1 - a) * other], dim=1)).float()
+        parts = ((a, labels[batch.rows]), (1 - a, labels[rare.rows]))
+        values = [part * F.cross_entropy(logits, y, reduction="none") for part, y in parts]
+        value = (values[0] + values[1]).mean()
+        torch.autograd.backward(value)
+        setting.optimizer.step()
+        return value
+
+    return Steps(step)
+
+
+METHOD = Method(
+    summary="two branches, for the data as they are and for rare classes, mixed over time",
+    source="Zhou et al., CVPR 2020, arXiv 1912.02413",
+    stages=("pretrain",),
+    defaults={"pretrain": {"schedule": "bbn"}},
+    steps=make_steps,
+    backbone="bbn",
+)

@@ -1,0 +1,64 @@
+"""Focal loss: examples that are right already count less.
+
+    softmax: l_i = (1 - p)^gamma (-log p),                       p = softmax(z_i)[y_i]
+    sigmoid: l_i = sum_c (1 - p_c)^gamma (-log p_c),  p_c = sigmoid(z_ic) for c = y_i,
+                                                      p_c = 1 - sigmoid(z_ic) for the others
+
+gamma = 0 gives cross-entropy, or the sum of binary ones. Class weights stand outside, and gradients
+flow through the factor too: code that puts the weight into p, or detaches p, is another loss. With
+the sigmoid form the bias starts at -log(C - 1), where every class has probability 1/C, and has no
+weight decay.
+
+Source: Lin, Goyal, Girshick, He, Dollar, ICCV 2017, arXiv 1708.02002 (sigmoid); softmax form:
+released code of Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ltcli.core.params import param
+from ltcli.methods.method import BOTH, Head, Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Loss
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of the focal loss."""
+
+    gamma: float = param(1.0, "exponent; 0 is cross-entropy", ge=0)
+    form: Literal["softmax", "sigmoid"] = param("softmax", "one choice, or one per class")
+
+
+def make_loss(params: Params, _class_counts: torch.Tensor) -> Loss:
+    """Return the focal loss."""
+    from ltcli.stats import losses
+
+    formula = losses.focal if params.form == "softmax" else losses.sigmoid_focal
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
+        return formula(logits, labels, params.gamma)
+
+    return loss
+
+
+def head(params: Params) -> Head:
+    """Return what the form needs of the classifier."""
+    return Head(rare_bias=params.form == "sigmoid")
+
+
+METHOD = Method(
+    summary="examples that are right already count less",
+    source="Lin et al., ICCV 2017, arXiv 1708.02002",
+    stages=BOTH,
+    params=Params,
+    loss=make_loss,
+    head=head,
+    balances=False,
+)

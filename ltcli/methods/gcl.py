@@ -1,0 +1,105 @@
+"""GCL, Gaussian clouded logits: rarer classes are learnt against larger noise, on cosines.
+
+    z_ic = s (cos(w_c, f_i) - noise |e_ic| d_c - margin [c = y_i])
+    d_c  = log(n_max / n_c) / log(n_max / n_min)       0 for the largest class, 1 for the rarest
+    e    ~ N(0, 1/3) for every sample and class, cut off at -1 and 1
+    l_i  = (1 - p_i)^gamma CE(z_i, y_i)                p = softmax(z_i)[y_i], held fixed
+
+Noise never raises a logit. Without noise, margin and gamma it is cross-entropy on scaled cosines.
+The first stage (``pretrain``) has s = 30 and no margin; the second trains the first one's cosine
+classifier on class-aware batches with s = 20, margin 0.1 and gamma 1. Both mix images. The two
+labels of a mixed image see the same noise here, and draws of their own in the released code.
+
+Source: Li, Cheung, Lu, CVPR 2022, arXiv 2203.09770 and released code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltcli.core.errors import ArtifactError
+from ltcli.core.params import param
+from ltcli.methods.method import BOTH, Head, Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Loss
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of GCL."""
+
+    noise: float = param(0.5, "size of the cloud of the rarest class, cosine units", ge=0)
+    margin: float = param(0.0, "taken off the target's cosine", ge=0)
+    scale: float = param(30.0, "factor of the cosines", gt=0)
+    gamma: float = param(0.0, "exponent of the focal factor", ge=0)
+
+
+def check(_params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a model whose classifier is not that of the first stage."""
+    model = headers.get("model")
+    if model is not None and model.info["classifier"] != "cosine":
+        rule = f"classifier must be cosine, got {model.info['classifier']}"
+        hint = "start from pretrain --method gcl, or another method with cosines"
+        raise ArtifactError(model.path, rule, hint)
+
+
+def make_loss(params: Any, class_counts: torch.Tensor) -> Loss:
+    """Return the loss of clouded logits; ``params`` holds the stage's seed too."""
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.core.seeds import derive
+    from ltcli.stats import losses
+
+    sizes = (params.scale * params.noise * losses.log_rarity(class_counts.cpu())).float()
+    sizes = sizes.to(class_counts.device)
+    margins = torch.full_like(sizes, params.scale * params.margin)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        draws = torch.Generator().manual_seed(derive("gcl", params.seed, batch.epoch, batch.step))
+        cloud = (torch.randn(logits.shape, generator=draws) / 3).clamp(-1, 1).abs()
+        logits = losses.with_margins(logits - sizes * cloud.to(logits.device), labels, margins)
+        values = F.cross_entropy(logits, labels, reduction="none")
+        if params.gamma == 0:
+            return values
+        return (-torch.expm1(-values.detach())).pow(params.gamma) * values
+
+    return loss
+
+
+def head(params: Params) -> Head:
+    """Return a cosine classifier without bias."""
+    return Head(trainable=("weight",), form="cosine", scale=params.scale)
+
+
+METHOD = Method(
+    summary="noise on the logits that grows with the rarity of the class, on cosines",
+    source="Li, Cheung, Lu, CVPR 2022, arXiv 2203.09770",
+    stages=BOTH,
+    params=Params,
+    defaults={
+        "pretrain": {"schedule": "gcl", "mixup": 1.0},
+        "finetune": {
+            "data": "images",
+            "epochs": 30,
+            "batch_size": 64,
+            "lr": 0.002,
+            "weight_decay": 2e-4,
+            "sampler": "class-aware",
+            "mixup": 1.0,
+            "scale": 20.0,
+            "margin": 0.1,
+            "gamma": 1.0,
+        },
+    },
+    loss=make_loss,
+    head=head,
+    check=check,
+)

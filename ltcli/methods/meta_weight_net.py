@@ -1,0 +1,120 @@
+"""Meta-weight-net: a small network learns which weight a sample of which loss should have.
+
+    V(l; phi): 1 -> 100 -> 1, ReLU, sigmoid;     w_i = V(l_i) / sum_j V(l_j)
+    theta'  = theta - rate grad sum_i w_i l_i           a virtual step, V's input held fixed
+    phi    <- SGD step of rate meta_lr on M(theta'(phi))
+    theta  <- SGD step on sum_i w_i l_i with the new phi
+
+M is the cross-entropy of the held-out batch; its derivative by phi goes through w alone, with
+dM/dw_i = -rate < grad l_i, grad M(theta') >. A constant V gives the mean loss. The repository for
+imbalanced classes normalises in the batch and steps phi with SGD of 1e-5, as here; the one for
+noisy labels takes the mean of V(l_i) l_i, and Adam of 1e-3.
+
+Source: Shu, Xie, Yi, Zhao, Zhou, Xu, Meng, NeurIPS 2019, arXiv 1902.07379, algorithm 1 and
+released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltcli.core.params import param
+from ltcli.methods import bilevel
+from ltcli.methods.method import BOTH, Base, Method, Steps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Setting
+
+
+@dataclass(frozen=True)
+class Params(bilevel.MetaSet, Base):
+    """Parameters of meta-weight-net."""
+
+    width: int = param(100, "hidden units of the weighting network", ge=1)
+    meta_lr: float = param(1e-5, "learning rate of the weighting network", ge=0)
+
+
+class _Weigher:
+    """V, and its optimiser; what a resumed run needs of both."""
+
+    def __init__(self, params: Params, setting: Setting) -> None:
+        import torch
+
+        from ltcli.core.seeds import derive
+
+        device = setting.labels.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive("meta-weight-net", setting.seed, 0))
+            layers = [torch.nn.Linear(1, params.width), torch.nn.ReLU()]
+            layers += [torch.nn.Linear(params.width, 1), torch.nn.Sigmoid()]
+            self.network = torch.nn.Sequential(*layers).to(device)
+        self._optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=params.meta_lr, momentum=0.9, nesterov=True
+        )
+        # Made here, so that a checkpoint always has them.
+        for parameter in self.network.parameters():
+            self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def weights(self, losses: torch.Tensor) -> torch.Tensor:
+        """Return the weights of a batch, which sum to 1, float [B], of its losses, float [B]."""
+        values: torch.Tensor = self.network(losses.detach().unsqueeze(1)).squeeze(1)
+        total = values.sum()
+        return values / (total + (total == 0))
+
+    def step(self, losses: torch.Tensor, slopes: torch.Tensor) -> None:
+        """Move V down sum_i slopes_i w_i."""
+        import torch
+
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward((slopes.detach() * self.weights(losses)).sum())
+        self._optimizer.step()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return parameters and momentum."""
+        found = {}
+        for name, parameter in self.network.named_parameters():
+            found[name] = parameter.detach()
+            found[f"{name}.momentum"] = self._optimizer.state[parameter]["momentum_buffer"]
+        return found
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``tensors`` returned."""
+        for name, parameter in self.network.named_parameters():
+            parameter.data.copy_(tensors[name])
+            self._optimizer.state[parameter]["momentum_buffer"].copy_(tensors[f"{name}.momentum"])
+
+
+def make_steps(params: Params, setting: Setting) -> Steps:
+    """Return steps with learned weights."""
+    import dataclasses
+
+    weigher = _Weigher(params, setting)
+
+    def before(losses: torch.Tensor, _labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
+        return (weigher.weights(losses).detach() * losses).sum()
+
+    def after(
+        losses: torch.Tensor, agreed: torch.Tensor, _labels: torch.Tensor, _batch: Batch
+    ) -> torch.Tensor:
+        weigher.step(losses, -setting.optimizer.param_groups[0]["lr"] * agreed)
+        return (weigher.weights(losses).detach() * losses).sum()
+
+    return dataclasses.replace(bilevel.reweighting(params, setting, before, after), state=weigher)
+
+
+METHOD = Method(
+    summary="a small network learns the weight of a sample from its loss",
+    source="Shu et al., NeurIPS 2019, arXiv 1902.07379",
+    stages=BOTH,
+    params=Params,
+    defaults={"pretrain": {"schedule": "mwn"}, "finetune": bilevel.SECOND_STAGE},
+    steps=make_steps,
+    reads=bilevel.reads,
+    check=bilevel.check_weights,
+)
