@@ -11,7 +11,7 @@ from ltcli.methods import cross_entropy
 
 METHOD = dataclasses.replace(
     cross_entropy.METHOD,
-    summary="cross-entropy, class-aware sampling from the first decay of the rate on",
+    summary="cross-entropy, class-aware sampling from epoch 160 on",
     source="Cao et al., NeurIPS 2019, arXiv 1906.07413",
     stages=("pretrain",),
     defaults={"pretrain": {"sampler": "class-aware", "defer": 160}},

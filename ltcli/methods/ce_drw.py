@@ -13,7 +13,7 @@ from ltcli.methods import cross_entropy
 
 METHOD = dataclasses.replace(
     cross_entropy.METHOD,
-    summary="cross-entropy, class weights from the first decay of the rate on",
+    summary="cross-entropy, class weights from epoch 160 on",
     source="Cao et al., NeurIPS 2019, arXiv 1906.07413",
     stages=("pretrain",),
     defaults={"pretrain": {"beta": 0.9999, "defer": 160}},

@@ -9,7 +9,7 @@ from ltcli.methods import focal
 
 METHOD = dataclasses.replace(
     focal.METHOD,
-    summary="focal loss, class weights from the first decay of the rate on",
+    summary="focal loss, class weights from epoch 160 on",
     source="Cao et al., NeurIPS 2019, arXiv 1906.07413",
     stages=("pretrain",),
     defaults={"pretrain": {"beta": 0.9999, "defer": 160}},

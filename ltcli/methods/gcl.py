@@ -1,6 +1,6 @@
 """GCL, Gaussian clouded logits: rarer classes are learnt against larger noise, on cosines.
 
-    z_ic = s (cos(w_c, f_i) - noise |e_ic| d_c - margin [c = y_i])
+    z_ic = s (cos(w_c, f_i) - cloud |e_ic| d_c - margin [c = y_i])
     d_c  = log(n_max / n_c) / log(n_max / n_min)       0 for the largest class, 1 for the rarest
     e    ~ N(0, 1/3) for every sample and class, cut off at -1 and 1
     l_i  = (1 - p_i)^gamma CE(z_i, y_i)                p = softmax(z_i)[y_i], held fixed
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Params:
     """Parameters of GCL."""
 
-    noise: float = param(0.5, "size of the cloud of the rarest class, cosine units", ge=0)
+    cloud: float = param(0.5, "size of the noise on the rarest class, cosine units", ge=0)
     margin: float = param(0.0, "taken off the target's cosine", ge=0)
     scale: float = param(30.0, "factor of the cosines", gt=0)
     gamma: float = param(0.0, "exponent of the focal factor", ge=0)
@@ -58,7 +58,7 @@ def make_loss(params: Any, class_counts: torch.Tensor) -> Loss:
     from ltcli.core.seeds import derive
     from ltcli.stats import losses
 
-    sizes = (params.scale * params.noise * losses.log_rarity(class_counts.cpu())).float()
+    sizes = (params.scale * params.cloud * losses.log_rarity(class_counts.cpu())).float()
     sizes = sizes.to(class_counts.device)
     margins = torch.full_like(sizes, params.scale * params.margin)
 

@@ -79,8 +79,9 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: method must be given",
                 "hint: --method is one of cross-entropy, class-balanced, focal, ldam,"
-                " balanced-softmax, logit-adjustment, crt, lws, tau-norm, ncm, isda, metasaug,"
-                " risda, feature-fusion, stg",
+                " l2rw, meta-weight-net, meta-class-weight, gcl, balanced-softmax,"
+                " logit-adjustment, crt, lws, mislas, tau-norm, ncm, isda, metasaug, risda,"
+                " feature-fusion, stg",
             ],
         ),
         (
@@ -95,8 +96,8 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: no parameter 'tau'",
                 "hint: known: batch_size, beta, data, decay, epochs, factors, from_epoch, lr,"
-                " method, milestones, momentum, nesterov, optimizer, pad_mode, padding, precision,"
-                " reduction, sampler, seed, snapshots, train, weight_decay",
+                " method, milestones, mixup, momentum, nesterov, optimizer, pad_mode, padding,"
+                " precision, reduction, sampler, seed, shift_bn, snapshots, train, weight_decay",
             ],
         ),
         (
@@ -124,8 +125,8 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: no method 'cutmix'",
                 "hint: known: balanced-softmax, class-balanced, cross-entropy, crt,"
-                " feature-fusion, focal, isda, ldam, logit-adjustment, lws, metasaug, ncm, risda,"
-                " stg, tau-norm",
+                " feature-fusion, focal, gcl, isda, l2rw, ldam, logit-adjustment, lws,"
+                " meta-class-weight, meta-weight-net, metasaug, mislas, ncm, risda, stg, tau-norm",
             ],
         ),
         (

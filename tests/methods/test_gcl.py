@@ -25,13 +25,13 @@ def case(rng):
 
 def test_without_noise_margin_and_gamma_it_is_cross_entropy(case):
     expected = F.cross_entropy(*case, reduction="none")
-    torch.testing.assert_close(losses_of(*case, noise=0.0), expected, rtol=0, atol=0)
+    torch.testing.assert_close(losses_of(*case, cloud=0.0), expected, rtol=0, atol=0)
 
 
 def test_the_cloud_grows_with_rarity_and_leaves_the_largest_class_alone():
     assert log_rarity(COUNTS).tolist() == pytest.approx([0, 0.5, 1])
     logits = torch.zeros(400, 3, requires_grad=True)
-    losses_of(logits, torch.zeros(400, dtype=torch.int64), noise=0.5, scale=1.0).sum().backward()
+    losses_of(logits, torch.zeros(400, dtype=torch.int64), cloud=0.5, scale=1.0).sum().backward()
     shares = -logits.grad
     # softmax of (0, -cloud, -cloud'): the first class keeps its logit.
     own, middle, rare = 1 - shares[:, 0], -shares[:, 1], -shares[:, 2]
@@ -55,7 +55,7 @@ def test_the_margin_lowers_the_target_by_exactly_its_size(case):
     logits, labels = case
     lowered = logits - 20 * 0.1 * F.one_hot(labels, 3)
     expected = F.cross_entropy(lowered, labels, reduction="none")
-    mine = losses_of(logits, labels, noise=0.0, margin=0.1, scale=20.0)
+    mine = losses_of(logits, labels, cloud=0.0, margin=0.1, scale=20.0)
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
 
 
@@ -63,7 +63,7 @@ def test_the_focal_factor_is_held_fixed(case):
     logits = (case[0] / 30).requires_grad_()
     plain = F.cross_entropy(logits, case[1], reduction="none")
     factor = (1 - torch.exp(-plain.detach())) ** 2
-    mine = losses_of(logits, case[1], noise=0.0, gamma=2.0)
+    mine = losses_of(logits, case[1], cloud=0.0, gamma=2.0)
     torch.testing.assert_close(mine, factor * plain, rtol=1e-5, atol=1e-6)
     expected = torch.autograd.grad((factor * plain).sum(), logits)[0]
     torch.testing.assert_close(torch.autograd.grad(mine.sum(), logits)[0], expected)

@@ -15,7 +15,9 @@ from ltcli.stages.stage import recipe
 def step(name, method=None, **given):
     """A stage's parameters as its header would hold them, defaults where nothing is given."""
     stage = next(stage for stage in STAGES if stage.name == name)
-    record = stage.params if method is None else with_options(stage.params, METHODS[method])
+    record = (
+        stage.params if method is None else with_options(stage.params, METHODS[method], stage.name)
+    )
     given |= {} if method is None else {"method": method}
     return as_dict(build(record, given, name))
 

@@ -296,10 +296,9 @@ def test_every_method_trains(ltcli, copy, name):
     tensors, plain = tensors_of(out), tensors_of(copy / "pretrain.safetensors")
     same = tensors["classifier.weight"].equal(plain["classifier.weight"])
     assert same == (name == "cross-entropy")
-    assert tensors["classifier.scales"].eq(30 if name.startswith("ldam") else 1).all()
-    assert read_header(out).info["classifier"] == (
-        "cosine" if name.startswith("ldam") else "linear"
-    )
+    cosine = name.startswith("ldam") or name == "gcl"
+    assert tensors["classifier.scales"].eq(30 if cosine else 1).all()
+    assert read_header(out).info["classifier"] == ("cosine" if cosine else "linear")
     # Whatever was made can be evaluated.
     scores = copy / "scores.safetensors"
     assert ltcli("evaluate", "--model", out, "--out", scores, "-d", copy).code == 0
