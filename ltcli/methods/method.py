@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 
 if TYPE_CHECKING:
@@ -118,6 +119,13 @@ def weighted_mean(params: Any, class_counts: torch.Tensor, first_epoch: int = 0)
         return losses.reduce(values, now[labels], params.reduction, shares)
 
     return reduce
+
+
+def moves_backbone(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a frozen backbone, for a method whose loss is of the features themselves."""
+    if "model" in headers and params.train != "all":
+        hint = "its loss is of the features, which a classifier alone does not change"
+        raise ParamError("finetune", f"train must be all for {params.method}, got classifier", hint)
 
 
 @dataclass(frozen=True)

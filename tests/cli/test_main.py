@@ -79,9 +79,9 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: method must be given",
                 "hint: --method is one of cross-entropy, class-balanced, focal, ldam,"
-                " l2rw, meta-weight-net, meta-class-weight, gcl, balanced-softmax,"
-                " logit-adjustment, crt, lws, mislas, tau-norm, ncm, isda, metasaug, risda,"
-                " feature-fusion, stg",
+                " l2rw, meta-weight-net, meta-class-weight, range-loss, lifted-loss, gcl,"
+                " balanced-softmax, logit-adjustment, class-balanced-finetuning, crt, lws, mislas,"
+                " tau-norm, ncm, isda, metasaug, risda, feature-fusion, stg",
             ],
         ),
         (
@@ -124,9 +124,10 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             ["methods", "cutmix"],
             [
                 "error: finetune: no method 'cutmix'",
-                "hint: known: balanced-softmax, class-balanced, cross-entropy, crt,"
-                " feature-fusion, focal, gcl, isda, l2rw, ldam, logit-adjustment, lws,"
-                " meta-class-weight, meta-weight-net, metasaug, mislas, ncm, risda, stg, tau-norm",
+                "hint: known: balanced-softmax, class-balanced, class-balanced-finetuning,"
+                " cross-entropy, crt, feature-fusion, focal, gcl, isda, l2rw, ldam, lifted-loss,"
+                " logit-adjustment, lws, meta-class-weight, meta-weight-net, metasaug, mislas, ncm,"
+                " range-loss, risda, stg, tau-norm",
             ],
         ),
         (

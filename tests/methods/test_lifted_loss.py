@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltcli.methods.lifted_loss import METHOD, Params, make_steps
+from ltcli.stats import metric
+
+
+def plain_loss(case, batch):
+    logits = case.network.classifier(case.inputs(batch))
+    return F.cross_entropy(logits, case.labels[batch.rows])
+
+
+def test_a_step_is_that_of_the_sum(bilevel, batch):
+    case = bilevel()
+    pushed = metric.lifted(case.inputs(batch), case.labels[batch.rows], 2.0)
+    assert float(pushed) > 0
+    expected = plain_loss(case, batch) + 0.3 * pushed
+    mine = make_steps(Params(weight=0.3, pair_margin=2.0), case).step(batch)
+    assert float(mine.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
+
+
+def test_without_weight_it_is_cross_entropy(bilevel, batch):
+    case = bilevel()
+    expected = plain_loss(case, batch)
+    mine = make_steps(Params(weight=0.0), case).step(batch)
+    assert float(mine.detach()) == pytest.approx(float(expected.detach()), abs=1e-12)
+
+
+def test_the_backbone_learns_from_it(bilevel, batch):
+    case = bilevel(whole=True)
+    still = dataclasses.replace(case, reduce=lambda values, *_: 0 * values.sum())
+    before = [p.detach().clone() for p in case.network.backbone.parameters()]
+    make_steps(Params(), still).step(batch)
+    after = case.network.backbone.parameters()
+    assert any(not torch.equal(p, q) for p, q in zip(before, after, strict=True))
+
+
+def test_the_record_moves_the_whole_network():
+    assert METHOD.stages == ("pretrain", "finetune")
+    assert METHOD.defaults["finetune"]["train"] == "all"
+
+
+def test_a_frozen_backbone_is_refused(ltcli, copy):
+    done = ltcli("finetune", "--method", "lifted-loss", "--train", "classifier", "-d", copy)
+    assert done.code == 2
+    assert done.lines == [
+        "error: finetune: train must be all for lifted-loss, got classifier",
+        "hint: its loss is of the features, which a classifier alone does not change",
+    ]
+
+
+def test_fine_tuning_moves_the_whole_network(ltcli, copy):
+    done = ltcli("finetune", "--method", "lifted-loss", "--epochs", "1", "-d", copy)
+    assert done.code == 0
