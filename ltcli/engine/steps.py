@@ -10,6 +10,7 @@ from torch import nn
 
 from ltcli.core.seeds import derive
 from ltcli.data.batches import ImageBatches, augmentation_draws
+from ltcli.data.samplers import Sampler, order_of
 from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
 
@@ -136,6 +137,32 @@ def feature_step(
         return value
 
     return step
+
+
+def second_batches(
+    labels: torch.Tensor, num_classes: int, sampler: Sampler, *, seed: int, epochs: int
+) -> Callable[[Batch], Batch]:
+    """Return a function that gives a step another batch of the same size, by another sampler.
+
+    Args:
+        labels: int64 [N], on the device.
+        num_classes: C.
+        sampler: Of the other batches.
+        seed: Of the run.
+        epochs: Length of the run.
+    """
+    known, drawn = labels.cpu(), dict[int, torch.Tensor]()
+
+    def second(batch: Batch) -> Batch:
+        if batch.epoch not in drawn:
+            drawn.clear()
+            times = {"seed": derive("second", seed), "epoch": batch.epoch, "epochs": epochs}
+            drawn[batch.epoch] = order_of(sampler, known, num_classes, **times).to(labels.device)
+        rows = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
+        # Behind those of the first batches, so that the two are augmented differently.
+        return Batch(batch.epoch, batch.step, len(known) + batch.first, rows)
+
+    return second
 
 
 def labels_on_host(

@@ -35,36 +35,21 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
     import torch
     from torch.nn import functional as F
 
-    from ltcli.data.samplers import order_of
     from ltcli.engine.device import autocast
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import second_batches
     from ltcli.models.resnet import TwoBranches
 
     network, labels = setting.network, setting.labels
-    backbone, on_cpu = network.backbone, labels.cpu()
+    backbone = network.backbone
     if not isinstance(backbone, TwoBranches):
         raise ValueError("bbn trains a backbone of two branches")
-    drawn: dict[int, torch.Tensor] = {}
-
-    def reversed_batch(batch: Batch) -> Batch:
-        if batch.epoch not in drawn:
-            drawn.clear()
-            rows = order_of(
-                "reversed",
-                on_cpu,
-                len(setting.class_counts),
-                seed=setting.seed,
-                epoch=batch.epoch,
-                epochs=setting.epochs,
-            )
-            drawn[batch.epoch] = rows.to(labels.device)
-        rows = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
-        # Behind those of the first branch, so that the two batches are augmented differently.
-        return Batch(batch.epoch, batch.step, len(on_cpu) + batch.first, rows)
+    second = second_batches(
+        labels, len(setting.class_counts), "reversed", seed=setting.seed, epochs=setting.epochs
+    )
 
     def step(batch: Batch) -> torch.Tensor:
         a = share(batch.epoch, setting.epochs)
-        rare = reversed_batch(batch)
+        rare = second(batch)
         setting.optimizer.zero_grad(set_to_none=True)
         with autocast(labels.device, setting.dtype):
             usual = backbone.of_branch(setting.inputs(batch), 0).float()

@@ -1,0 +1,142 @@
+"""Hybrid-PSC: features by prototypes, a classifier on balanced batches, and a slow change over.
+
+    L   = a mean_i L_i + (1 - a) mean_j CE(z_j, y_j),    a = 1 - (t / T)^2 in epoch t of T
+    L_i = -log( e^(u_i . p_{y_i} / temperature) / sum over c != y_i of e^(u_i . p_c / temperature) )
+
+i runs over images drawn as they are, j over a class-aware batch. u = h(f) / |h(f)| with a
+projection h of two layers, p_c a learnt prototype of length 1. The denominator leaves the own class
+out, so that the loss can be below zero. a = 0 is cross-entropy on class-aware batches. Projection
+and prototypes are of no use after training and are kept as the state of the method.
+
+From a secondary source: the primary code was not available. It also turns images grey at random,
+which is left out here; temperature 1 for CIFAR-10, 0.1 for CIFAR-100.
+
+Source: Wang, Han, Shi, Gao, Xu, Zhang, Wang, CVPR 2021, arXiv 2103.14267.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltcli.core.params import param
+from ltcli.methods.bbn import share
+from ltcli.methods.method import Method, Steps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Setting
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of Hybrid-PSC."""
+
+    temperature: float = param(1.0, "of the similarities to prototypes", gt=0)
+    projection: int = param(128, "dimension of the projection", ge=1)
+
+
+class _Contrast:
+    """The projection and the prototypes; what a resumed run needs of them."""
+
+    def __init__(self, params: Params, setting: Setting) -> None:
+        import torch
+        from torch import nn
+
+        from ltcli.core.seeds import derive
+
+        num_classes, dim = setting.network.classifier.weight.shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive("hybrid-psc", setting.seed))
+            layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, params.projection)]
+            self.project = nn.Sequential(*layers).to(setting.labels.device)
+            prototypes = torch.randn(num_classes, params.projection)
+        self.prototypes = nn.Parameter(prototypes.to(setting.labels.device))
+        # The decay is that of the network.
+        setting.optimizer.add_param_group(
+            {
+                "params": [*self.project.parameters(), self.prototypes],
+                "weight_decay": setting.optimizer.param_groups[0]["weight_decay"],
+                "rate": 1.0,
+            }
+        )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return weights and prototypes."""
+        weights = {f"project.{name}": t.detach() for name, t in self.project.named_parameters()}
+        return weights | {"prototypes": self.prototypes.detach()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``tensors`` returned."""
+        for name, parameter in self.project.named_parameters():
+            parameter.data.copy_(tensors[f"project.{name}"])
+        self.prototypes.data.copy_(tensors["prototypes"])
+
+
+def contrast(
+    features: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Return the prototypical loss of each sample, float [B].
+
+    Args:
+        features: float [B, P], projected.
+        labels: int64 [B].
+        prototypes: float [C, P], of any length but 0.
+        temperature: Of the similarities.
+    """
+    from torch.nn import functional as F
+
+    similar = F.normalize(features) @ F.normalize(prototypes).T / temperature
+    own = F.one_hot(labels, len(prototypes)).bool()
+    others = similar.masked_fill(own, -float("inf")).logsumexp(1)
+    return others - similar[own]
+
+
+def make_steps(params: Params, setting: Setting) -> Steps:
+    """Return steps on two batches, one for features and one for the classifier."""
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.engine.steps import second_batches
+
+    labels, classifier = setting.labels, setting.network.classifier
+    state = _Contrast(params, setting)
+    second = second_batches(
+        labels, len(setting.class_counts), "class-aware", seed=setting.seed, epochs=setting.epochs
+    )
+
+    def step(batch: Batch) -> torch.Tensor:
+        a, balanced = share(batch.epoch, setting.epochs), second(batch)
+        setting.optimizer.zero_grad(set_to_none=True)
+        projected = state.project(setting.features(batch))
+        pulled = contrast(projected, labels[batch.rows], state.prototypes, params.temperature)
+        y = labels[balanced.rows]
+        losses = F.cross_entropy(classifier(setting.features(balanced)), y, reduction="none")
+        value: torch.Tensor = a * pulled.mean() + (1 - a) * setting.reduce(losses, y, batch)
+        torch.autograd.backward(value)
+        setting.optimizer.step()
+        return value
+
+    return Steps(step, state=state)
+
+
+METHOD = Method(
+    summary="prototypes for the features, class-aware batches for the classifier, mixed over time",
+    source="Wang et al., CVPR 2021, arXiv 2103.14267",
+    stages=("pretrain",),
+    params=Params,
+    defaults={
+        "pretrain": {
+            "batch_size": 512,
+            "lr": 0.5,
+            "milestones": (120, 160),
+            "factors": (0.1, 0.01),
+            "weight_decay": 1e-4,
+        }
+    },
+    steps=make_steps,
+)
