@@ -35,7 +35,9 @@ from ltcli.methods import (
     range_loss,
     remix,
     remix_drw,
+    ride,
     risda,
+    sla,
     stg,
     tau_norm,
 )
@@ -65,6 +67,8 @@ METHODS: dict[str, Method] = {
     "range-loss": range_loss.METHOD,
     "lifted-loss": lifted_loss.METHOD,
     "hybrid-psc": hybrid_psc.METHOD,
+    "sla": sla.METHOD,
+    "ride": ride.METHOD,
     "gcl": gcl.METHOD,
     "balanced-softmax": balanced_softmax.METHOD,
     "logit-adjustment": logit_adjustment.METHOD,

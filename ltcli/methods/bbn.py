@@ -37,7 +37,7 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
 
     from ltcli.engine.device import autocast
     from ltcli.engine.steps import second_batches
-    from ltcli.models.resnet import TwoBranches
+    from ltcli.models.several import TwoBranches
 
     network, labels = setting.network, setting.labels
     backbone = network.backbone
@@ -71,5 +71,5 @@ METHOD = Method(
     stages=("pretrain",),
     defaults={"pretrain": {"schedule": "bbn"}},
     steps=make_steps,
-    backbone="bbn",
+    backbone=lambda _options: "bbn",
 )

@@ -157,7 +157,7 @@ class Head:
         start: The trained classifier, or a fresh one. ``pretrain`` always has a fresh one.
         trainable: Any of weight, bias, scales.
         rates: Multiple of the learning rate of each of these; 1 for those not named.
-        form: Of a fresh classifier: linear or cosine.
+        form: Of a fresh classifier, see ``ltcli.models.classifier``.
         scale: Value of all factors at the start; None to leave them as they are.
         rare_bias: A fresh bias is -log(C - 1), at which every sigmoid is 1/C, and has no weight
             decay; otherwise it is 0.
@@ -166,7 +166,7 @@ class Head:
     start: Literal["trained", "fresh"] = "trained"
     trainable: tuple[str, ...] = ("weight", "bias")
     rates: Mapping[str, float] = field(default_factory=dict)
-    form: Literal["linear", "cosine"] = "linear"
+    form: str = "linear"
     scale: float | None = None
     rare_bias: bool = False
 
@@ -277,7 +277,8 @@ class Method:
         balances: Whether it takes the class prior out of the classifier by itself, without weights
             or a sampler.
         head: From own parameters to where fine-tuning starts, what is trained, and the form.
-        backbone: What is put behind the backbone's name, see ``ltcli.models.network``.
+        backbone: From own parameters to what is put behind the backbone's name, see
+            ``ltcli.models.network``.
         reads: (params) to what it needs beside model and data: covariances, confusion, generator,
             maps, held-out.
         check: (params, headers of the inputs by role) raises what is wrong before any work.
@@ -293,6 +294,6 @@ class Method:
     solve: Callable[[Any, Trained], tuple[Classifier, dict[str, Any]]] | None = None
     balances: bool = True
     head: Callable[[Any], Head] = lambda _options: Head()
-    backbone: str = ""
+    backbone: Callable[[Any], str] = lambda _options: ""
     reads: Callable[[Any], tuple[str, ...]] = lambda _params: ()
     check: Callable[[Any, Mapping[str, Header]], None] = lambda _params, _headers: None

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-FORMS = ("linear", "cosine")
+FORMS = ("linear", "cosine", *(f"experts{count}" for count in range(2, 10)))
 
 
 class Classifier(nn.Module):
@@ -12,13 +12,14 @@ class Classifier(nn.Module):
 
     linear: z_c = s_c (w_c . f + b_c)
     cosine: z_c = s_c (cos(w_c, f) + b_c)
+    experts3: the mean of three cosine classifiers, each on its third of the features
 
     The factors s are 1 and fixed unless a method says otherwise.
 
     Args:
         feature_dim: D.
         num_classes: C.
-        form: linear or cosine.
+        form: linear, cosine, or experts2 to experts9.
     """
 
     def __init__(self, feature_dim: int, num_classes: int, form: str = "linear") -> None:
@@ -32,10 +33,16 @@ class Classifier(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits, float [B, C], of features float [B, D]."""
-        if self.form == "cosine":
-            cosines = F.linear(F.normalize(features), F.normalize(self.weight), self.bias)
-            return self.scales * cosines
+        if self.form != "linear":
+            return self.each(features).mean(0)
         return self.scales * F.linear(features, self.weight, self.bias)
+
+    def each(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits of each expert of a classifier on cosines, float [experts, B, C]."""
+        count = 1 if self.form == "cosine" else int(self.form.removeprefix("experts"))
+        parts = zip(features.chunk(count, 1), self.weight.chunk(count, 1), strict=True)
+        cosines = [F.linear(F.normalize(f), F.normalize(w), self.bias) for f, w in parts]
+        return self.scales * torch.stack(cosines)
 
     def vectors(self) -> torch.Tensor:
         """Return the class vectors of a linear classifier with its factors in them, float [C, D].

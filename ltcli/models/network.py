@@ -1,6 +1,7 @@
 """A network is a backbone and a classifier; here they are built by name and from artifacts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,9 +9,11 @@ from torch import nn
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
 from ltcli.models.classifier import FORMS, Classifier
-from ltcli.models.resnet import ResNet, TwoBranches
+from ltcli.models.resnet import ResNet
+from ltcli.models.several import Experts, Rotations, TwoBranches
 
 _WIDE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+_EXPERTS = tuple("23456789")
 _NARROW = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
 
 
@@ -44,19 +47,33 @@ def build_backbone(name: str) -> ResNet:
 
     Args:
         name: resnet20/32/44/56/110 (6n+2 layers, widths 16, 32, 64, D = 64) or resnet10/18/34
-            (widths 64 to 512, D = 512), both with a 3x3 stem of stride 1 and no max-pooling; with
-            ``-bbn`` behind it, see ``TwoBranches``.
+            (widths 64 to 512, D = 512), both with a 3x3 stem of stride 1 and no max-pooling. With
+            ``-bbn``, ``-sla`` or ``-ride3`` (3 experts) behind it, see ``ltcli.models.several``.
+
+    Raises:
+        KeyError: There is none of this name.
     """
-    plain = name.removesuffix("-bbn")
-    kind = ResNet if plain == name else TwoBranches
-    if plain in _WIDE:
-        return kind((64, 128, 256, 512), _WIDE[plain], projection=True)
-    return kind((16, 32, 64), (_NARROW[plain],) * 3, projection=False)
+    plain, _, more = name.partition("-")
+    shape: dict[str, Any] = {
+        "widths": (64, 128, 256, 512) if plain in _WIDE else (16, 32, 64),
+        "blocks": _WIDE[plain] if plain in _WIDE else (_NARROW[plain],) * 3,
+        "projection": plain in _WIDE,
+    }
+    if more.startswith("ride") and more[4:] in _EXPERTS:
+        return Experts(**shape, experts=int(more[4:]))
+    return {"": ResNet, "bbn": TwoBranches, "sla": Rotations}[more](**shape)
 
 
 def num_stages(name: str) -> int:
-    """Return how many stages a backbone has, without building it."""
-    return 4 if name.removesuffix("-bbn") in _WIDE else 3
+    """Return after how many stages a backbone has maps of one image, without building it."""
+    plain, _, more = name.partition("-")
+    if more.startswith("ride"):
+        return 1
+    return 0 if more == "sla" else _depth(plain)
+
+
+def _depth(plain: str) -> int:
+    return 4 if plain in _WIDE else 3
 
 
 def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
@@ -67,7 +84,7 @@ def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
         image_size: Height and width.
     """
     # Every stage but the first halves the sides, rounding up.
-    scale = 2 ** (num_stages(name) - 1)
+    scale = 2 ** (_depth(name.partition("-")[0]) - 1)
     return tuple(-(-side // scale) for side in image_size)
 
 

@@ -3,8 +3,6 @@
 Source: He, Zhang, Ren, Sun, CVPR 2016, arXiv 1512.03385, sections 3.3 and 4.2.
 """
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -64,7 +62,12 @@ class ResNet(nn.Module):
         widths: Channels of each stage; the last is the feature dimension D.
         blocks: Blocks of each stage.
         projection: Option B shortcuts (see ``_Block``) instead of option A.
+
+    Attributes:
+        views: Of an image that features are made of.
     """
+
+    views = 1
 
     def __init__(
         self, widths: tuple[int, ...], blocks: tuple[int, ...], *, projection: bool
@@ -112,41 +115,3 @@ class ResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the features, float [B, D]: the maps averaged over positions."""
         return self.maps(images).mean((2, 3))
-
-
-class TwoBranches(ResNet):
-    """A backbone whose last block is there twice; its features are those of both, side by side.
-
-    Source: Zhou, Cui, Wei, Chen, CVPR 2020, arXiv 1912.02413.
-
-    Args:
-        widths: As for ``ResNet``; D is twice the last.
-        blocks: As for ``ResNet``.
-        projection: As for ``ResNet``.
-    """
-
-    def __init__(
-        self, widths: tuple[int, ...], blocks: tuple[int, ...], *, projection: bool
-    ) -> None:
-        """Take the last block out of the last stage and make another one like it."""
-        super().__init__(widths, blocks, projection=projection)
-        self.feature_dim = 2 * widths[-1]
-        kept = list(self.stages[-1].children())
-        last = kept.pop()
-        self.stages[-1] = nn.Sequential(*kept)
-        other = copy.deepcopy(last)
-        for module in other.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-        self.branches = nn.ModuleList([last, other])
-
-    def late(self, maps: torch.Tensor, stages: int) -> torch.Tensor:
-        """Return the last feature maps of both branches, float [B, D, Y, X]."""
-        shared = super().late(maps, stages)
-        return torch.cat([branch(shared) for branch in self.branches], dim=1)
-
-    def of_branch(self, images: torch.Tensor, branch: int) -> torch.Tensor:
-        """Return the features of one branch, float [B, D / 2]."""
-        shared = super().late(self.stem(images), 0)
-        features: torch.Tensor = self.branches[branch](shared).mean((2, 3))
-        return features

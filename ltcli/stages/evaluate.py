@@ -100,7 +100,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "recipe": info["recipe"],
             "network_parameters": network.size(),
             "held_out": split.header.size("val.labels", 0),
-            "views": 1,
+            "views": network.backbone.views,
         },
     )
 

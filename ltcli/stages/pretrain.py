@@ -170,7 +170,8 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
 
 def backbone_of(params: Any, method: Method) -> str:
     """Return the name of the backbone as the method wants it."""
-    return f"{params.backbone}-{method.backbone}" if method.backbone else str(params.backbone)
+    more = method.backbone(methods.options(method, params))
+    return f"{params.backbone}-{more}" if more else str(params.backbone)
 
 
 def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:

@@ -1,0 +1,103 @@
+"""SLA, self-supervised label augmentation: class and rotation of an image are one label.
+
+    L = mean over the four rotations r and images i of CE( z^r_i, (y_i, r) )
+    z^r[c, q] = w_cq . f(r-turned image) + b_cq        4 C logits
+    test: the mean over r of z^r[c, r], as the image is turned by r itself
+
+As a network it is a backbone that puts the features of the four turned images side by side, and one
+row of weights (w_c0, ..., w_c3) for each class, with factors of 1/4: every later stage takes it as
+any other. Only joint training is here, without the distillation into one view.
+
+Source: Lee, Hwang, Shin, ICML 2020, arXiv 1910.05872 and released code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltcli.methods.method import Head, Method, NoParams, Steps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Setting
+
+
+class _Biases:
+    """The biases of all joint labels; what a resumed run needs of them."""
+
+    def __init__(self, setting: Setting) -> None:
+        import torch
+
+        bias = setting.network.classifier.bias
+        self.values = torch.nn.Parameter(bias.new_zeros(len(bias), 4))
+        first = setting.optimizer.param_groups[0]
+        setting.optimizer.add_param_group(
+            {"params": [self.values], "weight_decay": first["weight_decay"], "rate": 1.0}
+        )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the biases, float [C, 4]."""
+        return {"biases": self.values.detach()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``tensors`` returned."""
+        self.values.data.copy_(tensors["biases"])
+
+
+def make_steps(_params: NoParams, setting: Setting) -> Steps:
+    """Return steps on four times as many images and labels."""
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.engine.device import autocast
+    from ltcli.models.several import Rotations
+
+    backbone, classifier = setting.network.backbone, setting.network.classifier
+    if not isinstance(backbone, Rotations):
+        raise ValueError("sla trains a backbone of four views")
+    biases = _Biases(setting)
+
+    def step(batch: Batch) -> torch.Tensor:
+        x, labels = setting.inputs(batch), setting.labels[batch.rows]
+        turned = torch.cat([torch.rot90(x, quarter, (2, 3)) for quarter in range(4)])
+        with autocast(labels.device, setting.dtype):
+            features = backbone.of_view(turned).float()
+        # A row of 4 C logits, those of a class side by side.
+        joint = classifier.weight.view(4 * len(classifier.weight), -1)
+        logits = F.linear(features, joint, biases.values.flatten())
+        target = torch.cat([4 * labels + quarter for quarter in range(4)])
+        losses = F.cross_entropy(logits, target, reduction="none").view(4, -1).mean(0)
+        setting.optimizer.zero_grad(set_to_none=True)
+        value = setting.reduce(losses, labels, batch)
+        torch.autograd.backward(value)
+        setting.optimizer.step()
+        with torch.no_grad():
+            # The classifier's factors of 1/4 make a mean of this.
+            classifier.bias.copy_(biases.values.sum(1))
+        return value
+
+    return Steps(step, state=biases)
+
+
+METHOD = Method(
+    summary="class and rotation as one label, four views at test time",
+    source="Lee, Hwang, Shin, ICML 2020, arXiv 1910.05872",
+    stages=("pretrain",),
+    # 80,000 steps of 128 images on all of CIFAR are 200 epochs.
+    defaults={
+        "pretrain": {
+            "warmup": 0,
+            "milestones": (100, 150),
+            "factors": (0.1, 0.01),
+            "weight_decay": 1e-4,
+        }
+    },
+    steps=make_steps,
+    head=lambda _options: Head(trainable=("weight",), scale=0.25),
+    balances=False,
+    backbone=lambda _options: "sla",
+)

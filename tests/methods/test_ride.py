@@ -1,0 +1,77 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltcli.artifacts.header import read_header
+from ltcli.methods.ride import METHOD, Params, head, make_steps
+from ltcli.models.network import build_network
+from ltcli.stats.losses import margins
+from tests.methods.conftest import COUNTS
+
+
+@pytest.fixture
+def case(bilevel):
+    """Two experts on 24 images."""
+    setting = bilevel(whole=True)
+    network = build_network("resnet20-ride2", 4, 0, "experts2").train()
+    network.classifier.scales.data.fill_(30.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    return dataclasses.replace(setting, network=network, optimizer=optimizer)
+
+
+def ldam(logits, labels):
+    lowered = logits - 30 * margins(COUNTS, 0.5).float()[labels, None] * F.one_hot(labels, 4)
+    return F.cross_entropy(lowered, labels)
+
+
+def test_a_step_is_the_sum_of_the_experts_losses_less_their_divergence(case, batch):
+    labels = case.labels[batch.rows]
+    each = case.network.classifier.each(case.network.backbone(case.inputs(batch)))
+    p = each.mean(0).softmax(1)
+    expected = 0.0
+    for logits in each:
+        divergence = (p * (p.log() - logits.log_softmax(1))).sum(1).mean()
+        assert float(divergence.detach()) > 0
+        expected = expected + ldam(logits, labels) - 0.45 * divergence
+    mine = make_steps(Params(experts=2), case).step(batch)
+    assert float(mine.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def test_without_diversity_experts_learn_on_their_own(case, batch):
+    labels = case.labels[batch.rows]
+    each = case.network.classifier.each(case.network.backbone(case.inputs(batch)))
+    weight = case.network.classifier.weight
+    alone = torch.autograd.grad(ldam(each[0], labels), weight)[0]
+    before = weight.detach().clone()
+    make_steps(Params(experts=2, diversity=0.0), case).step(batch)
+    moved = (before - weight.detach()) / 0.05
+    torch.testing.assert_close(moved[:, :48], alone[:, :48], rtol=1e-3, atol=1e-5)
+
+
+def test_the_mean_is_held_fixed(case, batch):
+    # With one loss term alone, the gradient of an expert's divergence is softmax(z_e) - softmax(z).
+    each = case.network.classifier.each(case.network.backbone(case.inputs(batch))).detach()
+    logits = each[0].clone().requires_grad_()
+    p = each.mean(0).softmax(1)
+    F.kl_div(logits.log_softmax(1), p, reduction="batchmean").backward()
+    torch.testing.assert_close(logits.grad, (logits.detach().softmax(1) - p) / 12)
+
+
+def test_it_trains_and_is_evaluated(ltcli, copy):
+    out, scores = copy / "ride.safetensors", copy / "scores.safetensors"
+    options = ("--experts", "2", "--backbone", "resnet20", "--epochs", "2")
+    assert ltcli("pretrain", "--method", "ride", *options, "--out", out, "-d", copy).code == 0
+    info = read_header(out).info
+    assert (info["backbone"], info["classifier"]) == ("resnet20-ride2", "experts2")
+    assert info["balanced"]
+    assert ltcli("evaluate", "--model", out, "--out", scores, "-d", copy).code == 0
+
+
+def test_the_record_says_what_the_code_says():
+    defaults = METHOD.defaults["pretrain"]
+    assert (defaults["weight_decay"], defaults["nesterov"]) == (5e-4, True)
+    assert (defaults["beta"], defaults["defer"]) == (0.9999, 160)
+    assert head(Params()).form == "experts3"
+    assert METHOD.backbone(Params(experts=4)) == "ride4"

@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from ltcli.engine.infer import backbone_maps
+from ltcli.models.classifier import Classifier
+from ltcli.models.network import build_backbone, build_network, map_size, num_stages
+
+
+@pytest.fixture
+def images(rng):
+    return torch.randn(3, 3, 16, 16, generator=rng)
+
+
+@pytest.mark.parametrize("more", ["bbn", "sla", "ride2", "ride3"])
+@pytest.mark.parametrize("plain", ["resnet20", "resnet10"])
+def test_features_are_the_means_of_maps_of_the_stated_size(images, plain, more):
+    name = f"{plain}-{more}"
+    with torch.no_grad():
+        backbone = build_backbone(name).eval()
+        maps = backbone.maps(images)
+        assert maps.shape == (3, backbone.feature_dim, *map_size(name, (16, 16)))
+        torch.testing.assert_close(backbone(images), maps.mean((2, 3)))
+        # The folded form that the stages run is the same.
+        network = build_network(name, 4, seed=0).train()
+        network.backbone(images)
+        network.eval()
+        folded = backbone_maps(network)(images)
+        torch.testing.assert_close(folded, network.backbone.maps(images), rtol=1e-4, atol=1e-4)
+
+
+def test_dimensions_by_hand():
+    dims = {"resnet32-bbn": 128, "resnet32-sla": 256, "resnet32-ride3": 144, "resnet18-ride2": 768}
+    assert {name: build_backbone(name).feature_dim for name in dims} == dims
+
+
+@pytest.mark.parametrize("name", ["resnet20-x", "resnet20-ride1", "resnet20-ride", "x-bbn", "-bbn"])
+def test_other_names_are_not_known(name):
+    with pytest.raises(KeyError):
+        build_backbone(name)
+
+
+@pytest.mark.parametrize("name", ["resnet20-bbn", "resnet20-ride3", "resnet20"])
+def test_early_and_late_maps_join(images, name):
+    backbone = build_backbone(name).eval()
+    for stages in range(num_stages(name) + 1):
+        found = backbone.late(backbone.early(images, stages), stages)
+        torch.testing.assert_close(found, backbone.maps(images))
+
+
+def test_experts_share_the_first_stage_alone(images):
+    backbone = build_backbone("resnet20-ride3").eval()
+    before = backbone(images)
+    with torch.no_grad():
+        next(backbone.experts[1].parameters()).mul_(2)
+    after = backbone(images)
+    changed = [not torch.equal(before[:, i : i + 48], after[:, i : i + 48]) for i in (0, 48, 96)]
+    assert changed == [False, True, False]
+    with torch.no_grad():
+        next(backbone.stages.parameters()).mul_(2)
+    third = backbone(images)
+    assert all(not torch.equal(after[:, i : i + 48], third[:, i : i + 48]) for i in (0, 48, 96))
+
+
+def test_views_are_quarter_turns(images):
+    backbone = build_backbone("resnet20-sla").eval()
+    both = backbone(images), backbone(torch.rot90(images, 1, (2, 3)))
+    # Turning the image moves the parts round.
+    torch.testing.assert_close(both[1][:, :192], both[0][:, 64:])
+    torch.testing.assert_close(both[1][:, 192:], both[0][:, :64])
+    torch.testing.assert_close(both[0][:, :64], backbone.of_view(images))
+    assert (backbone.views, build_backbone("resnet20").views) == (4, 1)
+
+
+def test_logits_of_experts_are_the_mean_of_cosines(rng):
+    classifier = Classifier(6, 4, "experts3")
+    classifier.scales.data.fill_(7.0)
+    features = torch.randn(5, 6, generator=rng)
+    expected = torch.zeros(5, 4)
+    for part in range(3):
+        f, w = features[:, 2 * part : 2 * part + 2], classifier.weight[:, 2 * part : 2 * part + 2]
+        expected += 7 * torch.cosine_similarity(f.unsqueeze(1), w.unsqueeze(0), dim=2) / 3
+    torch.testing.assert_close(classifier(features), expected)
+    assert classifier.each(features).shape == (3, 5, 4)
+
+
+def test_one_expert_is_a_cosine_classifier(rng):
+    features = torch.randn(5, 6, generator=rng)
+    classifier = Classifier(6, 4, "cosine")
+    torch.testing.assert_close(classifier.each(features)[0], classifier(features))
