@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# CIFAR-LT, ResNet-32: everything that the four papers compare with, on one split, each by its own
+# published schedule, beside the published figures. Resumable: run it again after an interruption,
+# or with more seeds, and only what is missing is done.
+#   papers.sh [FOLDER OF THE DATA] [OUT] [cifar10|cifar100] [FACTOR: 10, 20, 50, 100, 200] [SEEDS]
+# Takes 45 to 60 minutes on two cores for each of the pre-trainings, three times that for bbn, sla,
+# ride and hybrid-psc, four times for l2rw and meta-weight-net; minutes each on a large GPU. Expect
+# last epochs below the published figures, which nearly all are the best epoch on test.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+root=${1:-data} data=${3:-cifar10} factor=${4:-100} seeds=${5:-0}
+d=${2:-artifacts/$data-lt-$factor-papers}
+
+pretrain() {  # NAME OPTIONS...
+    ltcli pretrain --backbone resnet32 --snapshots 40 --seed "$seed" \
+        --out "$d/$1-$seed.safetensors" -d "$d" "${@:2}"
+}
+bank() {  # NAME
+    ltcli dump-features --model "$d/$1-$seed.safetensors" \
+        --out "$d/features-$1-$seed.safetensors" -d "$d"
+}
+finetune() {  # NAME OF THE MODEL, METHOD, OPTIONS...
+    ltcli finetune --method "$2" --seed "$seed" --model "$d/$1-$seed.safetensors" \
+        --out "$d/$1-$2-$seed.safetensors" -d "$d" "${@:3}"
+}
+
+ltcli split "$data" --root "$root" --imbalance-factor "$factor" --protocol holdout -d "$d"
+for seed in $seeds; do
+    pretrain cross-entropy
+    pretrain mixup --mixup 1 --schedule mislas
+    for model in cross-entropy mixup; do
+        bank "$model"
+        features=(--features "$d/features-$model-$seed.safetensors")
+        for method in crt lws mislas; do
+            finetune "$model" "$method" --snapshots 10 "${features[@]}"
+        done
+        for method in logit-adjustment tau-norm; do
+            finetune "$model" "$method" "${features[@]}"
+        done
+    done
+    finetune cross-entropy meta-class-weight --from-epoch 161 --snapshots 40
+    finetune cross-entropy class-balanced-finetuning --snapshots 20
+    for method in ldam-drw balanced-softmax ce-drw class-balanced focal logit-adjustment \
+        remix-drw ldam focal-drw class-balanced-focal ce-drs remix; do
+        pretrain "$method" --method "$method"
+    done
+    pretrain gcl --method gcl
+    finetune gcl gcl --snapshots 10
+    for method in bbn ride sla hybrid-psc meta-weight-net l2rw; do
+        pretrain "$method" --method "$method"
+    done
+done
+ltcli evaluate -d "$d"
+ltcli compare --published -d "$d"
