@@ -296,9 +296,10 @@ def test_every_method_trains(ltcli, copy, name):
     tensors, plain = tensors_of(out), tensors_of(copy / "pretrain.safetensors")
     same = tensors["classifier.weight"].equal(plain["classifier.weight"])
     assert same == (name == "cross-entropy")
-    cosine = name.startswith("ldam") or name == "gcl"
-    assert tensors["classifier.scales"].eq(30 if cosine else 1).all()
-    assert read_header(out).info["classifier"] == ("cosine" if cosine else "linear")
+    forms = {"ldam": "cosine", "ldam-drw": "cosine", "gcl": "cosine", "ride": "experts3"}
+    scale = {"sla": 0.25}.get(name, 30 if name in forms else 1)
+    assert tensors["classifier.scales"].eq(scale).all()
+    assert read_header(out).info["classifier"] == forms.get(name, "linear")
     # Whatever was made can be evaluated.
     scores = copy / "scores.safetensors"
     assert ltcli("evaluate", "--model", out, "--out", scores, "-d", copy).code == 0
