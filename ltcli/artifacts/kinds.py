@@ -101,10 +101,11 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "model",
-            1,
+            2,
             (
                 Tensor("backbone.*", (), None, "state of the backbone"),
                 *_CLASSIFIER,
+                Tensor("classifier.memory.*", (), None, "centroids and their use, OLTR's", False),
                 Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False),
                 Tensor("snapshots.*", (), None, "the same state after those epochs", False),
                 Tensor("method.*", (), None, "state of the method at the end of training", False),

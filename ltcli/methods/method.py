@@ -155,8 +155,8 @@ class Head:
 
     Attributes:
         start: The trained classifier, or a fresh one. ``pretrain`` always has a fresh one.
-        trainable: Any of weight, bias, scales.
-        rates: Multiple of the learning rate of each of these; 1 for those not named.
+        trainable: Any of weight, bias, scales, memory.
+        rates: Multiple of the learning rate of each of these, and of backbone; 1 for the others.
         form: Of a fresh classifier, see ``ltcli.models.classifier``.
         scale: Value of all factors at the start; None to leave them as they are.
         rare_bias: A fresh bias is -log(C - 1), at which every sigmoid is 1/C, and has no weight

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-FORMS = ("linear", "cosine", *(f"experts{count}" for count in range(2, 10)))
+from ltcli.models.memory import Memory
+
+FORMS = ("linear", "cosine", "memory", *(f"experts{count}" for count in range(2, 10)))
 
 
 class Classifier(nn.Module):
@@ -13,13 +15,14 @@ class Classifier(nn.Module):
     linear: z_c = s_c (w_c . f + b_c)
     cosine: z_c = s_c (cos(w_c, f) + b_c)
     experts3: the mean of three cosine classifiers, each on its third of the features
+    memory: z_c = s_c (w_c / |w_c| . v + b_c), v the features enriched by ``ltcli.models.memory``
 
     The factors s are 1 and fixed unless a method says otherwise.
 
     Args:
         feature_dim: D.
         num_classes: C.
-        form: linear, cosine, or experts2 to experts9.
+        form: linear, cosine, memory, or experts2 to experts9.
     """
 
     def __init__(self, feature_dim: int, num_classes: int, form: str = "linear") -> None:
@@ -30,9 +33,13 @@ class Classifier(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_classes))
         self.scales = nn.Parameter(torch.ones(num_classes), requires_grad=False)
         nn.init.kaiming_normal_(self.weight)
+        self.memory = Memory(feature_dim, num_classes) if form == "memory" else None
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits, float [B, C], of features float [B, D]."""
+        if self.memory is not None:
+            enriched = self.memory(features)
+            return self.scales * F.linear(enriched, F.normalize(self.weight), self.bias)
         if self.form != "linear":
             return self.each(features).mean(0)
         return self.scales * F.linear(features, self.weight, self.bias)
@@ -52,6 +59,6 @@ class Classifier(nn.Module):
         return self.scales.unsqueeze(1) * self.weight
 
     def train_only(self, *names: str) -> None:
-        """Let only the named parameters (weight, bias, scales) be trained."""
+        """Let only the named parameters (weight, bias, scales, memory) be trained."""
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in names)
+            parameter.requires_grad_(name.partition(".")[0] in names)

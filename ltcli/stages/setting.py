@@ -185,7 +185,8 @@ def make_optimizer(
         if parameter.requires_grad:
             part, _, leaf = name.partition(".")
             decay = 0.0 if name in spared else schedule.weight_decay
-            rate = head.rates.get(leaf, 1.0) if part == "classifier" else 1.0
+            name_of_rate = leaf.partition(".")[0] if part == "classifier" else part
+            rate = head.rates.get(name_of_rate, 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
     each = [
         {"params": members, "weight_decay": decay, "rate": rate}

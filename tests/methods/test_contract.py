@@ -89,7 +89,7 @@ def test_a_loss_or_steps_or_a_solution_in_closed_form(method):
 def test_what_is_trained_exists(method):
     trainable = method.head(method.params()).trainable
     assert trainable
-    assert set(trainable) <= {"weight", "bias", "scales"}
+    assert set(trainable) <= {"weight", "bias", "scales", "memory"}
 
 
 def test_own_defaults_are_of_stages_and_parameters_that_the_method_has(name, method, options):
