@@ -6,9 +6,10 @@ L_within sums, over the classes of the batch, the harmonic mean of the largest s
 between their samples; L_between is what the smallest squared distance of two class centres lacks to
 the margin; see ``ltcli.stats.metric``. Weights of 0 give cross-entropy.
 
-The figures that long-tailed papers quote are from a comparison without released code; these
-defaults are those of re-implementations. Class-aware sampling puts several samples of a class in a
-batch.
+The figures that long-tailed papers quote are from a comparison without released code.
+Re-implementations weigh both terms by 0.5; on the digits (ResNet-20, 25 epochs) that shrinks all
+features to a point (10 % right), as the terms are of squared distances; 0.01 costs 17 points of 87,
+0.001 and less nothing. Class-aware sampling puts several samples of a class in a batch.
 
 Source: Zhang, Fang, Wen, Li, Qiao, ICCV 2017, arXiv 1611.08976.
 """
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 class Params:
     """Parameters of range loss."""
 
-    within: float = param(0.5, "weight of the ranges within classes", ge=0)
-    between: float = param(0.5, "weight of the distance between centres", ge=0)
+    within: float = param(1e-4, "weight of the ranges within classes", ge=0)
+    between: float = param(1e-4, "weight of the distance between centres", ge=0)
     largest: int = param(2, "how many of the largest distances of a class count", ge=1)
     centre_margin: float = param(0.1, "squared distance that centres shall have", ge=0)
 
