@@ -8,6 +8,7 @@ from ltcli.core.errors import ParamError, nearest
 from ltcli.methods import (
     balanced_softmax,
     bbn,
+    cam_sampling,
     ce_drs,
     ce_drw,
     class_balanced,
@@ -78,6 +79,7 @@ METHODS: dict[str, Method] = {
     "lws": lws.METHOD,
     "mislas": mislas.METHOD,
     "oltr": oltr.METHOD,
+    "cam-sampling": cam_sampling.METHOD,
     "tau-norm": tau_norm.METHOD,
     "ncm": ncm.METHOD,
     "isda": isda.METHOD,

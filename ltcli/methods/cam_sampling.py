@@ -1,0 +1,163 @@
+"""CAM-based sampling: rare classes are filled up with images whose foreground was moved.
+
+    L = mean_i CE(z_i, y_i), every class drawn n_max + n_min times in an epoch
+
+An epoch has every training image once, and n_max + n_min - n_c more draws of class c. The images of
+these have their foreground turned, shifted or flipped and pasted back on top, see
+``ltcli.data.foreground``. The foreground is where the class activation map of the model that
+training starts from, scaled to 0..1, is above a threshold; this threshold is a choice. With
+``at_most``, as off CIFAR, classes with so many images or more get none, others at most so many.
+
+The paper's bag of tricks is ``pretrain --mixup 1``, this from epoch 161 on, and a last stage of
+plain training. Its CIFAR runs have 400 epochs. Here images are moved anew in every step, there they
+are made once before training. The default of 10 epochs has the steps of 40 epochs of CIFAR-10-LT at
+factor 100.
+
+Source: Zhang, Wei, Zhou, Wu, AAAI 2021 (no arXiv id known), and released code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltcli.core.params import param
+from ltcli.methods import bilevel
+from ltcli.methods.method import FINETUNE, Method, Steps, moves_backbone
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Setting
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of CAM-based sampling."""
+
+    at_most: int | None = param(None, "moved images of a class; larger classes get none", ge=0)
+    foreground_above: float = param(0.5, "share of the map's range", ge=0, lt=1)
+
+
+def moved_counts(class_counts: torch.Tensor, at_most: int | None) -> torch.Tensor:
+    """Return how many moved images an epoch has of each class, int64 [C].
+
+    Args:
+        class_counts: int64 [C].
+        at_most: The threshold of ``Params``.
+    """
+    counts = class_counts.max() + class_counts.min() - class_counts
+    if at_most is not None:
+        counts = counts.clamp(max=at_most).where(class_counts < at_most, 0)
+    return counts
+
+
+def drawn_rows(
+    labels: torch.Tensor, more: torch.Tensor, *, seed: int, epoch: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the order of an epoch and which of its images are moved, int64 and bool [M].
+
+    Args:
+        labels: int64 [N], on the CPU.
+        more: int64 [C], draws of each class beside every sample once.
+        seed: Of the run.
+        epoch: From 0.
+    """
+    import torch
+
+    from ltcli.core.seeds import derive
+
+    generator = torch.Generator().manual_seed(derive("cam-sampling", seed, epoch))
+    counts = torch.bincount(labels, minlength=len(more))
+    classes = torch.arange(len(more)).repeat_interleave(more)
+    within = torch.randint(2**31, classes.shape, generator=generator) % counts[classes]
+    first = counts.cumsum(0) - counts
+    drawn = labels.argsort(stable=True)[first[classes] + within]
+    rows = torch.cat([torch.arange(len(labels)), drawn])
+    shuffled = torch.randperm(len(rows), generator=generator)
+    return rows[shuffled], shuffled >= len(labels)
+
+
+def make_steps(params: Params, setting: Setting) -> Steps:
+    """Return steps on images and moved images."""
+    import torch
+    from torch.nn import functional as F
+
+    labels = setting.labels.cpu()
+    more = moved_counts(setting.class_counts.cpu(), params.at_most)
+    move = _mover(params, setting)
+    moved: dict[int, torch.Tensor] = {}
+
+    def order(epoch: int) -> torch.Tensor:
+        moved.clear()
+        rows, moved[epoch] = drawn_rows(labels, more, seed=setting.seed, epoch=epoch)
+        return rows
+
+    def step(batch: Batch) -> torch.Tensor:
+        if batch.epoch not in moved:
+            order(batch.epoch)
+        flags = moved[batch.epoch][batch.first : batch.first + len(batch.rows)]
+        y = setting.labels[batch.rows]
+        x = move(setting.inputs(batch), y, flags.nonzero().flatten(), batch)
+        setting.optimizer.zero_grad(set_to_none=True)
+        logits = setting.network.classifier(setting.features_of(x))
+        value = setting.reduce(F.cross_entropy(logits, y, reduction="none"), y, batch)
+        torch.autograd.backward(value)
+        setting.optimizer.step()
+        return value
+
+    return Steps(step, order=order)
+
+
+def _mover(
+    params: Params, setting: Setting
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
+    """Return what moves the foreground of some images of a step."""
+    import copy
+
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.core.seeds import derive
+    from ltcli.data.foreground import KINDS, with_moved_foreground
+    from ltcli.engine.device import autocast
+    from ltcli.engine.infer import backbone_maps
+    from ltcli.stats.fusion import activation_maps, masks
+
+    maps_of = backbone_maps(copy.deepcopy(setting.network).eval())
+    weights = setting.network.classifier.vectors().detach().clone()
+    device = weights.device
+
+    @torch.no_grad()
+    def move(
+        x: torch.Tensor, labels: torch.Tensor, which: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        if len(which) == 0:
+            return x
+        seed = derive("cam-sampling moves", setting.seed, batch.epoch, batch.step)
+        generator = torch.Generator().manual_seed(seed)
+        kinds = torch.randint(KINDS, which.shape, generator=generator).to(device)
+        draws = torch.rand(len(which), 2, generator=generator).to(device)
+        which = which.to(device)
+        chosen = x[which]
+        with autocast(device, setting.dtype):
+            maps = maps_of(chosen).float()
+        activations = activation_maps(maps, weights[labels[which]]).unsqueeze(1)
+        activations = F.interpolate(activations, x.shape[2:], mode="bilinear").squeeze(1)
+        foreground, _ = masks(activations, params.foreground_above, 1.0)
+        return x.index_copy(0, which, with_moved_foreground(chosen, foreground, kinds, draws))
+
+    return move
+
+
+METHOD = Method(
+    summary="rare classes filled up with images whose foreground was moved",
+    source="Zhang et al., AAAI 2021 (no arXiv id known)",
+    stages=FINETUNE,
+    params=Params,
+    defaults={"finetune": {**bilevel.SECOND_STAGE, "epochs": 10, "milestones": (5,)}},
+    steps=make_steps,
+    check=moves_backbone,
+)

@@ -1,0 +1,91 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltcli.engine.fit import Batch
+from ltcli.methods.cam_sampling import METHOD, Params, drawn_rows, make_steps, moved_counts
+
+COUNTS = torch.tensor([12, 6, 4, 2])
+LABELS = torch.arange(4).repeat_interleave(COUNTS)
+
+
+def test_every_class_ends_with_as_many_images():
+    more = moved_counts(COUNTS, None)
+    assert (COUNTS + more).tolist() == [14, 14, 14, 14]
+    assert more.tolist() == [2, 8, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("at_most", "expected"), [(0, [0, 0, 0, 0]), (5, [0, 0, 5, 5]), (11, [0, 8, 10, 11])]
+)
+def test_off_cifar_large_classes_get_none_and_others_no_more_than_the_threshold(at_most, expected):
+    assert moved_counts(COUNTS, at_most).tolist() == expected
+
+
+def test_an_epoch_has_every_image_once_and_the_rest_moved():
+    rows, moved = drawn_rows(LABELS, moved_counts(COUNTS, None), seed=0, epoch=0)
+    assert rows[~moved].sort().values.tolist() == list(range(24))
+    assert LABELS[rows[moved]].bincount().tolist() == [2, 8, 10, 12]
+    again, _ = drawn_rows(LABELS, moved_counts(COUNTS, None), seed=0, epoch=0)
+    assert torch.equal(rows, again)
+    for other in ({"seed": 1, "epoch": 0}, {"seed": 0, "epoch": 1}):
+        assert not torch.equal(rows, drawn_rows(LABELS, moved_counts(COUNTS, None), **other)[0])
+
+
+def test_without_moved_images_a_step_is_cross_entropy(bilevel):
+    case = bilevel(whole=True)
+    steps = make_steps(Params(at_most=0), case)
+    rows = steps.order(0)
+    assert len(rows) == 24
+    batch = Batch(0, 0, 0, rows[:12])
+    state = {name: tensor.clone() for name, tensor in case.network.state_dict().items()}
+    expected = F.cross_entropy(case.network(case.inputs(batch)), LABELS[batch.rows])
+    case.network.load_state_dict(state)
+    mine = steps.step(batch)
+    assert float(mine.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_only_the_images_of_further_draws_are_moved(bilevel):
+    case = bilevel(whole=True)
+    seen = []
+    body = case.network.backbone.forward
+    case.network.backbone.forward = lambda x: seen.append(x.clone()) or body(x)
+    steps = make_steps(Params(foreground_above=0.0), case)
+    rows = steps.order(0)
+    _, moved = drawn_rows(LABELS, moved_counts(COUNTS, None), seed=0, epoch=0)
+    batch = Batch(0, 1, 12, rows[12:24])
+    steps.step(batch)
+    same = (seen[-1] == case.inputs(batch)).flatten(1).all(1)
+    flags = moved[12:24]
+    assert 0 < int(flags.sum()) < 12
+    assert same[~flags].all()
+    assert not same[flags].any()
+
+
+def test_a_resumed_run_moves_the_same_images(bilevel):
+    def loss(after):
+        case = bilevel(whole=True)
+        steps = make_steps(Params(), case)
+        rows = steps.order(1)
+        if after:
+            steps = make_steps(Params(), dataclasses.replace(case))
+        return float(steps.step(Batch(1, 1, 12, rows[12:24])).detach())
+
+    assert loss(False) == loss(True)
+
+
+def test_it_tunes_the_whole_network(ltcli, copy):
+    assert ltcli("finetune", "--method", "cam-sampling", "--epochs", "1", "-d", copy).code == 0
+
+
+def test_a_frozen_backbone_is_refused(ltcli, copy):
+    done = ltcli("finetune", "--method", "cam-sampling", "--train", "classifier", "-d", copy)
+    assert done.code == 2
+    assert done.lines[0] == ("error: finetune: train must be all for cam-sampling, got classifier")
+
+
+def test_the_record_says_how_long_it_trains():
+    defaults = METHOD.defaults["finetune"]
+    assert (defaults["epochs"], defaults["milestones"], defaults["train"]) == (10, (5,), "all")
