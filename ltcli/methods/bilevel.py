@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
+from ltcli.methods.isda import require_linear
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,9 @@ def reads(params: Any) -> tuple[str, ...]:
 
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a missing or impossible meta set."""
+    """Refuse a classifier whose logits are not linear, and a missing or impossible meta set."""
+    if "model" in headers:
+        require_linear(headers["model"])
     data = headers["features" if "features" in headers else "split"]
     if params.meta_source == "held-out":
         if not data.size("val.labels", 0):

@@ -72,3 +72,21 @@ def test_the_record_says_what_the_paper_says():
     assert METHOD.stages == ("pretrain", "finetune")
     assert METHOD.reads(Params()) == ("held-out",)
     assert METHOD.reads(Params(meta_source="train")) == ()
+
+
+def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
+    assert ltcli("finetune", "--method", "ncm", "-d", copy).code == 0
+    model = copy / "finetune-ncm.safetensors"
+    done = ltcli("finetune", "--method", "l2rw", "--model", model, "-d", copy)
+    assert done.code == 3
+    assert done.lines[0] == f"error: {model}: classifier must be linear, got cosine"
+
+
+def test_class_weights_are_refused(ltcli, copy):
+    for stage in ("pretrain", "finetune"):
+        done = ltcli(stage, "--method", "l2rw", "--beta", "0.9", "--force", "-d", copy)
+        assert done.code == 2
+        assert done.lines == [
+            f"error: {stage}: beta must be 0 for l2rw, got 0.9",
+            "hint: the method finds a weight for every sample itself",
+        ]

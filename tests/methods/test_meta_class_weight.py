@@ -57,3 +57,11 @@ def test_the_record_says_what_the_paper_says():
     assert (defaults["beta"], defaults["reduction"]) == (0.9999, "mean-of-weighted")
     assert (defaults["epochs"], defaults["milestones"], defaults["factors"]) == (40, (20,), (0.01,))
     assert Params().meta_lr == 0.01
+
+
+def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
+    assert ltcli("finetune", "--method", "ncm", "-d", copy).code == 0
+    model = copy / "finetune-ncm.safetensors"
+    done = ltcli("finetune", "--method", "meta-class-weight", "--model", model, "-d", copy)
+    assert done.code == 3
+    assert done.lines[0] == f"error: {model}: classifier must be linear, got cosine"

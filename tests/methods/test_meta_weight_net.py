@@ -102,3 +102,11 @@ def test_the_network_goes_on_after_a_restart(bilevel, batch):
 def test_the_record_says_what_the_paper_says():
     assert METHOD.defaults["pretrain"] == {"schedule": "mwn"}
     assert (Params().width, Params().meta_lr) == (100, 1e-5)
+
+
+def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
+    assert ltcli("finetune", "--method", "ncm", "-d", copy).code == 0
+    model = copy / "finetune-ncm.safetensors"
+    done = ltcli("finetune", "--method", "meta-weight-net", "--model", model, "-d", copy)
+    assert done.code == 3
+    assert done.lines[0] == f"error: {model}: classifier must be linear, got cosine"

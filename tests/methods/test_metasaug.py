@@ -10,7 +10,8 @@ from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import StopError
 from ltcli.engine import fit
 from ltcli.engine.fit import Batch
-from ltcli.methods.metasaug import Params, check, make_steps
+from ltcli.methods.bilevel import check
+from ltcli.methods.metasaug import Params, make_steps
 from ltcli.methods.method import Base, Setting, base_loss, weighted_mean
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone
