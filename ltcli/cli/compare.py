@@ -41,10 +41,11 @@ def compare(
     r"""Compare classifiers on the same images, with intervals and paired differences.
 
     Runs that differ in nothing but their seed share a row. The first row is what the others are
-    compared with: name it first, or it is the pre-trained model. All differences are judged
-    together; one whose interval holds 0 is a tie. Rows with other parameters, epochs, augmentation,
-    training or extra images than the first stand apart. best* is the best kept epoch chosen on the
-    test images themselves, as most papers report; it is not a result.
+    compared with: name it first, or it is the pre-trained model, of several the one by
+    cross-entropy. All differences are judged together; one whose interval holds 0 is a tie. Rows
+    with other parameters, epochs, augmentation, training or extra images than the first stand
+    apart. best* is the best kept epoch chosen on the test images themselves, as most papers report;
+    it is not a result.
 
     \b
     Examples:
@@ -99,7 +100,12 @@ def predictions_on_test(folder: Path, headers: list[Header]) -> list[Header]:
     if not found:
         rule = "has no predictions on the test set"
         raise ArtifactError(folder, rule, "run ltcli evaluate first")
-    return sorted(found, key=lambda header: (header.info["stage"] != "pretrain", header.path.stem))
+
+    def place(header: Header) -> tuple[bool, bool, str]:
+        info = header.info
+        return info["stage"] != "pretrain", info["method"] != "cross-entropy", header.path.stem
+
+    return sorted(found, key=place)
 
 
 def _papers(headers: list[Header]) -> list[Published]:

@@ -52,6 +52,15 @@ def test_first_row_is_the_pretrained_model_and_seeds_share_a_row(ltcli, two_seed
     assert low <= rows[1]["accuracy"] <= high
 
 
+def test_of_several_pretrained_models_the_first_is_that_by_cross_entropy(ltcli, chain, tmp_path):
+    source = chain / "evaluate-pretrain.safetensors"
+    for name, method in (("a", "bbn"), ("b", "cross-entropy"), ("c", "ldam")):
+        out = tmp_path / f"evaluate-{name}.safetensors"
+        rewritten(source, out, {"pretrain": {"method": method}}, method=method)
+    rows = json.loads(ltcli("compare", "--json", "-d", tmp_path).out)["rows"]
+    assert [row["name"] for row in rows] == ["b", "a", "c"]
+
+
 def test_formats_agree(ltcli, two_seeds):
     rows = json.loads(ltcli("compare", "--json", "-d", two_seeds).out)["rows"]
     table = list(csv.DictReader(io.StringIO(ltcli("compare", "--csv", "-d", two_seeds).out)))
