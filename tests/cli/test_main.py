@@ -81,7 +81,8 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
                 "hint: --method is one of cross-entropy, class-balanced, focal, ldam,"
                 " l2rw, meta-weight-net, meta-class-weight, range-loss, lifted-loss, gcl,"
                 " balanced-softmax, logit-adjustment, class-balanced-finetuning, crt, lws, mislas,"
-                " oltr, cam-sampling, tau-norm, ncm, isda, metasaug, risda, feature-fusion, stg",
+                " oltr, fslwf, cam-sampling, tau-norm, ncm, isda, metasaug, risda,"
+                " feature-fusion, stg",
             ],
         ),
         (
@@ -125,8 +126,8 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             [
                 "error: finetune: no method 'cutmix'",
                 "hint: known: balanced-softmax, cam-sampling, class-balanced,"
-                " class-balanced-finetuning, cross-entropy, crt, feature-fusion, focal, gcl, isda,"
-                " l2rw, ldam, lifted-loss,"
+                " class-balanced-finetuning, cross-entropy, crt, feature-fusion, focal, fslwf,"
+                " gcl, isda, l2rw, ldam, lifted-loss,"
                 " logit-adjustment, lws, meta-class-weight, meta-weight-net, metasaug, mislas, ncm,"
                 " oltr, range-loss, risda, stg, tau-norm",
             ],

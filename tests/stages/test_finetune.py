@@ -41,7 +41,7 @@ def test_every_method_works_on_the_feature_bank(ltcli, copy, name):
     info, start = read_header(out).info, read_header(copy / "pretrain.safetensors").info
     assert info["method"] == name
     assert info["balanced"] == (name not in ("cross-entropy", "focal", "isda"))
-    forms = {"ncm": "cosine", "ldam": "cosine", "oltr": "memory"}
+    forms = {"ncm": "cosine", "ldam": "cosine", "fslwf": "cosine", "oltr": "memory"}
     assert info["classifier"] == forms.get(name, "linear")
     statistics = {"covariances": "covariances", "confusion": "confusion", "generator": "stg-train"}
     inputs = read_header(out).inputs

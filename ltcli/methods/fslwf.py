@@ -1,0 +1,180 @@
+"""FSLwF, few-shot learning without forgetting: class vectors of the tail are generated.
+
+    z_c = s cos(w_c, f)                                  s is learnt and starts at 10
+    w_t = a * m_t + b * sum_h A_th w_h / |w_h|           for a tail class t, h over head classes
+    A_t = softmax_h( g cos(Q m_t, k_h) )
+
+m_t is the mean of the class's features, each divided by its length; vectors of head classes, a, b,
+Q, the keys k, g and s are trained. In every step a few head classes are treated as if they belonged
+to the tail, and left out of the sum, so that the generator learns what it is used for.
+L = mean_i CE(z_i, y_i) over all classes, on a frozen backbone. After each step the generated
+vectors are written into the classifier, which is an ordinary one on cosines afterwards.
+
+The original attends with every support feature of an episode, here the class mean does. How the
+long-tailed comparisons that quote it adapted it is not documented.
+
+Source: Gidaris, Komodakis, CVPR 2018, arXiv 1804.09458, eq. 3 to 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltcli.core.errors import ParamError
+from ltcli.core.params import param
+from ltcli.methods.method import FINETUNE, Head, HeadRule, Method, Steps, head_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.engine.fit import Batch
+    from ltcli.methods.method import Setting
+
+
+@dataclass(frozen=True)
+class Params(HeadRule):
+    """Parameters of FSLwF."""
+
+    hidden: int = param(1, "head classes a step treats as tail classes", ge=1)
+    start_scale: float = param(10.0, "factor of the cosines at the start", gt=0)
+
+
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a moving backbone, and head classes that do not fit."""
+    if params.train == "all":
+        hint = "the class means belong to the features of the frozen backbone"
+        raise ParamError("finetune", "train must be classifier for fslwf, got all", hint)
+    head = head_of(params, headers["model"].info["class_counts"], "finetune")
+    if params.hidden >= sum(head):
+        rule = f"hidden must be less than the {sum(head)} head classes, got {params.hidden}"
+        raise ParamError("finetune", rule)
+
+
+class _Weights:
+    """The generator and its parameters; what a resumed run needs of them."""
+
+    def __init__(self, params: Params, setting: Setting, means: torch.Tensor) -> None:
+        import torch
+        from torch import nn
+
+        from ltcli.core.seeds import derive
+
+        num_classes, dim = means.shape
+        counts: list[int] = setting.class_counts.tolist()
+        self.head = torch.tensor(head_of(params, counts, "finetune"), device=means.device)
+        self._means = means
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive("fslwf", setting.seed))
+            class_keys = torch.randn(num_classes, dim)
+        one = torch.ones_like(means[0])
+        self.parts = nn.ParameterDict(
+            {
+                "mean": one.clone(),
+                "lent": one.clone(),
+                "query": torch.diag(one),
+                "class_keys": class_keys.to(means),
+                "sharpness": 10.0 * one[0],
+                "scale": params.start_scale * one[0],
+            }
+        )
+        # Factors would be pulled to zero.
+        decay = setting.optimizer.param_groups[0]["weight_decay"]
+        for weight_decay, names in (
+            (0.0, ("mean", "lent", "sharpness", "scale")),
+            (decay, ("query", "class_keys")),
+        ):
+            members = [self.parts[name] for name in names]
+            setting.optimizer.add_param_group(
+                {"params": members, "weight_decay": weight_decay, "rate": 1.0}
+            )
+
+    def vectors(self, weight: torch.Tensor, rare: torch.Tensor) -> torch.Tensor:
+        """Return the class vectors with generated ones for some classes, float [C, D].
+
+        Args:
+            weight: float [C, D], of all classes.
+            rare: bool [C], whose vectors are generated, and lend nothing.
+        """
+        import torch
+        from torch.nn import functional as F
+
+        queries = F.normalize(self._means @ self.parts["query"].T)
+        similar = self.parts["sharpness"] * queries @ F.normalize(self.parts["class_keys"]).T
+        attention = similar.masked_fill(rare, -torch.inf).softmax(1)
+        made = self.parts["mean"] * self._means
+        made = made + self.parts["lent"] * (attention @ F.normalize(weight))
+        return torch.where(rare.unsqueeze(1), made, weight)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all parameters."""
+        return {name: part.detach() for name, part in self.parts.items()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``tensors`` returned."""
+        for name, part in self.parts.items():
+            part.data.copy_(tensors[name])
+
+
+def class_means(setting: Setting) -> torch.Tensor:
+    """Return the mean of the features of each class, each divided by its length, float [C, D]."""
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.engine.fit import Batch
+
+    weight, size = setting.network.classifier.weight, setting.batch_size
+    sums = torch.zeros_like(weight)
+    rows = torch.arange(len(setting.labels), device=weight.device)
+    for step, part in enumerate(torch.split(rows, size)):
+        features = F.normalize(setting.inputs(Batch(0, step, step * size, part)))
+        sums.index_add_(0, setting.labels[part], features)
+    return sums / setting.class_counts.to(weight.dtype).unsqueeze(1)
+
+
+def make_steps(params: Params, setting: Setting) -> Steps:
+    """Return steps on all classes, some of them with generated vectors."""
+    import torch
+    from torch.nn import functional as F
+
+    from ltcli.core.seeds import derive
+
+    classifier = setting.network.classifier
+    weights = _Weights(params, setting, class_means(setting))
+    tail = ~weights.head
+    heads = weights.head.nonzero().flatten().cpu()
+
+    def step(batch: Batch) -> torch.Tensor:
+        seed = derive("fslwf hidden", setting.seed, batch.epoch, batch.step)
+        generator = torch.Generator().manual_seed(seed)
+        hidden = heads[torch.randperm(len(heads), generator=generator)[: params.hidden]]
+        rare = tail.index_fill(0, hidden.to(tail.device), True)
+        features, labels = setting.inputs(batch), setting.labels[batch.rows]
+        vectors = weights.vectors(classifier.weight, rare)
+        cosines = F.linear(F.normalize(features), F.normalize(vectors))
+        values = F.cross_entropy(weights.parts["scale"] * cosines, labels, reduction="none")
+        setting.optimizer.zero_grad(set_to_none=True)
+        value = setting.reduce(values, labels, batch)
+        torch.autograd.backward(value)
+        setting.optimizer.step()
+        with torch.no_grad():
+            classifier.weight.copy_(weights.vectors(classifier.weight, tail))
+            classifier.scales.copy_(weights.parts["scale"].expand_as(classifier.scales))
+        return value
+
+    return Steps(step, state=weights)
+
+
+METHOD = Method(
+    summary="class vectors of the tail generated from class means and head classes",
+    source="Gidaris and Komodakis, CVPR 2018, arXiv 1804.09458",
+    stages=FINETUNE,
+    params=Params,
+    defaults={"finetune": {"sampler": "class-aware"}},
+    steps=make_steps,
+    head=lambda _options: Head(start="fresh", trainable=("weight",), form="cosine"),
+    balances=False,
+    check=check,
+)
