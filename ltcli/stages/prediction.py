@@ -1,0 +1,138 @@
+"""From image files to the classes that a trained model takes them for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ltcli.core.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+
+# Decoded at once: 1,024 images of 64 x 64 are 12 MB.
+_CHUNK = 1024
+_REPAIR = "repair or remove it, or leave bad files out with --on-bad-image skip"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one file.
+
+    Attributes:
+        file: The path.
+        classes: Names and probabilities, the most probable first; empty for a bad file.
+        bad: What is wrong with the file, as half a sentence; None for a good one.
+    """
+
+    file: Path
+    classes: tuple[tuple[str, float], ...]
+    bad: str | None = None
+
+
+def find_images(places: Sequence[Path]) -> list[Path]:
+    """Return files as they are named, and the images of folders, in all folders below, by name.
+
+    Links are not followed within folders, and what has no image suffix is left out there.
+
+    Raises:
+        DataError: A place does not exist, or a folder has no images or cannot be read whole.
+    """
+    from ltcli.data.scan import list_images
+
+    files: list[Path] = []
+    for place in places:
+        if not place.exists():
+            raise DataError(place, "no such file or folder")
+        if not place.is_dir():
+            files.append(place)
+            continue
+        listing = list_images(place, "")
+        if listing.bad:
+            raise DataError(place, f"must be read whole: {listing.bad[0]}")
+        if not listing.found:
+            raise DataError(place, "has no images")
+        files += [place / path for path in listing.found]
+    return files
+
+
+def predict(
+    header: Header,
+    files: Sequence[Path],
+    *,
+    top: int,
+    on_bad_image: Literal["fail", "skip"],
+    device: str,
+    precision: str,
+) -> Iterator[Prediction]:
+    """Yield what a model says of each file, in order.
+
+    Args:
+        header: Of the model.
+        files: Images in any format that ``split folder`` reads.
+        top: How many classes, at most C.
+        on_bad_image: ``fail`` raises at the first bad file, ``skip`` yields it without classes.
+        device: As for every stage.
+        precision: As for every stage.
+
+    Raises:
+        ArtifactError: The model cannot be loaded.
+        DataError: A file is bad, and may not be.
+    """
+    import torch
+
+    from ltcli.artifacts.store import open_artifact
+    from ltcli.data.batches import ImageBatches
+    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.engine.infer import features_of
+    from ltcli.models.network import load_network
+
+    where = resolve_device(device)
+    dtype = resolve_precision(precision, where)
+    info = header.info
+    with open_artifact(header.path) as model:
+        network = load_network(model, where)
+    for start in range(0, len(files), _CHUNK):
+        part = files[start : start + _CHUNK]
+        decoded = [_decode(file, info["image_size"][0], on_bad_image) for file in part]
+        good = [image for image in decoded if not isinstance(image, str)]
+        found: Iterator[tuple[tuple[str, float], ...]] = iter(())
+        if good:
+            images = ImageBatches(torch.stack(good), info["mean"], info["std"], where, padding=0)
+            features = features_of(network, images, dtype)
+            with torch.inference_mode():
+                shares = network.classifier(features.to(where)).softmax(1).cpu()
+            found = iter(_most_probable(shares, info["class_names"], top))
+        for file, image in zip(part, decoded, strict=True):
+            if isinstance(image, str):
+                yield Prediction(file, (), image)
+            else:
+                yield Prediction(file, next(found))
+
+
+def _decode(file: Path, size: int, on_bad_image: str) -> torch.Tensor | str:
+    """Return an image, uint8 [size, size, 3], or what is wrong with the file."""
+    from ltcli.data.decode import BadImageError, decode_image
+    from ltcli.data.scan import read_file
+
+    try:
+        return decode_image(read_file(file), size)
+    except BadImageError as error:
+        if on_bad_image == "fail":
+            raise DataError(file, str(error), _REPAIR) from None
+        return str(error)
+
+
+def _most_probable(
+    shares: torch.Tensor, names: Sequence[str], top: int
+) -> list[tuple[tuple[str, float], ...]]:
+    """Return the classes of each row of float [B, C], the most probable first."""
+    values, classes = shares.topk(min(top, shares.shape[1]))
+    return [
+        tuple((names[c], value) for c, value in zip(row, best, strict=True))
+        for row, best in zip(classes.tolist(), values.tolist(), strict=True)
+    ]

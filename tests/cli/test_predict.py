@@ -1,0 +1,136 @@
+import csv
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from ltcli.artifacts.store import open_artifact
+
+HEAD = "file,rank,class,probability"
+
+
+@pytest.fixture
+def photos(chain, tmp_path):
+    """The first test images of the tiny chain as files, in a folder and one below it."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    with open_artifact(chain / "split.safetensors") as split:
+        images = split.tensor("test.images")[:6]
+    for number, image in enumerate(images):
+        place = folder if number < 4 else folder / "more"
+        Image.fromarray(image.numpy()).save(place / f"{number}.png")
+    return folder
+
+
+def model(chain):
+    return chain / "pretrain.safetensors"
+
+
+def test_images_get_the_classes_and_probabilities_that_evaluate_gives(ltcli, chain, photos):
+    done = ltcli("predict", photos, "--top", 10, "--json", "--model", model(chain))
+    assert done.code == 0
+    found = json.loads(done.out)
+    names = [*(f"{n}.png" for n in range(4)), "more/4.png", "more/5.png"]
+    assert [entry["file"] for entry in found] == [str(photos / name) for name in names]
+    with open_artifact(chain / "evaluate-pretrain.safetensors") as artifact:
+        shares = artifact.tensor("logits")[:6].softmax(1)
+        classes = artifact.header.info["class_names"]
+    for entry, expected in zip(found, shares, strict=True):
+        mine = {one["class"]: one["probability"] for one in entry["classes"]}
+        assert [mine[name] for name in classes] == pytest.approx(expected.tolist(), abs=2e-2)
+        best = [one["probability"] for one in entry["classes"]]
+        assert best == sorted(best, reverse=True)
+        assert sum(best) == pytest.approx(1, abs=1e-3)
+
+
+def test_csv_has_a_line_for_each_image_and_class(ltcli, chain, photos):
+    done = ltcli("predict", photos / "0.png", photos / "more", "--top", 2, "--model", model(chain))
+    lines = done.out.splitlines()
+    assert lines[0] == HEAD
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    files = [photos / "0.png", photos / "more" / "4.png", photos / "more" / "5.png"]
+    assert [row["file"] for row in rows] == [str(file) for file in files for _ in range(2)]
+    assert [row["rank"] for row in rows] == ["1", "2"] * 3
+
+
+def test_more_classes_than_there_are_is_all_of_them(ltcli, chain, photos):
+    done = ltcli("predict", photos / "0.png", "--top", 99, "--model", model(chain))
+    assert len(done.out.splitlines()) == 11
+
+
+def test_a_bad_file_stops_it_before_anything_is_printed(ltcli, chain, photos):
+    bad = photos / "9.png"
+    bad.write_bytes(b"not an image")
+    done = ltcli("predict", photos, "--model", model(chain))
+    assert (done.code, done.out) == (5, "")
+    assert done.lines == [
+        f"error: {bad}: is no image of a known format",
+        "hint: repair or remove it, or leave bad files out with --on-bad-image skip",
+    ]
+
+
+def test_or_is_skipped_and_named(ltcli, chain, photos):
+    bad = photos / "0.png"
+    bad.write_bytes(b"")
+    done = ltcli("predict", photos, "--on-bad-image", "skip", "--model", model(chain))
+    assert done.code == 0
+    assert done.err.splitlines()[-1] == f"predict: skipped {bad}: is empty"
+    first = next(csv.DictReader(io.StringIO(done.out)))
+    assert first["file"] == str(photos / "1.png")
+    alone = ltcli("predict", bad, "--on-bad-image", "skip", "--model", model(chain))
+    assert (alone.code, alone.out) == (0, f"{HEAD}\n")
+
+
+def test_names_that_need_quotes_get_them(ltcli, chain, photos):
+    odd = photos / 'a "b", c.png'
+    (photos / "0.png").rename(odd)
+    done = ltcli("predict", odd, "--model", model(chain))
+    assert next(csv.DictReader(io.StringIO(done.out)))["file"] == str(odd)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "line"),
+    [
+        (["--top", "0"], 2, "error: predict: top must be at least 1, got 0"),
+        (
+            ["--on-bad-image", "x"],
+            2,
+            "error: predict: on-bad-image must be one of fail, skip, got x",
+        ),
+        (
+            ["--precision", "x"],
+            2,
+            "error: predict: precision must be one of auto, fp32, bf16, got x",
+        ),
+    ],
+)
+def test_wrong_options_are_refused(ltcli, chain, photos, options, code, line):
+    done = ltcli("predict", photos, *options, "--model", model(chain))
+    assert (done.code, done.lines[0]) == (code, line)
+
+
+def test_what_is_no_model_or_no_image_is_refused(ltcli, chain, photos, tmp_path):
+    split = chain / "split.safetensors"
+    done = ltcli("predict", photos, "--model", split)
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {split}: must be of kind model, got split",
+        "hint: name a file of pretrain or finetune",
+    ]
+    done = ltcli("predict", photos / "none.png", "--model", model(chain))
+    assert (done.code, done.lines) == (5, [f"error: {photos}/none.png: no such file or folder"])
+    (tmp_path / "empty").mkdir()
+    done = ltcli("predict", tmp_path / "empty", "--model", model(chain))
+    assert (done.code, done.lines) == (5, [f"error: {tmp_path}/empty: has no images"])
+
+
+def test_chunks_give_what_one_piece_gives(ltcli, chain, photos, monkeypatch):
+    whole = ltcli("predict", photos, "--json", "--model", model(chain)).out
+    monkeypatch.setattr("ltcli.stages.prediction._CHUNK", 4)
+    parts = json.loads(ltcli("predict", photos, "--json", "--model", model(chain)).out)
+    for one, other in zip(json.loads(whole), parts, strict=True):
+        assert one["file"] == other["file"]
+        assert one["classes"][0]["class"] == other["classes"][0]["class"]
+    assert torch.tensor([e["classes"][0]["probability"] for e in parts]).isfinite().all()
