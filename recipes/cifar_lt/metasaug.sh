@@ -4,7 +4,7 @@
 # cross-entropy run, the first at the lower rate, and train the whole network for 40 epochs.
 #   metasaug.sh [FOLDER OF THE DATA] [OUT] [cifar10|cifar100] [FACTOR: 10, 20, 50, 100, 200]
 # Takes about an hour and a half on two cores after the pre-training, half an hour of it for each
-# base; expect all of them within a point of each other, as the meta step is very small.
+# base; expect each beside its control within 0.1 points, as the meta step is very small.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}
