@@ -136,10 +136,27 @@ def by_class(
         int64 [length], positions in ``labels``.
     """
     generator = _generator("by_class", seed, epoch)
-    counts = torch.bincount(labels, minlength=len(probabilities))
-    first = counts.cumsum(0) - counts
     classes = torch.multinomial(probabilities, length, replacement=True, generator=generator)
-    within = torch.randint(2**31, (length,), generator=generator) % counts[classes]
+    return members(labels, classes, len(probabilities), generator)
+
+
+def members(
+    labels: torch.Tensor, classes: torch.Tensor, num_classes: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Return a random sample of each of some classes, with replacement.
+
+    Args:
+        labels: int64 [N], class of each sample, 0..C-1.
+        classes: int64 of any shape, classes that have samples.
+        num_classes: C.
+        generator: Of the draws.
+
+    Returns:
+        int64, shaped as ``classes``, positions in ``labels``.
+    """
+    counts = torch.bincount(labels, minlength=num_classes)
+    first = counts.cumsum(0) - counts
+    within = torch.randint(2**31, classes.shape, generator=generator) % counts[classes]
     return torch.argsort(labels, stable=True)[first[classes] + within]
 
 

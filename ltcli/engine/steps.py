@@ -1,6 +1,6 @@
 """Optimisation steps: the one seam of the training loop. Here is plain training, with mixup."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,6 +75,41 @@ def augmented(images: ImageBatches, *, seed: int) -> Inputs:
     return inputs
 
 
+def descent(
+    optimizer: torch.optim.Optimizer, objective: Callable[[Batch], torch.Tensor]
+) -> Callable[[Batch], torch.Tensor]:
+    """Return the step that goes down an objective, and returns its value before it.
+
+    Args:
+        optimizer: Over the parameters that are trained.
+        objective: A batch to its mean loss, float [].
+    """
+
+    def step(batch: Batch) -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        value = objective(batch)
+        torch.autograd.backward(value)
+        optimizer.step()
+        return value
+
+    return step
+
+
+def train_too(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[torch.Tensor], *, decayed: bool = True
+) -> None:
+    """Let an optimiser train further parameters, at the base rate.
+
+    Args:
+        optimizer: Of the network.
+        parameters: What else is trained.
+        decayed: Whether they have the network's weight decay, or none.
+    """
+    decay = optimizer.param_groups[0]["weight_decay"] if decayed else 0.0
+    group = {"params": list(parameters), "weight_decay": decay, "rate": 1.0}
+    optimizer.add_param_group(group)
+
+
 def plain_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -99,19 +134,14 @@ def plain_step(
         mixing: Of inputs and labels; None for none.
     """
 
-    def step(batch: Batch) -> torch.Tensor:
+    def objective(batch: Batch) -> torch.Tensor:
         x, y = inputs(batch), labels[batch.rows]
-        optimizer.zero_grad(set_to_none=True)
         with autocast(labels.device, dtype):
             if mixing is None:
-                value = reduce(loss(network(x).float(), y, batch), y, batch)
-            else:
-                value = mixed_loss(network, loss, reduce, x, y, batch, mixing)
-        torch.autograd.backward(value)
-        optimizer.step()
-        return value
+                return reduce(loss(network(x).float(), y, batch), y, batch)
+            return mixed_loss(network, loss, reduce, x, y, batch, mixing)
 
-    return step
+    return descent(optimizer, objective)
 
 
 def feature_step(
@@ -128,15 +158,7 @@ def feature_step(
         loss: Features, labels int64 [B] and the batch to the mean loss.
         labels: int64 [N], on the device.
     """
-
-    def step(batch: Batch) -> torch.Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        value = loss(features(batch), labels[batch.rows], batch)
-        torch.autograd.backward(value)
-        optimizer.step()
-        return value
-
-    return step
+    return descent(optimizer, lambda batch: loss(features(batch), labels[batch.rows], batch))
 
 
 def second_batches(

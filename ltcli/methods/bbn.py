@@ -36,7 +36,7 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
     from torch.nn import functional as F
 
     from ltcli.engine.device import autocast
-    from ltcli.engine.steps import second_batches
+    from ltcli.engine.steps import descent, second_batches
     from ltcli.models.several import TwoBranches
 
     network, labels = setting.network, setting.labels
@@ -47,22 +47,18 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
         labels, len(setting.class_counts), "reversed", seed=setting.seed, epochs=setting.epochs
     )
 
-    def step(batch: Batch) -> torch.Tensor:
+    def objective(batch: Batch) -> torch.Tensor:
         a = share(batch.epoch, setting.epochs)
         rare = second(batch)
-        setting.optimizer.zero_grad(set_to_none=True)
         with autocast(labels.device, setting.dtype):
             usual = backbone.of_branch(setting.inputs(batch), 0).float()
             other = backbone.of_branch(setting.inputs(rare), 1).float()
             logits = network.classifier(2 * torch.cat([a * usual, (1 - a) * other], dim=1)).float()
         parts = ((a, labels[batch.rows]), (1 - a, labels[rare.rows]))
         values = [part * F.cross_entropy(logits, y, reduction="none") for part, y in parts]
-        value = (values[0] + values[1]).mean()
-        torch.autograd.backward(value)
-        setting.optimizer.step()
-        return value
+        return (values[0] + values[1]).mean()
 
-    return Steps(step)
+    return Steps(descent(setting.optimizer, objective))
 
 
 METHOD = Method(

@@ -248,14 +248,13 @@ def reweighting(
         before: Losses float [B], labels and batch to the loss of the virtual step; None for none.
         after: Losses, their ``alignments`` float [B], labels and batch to the loss of the step.
     """
-    import torch
-
+    from ltcli.engine.steps import descent
     from ltcli.methods.method import Steps, base_loss
 
     order, meta = meta_set(params, setting)
     base, classifier = base_loss(params, setting.class_counts), setting.network.classifier
 
-    def step(batch: Batch) -> torch.Tensor:
+    def objective(batch: Batch) -> torch.Tensor:
         x, labels = setting.inputs(batch), setting.labels[batch.rows]
         features = setting.features_of(x)
 
@@ -267,10 +266,6 @@ def reweighting(
 
         tangents = behind_virtual_step(virtual, features, x, meta(batch), setting)
         agreed = alignments(lambda z: base(z, labels, batch), features, setting, tangents)
-        setting.optimizer.zero_grad(set_to_none=True)
-        value = after(base(classifier(features), labels, batch), agreed, labels, batch)
-        torch.autograd.backward(value)
-        setting.optimizer.step()
-        return value
+        return after(base(classifier(features), labels, batch), agreed, labels, batch)
 
-    return Steps(step, order=order)
+    return Steps(descent(setting.optimizer, objective), order=order)

@@ -68,13 +68,11 @@ def drawn_rows(
     import torch
 
     from ltcli.core.seeds import derive
+    from ltcli.data.samplers import members
 
     generator = torch.Generator().manual_seed(derive("cam-sampling", seed, epoch))
-    counts = torch.bincount(labels, minlength=len(more))
     classes = torch.arange(len(more)).repeat_interleave(more)
-    within = torch.randint(2**31, classes.shape, generator=generator) % counts[classes]
-    first = counts.cumsum(0) - counts
-    drawn = labels.argsort(stable=True)[first[classes] + within]
+    drawn = members(labels, classes, len(more), generator)
     rows = torch.cat([torch.arange(len(labels)), drawn])
     shuffled = torch.randperm(len(rows), generator=generator)
     return rows[shuffled], shuffled >= len(labels)
@@ -82,8 +80,9 @@ def drawn_rows(
 
 def make_steps(params: Params, setting: Setting) -> Steps:
     """Return steps on images and moved images."""
-    import torch
     from torch.nn import functional as F
+
+    from ltcli.engine.steps import descent
 
     labels = setting.labels.cpu()
     more = moved_counts(setting.class_counts.cpu(), params.at_most)
@@ -95,20 +94,16 @@ def make_steps(params: Params, setting: Setting) -> Steps:
         rows, moved[epoch] = drawn_rows(labels, more, seed=setting.seed, epoch=epoch)
         return rows
 
-    def step(batch: Batch) -> torch.Tensor:
+    def objective(batch: Batch) -> torch.Tensor:
         if batch.epoch not in moved:
             order(batch.epoch)
         flags = moved[batch.epoch][batch.first : batch.first + len(batch.rows)]
         y = setting.labels[batch.rows]
         x = move(setting.inputs(batch), y, flags.nonzero().flatten(), batch)
-        setting.optimizer.zero_grad(set_to_none=True)
         logits = setting.network.classifier(setting.features_of(x))
-        value = setting.reduce(F.cross_entropy(logits, y, reduction="none"), y, batch)
-        torch.autograd.backward(value)
-        setting.optimizer.step()
-        return value
+        return setting.reduce(F.cross_entropy(logits, y, reduction="none"), y, batch)
 
-    return Steps(step, order=order)
+    return Steps(descent(setting.optimizer, objective), order=order)
 
 
 def _mover(

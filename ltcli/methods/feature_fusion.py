@@ -148,13 +148,13 @@ def _order(params: Params, setting: Setting, tails: int) -> Callable[[int], torc
     import torch
 
     from ltcli.core.seeds import derive
+    from ltcli.data.samplers import members
 
     labels, counts = setting.labels.cpu(), setting.class_counts.cpu()
     head = torch.tensor(head_of(params, counts.tolist(), "finetune"))
     tail_classes = (~head).nonzero().flatten()
     confusing = _confusing(params, setting, head)
     head_rows = head[labels].nonzero().flatten()
-    by_class, first = labels.argsort(stable=True), counts.cumsum(0) - counts
     steps = -(-len(labels) // setting.batch_size)
     heads = steps * setting.batch_size // 2
 
@@ -162,8 +162,7 @@ def _order(params: Params, setting: Setting, tails: int) -> Callable[[int], torc
         generator = torch.Generator().manual_seed(derive("feature-fusion", setting.seed, epoch))
 
         def one_of(classes: torch.Tensor) -> torch.Tensor:
-            draws = torch.randint(2**31, classes.shape, generator=generator)
-            return by_class[first[classes] + draws % counts[classes]]
+            return members(labels, classes, len(counts), generator)
 
         drawn = torch.randint(len(tail_classes), (steps, tails), generator=generator)
         classes = tail_classes[drawn]

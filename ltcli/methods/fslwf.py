@@ -61,6 +61,7 @@ class _Weights:
         from torch import nn
 
         from ltcli.core.seeds import derive
+        from ltcli.engine.steps import train_too
 
         num_classes, dim = means.shape
         counts: list[int] = setting.class_counts.tolist()
@@ -81,15 +82,9 @@ class _Weights:
             }
         )
         # Factors would be pulled to zero.
-        decay = setting.optimizer.param_groups[0]["weight_decay"]
-        for weight_decay, names in (
-            (0.0, ("mean", "lent", "sharpness", "scale")),
-            (decay, ("query", "class_keys")),
-        ):
-            members = [self.parts[name] for name in names]
-            setting.optimizer.add_param_group(
-                {"params": members, "weight_decay": weight_decay, "rate": 1.0}
-            )
+        factors = [self.parts[name] for name in ("mean", "lent", "sharpness", "scale")]
+        train_too(setting.optimizer, factors, decayed=False)
+        train_too(setting.optimizer, [self.parts["query"], self.parts["class_keys"]])
 
     def vectors(self, weight: torch.Tensor, rare: torch.Tensor) -> torch.Tensor:
         """Return the class vectors with generated ones for some classes, float [C, D].
@@ -140,13 +135,14 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     from torch.nn import functional as F
 
     from ltcli.core.seeds import derive
+    from ltcli.engine.steps import descent
 
     classifier = setting.network.classifier
     weights = _Weights(params, setting, class_means(setting))
     tail = ~weights.head
     heads = weights.head.nonzero().flatten().cpu()
 
-    def step(batch: Batch) -> torch.Tensor:
+    def objective(batch: Batch) -> torch.Tensor:
         seed = derive("fslwf hidden", setting.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
         hidden = heads[torch.randperm(len(heads), generator=generator)[: params.hidden]]
@@ -155,10 +151,12 @@ def make_steps(params: Params, setting: Setting) -> Steps:
         vectors = weights.vectors(classifier.weight, rare)
         cosines = F.linear(F.normalize(features), F.normalize(vectors))
         values = F.cross_entropy(weights.parts["scale"] * cosines, labels, reduction="none")
-        setting.optimizer.zero_grad(set_to_none=True)
-        value = setting.reduce(values, labels, batch)
-        torch.autograd.backward(value)
-        setting.optimizer.step()
+        return setting.reduce(values, labels, batch)
+
+    down = descent(setting.optimizer, objective)
+
+    def step(batch: Batch) -> torch.Tensor:
+        value = down(batch)
         with torch.no_grad():
             classifier.weight.copy_(weights.vectors(classifier.weight, tail))
             classifier.scales.copy_(weights.parts["scale"].expand_as(classifier.scales))

@@ -48,6 +48,7 @@ class _Contrast:
         from torch import nn
 
         from ltcli.core.seeds import derive
+        from ltcli.engine.steps import train_too
 
         num_classes, dim = setting.network.classifier.weight.shape
         with torch.random.fork_rng(devices=[]):
@@ -56,14 +57,7 @@ class _Contrast:
             self.project = nn.Sequential(*layers).to(setting.labels.device)
             prototypes = torch.randn(num_classes, params.projection)
         self.prototypes = nn.Parameter(prototypes.to(setting.labels.device))
-        # The decay is that of the network.
-        setting.optimizer.add_param_group(
-            {
-                "params": [*self.project.parameters(), self.prototypes],
-                "weight_decay": setting.optimizer.param_groups[0]["weight_decay"],
-                "rate": 1.0,
-            }
-        )
+        train_too(setting.optimizer, [*self.project.parameters(), self.prototypes])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return weights and prototypes."""
@@ -98,10 +92,9 @@ def contrast(
 
 def make_steps(params: Params, setting: Setting) -> Steps:
     """Return steps on two batches, one for features and one for the classifier."""
-    import torch
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import second_batches
+    from ltcli.engine.steps import descent, second_batches
 
     labels, classifier = setting.labels, setting.network.classifier
     state = _Contrast(params, setting)
@@ -109,19 +102,16 @@ def make_steps(params: Params, setting: Setting) -> Steps:
         labels, len(setting.class_counts), "class-aware", seed=setting.seed, epochs=setting.epochs
     )
 
-    def step(batch: Batch) -> torch.Tensor:
+    def objective(batch: Batch) -> torch.Tensor:
         a, balanced = share(batch.epoch, setting.epochs), second(batch)
-        setting.optimizer.zero_grad(set_to_none=True)
         projected = state.project(setting.features(batch))
         pulled = contrast(projected, labels[batch.rows], state.prototypes, params.temperature)
         y = labels[balanced.rows]
         losses = F.cross_entropy(classifier(setting.features(balanced)), y, reduction="none")
         value: torch.Tensor = a * pulled.mean() + (1 - a) * setting.reduce(losses, y, batch)
-        torch.autograd.backward(value)
-        setting.optimizer.step()
         return value
 
-    return Steps(step, state=state)
+    return Steps(descent(setting.optimizer, objective), state=state)
 
 
 METHOD = Method(

@@ -32,12 +32,11 @@ class _Biases:
     def __init__(self, setting: Setting) -> None:
         import torch
 
+        from ltcli.engine.steps import train_too
+
         bias = setting.network.classifier.bias
         self.values = torch.nn.Parameter(bias.new_zeros(len(bias), 4))
-        first = setting.optimizer.param_groups[0]
-        setting.optimizer.add_param_group(
-            {"params": [self.values], "weight_decay": first["weight_decay"], "rate": 1.0}
-        )
+        train_too(setting.optimizer, [self.values])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the biases, float [C, 4]."""
@@ -54,6 +53,7 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
     from torch.nn import functional as F
 
     from ltcli.engine.device import autocast
+    from ltcli.engine.steps import descent
     from ltcli.models.several import Rotations
 
     backbone, classifier = setting.network.backbone, setting.network.classifier
@@ -61,7 +61,7 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
         raise ValueError("sla trains a backbone of four views")
     biases = _Biases(setting)
 
-    def step(batch: Batch) -> torch.Tensor:
+    def objective(batch: Batch) -> torch.Tensor:
         x, labels = setting.inputs(batch), setting.labels[batch.rows]
         turned = torch.cat([torch.rot90(x, quarter, (2, 3)) for quarter in range(4)])
         with autocast(labels.device, setting.dtype):
@@ -71,10 +71,12 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
         logits = F.linear(features, joint, biases.values.flatten())
         target = torch.cat([4 * labels + quarter for quarter in range(4)])
         losses = F.cross_entropy(logits, target, reduction="none").view(4, -1).mean(0)
-        setting.optimizer.zero_grad(set_to_none=True)
-        value = setting.reduce(losses, labels, batch)
-        torch.autograd.backward(value)
-        setting.optimizer.step()
+        return setting.reduce(losses, labels, batch)
+
+    down = descent(setting.optimizer, objective)
+
+    def step(batch: Batch) -> torch.Tensor:
+        value = down(batch)
         with torch.no_grad():
             # The classifier's factors of 1/4 make a mean of this.
             classifier.bias.copy_(biases.values.sum(1))
