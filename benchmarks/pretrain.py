@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ltcli.data.batches import ImageBatches
+from ltcli.data.batches import Augmentation, ImageBatches
 from ltcli.engine.device import resolve_device, resolve_precision
 from ltcli.engine.fit import Batch
-from ltcli.engine.steps import augmented, plain_step
+from ltcli.engine.steps import Augmented, plain_step
 from ltcli.methods.method import weighted_mean
 from ltcli.models.network import build_network, place
 from ltcli.stages.pretrain import Params
@@ -82,8 +82,8 @@ def our_loop(
     """Return functions that do so many steps, and so many augmentations alone."""
     network = place(build_network("resnet32", 10, 0), device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-    batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device)
-    inputs = augmented(batches, seed=0)
+    batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device, Augmentation(padding=4))
+    inputs = Augmented(batches, seed=0)
     on_device = torch.from_numpy(labels).to(device)
     step = plain_step(
         network,

@@ -3,7 +3,7 @@
 Axis letters: N training images, V validation images, T test images, M predicted images, H W image,
 C classes, D feature dimension, Q augmented views, Y X feature map, R rows of covariance factors,
 O = C + 1 offsets, K neighbours, E epochs, P bytes, U tail classes, L leading directions, S sampled
-features, G features with a divergence, I pictures. A letter is one size within a file.
+features, F files, G features with a divergence, I pictures. A letter is one size within a file.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,8 @@ _REAL, _EXACT, _STORED = ("F32",), ("F64",), ("F32", "BF16")
 def _part(part: str, letter: str) -> tuple[Tensor, ...]:
     pool = "the test set" if part == "test" else "the training pool"
     return (
-        Tensor(f"{part}.images", _BYTE, (letter, "H", "W", 3), "RGB, 0..255"),
+        Tensor(f"{part}.images", _BYTE, (letter, "H", "W", 3), "RGB, 0..255", False),
+        Tensor(f"{part}.features", _REAL, (letter, "D"), "embeddings in place of images", False),
         Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1"),
         Tensor(f"{part}.index", _INT, (letter,), f"position in {pool} of the source"),
     )
@@ -89,21 +90,24 @@ KINDS: dict[str, Kind] = {
     for kind in (
         Kind(
             "split",
-            1,
+            2,
             (
                 *_part("train", "N"),
                 *_part("val", "V"),
                 *_part("test", "T"),
-                Tensor("files", _BYTE, ("P",), "relative paths, UTF-8, NUL-joined", False),
+                Tensor(
+                    "files", _BYTE, ("P",), "paths of train, val, test, NUL-joined UTF-8", False
+                ),
+                Tensor("sizes", _INT, ("F",), "bytes of each file, in place of images", False),
             ),
-            ("class_names", "class_counts", "mean", "std", "source"),
-            "long-tailed train, val and test images",
+            ("class_names", "class_counts", "mean", "std", "source", "store", "image_size"),
+            "long-tailed train, val and test images, the paths of their files, or embeddings",
         ),
         Kind(
             "model",
             2,
             (
-                Tensor("backbone.*", (), None, "state of the backbone"),
+                Tensor("backbone.*", (), None, "state of the backbone, none for embeddings", False),
                 *_CLASSIFIER,
                 Tensor("classifier.memory.*", (), None, "centroids and their use, OLTR's", False),
                 Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False),

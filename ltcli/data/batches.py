@@ -1,16 +1,92 @@
-"""Batches of small images that live on the device as uint8 and are augmented there.
+"""Batches of what a network sees, drawn from memory: small images, or embeddings.
 
-The random crop is a gather from a strided view of the padded images, so that one indexing
-operation does what PIL does image by image.
+Small images live on the device as uint8 and are augmented there. The random crop is a gather from a
+strided view of the padded images, so that one indexing operation does what PIL does image by image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.nn import functional as F
 
-from ltcli.artifacts.store import Artifact
 from ltcli.core.seeds import derive
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images vary.
+
+    Attributes:
+        padding: Pixels added on each side for the random crop of images in memory.
+        pad_mode: constant (zeros, which are black) or reflect.
+        flip: Whether to flip at random.
+        least_area: Share of an image that a random crop covers at least, for images in files,
+            which are cropped and resized.
+        jitter: Strength of random brightness, contrast and saturation, for images in files.
+    """
+
+    padding: int = 0
+    pad_mode: str = "constant"
+    flip: bool = True
+    least_area: float = 0.08
+    jitter: float = 0.0
+
+
+class Samples(Protocol):
+    """One part of a split, ready to be drawn: images in memory or in files, or embeddings.
+
+    Attributes:
+        size: Number of samples.
+        device: Where the batches are made.
+    """
+
+    size: int
+    device: torch.device
+
+    def in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield all samples as they are, float [B, ...]; one empty batch if there are none."""
+
+    def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
+        """Say which batches will be drawn, for samples that take time to read.
+
+        Args:
+            order: Rows that an epoch draws, int64 on the CPU.
+            batch_size: Rows of each batch but the last.
+        """
+
+    def drawn(self, rows: torch.Tensor, *, seed: int, epoch: int, first: int) -> torch.Tensor:
+        """Return augmented samples, float [B, ...].
+
+        Args:
+            rows: int64 [B] on the device, positions of the samples.
+            seed: Of the augmentation.
+            epoch: From 0.
+            first: Position of the first row in the epoch's order.
+        """
+
+
+class Normalisation:
+    """Makes network inputs of pixels.
+
+    Args:
+        mean: Per channel, in 0..1.
+        std: Per channel, in 0..1.
+        device: Where the inputs are made.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        """Put the numbers on the device."""
+        self._device = device
+        self._mean = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
+        self._scale = 1 / (255 * torch.tensor(std, device=device).view(1, 3, 1, 1))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return float [B, 3, H, W] in channels-last memory, of uint8 [B, 3, H, W]."""
+        images = images.to(self._device, non_blocking=True)
+        images = images.contiguous(memory_format=torch.channels_last).float()
+        return images.sub_(self._mean).mul_(self._scale)
 
 
 class ImageBatches:
@@ -21,9 +97,7 @@ class ImageBatches:
         mean: Per channel, in 0..1.
         std: Per channel, in 0..1.
         device: Where the images stay and the batches are made.
-        padding: Pixels added on each side for the random crop.
-        pad_mode: constant (zeros, which are black) or reflect.
-        flip: Whether to flip at random.
+        augmentation: Of the images that are drawn.
     """
 
     def __init__(
@@ -32,15 +106,13 @@ class ImageBatches:
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device,
-        *,
-        padding: int = 4,
-        pad_mode: str = "constant",
-        flip: bool = True,
+        augmentation: Augmentation = Augmentation(),
     ) -> None:
         """Pad once and move to the device."""
         self.size = len(images)
         self.device = device
-        self._flip = flip
+        self._flip = augmentation.flip
+        padding, pad_mode = augmentation.padding, augmentation.pad_mode
         height, width = images.shape[1:3]
         self._padding = min(padding, height - 1, width - 1) if pad_mode == "reflect" else padding
         planes = images.to(device).permute(0, 3, 1, 2)
@@ -48,26 +120,25 @@ class ImageBatches:
         padded = F.pad(planes.float(), (self._padding,) * 4, mode=pad_mode).to(torch.uint8)
         padded = padded.permute(0, 2, 3, 1).contiguous()
         self._windows = padded.unfold(1, height, 1).unfold(2, width, 1)
-        self._mean = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._scale = 1 / (255 * torch.tensor(std, device=device).view(1, 3, 1, 1))
+        self._normalise = Normalisation(mean, std, device)
+        self._draws: tuple[tuple[int, int], torch.Tensor] | None = None
 
-    @classmethod
-    def of_split(
-        cls,
-        split: Artifact,
-        part: str,
-        device: torch.device,
-        *,
-        padding: int,
-        pad_mode: str = "constant",
-        flip: bool = True,
-    ) -> "ImageBatches":
-        """Return the images of one part (train, val, test) of a split artifact."""
-        info = split.header.info
-        images = split.tensor(f"{part}.images")
-        return cls(
-            images, info["mean"], info["std"], device, padding=padding, pad_mode=pad_mode, flip=flip
-        )
+    def in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield all images as they are; see ``Samples``."""
+        for start in range(0, max(self.size, 1), batch_size):
+            yield self.plain(slice(start, min(start + batch_size, self.size)))
+
+    def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
+        """Do nothing: the images are in memory."""
+
+    def drawn(self, rows: torch.Tensor, *, seed: int, epoch: int, first: int) -> torch.Tensor:
+        """Return augmented images; see ``Samples``."""
+        last = first + len(rows)
+        if self._draws is None or self._draws[0] != (seed, epoch) or len(self._draws[1]) < last:
+            # Longer tables begin like shorter ones, so that an epoch may turn out longer.
+            numbers = augmentation_draws(max(2 * last, self.size), seed=seed, epoch=epoch)
+            self._draws = (seed, epoch), numbers.to(self.device)
+        return self.augmented(rows, self._draws[1][first:last])
 
     def plain(self, rows: torch.Tensor | slice) -> torch.Tensor:
         """Return images as they are, normalised, float [B, 3, H, W] in channels-last memory."""
@@ -87,9 +158,31 @@ class ImageBatches:
             images = torch.where(flipped, images.flip(-1), images)
         return self._normalise(images)
 
-    def _normalise(self, images: torch.Tensor) -> torch.Tensor:
-        images = images.contiguous(memory_format=torch.channels_last).float()
-        return images.sub_(self._mean).mul_(self._scale)
+
+class FeatureBatches:
+    """Embeddings of one part of a split, ready to be drawn; they are not augmented.
+
+    Args:
+        features: float [N, D].
+        device: Where they stay.
+    """
+
+    def __init__(self, features: torch.Tensor, device: torch.device) -> None:
+        """Move them to the device."""
+        self.size = len(features)
+        self.device = device
+        self._features = features.to(device)
+
+    def in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield all embeddings, float [B, D]; see ``Samples``."""
+        yield from torch.split(self._features, batch_size)
+
+    def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
+        """Do nothing: the embeddings are in memory."""
+
+    def drawn(self, rows: torch.Tensor, *, seed: int, epoch: int, first: int) -> torch.Tensor:
+        """Return the embeddings, float [B, D]; see ``Samples``."""
+        return self._features[rows]
 
 
 def augmentation_draws(count: int, *, seed: int, epoch: int) -> torch.Tensor:

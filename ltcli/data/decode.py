@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Of the shorter side that images in files keep when they are not augmented: 224 of 256 pixels.
+CENTRE = 0.875
 MAX_PIXELS = 64_000_000
 # The content decides, whatever the suffix says. Formats outside this list are never parsed.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -21,19 +23,40 @@ class BadImageError(Exception):
     """The bytes are not an image that can be used; the text says why, as half a sentence."""
 
 
-def decode_image(content: bytes, image_size: int) -> torch.Tensor:
+def decode_image(content: bytes, image_size: int, share: float = 1.0) -> torch.Tensor:
     """Return the centre square of an image, resized with an antialiased bicubic filter.
 
-    The square is as wide as the shorter side, so this is a resize of the shorter side followed by a
-    centre crop, without a large image in between. A square image of the right size keeps its
-    pixels. CMYK, palette and one-bit images become RGB.
+    This is a resize of the shorter side followed by a centre crop, without a large image in
+    between. A square image of the right size keeps its pixels.
 
     Args:
         content: The whole file.
         image_size: Side of the result in pixels.
+        share: Of the shorter side that the square has.
 
     Returns:
         uint8 [image_size, image_size, 3], RGB.
+
+    Raises:
+        BadImageError: See ``open_image``.
+    """
+    image = open_image(content)
+    width, height = image.size
+    side = share * min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = image.resize(
+        (image_size, image_size),
+        Image.Resampling.BICUBIC,
+        box=(left, top, left + side, top + side),
+    )
+    return torch.from_numpy(np.array(square, dtype=np.uint8))
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Decode an image to RGB; CMYK, palette and one-bit images become RGB.
+
+    Args:
+        content: The whole file.
 
     Raises:
         BadImageError: The file is empty, of no known format, damaged, larger than 64 million
@@ -46,7 +69,7 @@ def decode_image(content: bytes, image_size: int) -> torch.Tensor:
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                return _to_tensor(_to_rgb(image), image_size)
+                return _to_rgb(image)
         except (BadImageError, MemoryError):
             raise
         except UnidentifiedImageError:
@@ -83,15 +106,3 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
         raise BadImageError(f"has grey values from {low} to {high}, outside 0 to 65535")
     # 257 = 65535 / 255; adding half of it rounds.
     return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-
-
-def _to_tensor(image: Image.Image, image_size: int) -> torch.Tensor:
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = image.resize(
-        (image_size, image_size),
-        Image.Resampling.BICUBIC,
-        box=(left, top, left + side, top + side),
-    )
-    return torch.from_numpy(np.array(square, dtype=np.uint8))

@@ -1,12 +1,12 @@
 """Inference: features, maps and logits of many images, in small batches that fit the cache."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
-from ltcli.data.batches import ImageBatches
+from ltcli.data.batches import Samples
 from ltcli.engine.device import autocast
 from ltcli.models.network import Network
 from ltcli.models.resnet import ResNet
@@ -41,31 +41,31 @@ class _Maps(nn.Module):
         return self.backbone.maps(images)
 
 
-def features_of(network: Network, images: ImageBatches, dtype: torch.dtype) -> torch.Tensor:
-    """Return the features of unaugmented images, float32 [N, D] on the CPU."""
+def features_of(network: Network, samples: Samples, dtype: torch.dtype) -> torch.Tensor:
+    """Return the features of samples as they are, float32 [N, D] on the CPU."""
     maps_of = backbone_maps(network)
-    return in_batches(
-        lambda rows: maps_of(images.plain(rows)).float().mean((2, 3)),
-        images.size,
-        images.device,
-        dtype,
-    )
+    batches = samples.in_order(batch_size(samples.device))
+    return applied(lambda x: maps_of(x).float().mean((2, 3)), batches, samples.device, dtype)
 
 
-def in_batches(
-    function: Callable[[slice], torch.Tensor], count: int, device: torch.device, dtype: torch.dtype
+def batch_size(device: torch.device) -> int:
+    """Return how many samples inference takes at once."""
+    return _BATCH.get(device.type, 1024)
+
+
+def applied(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    batches: Iterable[torch.Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Apply a function to consecutive rows without gradients and join what it returns on the CPU.
+    """Apply a function to batches without gradients and join what it returns on the CPU.
 
     Args:
-        function: From a slice of rows to a tensor [b, ...].
-        count: Number of rows.
+        function: From a batch to a tensor [b, ...].
+        batches: At least one.
         device: Where the function computes.
         dtype: Precision of the computation; results are returned as float32.
     """
-    size = _BATCH.get(device.type, 1024)
-    results = []
     with torch.inference_mode(), autocast(device, dtype):
-        for start in range(0, max(count, 1), size):
-            results.append(function(slice(start, min(start + size, count))).float().cpu())
-    return torch.cat(results)
+        return torch.cat([function(batch).float().cpu() for batch in batches])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ltcli.core.seeds import derive
-from ltcli.data.batches import ImageBatches, augmentation_draws
+from ltcli.data.batches import Samples
 from ltcli.data.samplers import Sampler, order_of
 from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
@@ -54,25 +54,22 @@ class Mixing:
     label_shares: Callable[[float, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
 
-def augmented(images: ImageBatches, *, seed: int) -> Inputs:
-    """Return a function that makes the augmented images of a step.
+@dataclass(frozen=True)
+class Augmented:
+    """Makes the augmented samples of a step.
 
-    Args:
-        images: The images that batches have rows of.
+    Attributes:
+        samples: That batches have rows of.
         seed: Of the augmentation.
     """
-    drawn: dict[int, torch.Tensor] = {}
 
-    def inputs(batch: Batch) -> torch.Tensor:
-        last = batch.first + len(batch.rows)
-        if batch.epoch not in drawn or len(drawn[batch.epoch]) < last:
-            drawn.clear()
-            # Longer tables begin like shorter ones, so that an epoch may turn out longer.
-            numbers = augmentation_draws(max(2 * last, images.size), seed=seed, epoch=batch.epoch)
-            drawn[batch.epoch] = numbers.to(images.device)
-        return images.augmented(batch.rows, drawn[batch.epoch][batch.first : last])
+    samples: Samples
+    seed: int
 
-    return inputs
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the inputs of a step, float [B, ...]."""
+        place = {"seed": self.seed, "epoch": batch.epoch, "first": batch.first}
+        return self.samples.drawn(batch.rows, **place)
 
 
 def descent(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
     from ltcli.engine.state import Stateful
-    from ltcli.engine.steps import Inputs, Reduce
+    from ltcli.engine.steps import Augmented, Inputs, Reduce
     from ltcli.models.classifier import Classifier
     from ltcli.models.generator import Generator
     from ltcli.models.network import Network
@@ -224,7 +224,7 @@ class Setting:
     graph: torch.Tensor | None = None
     scores: torch.Tensor | None = None
     generator: Generator | None = None
-    images: Inputs | None = None
+    images: Augmented | None = None
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Return the features of a step, float32 [B, D], with gradients if ``whole``."""

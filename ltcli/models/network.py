@@ -9,9 +9,11 @@ from torch import nn
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
 from ltcli.models.classifier import FORMS, Classifier
+from ltcli.models.embeddings import Embeddings
 from ltcli.models.resnet import ResNet
 from ltcli.models.several import Experts, Rotations, TwoBranches
 
+EMBEDDINGS = "embeddings"
 _WIDE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _EXPERTS = tuple("23456789")
 _NARROW = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
@@ -54,6 +56,8 @@ def build_backbone(name: str) -> ResNet:
         KeyError: There is none of this name.
     """
     plain, _, more = name.partition("-")
+    if plain.startswith(EMBEDDINGS) and not more:
+        return Embeddings(int(plain.removeprefix(EMBEDDINGS)))
     shape: dict[str, Any] = {
         "widths": (64, 128, 256, 512) if plain in _WIDE else (16, 32, 64),
         "blocks": _WIDE[plain] if plain in _WIDE else (_NARROW[plain],) * 3,
@@ -81,8 +85,10 @@ def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
 
     Args:
         name: As for ``build_backbone``.
-        image_size: Height and width.
+        image_size: Height and width; empty for embeddings.
     """
+    if not image_size:
+        return (1, 1)
     # Every stage but the first halves the sides, rounding up.
     scale = 2 ** (_depth(name.partition("-")[0]) - 1)
     return tuple(-(-side // scale) for side in image_size)

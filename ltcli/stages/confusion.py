@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 class Params:
     """Parameters of confusion."""
 
-    top: int = param(3, "most confusing classes to keep per class", ge=1)
+    top: int | None = param(
+        None, "most confusing classes to keep per class; 3, or all others, if not given", ge=1
+    )
     rank_by: Literal["scores", "graph"] = param(
         "scores", "mean probability, or share of images predicted as the other class"
     )
@@ -32,7 +34,7 @@ class Params:
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check that there are enough other classes."""
     others = len(headers["features"].info["class_names"]) - 1
-    if params.top > others:
+    if params.top is not None and params.top > others:
         raise ParamError("confusion", f"top must be at most {others}, got {params.top}")
 
 
@@ -44,8 +46,9 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     info = bank.header.info
     logits, labels = bank.tensor("train.logits"), bank.tensor("train.labels")
     graph, scores = class_graph(logits, labels), mean_scores(logits, labels)
-    top = top_confusing(scores if params.rank_by == "scores" else graph, params.top)
     names = info["class_names"]
+    kept = min(3, len(names) - 1) if params.top is None else params.top
+    top = top_confusing(scores if params.rank_by == "scores" else graph, kept)
     for name, others in zip(names, top.tolist(), strict=True):
         logger.info("confusion: %s with %s", name, ", ".join(names[c] for c in others))
     return Result(

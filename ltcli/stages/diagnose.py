@@ -40,6 +40,10 @@ class Params(HeadRule):
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
+    if "split" in headers and headers["split"].info["store"] != "images":
+        split = headers["split"]
+        rule = f"must store images to show some, got {split.info['store']}"
+        raise ArtifactError(split.path, rule, "leave out --split")
     bank = headers["features"]
     counts = bank.info["class_counts"]
     head = _head(params.head, params.head_at, counts)

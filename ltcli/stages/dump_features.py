@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.context import Context
-from ltcli.core.errors import ArtifactError, NumericalError
+from ltcli.core.errors import NumericalError
 from ltcli.core.params import param
+from ltcli.stages.samples import check_alike, check_samples, open_samples
 from ltcli.stages.stage import Input, Result, Stage, check_kept
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Params:
         None, "use the weights that pretrain --snapshots kept after this epoch", ge=1
     )
     storage: Literal["fp32", "bf16"] = param("fp32", "how features are stored")
+    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
+    workers: int | None = param(
+        None,
+        "processes that decode image files; as many as cores if not given",
+        identity=False,
+        ge=0,
+    )
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     other_split: bool = param(
         False,
@@ -39,22 +47,19 @@ class Params:
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check the size of the images and the epoch of the model."""
+    """Check the images and the epoch of the model."""
     check_kept("dump-features", params.from_epoch, headers["model"])
-    split, size = headers["split"], headers["model"].info["image_size"]
-    found = list(split.tensors["train.images"][1][1:3])
-    if found != list(size):
-        rule = f"images must be {size[0]}x{size[1]}, as the model's, got {found[0]}x{found[1]}"
-        raise ArtifactError(split.path, rule, "make the split with the model's --image-size")
+    check_samples("dump-features", params, headers["split"])
+    check_alike(headers["split"], headers["model"])
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
     """Run the backbone once over every image."""
     import torch
 
-    from ltcli.data.batches import ImageBatches, augmentation_draws
+    from ltcli.data.batches import Augmentation, Samples
     from ltcli.engine.device import resolve_device, resolve_precision
-    from ltcli.engine.infer import backbone_maps, features_of, in_batches
+    from ltcli.engine.infer import applied, backbone_maps, batch_size, features_of
     from ltcli.models.network import load_network
 
     split, model = inputs["split"], inputs["model"]
@@ -67,39 +72,37 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
     classifier = network.classifier.cpu()
 
-    def images_of(part: str, padding: int = 0) -> ImageBatches:
+    def samples(part: str, padding: int = 0) -> Samples:
         # Normalised as in training, also where the images are of another split.
-        mean, std = model.header.info["mean"], model.header.info["std"]
-        return ImageBatches(split.tensor(f"{part}.images"), mean, std, device, padding=padding)
+        varied = Augmentation(padding=padding)
+        return open_samples(split, part, device, params, varied, pixels=model.header.info)
 
     tensors: dict[str, torch.Tensor] = {}
     for part in ("train", "val", "test"):
-        features = features_of(network, images_of(part), dtype)
+        features = features_of(network, samples(part), dtype)
         _check_finite(features, part)
         tensors[f"{part}.features"] = features.to(stored)
         with torch.inference_mode():
             tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:
-        images = images_of("train")
-        maps = in_batches(lambda rows: maps_of(images.plain(rows)), images.size, device, dtype)
-        tensors["train.maps"] = maps.to(stored)
+        batches = samples("train").in_order(batch_size(device))
+        tensors["train.maps"] = applied(maps_of, batches, device, dtype).to(stored)
     if params.views:
-        images = images_of("train", params.padding)
-        order = torch.arange(images.size, device=device)
+        images = samples("train", params.padding)
+        rows = torch.arange(images.size)
+        images.read_ahead(lambda _epoch: rows, batch_size(device))
 
         def view(number: int) -> torch.Tensor:
-            draws = augmentation_draws(images.size, seed=params.seed, epoch=number).to(device)
-            return in_batches(
-                lambda rows: (
-                    maps_of(images.augmented(order[rows], draws[rows])).float().mean((2, 3))
-                ),
-                images.size,
-                device,
-                dtype,
-            ).to(stored)
+            parts = torch.split(rows.to(device), batch_size(device))
+            batches = (
+                images.drawn(part, seed=params.seed, epoch=number, first=i * batch_size(device))
+                for i, part in enumerate(parts)
+            )
+            return applied(lambda x: maps_of(x).float().mean((2, 3)), batches, device, dtype)
 
-        tensors["train.views"] = torch.stack([view(number) for number in range(params.views)])
+        views = [view(number).to(stored) for number in range(params.views)]
+        tensors["train.views"] = torch.stack(views)
     return Result(
         tensors,
         {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
+from ltcli.stages.samples import check_alike, check_samples, files_of, open_samples
 from ltcli.stages.stage import Input, Result, Stage
 
 if TYPE_CHECKING:
@@ -29,12 +30,21 @@ class Params:
     """Parameters of evaluate."""
 
     on: Literal["test", "val"] = param("test", "which images")
+    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
+    workers: int | None = param(
+        None,
+        "processes that decode image files; as many as cores if not given",
+        identity=False,
+        ge=0,
+    )
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check that there is something to evaluate on."""
     header = headers["split"]
+    check_samples("evaluate", params, header)
+    check_alike(header, headers["model"])
     if header.size(f"{params.on}.labels", 0) == 0:
         hint = "make the split with --val-per-class"
         raise ArtifactError(header.path, f"has no {params.on} images", hint)
@@ -44,7 +54,6 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     """Run the network over the images, and each kept snapshot of it."""
     import torch
 
-    from ltcli.data.batches import ImageBatches
     from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.engine.infer import features_of
     from ltcli.models.network import load_network
@@ -54,7 +63,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info = model.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
-    images = ImageBatches.of_split(split, params.on, device, padding=0)
+    images = open_samples(split, params.on, device, params)
     labels = split.tensor(f"{params.on}.labels")
 
     def logits_of(network: Network, features: torch.Tensor) -> torch.Tensor:
@@ -106,10 +115,13 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
 
 def _fingerprint(split: Artifact, part: str) -> str:
-    """Return a SHA-256 of the images and labels, the same for every split with this test set."""
-    digest = hashlib.sha256()
-    for tensor in split.load(f"{part}.images", f"{part}.labels").values():
-        digest.update(tensor.numpy().tobytes())
+    """Return a SHA-256 of what a part holds, the same for every split with this test set."""
+    digest = hashlib.sha256(split.tensor(f"{part}.labels").numpy().tobytes())
+    store = split.header.info["store"]
+    if store == "files":
+        digest.update(repr(list(zip(*files_of(split, part), strict=True))).encode())
+    else:
+        digest.update(split.tensor(f"{part}.{store}").numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import Schedule, learning_rate
+from ltcli.stages.samples import check_alike, check_samples
 from ltcli.stages.stage import Input, Result, Stage, check_kept, recipe
 
 if TYPE_CHECKING:
@@ -59,7 +60,20 @@ class Params:
     )
     padding: int = param(4, "pixels of border for the random crop of images", ge=0)
     pad_mode: Literal["constant", "reflect"] = param("constant", "border of the random crop")
+    least_area: float = param(
+        0.08, "image files: share of an image that the random crop has at least", gt=0, le=1
+    )
+    jitter: float = param(
+        0.0, "image files: strength of random brightness, contrast and saturation", ge=0, le=1
+    )
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
+    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
+    workers: int | None = param(
+        None,
+        "processes that decode image files; as many as cores if not given",
+        identity=False,
+        ge=0,
+    )
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     seed: int = param(0, "fresh weights, order, augmentation", ge=0, lt=2**32)
 
@@ -98,6 +112,9 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     method = methods.find(params.method, "finetune")
     resolved_schedule(params)
     model = headers["model"]
+    if params.data == "images":
+        check_samples("finetune", params, headers["split"])
+        check_alike(headers["split"], model)
     if model.info["balanced"] and params.method == "logit-adjustment":
         rule = f"{model.path}, by {model.info['method']}, corrects for the class prior already"
         hint = "start from plain cross-entropy, without class weights, another sampler or remix"
@@ -198,10 +215,13 @@ def _train(
     moving = setting.network if every else setting.network.classifier
     mixing = Mixing(params.mixup, params.seed) if params.mixup > 0 else None
     steps = make_steps(params, method, setting, mixing)
+    order = steps.order or setting.order
+    if setting.images is not None:
+        setting.images.samples.read_ahead(order, params.batch_size)
     snapshots = Snapshots(moving, params.epochs - params.snapshots)
     training = fit(
         steps.step,
-        steps.order or setting.order,
+        order,
         lambda epoch: learning_rate(schedule, params.epochs, epoch),
         TrainingState(moving, setting.optimizer, snapshots, steps.state),
         epochs=params.epochs,

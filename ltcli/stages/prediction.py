@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ltcli.core.errors import DataError
+from ltcli.core.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ def predict(
         precision: As for every stage.
 
     Raises:
-        ArtifactError: The model cannot be loaded.
+        ArtifactError: The model cannot be loaded, or takes no images.
         DataError: A file is bad, and may not be.
     """
     import torch
@@ -94,15 +94,18 @@ def predict(
     where = resolve_device(device)
     dtype = resolve_precision(precision, where)
     info = header.info
+    if not info["image_size"]:
+        raise ArtifactError(header.path, "takes embeddings, got images")
+    share = info.get("centre", 1.0)
     with open_artifact(header.path) as model:
         network = load_network(model, where)
     for start in range(0, len(files), _CHUNK):
         part = files[start : start + _CHUNK]
-        decoded = [_decode(file, info["image_size"][0], on_bad_image) for file in part]
+        decoded = [_decode(file, info["image_size"][0], share, on_bad_image) for file in part]
         good = [image for image in decoded if not isinstance(image, str)]
         found: Iterator[tuple[tuple[str, float], ...]] = iter(())
         if good:
-            images = ImageBatches(torch.stack(good), info["mean"], info["std"], where, padding=0)
+            images = ImageBatches(torch.stack(good), info["mean"], info["std"], where)
             features = features_of(network, images, dtype)
             with torch.inference_mode():
                 shares = network.classifier(features.to(where)).softmax(1).cpu()
@@ -114,13 +117,13 @@ def predict(
                 yield Prediction(file, next(found))
 
 
-def _decode(file: Path, size: int, on_bad_image: str) -> torch.Tensor | str:
+def _decode(file: Path, size: int, share: float, on_bad_image: str) -> torch.Tensor | str:
     """Return an image, uint8 [size, size, 3], or what is wrong with the file."""
     from ltcli.data.decode import BadImageError, decode_image
     from ltcli.data.scan import read_file
 
     try:
-        return decode_image(read_file(file), size)
+        return decode_image(read_file(file), size, share)
     except BadImageError as error:
         if on_bad_image == "fail":
             raise DataError(file, str(error), _REPAIR) from None

@@ -12,6 +12,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import SCHEDULES, Schedule
+from ltcli.stages.samples import check_samples, open_samples
 from ltcli.stages.stage import Input, Result, Stage, recipe
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.engine.steps import Inputs, Mixing
+    from ltcli.engine.steps import Mixing
     from ltcli.methods.method import Method, Setting
 
 
@@ -29,6 +30,7 @@ class Params:
 
     method: str = param("cross-entropy", "the loss; see ltcli methods")
     backbone: Literal[
+        "auto",
         "resnet20",
         "resnet32",
         "resnet44",
@@ -37,7 +39,10 @@ class Params:
         "resnet10",
         "resnet18",
         "resnet34",
-    ] = param("resnet32", "6n+2 family with D = 64, or 10/18/34 with D = 512")
+    ] = param(
+        "auto",
+        "6n+2 family with D = 64, or 10/18/34 with D = 512; auto is resnet32, none for embeddings",
+    )
     schedule: Literal["ldam", "metasaug", "mcw", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = (
         param("ldam", "published recipe that the options below start from")
     )
@@ -57,6 +62,12 @@ class Params:
     pad_mode: Literal["constant", "reflect"] | None = param(None, "border of the random crop")
     padding: int = param(4, "pixels of border for the random crop; 0 for no crop", ge=0)
     flip: bool = param(True, "flip images at random")
+    least_area: float = param(
+        0.08, "image files: share of an image that the random crop has at least", gt=0, le=1
+    )
+    jitter: float = param(
+        0.0, "image files: strength of random brightness, contrast and saturation", ge=0, le=1
+    )
     mixup: float = param(0.0, "alpha of mixup's Beta distribution; 0 is no mixup", ge=0)
     mixed_labels: Literal["share", "remix"] = param(
         "share", "labels of mixed images: by their share, or remix's, in favour of rare classes"
@@ -76,6 +87,13 @@ class Params:
         0, "first epoch, in the recipe's own length, of these weights and this sampler", ge=0
     )
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
+    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
+    workers: int | None = param(
+        None,
+        "processes that decode image files; as many as cores if not given",
+        identity=False,
+        ge=0,
+    )
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     seed: int = param(0, "initial weights, order, augmentation", ge=0, lt=2**32)
 
@@ -110,12 +128,22 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         raise ParamError("pretrain", rule, "its steps need every image by itself")
     method.check(params, headers)
     header = headers["split"]
-    if header.size("train.images", 0) < 2:
+    check_samples("pretrain", params, header)
+    if header.info["store"] == "features" and params.backbone != "auto":
+        rule = f"backbone must be auto for the embeddings of {header.path}, got {params.backbone}"
+        raise ParamError("pretrain", rule)
+    if header.info["store"] == "features" and backbone_of(params, method, header).count("-"):
+        rule = (
+            f"method must be one without a backbone of its own for embeddings, got {params.method}"
+        )
+        raise ParamError("pretrain", rule)
+    if header.size("train.labels", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
 
 
 def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:
     """Train with the one loop; the last epoch is the result."""
+    from ltcli.data.decode import CENTRE
     from ltcli.engine.fit import fit
     from ltcli.engine.schedules import learning_rate
     from ltcli.engine.state import Snapshots, TrainingState
@@ -129,10 +157,13 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     network, epochs = setting.network, setting.epochs
     method = methods.find(params.method, "pretrain")
     steps = make_steps(params, method, setting, _mixing(params, setting.class_counts))
+    order = steps.order or setting.order
+    if setting.images is not None:
+        setting.images.samples.read_ahead(order, schedule.batch_size)
     snapshots = Snapshots(network, epochs - params.snapshots)
     training = fit(
         steps.step,
-        steps.order or setting.order,
+        order,
         lambda epoch: learning_rate(schedule, epochs, epoch),
         TrainingState(network, setting.optimizer, snapshots, steps.state),
         epochs=epochs,
@@ -154,13 +185,14 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "class_counts": info["class_counts"],
             "mean": info["mean"],
             "std": info["std"],
-            "image_size": list(split.header.tensors["train.images"][1][1:3]),
+            "image_size": info["image_size"],
             "split": split.header.digest,
-            "backbone": backbone_of(params, method),
+            "backbone": backbone_of(params, method, split.header),
             "classifier": network.classifier.form,
             "method": params.method,
             "balanced": methods.balances(method, params) or params.mixed_labels == "remix",
             "epochs": epochs,
+            **({"centre": CENTRE} if info["store"] == "files" else {}),
             "recipe": recipe(
                 recipe([], "split", split.header.parameters), "pretrain", as_dict(params)
             ),
@@ -168,20 +200,24 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     )
 
 
-def backbone_of(params: Any, method: Method) -> str:
-    """Return the name of the backbone as the method wants it."""
+def backbone_of(params: Any, method: Method, split: Header) -> str:
+    """Return the name of the backbone as the method and the samples want it."""
+    name = params.backbone
+    if name == "auto":
+        embeddings = split.info["store"] == "features"
+        name = f"embeddings{split.size('train.features', 1)}" if embeddings else "resnet32"
     more = method.backbone(methods.options(method, params))
-    return f"{params.backbone}-{more}" if more else str(params.backbone)
+    return f"{name}-{more}" if more else name
 
 
 def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:
     """Return a fresh network, its optimiser and its images."""
     import torch
 
-    from ltcli.data.batches import ImageBatches
+    from ltcli.data.batches import Augmentation
     from ltcli.data.samplers import Sampler, order_of
     from ltcli.engine.device import resolve_device, resolve_precision
-    from ltcli.engine.steps import augmented
+    from ltcli.engine.steps import Augmented
     from ltcli.methods.method import Setting, weighted_mean
     from ltcli.models.network import build_network, place
     from ltcli.stages.setting import make_optimizer, start_classifier
@@ -195,11 +231,20 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
     # At least the last epoch of a short run has what was asked for.
     deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
 
-    def images(part: str) -> Inputs:
-        augment = {"padding": params.padding, "pad_mode": schedule.pad_mode, "flip": params.flip}
-        return augmented(ImageBatches.of_split(split, part, device, **augment), seed=params.seed)
+    augmentation = Augmentation(
+        padding=params.padding,
+        pad_mode=schedule.pad_mode,
+        flip=params.flip,
+        least_area=params.least_area,
+        jitter=params.jitter,
+    )
 
-    name = backbone_of(params, method)
+    def images(part: str) -> Augmented:
+        return Augmented(open_samples(split, part, device, params, augmentation), params.seed)
+
+    # A last layer alone is small, and its logits decide.
+    embeddings = split.header.info["store"] == "features"
+    name = backbone_of(params, method, split.header)
     network = build_network(name, len(class_counts), params.seed, head.form)
     start_classifier(network.classifier, head, fresh=True)
     network = place(network, device)
@@ -226,7 +271,7 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
         epochs=epochs,
         batch_size=schedule.batch_size,
         seed=params.seed,
-        dtype=resolve_precision(params.precision, device),
+        dtype=torch.float32 if embeddings else resolve_precision(params.precision, device),
         images=pictures,
     )
 

@@ -10,17 +10,18 @@ import torch
 
 from ltcli import methods
 from ltcli.artifacts.store import Artifact
-from ltcli.data.batches import ImageBatches
+from ltcli.data.batches import Augmentation
 from ltcli.data.samplers import order_of
 from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
 from ltcli.engine.infer import backbone_maps, features_of
 from ltcli.engine.schedules import Schedule
-from ltcli.engine.steps import Inputs, Mixing, augmented, plain_step
+from ltcli.engine.steps import Augmented, Inputs, Mixing, plain_step
 from ltcli.methods.method import Head, Method, Setting, Steps, Trained, weighted_mean
 from ltcli.models.classifier import Classifier
 from ltcli.models.generator import load_generator
 from ltcli.models.network import Network, build_classifier
+from ltcli.stages.samples import open_samples
 from ltcli.stats import quadratic
 
 
@@ -41,8 +42,8 @@ def trained(
             labels = bank.tensor(f"{part}.labels")
         else:
             split = inputs["split"]
-            images = ImageBatches.of_split(split, part, device, padding=0)
-            features = features_of(network, images, dtype)
+            samples = open_samples(split, part, device, params)
+            features = features_of(network, samples, dtype)
             labels = split.tensor(f"{part}.labels")
         parts[part] = (features, labels)
     return Trained(network.classifier.cpu(), class_counts, *parts["train"], *parts["val"])
@@ -222,7 +223,7 @@ class _Source:
     ) -> None:
         self._params, self._network, self._dtype = params, network, dtype
         self._artifact = inputs["split" if params.data == "images" else "features"]
-        self._kept: dict[str, Inputs] = {}
+        self._kept: dict[str, Augmented] = {}
         self._device = network.classifier.weight.device
 
     def labels(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -248,19 +249,19 @@ class _Source:
 
         return frozen
 
-    def images(self, part: str) -> Inputs:
+    def images(self, part: str) -> Augmented:
         """Return what makes the augmented images of a step from one part of the split."""
         # Kept, so that all who ask share one copy of the images.
         if part not in self._kept:
             params = self._params
-            images = ImageBatches.of_split(
-                self._artifact,
-                part,
-                self._device,
+            varied = Augmentation(
                 padding=params.padding,
                 pad_mode=params.pad_mode,
+                least_area=params.least_area,
+                jitter=params.jitter,
             )
-            self._kept[part] = augmented(images, seed=params.seed)
+            samples = open_samples(self._artifact, part, self._device, params, varied)
+            self._kept[part] = Augmented(samples, params.seed)
         return self._kept[part]
 
     def _stored(self, name: str) -> Inputs:

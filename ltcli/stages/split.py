@@ -97,6 +97,8 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         "mean": mean,
         "std": std,
         "source": params.source,
+        "store": "images",
+        "image_size": list(train_images.shape[1:3]),
         "profile": profile,
         "skipped": len(pool.skipped),
     }

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ltcli.artifacts.store import open_artifact
-from ltcli.data.batches import ImageBatches, augmentation_draws
+from ltcli.data.batches import Augmentation, FeatureBatches, ImageBatches, augmentation_draws
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")
@@ -32,7 +31,7 @@ def naive(image, draw, padding, pad_mode, flip):
 @pytest.mark.parametrize("padding", [0, 1, 4])
 @pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
 def test_augmentation_is_a_crop_a_flip_and_a_normalisation(images, pad_mode, padding, flip):
-    batches = ImageBatches(images, MEAN, STD, CPU, padding=padding, pad_mode=pad_mode, flip=flip)
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding, pad_mode, flip))
     rows = torch.arange(70) % 7
     draws = augmentation_draws(70, seed=0, epoch=0)
     made = batches.augmented(rows, draws)
@@ -43,14 +42,14 @@ def test_augmentation_is_a_crop_a_flip_and_a_normalisation(images, pad_mode, pad
 
 
 def test_without_padding_and_flip_augmentation_does_nothing(images):
-    batches = ImageBatches(images, MEAN, STD, CPU, padding=0, flip=False)
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(flip=False))
     rows = torch.tensor([3, 3, 0])
     made = batches.augmented(rows, augmentation_draws(3, seed=0, epoch=0))
     assert made.equal(batches.plain(rows))
 
 
 def test_plain_images_are_only_normalised(images):
-    batches = ImageBatches(images, MEAN, STD, CPU, padding=2)
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding=2))
     values = (images.double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     made = batches.plain(torch.tensor([2, 5]))
     torch.testing.assert_close(made.double(), values[[2, 5]].permute(0, 3, 1, 2), rtol=0, atol=1e-5)
@@ -59,7 +58,7 @@ def test_plain_images_are_only_normalised(images):
 
 
 def test_batches_lie_in_channels_last_memory(images):
-    batches = ImageBatches(images, MEAN, STD, CPU)
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding=4))
     draws = augmentation_draws(7, seed=0, epoch=0)
     for made in (batches.plain(slice(0, 7)), batches.augmented(torch.arange(7), draws)):
         assert made.is_contiguous(memory_format=torch.channels_last)
@@ -67,8 +66,8 @@ def test_batches_lie_in_channels_last_memory(images):
 
 def test_a_reflected_border_is_never_wider_than_the_image(images):
     # Six rows can be reflected by five at most.
-    wide = ImageBatches(images, MEAN, STD, CPU, padding=8, pad_mode="reflect")
-    narrow = ImageBatches(images, MEAN, STD, CPU, padding=5, pad_mode="reflect")
+    wide = ImageBatches(images, MEAN, STD, CPU, Augmentation(8, "reflect"))
+    narrow = ImageBatches(images, MEAN, STD, CPU, Augmentation(5, "reflect"))
     draws = augmentation_draws(7, seed=0, epoch=0)
     rows = torch.arange(7)
     assert wide.augmented(rows, draws).equal(narrow.augmented(rows, draws))
@@ -76,7 +75,7 @@ def test_a_reflected_border_is_never_wider_than_the_image(images):
 
 def test_making_batches_leaves_the_images_alone(images):
     before = images.clone()
-    batches = ImageBatches(images, MEAN, STD, CPU)
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding=4))
     first = batches.plain(slice(0, 7)).clone()
     batches.augmented(torch.arange(7), augmentation_draws(7, seed=0, epoch=0))
     assert images.equal(before)
@@ -108,10 +107,32 @@ def test_every_offset_and_both_sides_come_equally_often():
         assert (shares - 1 / size).abs().max() < error
 
 
-def test_a_part_of_a_split_comes_with_the_statistics_of_the_split(chain):
-    with open_artifact(chain / "split.safetensors") as split:
-        batches = ImageBatches.of_split(split, "val", CPU, padding=0)
-        info, images = split.header.info, split.tensor("val.images")
-    values = (images.double() / 255 - torch.tensor(info["mean"])) / torch.tensor(info["std"])
-    made = batches.plain(slice(0, batches.size)).double()
-    torch.testing.assert_close(made, values.permute(0, 3, 1, 2), rtol=0, atol=1e-5)
+def test_batches_in_order_are_all_the_plain_images(images):
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding=2))
+    for size in (1, 3, 7, 100):
+        made = list(batches.in_order(size))
+        assert [len(batch) for batch in made[:-1]] == [size] * (len(made) - 1)
+        assert torch.cat(made).equal(batches.plain(slice(0, 7)))
+    empty = ImageBatches(images[:0], MEAN, STD, CPU)
+    assert [batch.shape for batch in empty.in_order(5)] == [(0, 3, 6, 9)]
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_position(images):
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding=4))
+    rows = torch.arange(70) % 7
+    for seed, epoch in ((0, 0), (0, 1), (5, 1)):
+        whole = batches.augmented(rows, augmentation_draws(70, seed=seed, epoch=epoch))
+        place = {"seed": seed, "epoch": epoch}
+        # Beyond the size too: an epoch may be longer than the images are many.
+        for first in (0, 64, 33):
+            made = batches.drawn(rows[first:], first=first, **place)
+            assert made.equal(whole[first:])
+
+
+def test_embeddings_are_drawn_as_they_are(rng):
+    features = torch.randn(7, 4, generator=rng)
+    batches = FeatureBatches(features, CPU)
+    assert torch.cat(list(batches.in_order(3))).equal(features)
+    rows = torch.tensor([6, 0, 6])
+    assert batches.drawn(rows, seed=0, epoch=3, first=9).equal(features[rows])
+    assert [len(batch) for batch in FeatureBatches(features[:0], CPU).in_order(3)] == [0]

@@ -7,13 +7,13 @@ from torch.nn import functional as F
 
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError, StopError
-from ltcli.data.batches import ImageBatches
+from ltcli.data.batches import Augmentation, ImageBatches
 from ltcli.data.digits import load_digits
 from ltcli.data.samplers import instance_balanced
 from ltcli.engine import fit as module
 from ltcli.engine.fit import fit
 from ltcli.engine.state import Snapshots, TrainingState
-from ltcli.engine.steps import augmented, plain_step
+from ltcli.engine.steps import Augmented, plain_step
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
 from ltcli.models.resnet import ResNet
@@ -53,13 +53,15 @@ class Run:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4
         )
-        images = ImageBatches(pool.images[:COUNT], (0.3,) * 3, (0.4,) * 3, device, padding=1)
+        images = ImageBatches(
+            pool.images[:COUNT], (0.3,) * 3, (0.4,) * 3, device, Augmentation(padding=1)
+        )
         self.step = plain_step(
             self.network,
             self.optimizer,
             lambda z, y, _batch: F.cross_entropy(z, y, reduction="none"),
             lambda values, _labels, _batch, _shares=None: values.mean(),
-            augmented(images, seed=0),
+            Augmented(images, seed=0),
             self.labels,
             dtype=dtype,
         )

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ltcli.data.batches import ImageBatches
-from ltcli.engine.infer import backbone_maps, features_of, in_batches
+from ltcli.engine.infer import applied, backbone_maps, features_of
 from ltcli.models.network import build_network, place
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def network_of(name, rng, device=CPU):
 
 def images_of(count, rng, device=CPU):
     pixels = torch.randint(256, (count, 8, 8, 3), generator=rng, dtype=torch.uint8)
-    return ImageBatches(pixels, (0.5,) * 3, (0.25,) * 3, device, padding=0)
+    return ImageBatches(pixels, (0.5,) * 3, (0.25,) * 3, device)
 
 
 def error(made, expected):
@@ -76,7 +76,7 @@ def test_bfloat16_is_within_two_percent_of_float32(rng):
 
 def test_rows_come_in_order_and_on_the_cpu():
     rows = torch.arange(1000)
-    made = in_batches(lambda part: rows[part, None].double(), 1000, CPU, torch.float32)
+    made = applied(lambda part: part[:, None].double(), rows.split(128), CPU, torch.float32)
     assert made.dtype == torch.float32
     assert made.flatten().tolist() == rows.tolist()
 

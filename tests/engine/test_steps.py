@@ -3,9 +3,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ltcli.data.batches import ImageBatches, augmentation_draws
+from ltcli.data.batches import Augmentation, ImageBatches, augmentation_draws
 from ltcli.engine.fit import Batch
-from ltcli.engine.steps import Mixing, augmented, labels_on_host, mixed_loss, mixture, plain_step
+from ltcli.engine.steps import (
+    Augmented,
+    Mixing,
+    labels_on_host,
+    mixed_loss,
+    mixture,
+    plain_step,
+)
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network
 
@@ -216,8 +223,8 @@ def test_labels_on_the_host_are_those_of_the_rows_of_the_step():
 
 def test_augmented_images_take_the_draws_of_their_position_in_the_epoch(rng):
     pixels = torch.randint(256, (20, 8, 8, 3), generator=rng, dtype=torch.uint8)
-    images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU)
-    inputs = augmented(images, seed=3)
+    images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU, Augmentation(padding=4))
+    inputs = Augmented(images, seed=3)
     order = torch.randperm(20, generator=rng)
     for epoch in (0, 1, 0):
         whole = images.augmented(order, augmentation_draws(20, seed=3, epoch=epoch))

@@ -133,9 +133,7 @@ def test_the_oracle_is_of_the_balanced_images_as_the_model_sees_them(folder, mad
     model, split = folder / "pretrain.safetensors", folder / "full.safetensors"
     with open_artifact(model) as network, open_artifact(split) as images:
         info = network.header.info
-        batches = ImageBatches(
-            images.tensor("train.images"), info["mean"], info["std"], CPU, padding=0
-        )
+        batches = ImageBatches(images.tensor("train.images"), info["mean"], info["std"], CPU)
         labels = images.tensor("train.labels")
         features = features_of(load_network(network, CPU), batches, torch.float32)
     own_mean = read_header(split).info["mean"]
@@ -356,8 +354,9 @@ def test_another_split_must_have_the_same_classes(ltcli, own):
 def test_another_split_must_have_the_model_s_image_size(ltcli, own):
     other = saved_again(own / "pretrain.safetensors", own / "large.safetensors", image_size=[16, 8])
     done = ltcli("dump-features", "--model", other, "-d", own)
-    message = f"{own / 'split.safetensors'}: images must be 16x8, as the model's, got 8x8"
-    assert_wrong(done, 3, message, "make the split with the model's --image-size")
+    message = f"{own / 'split.safetensors'}: "
+    message += "must hold images of 16x8 pixels, as the model takes, got images of 8x8 pixels"
+    assert_wrong(done, 3, message, "make the split as that of the model")
 
 
 def test_an_oracle_of_another_model_is_refused(ltcli, own):

@@ -3,8 +3,8 @@ import torch
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.data.batches import ImageBatches
 from ltcli.models.network import load_network
+from ltcli.stages.samples import open_samples
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,7 @@ def test_features_and_logits_are_those_of_the_network_image_by_image(exact):
         network = load_network(model, CPU)
     for part in ("train", "val", "test"):
         with open_artifact(folder / "split.safetensors") as split:
-            images = ImageBatches.of_split(split, part, CPU, padding=0)
+            images = open_samples(split, part, CPU, None)
             assert bank[f"{part}.labels"].equal(split.tensor(f"{part}.labels"))
         for row in (0, 7, images.size - 1):
             with torch.no_grad():

@@ -9,13 +9,14 @@ from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ParamError
 from ltcli.core.params import build
-from ltcli.data.batches import ImageBatches, augmentation_draws
+from ltcli.data.batches import Augmentation, augmentation_draws
 from ltcli.data.samplers import class_aware, instance_balanced, order_of
 from ltcli.engine.fit import Batch
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.engine.steps import mixture
 from ltcli.models.network import build_network, place
 from ltcli.stages.pretrain import Params, resolved_schedule
+from ltcli.stages.samples import open_samples
 from ltcli.stats.class_weights import effective_number_weights
 
 CPU = torch.device("cpu")
@@ -122,7 +123,7 @@ def test_a_run_that_diverges_names_epoch_and_step_and_writes_nothing(ltcli, copy
 def naive_run(folder, epochs, order, loss):
     """Train by hand, two batches an epoch: SGD with momentum and weight decay at 0.01."""
     with open_artifact(folder / "split.safetensors") as split:
-        images = ImageBatches.of_split(split, "train", CPU, padding=4)
+        images = open_samples(split, "train", CPU, None, Augmentation(padding=4))
         labels = split.tensor("train.labels")
         counts = torch.tensor(split.header.info["class_counts"])
     network = place(build_network("resnet20", 10, 3), CPU)

@@ -1,0 +1,252 @@
+"""Images that stay in their files: decoded and augmented by workers, ahead of their use.
+
+What a worker makes of a file depends on the seed, the epoch and the position in the epoch's order
+alone, so the images are the same for any number of workers.
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from ltcli.core.errors import DataError, ResourceError
+from ltcli.core.seeds import derive
+from ltcli.data.batches import Augmentation, Normalisation
+from ltcli.data.decode import CENTRE, BadImageError, decode_image, open_image
+from ltcli.data.scan import read_file
+
+logger = logging.getLogger(__name__)
+
+_REPAIR = "repair it, or leave it out with split --on-bad-image skip"
+_DIED = "if memory ran out, lower --workers; the same command again goes on"
+# Seconds between two lines about a long pass.
+_REPORT = 10.0
+
+Item = tuple[int, int | None]
+"""A row and the seed of its augmentation, None for the image as it is."""
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that gave no image: its path, and why, as half a sentence."""
+
+    path: Path
+    reason: str
+
+
+class ImageFiles(Dataset[torch.Tensor | BadFile]):
+    """The files of one part of a split.
+
+    Args:
+        root: Folder that the paths start from.
+        paths: Of each image.
+        sizes: Bytes of each file when the split was made.
+        side: Of the square images that are made of them, pixels.
+        augmentation: Of the items that have a seed: random crop, jitter and flip.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        sizes: Sequence[int],
+        side: int,
+        augmentation: Augmentation,
+    ) -> None:
+        """Keep the list; nothing is opened yet."""
+        self._root, self._paths, self._sizes, self._side = root, paths, sizes, side
+        self._augment = _transform(augmentation, side)
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self._paths)
+
+    def none(self) -> torch.Tensor:
+        """Return no images, uint8 [0, 3, side, side]."""
+        return torch.empty(0, 3, self._side, self._side, dtype=torch.uint8)
+
+    def __getitem__(self, item: Item) -> torch.Tensor | BadFile:
+        """Return an image, uint8 [3, side, side], or what is wrong with its file."""
+        row, seed = item
+        path = self._root / self._paths[row]
+        try:
+            content = read_file(path)
+            if len(content) != self._sizes[row]:
+                rule = f"must have {self._sizes[row]} bytes as in the split, got {len(content)}"
+                return BadFile(path, rule)
+            if seed is None:
+                return decode_image(content, self._side, CENTRE).permute(2, 0, 1)
+            image = open_image(content)
+        except BadImageError as error:
+            return BadFile(path, str(error))
+        # The transforms draw from the global generator, which is not theirs to move.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made: torch.Tensor = self._augment(image)
+        return made
+
+
+class FileBatches:
+    """Images of one part of a split, ready to be drawn.
+
+    Args:
+        files: Where they are.
+        mean: Per channel, in 0..1.
+        std: Per channel, in 0..1.
+        device: Where the batches are made.
+        workers: Processes that decode; 0 for this one.
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        """Start nothing yet."""
+        self.size = len(files)
+        self.device = device
+        self._files, self._workers = files, workers
+        self._normalise = Normalisation(mean, std, device)
+        self._order: Callable[[int], torch.Tensor] | None = None
+        self._batch_size = 0
+        self._epoch, self._planned = -1, torch.empty(0, dtype=torch.int64)
+        self._at, self._images = -1, torch.empty(0)
+        self._coming: Generator[torch.Tensor, None, None] | None = None
+
+    def in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield all images as they are, float [B, 3, H, W], and log how far it is."""
+        if not self.size:
+            yield self._normalise(self._files.none())
+            return
+        began = said = time.monotonic()
+        done = 0
+        parts = torch.split(torch.arange(self.size), batch_size)
+        for images in self._load([(row, None) for row in part.tolist()] for part in parts):
+            yield self._normalise(images)
+            done += len(images)
+            now = time.monotonic()
+            if now - said > _REPORT:
+                said, speed = now, done / (now - began)
+                logger.info("%d of %d images, %.0f images/s", done, self.size, speed)
+
+    def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
+        """Say which batches will be drawn, so that workers make them before they are.
+
+        Args:
+            order: Rows that an epoch draws, int64 on the CPU.
+            batch_size: Rows of each batch but the last.
+        """
+        self._order, self._batch_size, self._epoch = order, batch_size, -1
+
+    def drawn(self, rows: torch.Tensor, *, seed: int, epoch: int, first: int) -> torch.Tensor:
+        """Return augmented images, normalised, float [B, 3, H, W].
+
+        Args:
+            rows: int64 [B], positions of the images.
+            seed: Of the augmentation.
+            epoch: From 0.
+            first: Position of the first row in the epoch's order.
+        """
+        # The device waits here, once a step: a step may draw batches beside those of the order,
+        # and only the rows tell them apart.
+        wanted = rows.cpu()
+        if self._order is None or not self._plan(epoch, first).equal(wanted):
+            items = _items(wanted, seed, epoch, first)
+            return self._normalise(_whole(_joined([self._files[item] for item in items])))
+        if self._at != first:
+            if self._coming is None or self._at + self._batch_size != first:
+                self._coming = self._from(seed, first)
+            self._at, self._images = first, next(self._coming)
+            # Workers that wait for the garbage collector to find them take five seconds to end. A
+            # single row at the end is drawn by nobody.
+            if len(self._planned) - first - self._batch_size <= 1:
+                self._coming.close()
+                self._coming = None
+        return self._normalise(self._images)
+
+    def _plan(self, epoch: int, first: int) -> torch.Tensor:
+        """Return the rows of the order that a batch would have, int64 [B]."""
+        if epoch != self._epoch and self._order is not None:
+            self._epoch, self._planned, self._at = epoch, self._order(epoch), -self._batch_size - 1
+        return self._planned[first : first + self._batch_size]
+
+    def _from(self, seed: int, first: int) -> Generator[torch.Tensor, None, None]:
+        """Return the images of the batches from a position of the epoch on."""
+        if self._coming is not None:
+            self._coming.close()
+        starts = range(first, len(self._planned), self._batch_size)
+        return self._load(
+            _items(self._plan(self._epoch, start), seed, self._epoch, start) for start in starts
+        )
+
+    def _load(self, batches: Iterable[list[Item]]) -> Generator[torch.Tensor, None, None]:
+        """Yield the images of each batch, uint8 [B, 3, H, W]."""
+        loader = DataLoader(
+            self._files,
+            batch_sampler=batches,
+            num_workers=self._workers,
+            collate_fn=_joined,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_signals,
+            # Without one of its own, a loader draws from the global generator.
+            generator=torch.Generator(),
+        )
+        try:
+            yield from map(_whole, loader)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = f"a process that decodes images died: {error}"
+            raise ResourceError("loading", " ".join(reason.split()), _DIED) from None
+
+
+def _transform(augmentation: Augmentation, side: int) -> v2.Compose:
+    """Return what makes a random square of an image, uint8 [3, side, side]."""
+    steps = [v2.RandomResizedCrop(side, scale=(augmentation.least_area, 1.0))]
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augmentation.jitter:
+        steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
+    return v2.Compose([*steps, v2.PILToTensor()])
+
+
+def _items(rows: torch.Tensor, seed: int, epoch: int, first: int) -> list[Item]:
+    numbered = enumerate(rows.tolist(), first)
+    return [(row, derive("augment", seed, epoch, position)) for position, row in numbered]
+
+
+def _joined(images: Sequence[torch.Tensor | BadFile]) -> torch.Tensor | BadFile:
+    """Return images as one tensor, uint8 [B, 3, H, W], or the first bad file among them."""
+    good = []
+    for image in images:
+        # An error with more than a text does not survive the way from a worker to us.
+        if isinstance(image, BadFile):
+            return image
+        good.append(image)
+    return torch.stack(good)
+
+
+def _whole(images: torch.Tensor | BadFile) -> torch.Tensor:
+    """Return images.
+
+    Raises:
+        DataError: There is a bad file among them.
+    """
+    if isinstance(images, BadFile):
+        raise DataError(images.path, images.reason, _REPAIR)
+    return images
+
+
+def _leave_signals(_worker: int) -> None:
+    """Let the parent alone answer to an interrupt from the keyboard: it saves its state first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

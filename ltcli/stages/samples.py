@@ -1,0 +1,128 @@
+"""From a split artifact to the samples of one part, wherever they are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltcli.core.errors import ArtifactError, DataError, ParamError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.artifacts.store import Artifact
+    from ltcli.data.batches import Augmentation, Samples
+
+_MOST_WORKERS = 16
+
+
+def check_samples(stage: str, params: Any, split: Header) -> None:
+    """Check that the images of a split of files can be found.
+
+    Args:
+        stage: What an error names.
+        params: The stage's parameters, with ``root``.
+        split: The split.
+
+    Raises:
+        ParamError: Nobody says where they are.
+        DataError: They are not there.
+    """
+    if split.info["store"] != "files":
+        return
+    root = _root(params.root, split.path)
+    if root is None:
+        raise ParamError(stage, f"root must be given for {split.path}", "its images are in files")
+    if not root.is_dir():
+        raise DataError(root, "no such folder", "name the folder of the images with --root")
+
+
+def check_alike(split: Header, model: Header) -> None:
+    """Check that a model takes what a split holds.
+
+    Raises:
+        ArtifactError: Images or embeddings are of another size, or one is taken for the other.
+    """
+    wanted, found = _shape(model), _shape(split)
+    if wanted != found:
+        rule = f"must hold {wanted}, as the model takes, got {found}"
+        raise ArtifactError(split.path, rule, "make the split as that of the model")
+
+
+def _shape(header: Header) -> str:
+    """Return what a split holds, or a model takes, in words."""
+    if header.kind == "split" and header.info["store"] == "features":
+        return f"embeddings of {header.size('train.features', 1)} numbers"
+    size = header.info["image_size"]
+    if not size:
+        return f"embeddings of {header.size('classifier.weight', 1)} numbers"
+    return f"images of {size[0]}x{size[1]} pixels"
+
+
+def open_samples(
+    split: Artifact,
+    part: str,
+    device: torch.device,
+    params: Any,
+    augmentation: Augmentation | None = None,
+    pixels: Mapping[str, Any] | None = None,
+) -> Samples:
+    """Return the samples of one part of a split.
+
+    Args:
+        split: The split.
+        part: train, val or test.
+        device: Where batches are made.
+        params: The stage's parameters, with ``root`` and ``workers``.
+        augmentation: Of the samples that are drawn; None where all are taken as they are.
+        pixels: Metadata with ``mean`` and ``std``, where not those of the split.
+    """
+    from ltcli.data.batches import Augmentation, FeatureBatches, ImageBatches
+
+    info = split.header.info
+    if info["store"] == "features":
+        return FeatureBatches(split.tensor(f"{part}.features"), device)
+    pixels = info if pixels is None else pixels
+    mean, std = pixels["mean"], pixels["std"]
+    augmentation = augmentation or Augmentation()
+    if info["store"] == "images":
+        return ImageBatches(split.tensor(f"{part}.images"), mean, std, device, augmentation)
+    from ltcli.data.files import FileBatches, ImageFiles
+
+    root = _root(params.root, split.header.path)
+    assert root is not None  # ``check_samples`` has seen it
+    names, sizes = files_of(split, part)
+    files = ImageFiles(root, names, sizes, info["image_size"][0], augmentation)
+    return FileBatches(files, mean, std, device, _workers(params.workers))
+
+
+def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:
+    """Return the paths of the images of one part, and the bytes that each file has."""
+    parts = ("train", "val", "test")
+    counts = [split.header.size(f"{name}.labels", 0) for name in parts]
+    first = sum(counts[: parts.index(part)])
+    rows = slice(first, first + counts[parts.index(part)])
+    names = bytes(split.tensor("files").numpy()).decode().split("\0")
+    return names[rows], split.tensor("sizes")[rows].tolist()
+
+
+def _root(given: str | None, split: Path) -> Path | None:
+    """Return the folder of the images: as given, or where ``split`` found them."""
+    if given is not None:
+        return Path(given)
+    with suppress(OSError, ValueError):
+        for line in split.with_suffix(".run.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            if record.get("event") == "root":
+                return Path(record["root"])
+    return None
+
+
+def _workers(given: int | None) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, _MOST_WORKERS) if given is None else given

@@ -1,0 +1,244 @@
+"""Stages on a split whose images stay in their files, and on embeddings."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from ltcli.artifacts.header import read_header
+from ltcli.artifacts.store import open_artifact, save
+from ltcli.data.digits import load_digits
+from ltcli.stages.samples import files_of
+
+COUNTS = {"train": (12, 8, 5), "val": (2, 2, 2), "test": (6, 6, 6)}
+QUICK = ("-q", "--epochs", "1", "--batch-size", "8")
+
+
+def tensors_of(path):
+    with open_artifact(path) as artifact:
+        return artifact.load("*")
+
+
+def rows_of(part):
+    """Class and number of every image of a part, none in two parts."""
+    before = [0, 0, 0]
+    for name, counts in COUNTS.items():
+        if name == part:
+            return [(c, before[c] + i) for c in range(3) for i in range(counts[c])]
+        before = [b + n for b, n in zip(before, counts, strict=True)]
+    raise AssertionError
+
+
+def write_split(path, store, tensors, **info):
+    for part in COUNTS:
+        labels = torch.tensor([c for c, _ in rows_of(part)])
+        tensors[f"{part}.labels"] = labels
+        tensors[f"{part}.index"] = torch.arange(len(labels))
+    facts = {
+        "class_names": ["zero", "one", "two"],
+        "class_counts": list(COUNTS["train"]),
+        "mean": [0.5] * 3,
+        "std": [0.3] * 3,
+        "source": "list",
+        "store": store,
+        **info,
+    }
+    save(path, "split", tensors, stage="split", parameters={}, inputs={}, info=facts)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    pool = load_digits()
+    return [pool.images[pool.labels == c] for c in range(3)]
+
+
+@pytest.fixture(scope="module")
+def of_files(tmp_path_factory, digits):
+    """A folder with a split of files, and the files in a folder that its sidecar names."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "photos").mkdir()
+    paths = []
+    for part in COUNTS:
+        for c, number in rows_of(part):
+            paths.append(f"{c}-{number}.png")
+            image = Image.fromarray(digits[c][number].numpy()).resize((24, 20))
+            image.save(folder / "photos" / paths[-1])
+    sizes = [(folder / "photos" / path).stat().st_size for path in paths]
+    names = bytearray("\0".join(paths).encode())
+    tensors = {"files": torch.frombuffer(names, dtype=torch.uint8), "sizes": torch.tensor(sizes)}
+    write_split(folder / "split.safetensors", "files", tensors, image_size=[16, 16])
+    write_root(folder, folder / "photos")
+    return folder
+
+
+def write_root(folder, root):
+    record = {"event": "root", "root": str(root)}
+    (folder / "split.run.jsonl").write_text('{"event": "start"}\n' + json.dumps(record) + "\n")
+
+
+@pytest.fixture
+def files(of_files, tmp_path):
+    """A copy of that folder, whose images are those of the original."""
+    for name in ("split.safetensors", "split.run.jsonl"):
+        shutil.copy(of_files / name, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def embeddings(tmp_path, rng):
+    centres = 4 * torch.eye(3, 10)
+    tensors = {
+        f"{part}.features": torch.stack(
+            [centres[c] + torch.randn(10, generator=rng) for c, _ in rows_of(part)]
+        )
+        for part in COUNTS
+    }
+    split = tmp_path / "split.safetensors"
+    write_split(split, "features", tensors, image_size=[], mean=[], std=[])
+    return tmp_path
+
+
+def test_each_part_has_its_own_files(of_files):
+    with open_artifact(of_files / "split.safetensors") as split:
+        for part in COUNTS:
+            paths, sizes = files_of(split, part)
+            assert paths == [f"{c}-{number}.png" for c, number in rows_of(part)]
+            assert sizes == [(of_files / "photos" / path).stat().st_size for path in paths]
+
+
+def test_the_whole_chain_works_from_files(ltcli, files):
+    commands = (
+        ("pretrain", "--backbone", "resnet20", "--workers", "1", "--jitter", "0.4", *QUICK),
+        ("dump-features", "--maps", "--views", "1", "--workers", "0", "-q"),
+        ("finetune", "--method", "crt", *QUICK),
+        ("finetune", "--method", "mislas", "--data", "images", "--workers", "0", *QUICK),
+        ("finetune", "--method", "ncm", "--data", "images", "--workers", "0", "-q"),
+        ("evaluate", "--workers", "0", "-q"),
+    )
+    for command in commands:
+        done = ltcli(*command, "-d", files)
+        assert (done.code, done.lines) == (0, [])
+    assert read_header(files / "finetune-crt.safetensors").info["centre"] == 0.875
+    bank = tensors_of(files / "dump-features.safetensors")
+    assert bank["train.maps"].mean((2, 3)).allclose(bank["train.features"], rtol=0.02, atol=0.02)
+    logits = tensors_of(files / "evaluate-pretrain.safetensors")["logits"]
+    assert logits.allclose(bank["test.logits"], atol=1e-3)
+
+
+def test_a_model_does_not_depend_on_the_number_of_workers(ltcli, files):
+    made = []
+    for workers in ("0", "2"):
+        out = files / f"{workers}.safetensors"
+        command = ("pretrain", "--backbone", "resnet20", "--workers", workers, *QUICK)
+        assert ltcli(*command, "--out", out, "-d", files).code == 0
+        made.append(out.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_predict_sees_an_image_as_evaluate_does(ltcli, files, of_files):
+    command = ("pretrain", "--backbone", "resnet20", "--workers", "0", *QUICK)
+    assert ltcli(*command, "-d", files).code == 0
+    options = ("--precision", "fp32", "--workers", "0", "-q")
+    assert ltcli("evaluate", *options, "-d", files).code == 0
+    logits = tensors_of(files / "evaluate-pretrain.safetensors")["logits"]
+    names = [f"{c}-{number}.png" for c, number in rows_of("test")]
+    done = ltcli(
+        *("predict", *(of_files / "photos" / name for name in names), "--json", "--top", "1"),
+        *("--precision", "fp32", "--model", files / "pretrain.safetensors"),
+    )
+    made = [record["classes"][0]["probability"] for record in json.loads(done.out)]
+    torch.testing.assert_close(torch.tensor(made), logits.softmax(1).amax(1), atol=1e-4, rtol=0)
+
+
+def test_images_are_looked_for_where_split_saw_them_unless_a_root_is_given(ltcli, files, of_files):
+    command = ("pretrain", "--backbone", "resnet20", "--workers", "0", *QUICK, "-d", files)
+    gone = files / "gone"
+    write_root(files, gone)
+    done = ltcli(*command)
+    hint = "hint: name the folder of the images with --root"
+    assert (done.code, done.lines) == (5, [f"error: {gone}: no such folder", hint])
+    (files / "split.run.jsonl").unlink()
+    done = ltcli(*command)
+    line = f"error: pretrain: root must be given for {files / 'split.safetensors'}"
+    assert (done.code, done.lines) == (2, [line, "hint: its images are in files"])
+    assert ltcli(*command, "--root", of_files / "photos").code == 0
+    assert ltcli("evaluate", "-q", "-d", files).code == 2
+
+
+def test_a_file_that_changed_ends_a_run_with_its_name(ltcli, files, of_files):
+    shutil.copytree(of_files / "photos", files / "photos")
+    path = files / "photos" / "2-3.png"
+    size = path.stat().st_size
+    path.write_bytes(b"short")
+    command = ("pretrain", "--backbone", "resnet20", "--workers", "1", *QUICK)
+    done = ltcli(*command, "--root", files / "photos", "-d", files)
+    rule = f"must have {size} bytes as in the split, got 5"
+    hint = "hint: repair it, or leave it out with split --on-bad-image skip"
+    assert (done.code, done.lines) == (5, [f"error: {path}: {rule}", hint])
+    assert not (files / "pretrain.safetensors").exists()
+
+
+def test_the_whole_chain_works_from_embeddings(ltcli, embeddings):
+    commands = (
+        ("pretrain", "--epochs", "20", "--batch-size", "8", "-q"),
+        ("dump-features", "-q"),
+        ("covariances", "-q"),
+        ("confusion", "-q"),
+        ("finetune", "--method", "crt", *QUICK),
+        ("finetune", "--method", "logit-adjustment", "-q"),
+        ("finetune", "--method", "risda", "--head-at", "1", *QUICK),
+        ("finetune", "--method", "balanced-softmax", "--data", "images", *QUICK),
+        ("evaluate", "-q"),
+        ("compare",),
+    )
+    for command in commands:
+        done = ltcli(*command, "-d", embeddings)
+        assert (done.code, done.lines) == (0, [])
+    split, bank = (tensors_of(embeddings / f"{s}.safetensors") for s in ("split", "dump-features"))
+    for part in COUNTS:
+        assert bank[f"{part}.features"].equal(split[f"{part}.features"])
+    assert read_header(embeddings / "pretrain.safetensors").info["backbone"] == "embeddings10"
+    predictions = tensors_of(embeddings / "evaluate-pretrain.safetensors")
+    right = predictions["logits"].argmax(1) == predictions["labels"]
+    assert right.double().mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (
+            ("--backbone", "resnet20"),
+            "backbone must be auto for the embeddings of {}, got resnet20",
+        ),
+        (
+            ("--method", "bbn"),
+            "method must be one without a backbone of its own for embeddings, got bbn",
+        ),
+    ],
+)
+def test_embeddings_have_no_backbone(ltcli, embeddings, options, rule):
+    done = ltcli("pretrain", *options, *QUICK, "-d", embeddings)
+    rule = rule.format(embeddings / "split.safetensors")
+    assert (done.code, done.lines) == (2, [f"error: pretrain: {rule}"])
+
+
+def test_what_a_model_cannot_take_is_refused(ltcli, embeddings, of_files):
+    assert ltcli("pretrain", *QUICK, "-d", embeddings).code == 0
+    model, other = embeddings / "pretrain.safetensors", of_files / "split.safetensors"
+    done = ltcli("dump-features", "--split", other, "--other-split", "-d", embeddings)
+    rule = "must hold embeddings of 10 numbers, as the model takes, got images of 16x16 pixels"
+    hint = "hint: make the split as that of the model"
+    assert (done.code, done.lines) == (3, [f"error: {other}: {rule}", hint])
+    done = ltcli("predict", of_files / "photos" / "0-0.png", "--model", model)
+    assert (done.code, done.lines) == (3, [f"error: {model}: takes embeddings, got images"])
+
+
+def test_only_images_in_the_split_can_be_shown(ltcli, files):
+    assert ltcli("pretrain", "--backbone", "resnet20", *QUICK, "-d", files).code == 0
+    assert ltcli("dump-features", "-q", "-d", files).code == 0
+    split = files / "split.safetensors"
+    done = ltcli("diagnose", "--split", split, "-d", files)
+    line = f"error: {split}: must store images to show some, got files"
+    assert (done.code, done.lines) == (3, [line, "hint: leave out --split"])
