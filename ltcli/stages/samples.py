@@ -103,10 +103,10 @@ def open_samples(
 
 def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:
     """Return the paths of the images of one part, and the bytes that each file has."""
-    parts = ("train", "val", "test")
-    counts = [split.header.size(f"{name}.labels", 0) for name in parts]
-    first = sum(counts[: parts.index(part)])
-    rows = slice(first, first + counts[parts.index(part)])
+    # Files are in this order, the last part behind the two.
+    before = {"train": (), "val": ("train",)}.get(part, ("train", "val"))
+    first = sum(split.header.size(f"{other}.labels", 0) for other in before)
+    rows = slice(first, first + split.header.size(f"{part}.labels", 0))
     names = bytes(split.tensor("files").numpy()).decode().split("\0")
     return names[rows], split.tensor("sizes")[rows].tolist()
 

@@ -188,7 +188,7 @@ def test_the_whole_chain_works_from_embeddings(ltcli, embeddings):
         ("confusion", "-q"),
         ("finetune", "--method", "crt", *QUICK),
         ("finetune", "--method", "logit-adjustment", "-q"),
-        ("finetune", "--method", "risda", "--head-at", "1", *QUICK),
+        ("finetune", "--method", "risda", "--head", "top-k", "--head-at", "1", *QUICK),
         ("finetune", "--method", "balanced-softmax", "--data", "images", *QUICK),
         ("evaluate", "-q"),
         ("compare",),
