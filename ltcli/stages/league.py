@@ -28,7 +28,7 @@ class League:
         training_images: All classes.
         extra_images: Held-out labelled images that a method trained on or chose a parameter by.
         epochs: In which the backbone was trained.
-        augmentation: Of the images in training: any of crop, flip, mixup with its alpha.
+        augmentation: Of the images in training: crop, flip, jitter, mixup with its alpha.
         views: Of each test image, whose logits are averaged.
         classifier_epochs: Further epochs of the classifier on a frozen backbone. They take seconds
             and make no league.
@@ -86,15 +86,17 @@ def read_provenance(header: Header) -> tuple[League, Benchmark]:
 
 
 def _league(info: dict[str, Any]) -> League:
-    epochs, of_classifier, extra, pretraining = 0, 0, 0, "unknown"
+    epochs, of_classifier, extra, pretraining, store = 0, 0, 0, "unknown", "images"
     augmentation: set[str] = set()
     for stage, parameters in info["recipe"]:
         of = SimpleNamespace(**parameters)
-        if stage == "pretrain":
-            pretraining = "none"
+        if stage == "split":
+            store = of.store
+        elif stage == "pretrain":
+            # Where embeddings come from, nobody says.
+            pretraining = "unknown" if store == "features" else "none"
             epochs = int(of.epochs or SCHEDULES[of.schedule].epochs)
-            kinds = {"crop": of.padding, "flip": of.flip, f"mixup {of.mixup:g}": of.mixup}
-            augmentation |= {kind for kind, amount in kinds.items() if amount}
+            augmentation |= _augmentation(of, store, flip=of.flip)
             if "held-out" in METHODS[of.method].reads(of):
                 extra = info["held_out"]
         elif stage == "finetune":
@@ -106,10 +108,8 @@ def _league(info: dict[str, Any]) -> League:
                 whole = of.train == "all"
                 epochs += int(of.epochs) if whole else 0
                 of_classifier += 0 if whole else int(of.epochs)
-                if of.data == "images":
-                    augmentation |= {"flip", "crop"} if of.padding else {"flip"}
-                if of.mixup:
-                    augmentation |= {f"mixup {of.mixup:g}"}
+                kept = "features" if of.data == "features" else store
+                augmentation |= _augmentation(of, kept, flip=True)
     return League(
         network_parameters=info["network_parameters"],
         pretraining=pretraining,
@@ -120,6 +120,17 @@ def _league(info: dict[str, Any]) -> League:
         views=info["views"],
         classifier_epochs=of_classifier,
     )
+
+
+def _augmentation(of: Any, store: str, *, flip: bool) -> set[str]:
+    """Return how a stage varied what it trained on."""
+    kinds = {f"mixup {of.mixup:g}": of.mixup}
+    if store == "images":
+        kinds |= {"flip": flip, "crop": of.padding}
+    elif store == "files":
+        kinds |= {"flip": flip, f"crop of {of.least_area:g} to 1": of.least_area < 1}
+        kinds |= {f"jitter {of.jitter:g}": of.jitter}
+    return {kind for kind, amount in kinds.items() if amount}
 
 
 def _benchmark(recipe: list[Any]) -> Benchmark:

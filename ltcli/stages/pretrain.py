@@ -193,21 +193,31 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "balanced": methods.balances(method, params) or params.mixed_labels == "remix",
             "epochs": epochs,
             **({"centre": CENTRE} if info["store"] == "files" else {}),
-            "recipe": recipe(
-                recipe([], "split", split.header.parameters), "pretrain", as_dict(params)
-            ),
+            "recipe": _recipe(params, split.header),
         },
     )
 
 
 def backbone_of(params: Any, method: Method, split: Header) -> str:
-    """Return the name of the backbone as the method and the samples want it."""
-    name = params.backbone
-    if name == "auto":
-        embeddings = split.info["store"] == "features"
-        name = f"embeddings{split.size('train.features', 1)}" if embeddings else "resnet32"
+    """Return the name of the backbone as the samples and the method want it."""
     more = method.backbone(methods.options(method, params))
+    name = _plain_backbone(params, split)
     return f"{name}-{more}" if more else name
+
+
+def _plain_backbone(params: Any, split: Header) -> str:
+    if params.backbone != "auto":
+        return str(params.backbone)
+    if split.info["store"] == "features":
+        return f"embeddings{split.size('train.features', 1)}"
+    return "resnet32"
+
+
+def _recipe(params: Any, split: Header) -> list[Any]:
+    """Return how the model was made, with what ``auto`` came to."""
+    first = recipe([], "split", {**split.parameters, "store": split.info["store"]})
+    chosen = {**as_dict(params), "backbone": _plain_backbone(params, split)}
+    return recipe(first, "pretrain", chosen)
 
 
 def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:

@@ -22,19 +22,23 @@ def step(name, method=None, **given):
     return as_dict(build(record, given, name))
 
 
-def read(*steps, held_out=100, counts=(50, 30, 5)):
+def read(*steps, held_out=100, counts=(50, 30, 5), store="images"):
     made = []
     for name, parameters in steps:
+        if name == "split":
+            parameters = {**parameters, "store": store}
+        elif parameters.get("backbone") == "auto":
+            parameters = {**parameters, "backbone": "resnet32"}
         made = recipe(made, name, parameters)
     info = {"network_parameters": 1000, "held_out": held_out, "views": 1, "recipe": made}
     info["class_counts"] = list(counts)
     return read_provenance(SimpleNamespace(path=Path("x"), info=info))
 
 
-def after_pretraining(*steps, **pretrain):
+def after_pretraining(*steps, store="images", **pretrain):
     first = ("split", step("split", source="cifar10"))
     base = ("pretrain", step("pretrain", "cross-entropy", **pretrain))
-    return read(first, base, *steps)[0]
+    return read(first, base, *steps, store=store)[0]
 
 
 def finetune(method, **given):
@@ -51,6 +55,22 @@ def test_a_plain_network_by_hand():
     assert (league.epochs, league.classifier_epochs) == (300, 0)
     assert league.augmentation == ("crop", "flip")
     assert str(benchmark) == "cifar100, exp profile, imbalance factor 50, resnet18"
+
+
+def test_image_files_are_cropped_by_area():
+    plain = after_pretraining(store="files", padding=0)
+    assert plain.augmentation == ("crop of 0.08 to 1", "flip")
+    more = after_pretraining(
+        finetune("crt", data="images", jitter=0.4), store="files", least_area=1
+    )
+    assert more.augmentation == ("crop of 0.08 to 1", "flip", "jitter 0.4")
+    assert after_pretraining(store="files", least_area=1, flip=False).augmentation == ()
+
+
+def test_embeddings_are_not_augmented_and_come_from_somewhere():
+    league = after_pretraining(finetune("crt", data="images"), store="features", mixup=0.5)
+    assert league.augmentation == ("mixup 0.5",)
+    assert league.pretraining == "unknown"
 
 
 def test_own_images_keep_their_own_counts():

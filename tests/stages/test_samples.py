@@ -45,7 +45,8 @@ def write_split(path, store, tensors, **info):
         "store": store,
         **info,
     }
-    save(path, "split", tensors, stage="split", parameters={}, inputs={}, info=facts)
+    parameters = {"source": "folder", "profile": "natural", "imbalance_factor": 100.0}
+    save(path, "split", tensors, stage="split", parameters=parameters, inputs={}, info=facts)
 
 
 @pytest.fixture(scope="module")
