@@ -3,6 +3,8 @@
 import logging
 import sys
 
+from ltcli.core.context import processes
+
 
 def setup(verbosity: int) -> None:
     """Send the package's log to stderr.
@@ -10,7 +12,8 @@ def setup(verbosity: int) -> None:
     Args:
         verbosity: -1 warnings only, 0 one line per stage and epoch, 1 everything.
     """
-    level = logging.INFO
+    # Of several processes one speaks for all; warnings and errors may be of one alone.
+    level = logging.INFO if processes()[0] == 0 else logging.WARNING
     if verbosity != 0:
         level = logging.WARNING if verbosity < 0 else logging.DEBUG
     handler = logging.StreamHandler(sys.stderr)

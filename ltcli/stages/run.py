@@ -15,16 +15,21 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ltcli.artifacts.header import Header, read_header, verify
-from ltcli.core.context import Context
-from ltcli.core.errors import ArtifactError, ResourceError
+from ltcli.core.context import Context, processes
+from ltcli.core.errors import ArtifactError, ParamError, ResourceError
 from ltcli.core.params import as_dict
 from ltcli.stages.resume import ResumeFile, checkpoint_of
 from ltcli.stages.stage import Stage, check_together
 
 if TYPE_CHECKING:
+    import torch
+
     from ltcli.stages.stage import Result
 
 logger = logging.getLogger(__name__)
+
+# What the back ends of torch.distributed say when the other end is gone.
+_LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL error", "Timed out")
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,14 @@ def run(job: Job) -> bool:
     Raises:
         LtcliError: The run failed; what was at the output is still there, whole.
     """
+    rank, size = processes()
+    if size > 1 and not job.stage.shares_work:
+        hint = "only pretrain, dump-features, finetune and evaluate share their work"
+        raise ParamError(job.stage.name, f"must be run by 1 process, got {size}", hint)
     first = plan(job)
     if first.reason is None:
-        _resume_file(job, first.inputs).remove_leftover()
+        if rank == 0:
+            _resume_file(job, first.inputs).remove_leftover()
         return False
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
@@ -155,15 +165,43 @@ def run(job: Job) -> bool:
         raise ResourceError(job.out, rule, "choose another --out") from None
     # Heavy imports start here: nothing above needs torch.
     from ltcli.artifacts.store import locked
+    from ltcli.engine import parallel
+    from ltcli.engine.device import resolve_device
 
-    with locked(job.out, checkpoint_of(job.out)):
-        # Another process may have made it while this one waited for the lock.
-        now = plan(job)
-        if now.reason is None:
-            return False
-        logger.info("%s: running (%s)", job.stage.name, now.reason)
-        _run_locked(job, now)
+    with parallel.connected(rank, size, resolve_device(job.device)) as world:
+        if rank > 0:
+            # The first process alone locks, reads the log and writes.
+            if not world.agreed(False):
+                return False
+            _work(job, first, Context(job.stage.name, job.device, _Unsaved(job, first), _unlogged))
+            return True
+        with locked(job.out, checkpoint_of(job.out)):
+            # Another process may have made it while this one waited for the lock.
+            now = plan(job)
+            if not world.agreed(now.reason is not None):
+                return False
+            logger.info("%s: running (%s)", job.stage.name, now.reason)
+            _run_locked(job, now)
     return True
+
+
+class _Unsaved:
+    """The checkpoint of a process beside the first: it goes on from there, and saves nothing."""
+
+    def __init__(self, job: Job, now: Plan) -> None:
+        """Remember whose checkpoint it is."""
+        self._file = _resume_file(job, now.inputs)
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return what the first process saved, or None."""
+        return self._file.load()
+
+    def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
+        """Leave it to the first process."""
+
+
+def _unlogged(_record: Mapping[str, Any]) -> None:
+    """Leave the sidecar to the first process."""
 
 
 def _resume_file(job: Job, inputs: Mapping[str, str]) -> ResumeFile:
@@ -171,7 +209,7 @@ def _resume_file(job: Job, inputs: Mapping[str, str]) -> ResumeFile:
 
 
 def _run_locked(job: Job, now: Plan) -> None:
-    from ltcli.artifacts.store import open_artifact, save
+    from ltcli.artifacts.store import save
     from ltcli.core.environment import describe, peak_memory
 
     checkpoint = _resume_file(job, now.inputs)
@@ -189,15 +227,8 @@ def _run_locked(job: Job, now: Plan) -> None:
     event, mode = ("resume", "a") if resumed else ("start", "w")
     log({"event": event, "time": started, **describe(job.device)}, mode)
     context = Context(job.stage.name, job.device, checkpoint, log)
-    with ExitStack() as stack:
-        stack.enter_context(_signals(context))
-        inputs = {
-            role: stack.enter_context(open_artifact(path)) for role, path in job.inputs.items()
-        }
-        for role, artifact in inputs.items():
-            if artifact.header.digest != now.inputs[role]:
-                raise ArtifactError(job.inputs[role], "was replaced just now", "run again")
-        result: Result = _translated(job, inputs, context)
+    with _signals(context):
+        result = _work(job, now, context)
         digest = save(
             job.out,
             job.stage.output,
@@ -213,6 +244,20 @@ def _run_locked(job: Job, now: Plan) -> None:
     logger.info("%s: done in %.1f s", job.stage.name, seconds)
 
 
+def _work(job: Job, now: Plan, context: Context) -> Result:
+    """Open the inputs and run the stage."""
+    from ltcli.artifacts.store import open_artifact
+
+    with ExitStack() as stack:
+        inputs = {
+            role: stack.enter_context(open_artifact(path)) for role, path in job.inputs.items()
+        }
+        for role, artifact in inputs.items():
+            if artifact.header.digest != now.inputs[role]:
+                raise ArtifactError(job.inputs[role], "was replaced just now", "run again")
+        return _translated(job, inputs, context)
+
+
 def _translated(job: Job, inputs: Mapping[str, Any], context: Context) -> Result:
     """Run the stage; memory that runs out becomes an error with a remedy."""
     import torch
@@ -225,6 +270,11 @@ def _translated(job: Job, inputs: Mapping[str, Any], context: Context) -> Result
     except RuntimeError as error:
         if "not enough memory" in str(error) or "can't allocate memory" in str(error):
             raise ResourceError(job.stage.name, "out of memory", hint) from None
+        if processes()[1] > 1 and any(sign in str(error) for sign in _LOST):
+            rule = "another process of this run has died"
+            raise ResourceError(
+                job.stage.name, rule, "run the same command again to go on"
+            ) from None
         raise
 
 

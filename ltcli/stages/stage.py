@@ -64,6 +64,7 @@ class Stage:
         check: Looks at parameters and headers before any work.
         has_methods: Whether ``params.method`` chooses a method, whose parameters are added.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
+        shares_work: Whether several processes may run it together.
         show: Lines for people about a finished artifact, from its header.
     """
 
@@ -79,6 +80,7 @@ class Stage:
     check: Callable[[Any, Mapping[str, Header]], None] | None = None
     has_methods: bool = False
     for_each: str | None = None
+    shares_work: bool = False
     show: Callable[[Header], list[str]] | None = None
 
 

@@ -113,7 +113,7 @@ def test_no_output_is_a_reason_to_run(ltcli, copy):
 
 
 def test_a_config_file_and_options_are_the_same_run(ltcli, copy):
-    (copy / "p.yaml").write_text("top: 3\nrank_by: scores\n")
+    (copy / "p.yaml").write_text("rank_by: scores\n")
     done = ltcli("confusion", "--config", copy / "p.yaml", "-d", copy)
     assert done.err == "confusion: up to date\n"
 

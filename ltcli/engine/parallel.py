@@ -1,0 +1,197 @@
+"""Several processes that train one model, each with its share of every batch.
+
+All processes draw the same batches and have the features of all rows, so that losses, class weights
+and running statistics are those of one process; what is shared is the backbone's work, forward and
+backward. The gradients that leave ``World.shared`` are those of the whole batch, in every process.
+
+``torchrun`` starts the processes and says by RANK and WORLD_SIZE who they are.
+"""
+
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.func import functional_call
+
+_TIMEOUT = datetime.timedelta(minutes=10)
+
+
+class World:
+    """The processes of a run.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: How many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        """Say who is there; see ``here``."""
+        self.rank, self.size = rank, size
+
+    def rows(self, count: int) -> slice:
+        """Return this process's share of so many rows: consecutive, sizes at most one apart."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def gathered(self, own: Tensor, count: int) -> Tensor:
+        """Join the shares of all processes; gradients go to this process's own share.
+
+        Args:
+            own: [n, ...], the rows of this process.
+            count: Of all rows.
+        """
+        if self.size == 1:
+            return own
+        shares = [World(rank, self.size).rows(count) for rank in range(self.size)]
+        lengths = [share.stop - share.start for share in shares]
+        padded = own.new_zeros(max(lengths), *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded)
+        joined = [part[:length] for part, length in zip(parts, lengths, strict=True)]
+        joined[self.rank] = own
+        return torch.cat(joined)
+
+    def shared(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return a module whose rows are computed by all processes together.
+
+        Args:
+            module: Rows to rows, float [B, ...]; all processes have it with the same weights.
+                Their gradients are sums over all processes. Batch-norms must be ``synchronised``.
+        """
+        if self.size == 1:
+            return module
+
+        def whole(x: Tensor) -> Tensor:
+            named = dict(module.named_parameters())
+            moving: dict[str, Tensor] = {n: p for n, p in named.items() if p.requires_grad}
+            if moving and torch.is_grad_enabled():
+                moving = dict(zip(moving, _Joint.apply(*moving.values()), strict=True))
+            own = functional_call(module, moving, (x[self.rows(len(x))],))
+            return self.gathered(_wide(own), len(x))
+
+        return whole
+
+    def synchronised(self, module: nn.Module) -> nn.Module:
+        """Let batch-norms in training take the statistics of all processes' rows.
+
+        Returns:
+            The module, with its batch-norms replaced in place; names and tensors stay.
+        """
+        if self.size == 1:
+            return module
+        if next(module.parameters()).device.type == "cuda":
+            made = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+            return cast(nn.Module, made)
+        for child in module.modules():
+            if isinstance(child, nn.BatchNorm2d):
+                # A subclass without state of its own, so that weights and buffers stay in place.
+                child.__class__ = _SharedBatchNorm
+        return module
+
+    def agreed(self, value: bool) -> bool:
+        """Return what the first process says, when all are here."""
+        if self.size == 1:
+            return value
+        said = torch.tensor([value], dtype=torch.uint8)
+        dist.broadcast(said, 0)
+        return bool(said)
+
+
+@contextmanager
+def connected(rank: int, size: int, device: torch.device) -> Iterator[World]:
+    """Connect the processes of this run.
+
+    Args:
+        rank: From 0.
+        size: How many; one needs no connection.
+        device: That this process computes on.
+    """
+    if size == 1:
+        yield World()
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=rank, world_size=size, timeout=_TIMEOUT)
+    try:
+        yield here()
+    finally:
+        dist.destroy_process_group()
+
+
+def here() -> World:
+    """Return the processes of this run: this one alone, unless it is ``connected``."""
+    if not dist.is_initialized():
+        return World()
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+class _Joint(torch.autograd.Function):
+    """Hands parameters on; their gradients are summed over all processes."""
+
+    @staticmethod
+    def forward(_ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:
+        return tuple(parameter.view_as(parameter) for parameter in parameters)
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        pairs = zip(parts, gradients, strict=True)
+        return tuple(part.view_as(gradient) for part, gradient in pairs)
+
+
+class _Sum(torch.autograd.Function):
+    """Sums a tensor over all processes, and its gradients on the way back."""
+
+    @staticmethod
+    def forward(_ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class _SharedBatchNorm(nn.BatchNorm2d):
+    """A batch-norm over the rows of all processes, for devices that torch has none for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        rows = _wide(x)
+        own = torch.cat([rows.sum((0, 2, 3)), rows.new_full((1,), rows[:, 0].numel())])
+        total = _sum(own)
+        count = total[-1]
+        mean = total[:-1] / count
+        centred = rows - mean.view(1, -1, 1, 1)
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
+        share = self.momentum or 0.0
+        with torch.no_grad():
+            for running, value in (
+                (self.running_mean, mean),
+                (self.running_var, variance * count / (count - 1)),
+            ):
+                assert running is not None  # every batch-norm here keeps them
+                running.lerp_(value.to(running.dtype), share)
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        made = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return made.to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return a tensor in float32 or better: not all back ends can send bfloat16."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _sum(own: Tensor) -> Tensor:
+    return cast(Tensor, _Sum.apply(own))
