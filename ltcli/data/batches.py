@@ -45,8 +45,8 @@ class Samples(Protocol):
     size: int
     device: torch.device
 
-    def in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield all samples as they are, float [B, ...]; one empty batch if there are none."""
+    def in_order(self, rows: slice, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield consecutive samples as they are, float [B, ...]; one empty batch of none."""
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Say which batches will be drawn, for samples that take time to read.
@@ -123,10 +123,10 @@ class ImageBatches:
         self._normalise = Normalisation(mean, std, device)
         self._draws: tuple[tuple[int, int], torch.Tensor] | None = None
 
-    def in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield all images as they are; see ``Samples``."""
-        for start in range(0, max(self.size, 1), batch_size):
-            yield self.plain(slice(start, min(start + batch_size, self.size)))
+    def in_order(self, rows: slice, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield images as they are; see ``Samples``."""
+        for start in range(rows.start, max(rows.stop, rows.start + 1), batch_size):
+            yield self.plain(slice(start, min(start + batch_size, rows.stop)))
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Do nothing: the images are in memory."""
@@ -173,9 +173,9 @@ class FeatureBatches:
         self.device = device
         self._features = features.to(device)
 
-    def in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield all embeddings, float [B, D]; see ``Samples``."""
-        yield from torch.split(self._features, batch_size)
+    def in_order(self, rows: slice, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield embeddings, float [B, D]; see ``Samples``."""
+        yield from torch.split(self._features[rows], batch_size)
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Do nothing: the embeddings are in memory."""

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from ltcli.core.seeds import derive
 from ltcli.data.batches import Augmentation, Normalisation
 from ltcli.data.decode import CENTRE, BadImageError, decode_image, open_image
 from ltcli.data.scan import read_file
+from ltcli.engine.parallel import World
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,8 @@ class FileBatches:
         std: Per channel, in 0..1.
         device: Where the batches are made.
         workers: Processes that decode; 0 for this one.
+        world: Who shares the work of drawing: each decodes its rows of a batch, and has all;
+            None for this process alone.
     """
 
     def __init__(
@@ -110,11 +114,12 @@ class FileBatches:
         std: Sequence[float],
         device: torch.device,
         workers: int,
+        world: World | None = None,
     ) -> None:
         """Start nothing yet."""
         self.size = len(files)
         self.device = device
-        self._files, self._workers = files, workers
+        self._files, self._workers, self._world = files, workers, world or World()
         self._normalise = Normalisation(mean, std, device)
         self._order: Callable[[int], torch.Tensor] | None = None
         self._batch_size = 0
@@ -122,21 +127,22 @@ class FileBatches:
         self._at, self._images = -1, torch.empty(0)
         self._coming: Generator[torch.Tensor, None, None] | None = None
 
-    def in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield all images as they are, float [B, 3, H, W], and log how far it is."""
-        if not self.size:
+    def in_order(self, rows: slice, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield consecutive images as they are, float [B, 3, H, W], and log how far it is."""
+        wanted = torch.arange(self.size)[rows]
+        if not len(wanted):
             yield self._normalise(self._files.none())
             return
         began = said = time.monotonic()
         done = 0
-        parts = torch.split(torch.arange(self.size), batch_size)
+        parts = torch.split(wanted, batch_size)
         for images in self._load([(row, None) for row in part.tolist()] for part in parts):
             yield self._normalise(images)
             done += len(images)
             now = time.monotonic()
             if now - said > _REPORT:
                 said, speed = now, done / (now - began)
-                logger.info("%d of %d images, %.0f images/s", done, self.size, speed)
+                logger.info("%d of %d images, %.0f images/s", done, len(wanted), speed)
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Say which batches will be drawn, so that workers make them before they are.
@@ -160,8 +166,9 @@ class FileBatches:
         # and only the rows tell them apart.
         wanted = rows.cpu()
         if self._order is None or not self._plan(epoch, first).equal(wanted):
-            items = _items(wanted, seed, epoch, first)
-            return self._normalise(_whole(_joined([self._files[item] for item in items])))
+            items = self._items(wanted, seed, epoch, first)
+            own = _whole(_joined([self._files[item] for item in items], self._files.none()))
+            return self._all(own, len(rows))
         if self._at != first:
             if self._coming is None or self._at + self._batch_size != first:
                 self._coming = self._from(seed, first)
@@ -171,7 +178,19 @@ class FileBatches:
             if len(self._planned) - first - self._batch_size <= 1:
                 self._coming.close()
                 self._coming = None
-        return self._normalise(self._images)
+        return self._all(self._images, len(rows))
+
+    def _all(self, own: torch.Tensor, count: int) -> torch.Tensor:
+        """Return the images of a batch of which this process has its own rows, normalised."""
+        return self._normalise(self._world.gathered(own.to(self.device, non_blocking=True), count))
+
+    def _items(self, rows: torch.Tensor, seed: int, epoch: int, first: int) -> list[Item]:
+        """Return what this process reads of a batch."""
+        own = self._world.rows(len(rows))
+        return [
+            (row, derive("augment", seed, epoch, position))
+            for position, row in enumerate(rows[own].tolist(), first + own.start)
+        ]
 
     def _plan(self, epoch: int, first: int) -> torch.Tensor:
         """Return the rows of the order that a batch would have, int64 [B]."""
@@ -185,7 +204,8 @@ class FileBatches:
             self._coming.close()
         starts = range(first, len(self._planned), self._batch_size)
         return self._load(
-            _items(self._plan(self._epoch, start), seed, self._epoch, start) for start in starts
+            self._items(self._plan(self._epoch, start), seed, self._epoch, start)
+            for start in starts
         )
 
     def _load(self, batches: Iterable[list[Item]]) -> Generator[torch.Tensor, None, None]:
@@ -194,7 +214,7 @@ class FileBatches:
             self._files,
             batch_sampler=batches,
             num_workers=self._workers,
-            collate_fn=_joined,
+            collate_fn=partial(_joined, none=self._files.none()),
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals,
             # Without one of its own, a loader draws from the global generator.
@@ -219,12 +239,7 @@ def _transform(augmentation: Augmentation, side: int) -> v2.Compose:
     return v2.Compose([*steps, v2.PILToTensor()])
 
 
-def _items(rows: torch.Tensor, seed: int, epoch: int, first: int) -> list[Item]:
-    numbered = enumerate(rows.tolist(), first)
-    return [(row, derive("augment", seed, epoch, position)) for position, row in numbered]
-
-
-def _joined(images: Sequence[torch.Tensor | BadFile]) -> torch.Tensor | BadFile:
+def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> torch.Tensor | BadFile:
     """Return images as one tensor, uint8 [B, 3, H, W], or the first bad file among them."""
     good = []
     for image in images:
@@ -232,7 +247,7 @@ def _joined(images: Sequence[torch.Tensor | BadFile]) -> torch.Tensor | BadFile:
         if isinstance(image, BadFile):
             return image
         good.append(image)
-    return torch.stack(good)
+    return torch.stack(good) if good else none
 
 
 def _whole(images: torch.Tensor | BadFile) -> torch.Tensor:

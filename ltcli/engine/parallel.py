@@ -32,20 +32,28 @@ class World:
         """Say who is there; see ``here``."""
         self.rank, self.size = rank, size
 
-    def rows(self, count: int) -> slice:
-        """Return this process's share of so many rows: consecutive, sizes at most one apart."""
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+    def rows(self, count: int, unit: int = 1) -> slice:
+        """Return this process's share of some rows: consecutive, sizes nearly equal.
 
-    def gathered(self, own: Tensor, count: int) -> Tensor:
+        Args:
+            count: Of all rows.
+            unit: So many consecutive rows, from the first one on, are never parted.
+        """
+        units = -(-count // unit)
+        bounds = (units * rank // self.size for rank in (self.rank, self.rank + 1))
+        return slice(*(min(bound * unit, count) for bound in bounds))
+
+    def gathered(self, own: Tensor, count: int, unit: int = 1) -> Tensor:
         """Join the shares of all processes; gradients go to this process's own share.
 
         Args:
             own: [n, ...], the rows of this process.
             count: Of all rows.
+            unit: As for ``rows``.
         """
         if self.size == 1:
             return own
-        shares = [World(rank, self.size).rows(count) for rank in range(self.size)]
+        shares = [World(rank, self.size).rows(count, unit) for rank in range(self.size)]
         lengths = [share.stop - share.start for share in shares]
         padded = own.new_zeros(max(lengths), *own.shape[1:])
         padded[: len(own)] = own.detach()

@@ -93,12 +93,13 @@ def open_samples(
     if info["store"] == "images":
         return ImageBatches(split.tensor(f"{part}.images"), mean, std, device, augmentation)
     from ltcli.data.files import FileBatches, ImageFiles
+    from ltcli.engine.parallel import here
 
     root = _root(params.root, split.header.path)
     assert root is not None  # ``check_samples`` has seen it
     names, sizes = files_of(split, part)
     files = ImageFiles(root, names, sizes, info["image_size"][0], augmentation)
-    return FileBatches(files, mean, std, device, _workers(params.workers))
+    return FileBatches(files, mean, std, device, _workers(params.workers), here())
 
 
 def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:

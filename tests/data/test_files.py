@@ -72,14 +72,14 @@ def test_images_as_they_are_come_in_order_with_their_centres(root):
         for name in NAMES
     ]
     for workers, size in ((0, 5), (2, 5), (0, 100)):
-        made = torch.cat(list(batches_of(root, workers).in_order(size)))
+        made = torch.cat(list(batches_of(root, workers).in_order(slice(0, 12), size)))
         torch.testing.assert_close(made, torch.stack(expected), rtol=0, atol=1e-5)
         assert made.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_no_files_are_one_empty_batch(root):
     empty = FileBatches(ImageFiles(root, (), (), SIDE, Augmentation()), MEAN, STD, CPU, 2)
-    assert [batch.shape for batch in empty.in_order(4)] == [(0, 3, SIDE, SIDE)]
+    assert [batch.shape for batch in empty.in_order(slice(0, 0), 4)] == [(0, 3, SIDE, SIDE)]
 
 
 def test_an_image_depends_on_seed_epoch_and_position_alone(root):
@@ -134,7 +134,10 @@ def test_a_bad_file_is_named(root, tmp_path, workers):
     size = (tmp_path / NAMES[6]).stat().st_size
     (tmp_path / NAMES[6]).write_bytes(b"x" * size)
     path = tmp_path / NAMES[6]
-    for use in (lambda: list(batches.in_order(5)), lambda: drawn(batches, torch.tensor([1, 6]))):
+    for use in (
+        lambda: list(batches.in_order(slice(0, 12), 5)),
+        lambda: drawn(batches, torch.tensor([1, 6])),
+    ):
         with pytest.raises(DataError) as caught:
             use()
         assert str(caught.value) == f"{path}: is no image of a known format"
@@ -153,7 +156,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(root, monkeypatch):
         ImageFiles, "__getitem__", lambda _self, _item: os.kill(os.getpid(), signal.SIGKILL)
     )
     with pytest.raises(ResourceError) as caught:
-        list(batches_of(root, 1).in_order(5))
+        list(batches_of(root, 1).in_order(slice(0, 12), 5))
     assert str(caught.value).startswith("loading: a process that decodes images died: DataLoader")
     assert caught.value.hint == "if memory ran out, lower --workers; the same command again goes on"
 
@@ -162,5 +165,5 @@ def test_a_long_pass_says_how_far_it_is(root, monkeypatch, caplog):
     clock = iter(range(0, 1000, 6))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     caplog.set_level("INFO")
-    list(batches_of(root).in_order(5))
+    list(batches_of(root).in_order(slice(0, 12), 5))
     assert caplog.messages == ["10 of 12 images, 1 images/s"]
