@@ -110,6 +110,8 @@ def _league(info: dict[str, Any]) -> League:
                     augmentation |= {"flip", "crop"} if of.padding else {"flip"}
                 if of.mixup:
                     augmentation |= {f"mixup {of.mixup:g}"}
+        elif stage == "adjust" and of.tau == "auto":
+            extra = info["held_out"]
     return League(
         network_parameters=info["network_parameters"],
         pretraining=pretraining,
