@@ -179,8 +179,7 @@ def coerce(spec: Spec, value: Any, where: str) -> Any:
 
 def _article(spec: Spec) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    plain = "a list" if spec.base is tuple else names[spec.base]
-    return " or ".join((*spec.words, plain))
+    return "a list" if spec.base is tuple else names[spec.base]
 
 
 def _scalar(spec: Spec, base: type, value: Any, where: str) -> Any:

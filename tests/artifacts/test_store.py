@@ -162,7 +162,7 @@ def test_the_mode_follows_the_umask_also_over_an_old_file(out, umask, mode):
     assert stat.S_IMODE(out.stat().st_mode) == mode
 
 
-def test_the_mode_of_text_follows_the_umask(out):
+def test_the_mode_of_other_files_follows_the_umask(out):
     before = os.umask(0o027)
     try:
         save_bytes(out, b"x")
@@ -256,7 +256,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(out, small_files):
     assert names_in(out.parent) == [out.name]
 
 
-def test_text_is_written_whole_or_not_at_all(out, small_files):
+def test_any_bytes_are_written_whole_or_not_at_all(out, small_files):
     save_bytes(out, b"\xcf\x84\n")
     assert out.read_bytes() == b"\xcf\x84\n"
     with pytest.raises(ResourceError) as caught:
