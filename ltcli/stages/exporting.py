@@ -89,7 +89,7 @@ def export(header: Header, form: str, split: Path | None) -> tuple[bytes, int, f
     expected = _logits(network, header.info, images)
     content, run = make(network, header, form)
     # Batches of several sizes: the file must not be bound to one.
-    found = torch.cat([run(part) for part in (images[:1], *images[1:].split(_BATCH))])
+    found = torch.cat([run(part) for part in (images[:1], *torch.split(images[1:], _BATCH))])
     return content, len(images), compare(found, expected)
 
 
