@@ -24,6 +24,7 @@ FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 HEAVY = {"torch", "torchvision"}
 LIGHT_PACKAGES = ("cli", "stages", "methods", "core", "artifacts")
 LIGHT_FILES = (
+    "ltcli.data.class_table",
     "ltcli.data.published",
     "ltcli.data.source_table",
     "ltcli.engine.schedules",

@@ -162,18 +162,17 @@ def save(
     return _replaced(path, write)
 
 
-def save_text(path: Path, text: str) -> None:
-    """Write one text file as UTF-8; what is there is replaced as a whole or left as it was.
+def save_bytes(path: Path, content: bytes) -> None:
+    """Write one file; what is there is replaced as a whole or left as it was.
 
     Raises:
         ResourceError: The disk is full or the file cannot be written.
     """
-    data = text.encode()
-    _check_space(path, len(data))
+    _check_space(path, len(content))
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ltcli import __version__
-from ltcli.cli import commands, compare, plot, predict, reading
+from ltcli.cli import commands, compare, export, plot, predict, reading
 from ltcli.cli.report import command as report
 from ltcli.core.errors import LtcliError
 
@@ -50,7 +50,7 @@ def build(argv: list[str]) -> typer.Typer:
         add_completion=before_command or "_LTCLI_COMPLETE" in os.environ,
     )
     app.callback()(_options)
-    for group in (commands, compare, plot, report, predict, reading):
+    for group in (commands, compare, plot, report, predict, export, reading):
         group.add_to(app)
     return app
 

@@ -24,7 +24,7 @@ def predict(
     places: Annotated[
         list[Path], typer.Argument(help="Images, or folders of them.", metavar="FILE_OR_DIR...")
     ],
-    model: Annotated[Path, typer.Option("--model", help="Of pretrain or finetune.")],
+    model: Annotated[Path, typer.Option("--model", help="Of pretrain, finetune or adjust.")],
     top: Annotated[int, typer.Option(help="Classes of each image.")] = 1,
     on_bad_image: Annotated[
         str, typer.Option(help="A file that is no image: fail or skip.")
@@ -55,7 +55,7 @@ def predict(
             raise ParamError("predict", rule)
     header = read_header(model)
     if header.kind != "model":
-        hint = "name a file of pretrain or finetune"
+        hint = "name a file of pretrain, finetune or adjust"
         raise ArtifactError(model, f"must be of kind model, got {header.kind}", hint)
     files = find_images(places)
     found = list(

@@ -15,6 +15,7 @@ from ltcli.core.errors import ArtifactError, LtcliError
 from ltcli.core.params import build, specs
 from ltcli.methods.method import Method
 from ltcli.stages import STAGES
+from ltcli.stages.stage import OUTSIDE
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -118,8 +119,7 @@ def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[st
 def _node(role: str, digest: str, found: dict[str, Header]) -> dict[str, Any]:
     header = found.get(digest)
     if header is None:
-        # A folder of images is fingerprinted, but is no artifact that could be verified.
-        status = "outside" if role == "folder" else "missing"
+        status = "outside" if role in OUTSIDE else "missing"
         return {"role": role, "digest": digest, "status": status, "inputs": []}
     inputs = [_node(name, value, found) for name, value in sorted(header.inputs.items())]
     return {

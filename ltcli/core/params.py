@@ -42,7 +42,8 @@ def param(
         gt: Value that must be exceeded.
         le: Highest allowed value.
         lt: Value that must not be reached.
-        identity: Whether the value belongs in the header of what is made with it. A path does not.
+        identity: Whether the value belongs in the header of what is made with it. A path does not;
+            a word of a ``Literal`` beside it does.
         positional: Whether it stands on the command line without an option name.
     """
     metadata = {"help": help, "identity": identity, "positional": positional}
@@ -60,6 +61,7 @@ class Spec:
         item: Type of the members of a tuple.
         optional: Whether None is allowed.
         choices: Allowed values of a Literal, else empty.
+        words: Values of a Literal that are allowed beside those of another type.
         default: The default, or ``dataclasses.MISSING``.
         help: The help line.
         positional: Whether it stands on the command line without an option name.
@@ -71,6 +73,7 @@ class Spec:
     item: type | None
     optional: bool
     choices: tuple[str, ...]
+    words: tuple[str, ...]
     default: Any
     help: str
     positional: bool
@@ -92,7 +95,7 @@ class Spec:
         if self.choices:
             return "|".join(self.choices)
         names = {int: "INT", float: "NUMBER", str: "TEXT", tuple: "A,B,...", bool: ""}
-        return names[self.base]
+        return "|".join((*self.words, names[self.base]))
 
 
 def specs(params: type) -> tuple[Spec, ...]:
@@ -103,9 +106,14 @@ def specs(params: type) -> tuple[Spec, ...]:
 
 def _spec(field: "dataclasses.Field[Any]", hint: Any) -> Spec:
     optional = False
+    words: tuple[str, ...] = ()
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         members = [member for member in typing.get_args(hint) if member is not type(None)]
         optional = len(members) < len(typing.get_args(hint))
+        if len(members) > 1:
+            (literal,) = (member for member in members if typing.get_origin(member) is Literal)
+            words = typing.get_args(literal)
+            members.remove(literal)
         (hint,) = members
     choices: tuple[str, ...] = ()
     item: type | None = None
@@ -120,6 +128,7 @@ def _spec(field: "dataclasses.Field[Any]", hint: Any) -> Spec:
         item,
         optional,
         choices,
+        words,
         field.default,
         field.metadata["help"],
         field.metadata["positional"],
@@ -158,6 +167,8 @@ def coerce(spec: Spec, value: Any, where: str) -> Any:
         if spec.optional:
             return None
         raise ParamError(where, f"{spec.name} must be {_article(spec)}, got nothing")
+    if value in spec.words:
+        return value
     if spec.base is tuple:
         parts = (value.split(",") if value else []) if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
@@ -195,7 +206,7 @@ def _scalar(spec: Spec, base: type, value: Any, where: str) -> Any:
 
 
 def _number(spec: Spec, base: type, value: Any, where: str) -> Any:
-    wanted = "a whole number" if base is int else "a number"
+    wanted = " or ".join((*spec.words, "a whole number" if base is int else "a number"))
     wrong = ParamError(where, f"{spec.name} must be {wanted}, got {value}")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise wrong
@@ -237,9 +248,10 @@ def _check_bounds(spec: Spec, number: float, where: str) -> None:
 def as_dict(record: Any) -> dict[str, Any]:
     """Return a parameter record as plain JSON values, without those that are not identity."""
     values = {}
+    words = {spec.name: spec.words for spec in specs(type(record))}
     for field in dataclasses.fields(record):
-        if not field.metadata["identity"]:
-            continue
         value = getattr(record, field.name)
+        if not field.metadata["identity"] and value not in words[field.name]:
+            continue
         values[field.name] = list(value) if isinstance(value, tuple) else value
     return values

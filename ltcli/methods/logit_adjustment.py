@@ -4,7 +4,7 @@
     on a trained classifier (finetune): predict argmax z - tau log prior, which moves the bias
 
 tau = 0 changes nothing. The two must not be combined, so ``finetune`` refuses a model whose
-classifier does not follow the class prior any more.
+classifier does not follow the class prior any more. ``adjust`` also chooses tau on validation.
 
 Source: Menon, Jayasumana, Rawat, Jain, Veit, Kumar, ICLR 2021, arXiv 2007.07314.
 """
@@ -32,15 +32,11 @@ class Params:
     tau: float = param(1.0, "strength of the adjustment; 0 is none", ge=0)
 
 
-def log_prior(class_counts: torch.Tensor) -> torch.Tensor:
-    """Return the log share of each class, float32 [C], nats, of counts int64 [C]."""
-    counts = class_counts.double()
-    return (counts / counts.sum()).log().float()
-
-
 def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
     """Return cross-entropy on logits plus tau times the log prior."""
     from torch.nn import functional as F
+
+    from ltcli.stats.adjustment import log_prior
 
     # float64 is not to be had on every device.
     shift = params.tau * log_prior(class_counts.cpu()).to(class_counts.device)
@@ -53,10 +49,10 @@ def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
 
 def solve(params: Params, trained: Trained) -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier with tau times the log prior taken from its bias."""
-    classifier = trained.classifier
-    # The bias stands inside the factors: z_c = s_c (... + b_c).
-    classifier.bias.data -= params.tau * log_prior(trained.class_counts) / classifier.scales.data
-    return classifier, {}
+    from ltcli.stats.adjustment import for_tau
+
+    trained.classifier.add(for_tau(trained.class_counts, params.tau))
+    return trained.classifier, {}
 
 
 METHOD = Method(

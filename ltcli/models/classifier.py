@@ -51,6 +51,11 @@ class Classifier(nn.Module):
         cosines = [F.linear(F.normalize(f), F.normalize(w), self.bias) for f, w in parts]
         return self.scales * torch.stack(cosines)
 
+    def add(self, shift: torch.Tensor) -> None:
+        """Add a vector to the logits of all features from now on, float [C]."""
+        # The bias stands inside the factors: z_c = s_c (... + b_c).
+        self.bias.data += shift / self.scales.data
+
     def vectors(self) -> torch.Tensor:
         """Return the class vectors of a linear classifier with its factors in them, float [C, D].
 

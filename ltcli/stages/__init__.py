@@ -1,6 +1,7 @@
 """The table of stages, in the order of the chain."""
 
 from ltcli.stages import (
+    adjust,
     confusion,
     covariances,
     diagnose,
@@ -21,6 +22,7 @@ STAGES: tuple[Stage, ...] = (
     confusion.STAGE,
     stg_train.STAGE,
     finetune.STAGE,
+    adjust.STAGE,
     evaluate.STAGE,
     diagnose.STAGE,
 )

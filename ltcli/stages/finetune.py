@@ -12,7 +12,7 @@ from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import Schedule, learning_rate
 from ltcli.stages.samples import check_alike, check_samples
-from ltcli.stages.stage import Input, Result, Stage, check_kept, recipe
+from ltcli.stages.stage import Input, Result, Stage, check_follows_prior, check_kept, recipe
 
 if TYPE_CHECKING:
     import torch
@@ -115,10 +115,8 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if params.data == "images":
         check_samples("finetune", params, headers["split"])
         check_alike(headers["split"], model)
-    if model.info["balanced"] and params.method == "logit-adjustment":
-        rule = f"{model.path}, by {model.info['method']}, corrects for the class prior already"
-        hint = "start from plain cross-entropy, without class weights, another sampler or remix"
-        raise ArtifactError("finetune", rule, hint)
+    if params.method == "logit-adjustment":
+        check_follows_prior("finetune", model)
     trainable = method.head(methods.options(method, params)).trainable
     if params.train == "all" and (params.data != "images" or "weight" not in trainable):
         rule = "train must be classifier"
@@ -156,7 +154,8 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     from ltcli.stages.setting import prepare, trained
 
     model = inputs["model"]
-    info = model.header.info
+    # What adjust says of the logits is not true of those of another classifier.
+    info = {k: v for k, v in model.header.info.items() if k != "adjustment"}
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
     method = methods.find(params.method, "finetune")

@@ -110,6 +110,8 @@ def _league(info: dict[str, Any]) -> League:
                 of_classifier += 0 if whole else int(of.epochs)
                 kept = "features" if of.data == "features" else store
                 augmentation |= _augmentation(of, kept, flip=True)
+        elif stage == "adjust" and of.tau == "auto":
+            extra = info["held_out"]
     return League(
         network_parameters=info["network_parameters"],
         pretraining=pretraining,

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ltcli.artifacts.store import Artifact
 
 
+# Roles of what is fingerprinted, but is no artifact that could be found again and verified.
+OUTSIDE = ("folder", "prior", "costs")
+
+
 @dataclass(frozen=True)
 class Input:
     """One artifact that a stage reads.
@@ -60,7 +64,7 @@ class Stage:
         run: Does the work. Imports torch in its first lines, never before.
         examples: Runnable command lines for ``--help``.
         output_stem: Stem of the default output, where it is not the name.
-        external: Fingerprints of what the stage reads beside artifacts, by role.
+        external: Fingerprints of what the stage reads beside artifacts, by role; see ``OUTSIDE``.
         check: Looks at parameters and headers before any work.
         has_methods: Whether ``params.method`` chooses a method, whose parameters are added.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
@@ -131,6 +135,22 @@ def check_together(
                 rule = f"{other} belongs to another {words} than {first}"
                 hint = "make both from the same artifacts, or name others"
                 raise ArtifactError(stage, rule, hint)
+
+
+def check_follows_prior(stage: str, model: Header) -> None:
+    """Check that a model still follows the class prior of its training images.
+
+    Args:
+        stage: What an error names.
+        model: The model.
+
+    Raises:
+        ArtifactError: It corrects for the prior already.
+    """
+    if model.info["balanced"]:
+        rule = f"{model.path}, by {model.info['method']}, corrects for the class prior already"
+        hint = "start from plain cross-entropy, without class weights, another sampler or remix"
+        raise ArtifactError(stage, rule, hint)
 
 
 def check_kept(stage: str, epoch: int | None, model: Header) -> None:

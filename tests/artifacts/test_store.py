@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ltcli.artifacts.header import verify
-from ltcli.artifacts.store import locked, open_artifact, save, save_text
+from ltcli.artifacts.store import locked, open_artifact, save, save_bytes
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
 SAVED = {
@@ -162,10 +162,10 @@ def test_the_mode_follows_the_umask_also_over_an_old_file(out, umask, mode):
     assert stat.S_IMODE(out.stat().st_mode) == mode
 
 
-def test_the_mode_of_text_follows_the_umask(out):
+def test_the_mode_of_other_files_follows_the_umask(out):
     before = os.umask(0o027)
     try:
-        save_text(out, "x")
+        save_bytes(out, b"x")
     finally:
         os.umask(before)
     assert stat.S_IMODE(out.stat().st_mode) == 0o640
@@ -256,11 +256,11 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(out, small_files):
     assert names_in(out.parent) == [out.name]
 
 
-def test_text_is_written_whole_or_not_at_all(out, small_files):
-    save_text(out, "\N{GREEK SMALL LETTER TAU}\n")
+def test_any_bytes_are_written_whole_or_not_at_all(out, small_files):
+    save_bytes(out, b"\xcf\x84\n")
     assert out.read_bytes() == b"\xcf\x84\n"
     with pytest.raises(ResourceError) as caught:
-        save_text(out, "x" * 2_000_000)
+        save_bytes(out, b"x" * 2_000_000)
     assert str(caught.value) == f"{out}: the disk is full"
     assert out.read_bytes() == b"\xcf\x84\n"
     assert names_in(out.parent) == [out.name]

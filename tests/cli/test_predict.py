@@ -117,7 +117,7 @@ def test_what_is_no_model_or_no_image_is_refused(ltcli, chain, photos, tmp_path)
     assert done.code == 3
     assert done.lines == [
         f"error: {split}: must be of kind model, got split",
-        "hint: name a file of pretrain or finetune",
+        "hint: name a file of pretrain, finetune or adjust",
     ]
     done = ltcli("predict", photos / "none.png", "--model", model(chain))
     assert (done.code, done.lines) == (5, [f"error: {photos}/none.png: no such file or folder"])

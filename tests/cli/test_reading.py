@@ -81,7 +81,10 @@ def test_doctor_reports_a_folder_that_cannot_be_written(ltcli, tmp_path):
     assert done.lines[0].startswith(f"error: doctor: write test: {file} cannot be written")
 
 
-@pytest.mark.parametrize("command", ["show", "methods", "compare", "plot", "doctor", "lineage"])
+@pytest.mark.parametrize(
+    "command",
+    ["show", "methods", "compare", "plot", "doctor", "lineage", "predict", "export"],
+)
 def test_examples_in_help_have_lines_of_their_own(ltcli, command):
     lines = [line.strip() for line in ltcli(command, "--help").out.splitlines()]
     first = lines.index("Examples:")

@@ -39,8 +39,9 @@ def start(*args):
         *((stage.name, "--help") for stage in STAGES),
         *(
             (name, "--help")
-            for name in ("compare", "plot", "report", "show", "lineage", "methods", "doctor")
+            for name in ("compare", "plot", "report", "predict", "export", "show", "lineage")
         ),
+        *((name, "--help") for name in ("methods", "doctor")),
         ("methods",),
         ("methods", "--json"),
     ],

@@ -27,6 +27,8 @@ class Params:
     words: tuple[str, ...] = param((), "some")
     flip: bool = param(True, "at random")
     pad_mode: Literal["constant", "reflect"] | None = param(None, "border")
+    tau: Literal["auto"] | float | None = param(None, "a word or a number", ge=0)
+    prior: Literal["uniform"] | str | None = param(None, "a word or a path", identity=False)
 
 
 SPECS = {spec.name: spec for spec in specs(Params)}
@@ -43,6 +45,8 @@ def test_a_declaration_is_read_in_order():
     assert SPECS["epochs"].bounds == {"ge": 1, "le": 1000}
     assert SPECS["seed"].bounds == {"ge": 0, "lt": 2**32}
     assert SPECS["pad_mode"].choices == ("constant", "reflect")
+    assert (SPECS["tau"].base, SPECS["tau"].words, SPECS["tau"].choices) == (float, ("auto",), ())
+    assert SPECS["tau"].optional
     assert SPECS["pad_mode"].flag == "--pad-mode"
     assert SPECS["pad_mode"].help == "border"
 
@@ -56,6 +60,8 @@ def test_a_declaration_is_read_in_order():
         ("lr", "NUMBER"),
         ("milestones", "A,B,..."),
         ("flip", ""),
+        ("tau", "auto|NUMBER"),
+        ("prior", "uniform|TEXT"),
     ],
 )
 def test_help_shows_the_type(name, metavar):
@@ -105,6 +111,11 @@ def test_defaults_fill_in_what_is_not_given():
         ("pad_mode", "reflect", "reflect"),
         ("pad_mode", "none", None),
         ("source", "digits", "digits"),
+        ("tau", "auto", "auto"),
+        ("tau", "1", 1.0),
+        ("tau", "none", None),
+        ("prior", "uniform", "uniform"),
+        ("prior", "p.csv", "p.csv"),
     ],
 )
 def test_a_text_is_read_as_the_declared_type(name, text, value):
@@ -222,6 +233,9 @@ KNOWN = "known: cifar10, cifar100, digits"
             "pad_mode must be one of constant, reflect, got reflekt",
             "did you mean 'reflect'?",
         ),
+        ("tau", "atuo", "tau must be auto or a number, got atuo", None),
+        ("tau", "-1", "tau must be at least 0, got -1", None),
+        ("prior", True, "prior must be text, got True", None),
     ],
 )
 def test_a_wrong_value_is_named_with_its_rule(name, value, message, hint):
@@ -267,7 +281,16 @@ def test_what_is_not_identity_is_left_out_and_lists_are_plain():
         "words": [],
         "flip": True,
         "pad_mode": None,
+        "tau": None,
     }
+
+
+def test_a_word_is_identity_where_a_path_beside_it_is_not():
+    word, path = (
+        build(Params, {"source": "digits", "prior": p}, "here") for p in ("uniform", "p.csv")
+    )
+    assert as_dict(word)["prior"] == "uniform"
+    assert "prior" not in as_dict(path)
 
 
 def test_records_cannot_be_changed():

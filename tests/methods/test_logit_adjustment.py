@@ -5,13 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.engine.fit import Batch
-from ltcli.methods.logit_adjustment import Params, log_prior, make_loss, solve
+from ltcli.methods.logit_adjustment import Params, make_loss, solve
 from ltcli.methods.method import Trained
 from ltcli.models.classifier import Classifier
 
-CIFAR_10_AT_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
-LOG_PRIOR = [-0.9087, -1.4206, -1.9326, -2.4440, -2.9567, -3.4675, -3.9792, -4.4915, -5.0071]
-LOG_PRIOR += [-5.5139]
 BATCH = Batch(0, 0, 0, torch.arange(8))
 
 
@@ -24,12 +21,6 @@ def trained(counts, rng, form="linear"):
     classifier.scales.data = torch.rand(num_classes, generator=rng) + 0.5
     nothing, none = torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64)
     return Trained(classifier, torch.tensor(counts), nothing, none, nothing, none)
-
-
-def test_published_log_prior_of_cifar_10_at_100():
-    prior = log_prior(torch.tensor(CIFAR_10_AT_100))
-    assert prior.tolist() == pytest.approx(LOG_PRIOR, abs=1e-4)
-    assert prior.double().exp().sum().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("label", "probability"), [(0, 81 / 82), (1, 1 / 82)])

@@ -57,3 +57,15 @@ def test_factors_are_fixed_unless_a_method_says_otherwise():
     assert [n for n, p in classifier.named_parameters() if p.requires_grad] == ["scales"]
     classifier.train_only("weight", "bias")
     assert [n for n, p in classifier.named_parameters() if p.requires_grad] == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("form", ["linear", "cosine", "experts2", "memory"])
+def test_a_vector_can_be_added_to_the_logits_of_any_form(rng, form):
+    classifier = Classifier(6, 3, form)
+    classifier.bias.data = torch.randn(3, generator=rng)
+    classifier.scales.data = torch.tensor([0.5, -2.0, 16.0])
+    features, shift = torch.randn(8, 6, generator=rng), torch.tensor([1.0, -2.0, 0.5])
+    with torch.no_grad():
+        before = classifier(features)
+        classifier.add(shift)
+        torch.testing.assert_close(classifier(features), before + shift)

@@ -41,6 +41,10 @@ def after_pretraining(*steps, store="images", **pretrain):
     return read(first, base, *steps, store=store)[0]
 
 
+def adjust(**given):
+    return ("adjust", step("adjust", **given))
+
+
 def finetune(method, **given):
     return ("finetune", step("finetune", method, **given))
 
@@ -102,6 +106,11 @@ def test_a_classifier_trained_on_a_frozen_backbone_stays_in_the_league_of_its_ba
 def test_held_out_images_count_where_a_method_trains_or_chooses_by_them(method, options, extra):
     league = after_pretraining(finetune(method, **options))
     assert league.extra_images == extra
+
+
+@pytest.mark.parametrize(("tau", "extra"), [("auto", 100), (1.0, 0), (None, 0)])
+def test_held_out_images_count_where_adjust_chooses_tau_by_them(tau, extra):
+    assert after_pretraining(adjust(tau=tau)).extra_images == extra
 
 
 def test_what_a_later_method_does_not_use_stays_used():

@@ -57,7 +57,7 @@ def report(
 
 
 def _write(target: Path, text: str, force: bool) -> None:
-    from ltcli.artifacts.store import locked, save_text
+    from ltcli.artifacts.store import locked, save_bytes
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _write(target: Path, text: str, force: bool) -> None:
     with locked(target):
         # Another process may have written it since the first look.
         _check_ours(target, force)
-        save_text(target, text)
+        save_bytes(target, text.encode())
 
 
 def _check_ours(target: Path, force: bool) -> None:

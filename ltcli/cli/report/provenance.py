@@ -9,6 +9,7 @@ from ltcli.cli.report.drawing import key
 from ltcli.cli.report.files import File
 from ltcli.cli.report.markup import Markup, element, joined, table
 from ltcli.cli.report.sidecars import Sidecar
+from ltcli.stages.stage import OUTSIDE
 
 _DIGITS = 12
 _ENVIRONMENT = (
@@ -105,8 +106,7 @@ def _origins(file: File) -> Markup:
         if name is not None:
             each.append(element("div", f"{role}: {name}"))
         else:
-            # A folder of images is fingerprinted, but is no artifact.
-            where = "outside" if role == "folder" else "not in this folder"
+            where = "outside" if role in OUTSIDE else "not in this folder"
             each.append(element("div", f"{role}: {where}, ", _digest(digest)))
     return joined(each)
 

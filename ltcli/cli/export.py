@@ -1,0 +1,97 @@
+"""export: a trained model as a file that other programs run."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ltcli.artifacts.header import Header, read_header
+from ltcli.cli.commands import help_of
+from ltcli.core.errors import ArtifactError, ParamError, ResourceError, nearest
+from ltcli.stages.exporting import FORMATS, check_extra
+from ltcli.stages.exporting import export as export_model
+from ltcli.stages.run import check_output
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(help="Of pretrain, finetune or adjust.", metavar="MODEL")
+    ],
+    to: Annotated[str, typer.Option("--to", help="onnx or torch.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write, .onnx or .pt2.")],
+    split: Annotated[
+        Path | None,
+        typer.Option(help="Check on training images of this split [default: random images]."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    r"""Write a trained model as ONNX, or as a program of torch.export.
+
+    The file takes images as bytes, uint8 [B, H, W, 3] in RGB, and gives logits and probabilities;
+    normalisation is inside. Class names, image size and the model's digest are in its metadata. It
+    is run before it is written: it must give the model's classes, and its logits up to rounding.
+
+    \b
+    Examples:
+      ltcli export artifacts/photos/pretrain.safetensors --to onnx --out photos.onnx
+      ltcli export artifacts/photos/adjust-tau.safetensors --to torch --out photos.pt2
+        --split artifacts/photos/split.safetensors
+    """
+    if to not in FORMATS:
+        rule = f"to must be one of {', '.join(FORMATS)}, got {to}"
+        raise ParamError("export", rule, nearest(to, list(FORMATS)))
+    if out.suffix != FORMATS[to]:
+        raise ParamError("export", f"out must end in {FORMATS[to]} for {to}, got {out}")
+    header = _header(model, "model", "name a file of pretrain, finetune or adjust")
+    if split is not None:
+        _header(split, "split", "name the split that the model was trained on")
+    check_output(out, [model] if split is None else [model, split])
+    check_extra(to)
+    content, images, difference = export_model(header, to, split)
+    made = _write(out, content, force)
+    document = {
+        "out": str(out),
+        "status": "made" if made else "up to date",
+        "model": header.digest,
+        "images": images,
+        "largest_difference": difference,
+    }
+    if as_json:
+        typer.echo(json.dumps(document, sort_keys=True))
+        return
+    typer.echo(str(out))
+    kind = "random" if split is None else "training"
+    typer.echo(f"{images} {kind} images: the model's classes, logits within {difference:.1e}")
+
+
+def _header(path: Path, kind: str, hint: str) -> Header:
+    header = read_header(path)
+    if header.kind != kind:
+        raise ArtifactError(path, f"must be of kind {kind}, got {header.kind}", hint)
+    return header
+
+
+def _write(out: Path, content: bytes, force: bool) -> bool:
+    """Write a file unless it is there as it shall be; return whether it was written."""
+    from ltcli.artifacts.store import locked, save_bytes
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        rule = f"cannot be written: {error.strerror}"
+        raise ResourceError(out, rule, "choose another --out") from None
+    with locked(out):
+        if out.exists() and not force:
+            if out.read_bytes() == content:
+                return False
+            hint = "--force replaces it, --out writes elsewhere"
+            raise ArtifactError(out, "is there with another content", hint)
+        save_bytes(out, content)
+    return True
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("export", help=help_of(export))(export)

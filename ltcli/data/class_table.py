@@ -1,0 +1,100 @@
+"""Read a CSV file that gives every class a number: ``class,share`` or ``class,cost``."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ltcli.core.errors import ParamError, nearest
+
+
+def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> list[float]:
+    """Return one number above zero for each class, in the order of the classes.
+
+    Args:
+        path: A UTF-8 file with the header line ``class,COLUMN`` and a line for every class, in any
+            order.
+        column: Name of the second column.
+        class_names: The classes.
+
+    Raises:
+        ParamError: The file cannot be read, a class is unknown, missing or there twice, or a number
+            is not finite and greater than 0.
+    """
+    lines = _lines(path)
+    header = lines[0][1] if lines else []
+    if header != ["class", column]:
+        rule = f"must have the columns class,{column}, got {_shown(','.join(header)) or 'none'}"
+        matrix = "a matrix of costs is no fixed change of logits; give one cost for each class"
+        raise ParamError(path, rule, matrix if column == "cost" and len(header) > 2 else None)
+    known = set(class_names)
+    values: dict[str, float] = {}
+    for number, cells in lines[1:]:
+        where = f"{path}:{number}"
+        if len(cells) != 2:
+            raise ParamError(where, f"must have 2 columns, got {len(cells)}")
+        name, text = cells
+        if name not in known:
+            raise ParamError(where, f"no class '{_shown(name)}'", nearest(name, list(class_names)))
+        if name in values:
+            raise ParamError(where, f"class '{_shown(name)}' must be there once, got it again")
+        values[name] = _positive(where, column, text)
+    for name in class_names:
+        if name not in values:
+            raise ParamError(path, f"must have every class, got none of '{_shown(name)}'")
+    return [values[name] for name in class_names]
+
+
+def read_shares(path: Path, class_names: Sequence[str]) -> list[float]:
+    """Return the share of each class from a table ``class,share``; they sum to 1.
+
+    Raises:
+        ParamError: As for ``read_class_table``, or the sum is off by more than 0.001.
+    """
+    shares = read_class_table(path, "share", class_names)
+    total = math.fsum(shares)
+    if abs(total - 1) > 1e-3:
+        hint = "each is a part of 1, not a count or a percentage"
+        raise ParamError(path, f"shares must sum to 1, got {total:.6g}", hint)
+    return [share / total for share in shares]
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the lines that hold anything, with their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ParamError(path, "no such file") from None
+    except UnicodeDecodeError:
+        raise ParamError(path, "must be UTF-8") from None
+    except OSError as error:
+        raise ParamError(path, f"cannot be read: {error.strerror}") from None
+    # Not splitlines: a name in quotes may hold a line break.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = []
+    try:
+        for cells in reader:
+            if cells:
+                lines.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise ParamError(f"{path}:{reader.line_num}", f"must be CSV: {error}") from None
+    return lines
+
+
+def _positive(where: str, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ParamError(where, f"{column} must be a number, got {_shown(text)}") from None
+    if not (math.isfinite(value) and value > 0):
+        hint = "a class that never comes gets a small share" if value == 0 else None
+        rule = f"{column} must be finite and greater than 0, got {text.strip()}"
+        raise ParamError(where, rule, hint if column == "share" else None)
+    return value
+
+
+def _shown(text: str) -> str:
+    """Return a text on one line, short enough for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:57]}..."

@@ -1,0 +1,50 @@
+"""A trained network as other programs take it: bytes of images in, logits and probabilities out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ltcli.models.network import Network
+
+
+class Normalise(nn.Module):
+    """Bytes of images to what a backbone takes.
+
+    Args:
+        mean: Per channel, in 0..1.
+        std: Per channel, in 0..1.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Keep mean and standard deviation in units of bytes."""
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float [B, 3, H, W] of uint8 [B, H, W, 3], RGB."""
+        return (images.permute(0, 3, 1, 2).float() - self.mean) * self.scale
+
+
+class Deployed(nn.Module):
+    """A network with what comes before and behind it.
+
+    Args:
+        prepare: From the inputs to what the network takes.
+        network: In eval mode.
+    """
+
+    def __init__(self, prepare: nn.Module, network: Network) -> None:
+        """Join the two."""
+        super().__init__()
+        self.prepare = prepare
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, float [B, C]."""
+        logits = self.network(self.prepare(inputs))
+        return logits, logits.softmax(1)

@@ -1,0 +1,280 @@
+"""adjust: a trained classifier for another class prior, by tau, or for costs; trains nothing.
+
+A vector is added to the logits, by way of the bias, so that every other stage takes the result as
+any model. See ``ltcli.stats.adjustment`` for the vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ltcli.core.context import Context
+from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.params import as_dict, param
+from ltcli.data.class_table import read_class_table, read_shares
+from ltcli.stages.stage import Input, Result, Stage, check_follows_prior, recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.artifacts.store import Artifact
+    from ltcli.models.network import Network
+    from ltcli.stats.adjustment import Point
+
+logger = logging.getLogger(__name__)
+
+_WAYS = ("prior", "tau", "costs")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of adjust; exactly one of prior, tau and costs is given."""
+
+    prior: Literal["uniform"] | str | None = param(
+        None,
+        "class shares where the model is used: uniform, or a CSV file class,share",
+        identity=False,
+    )
+    tau: Literal["auto"] | float | None = param(
+        None, "log class prior to take away, times this; auto is chosen on validation", ge=0
+    )
+    target: Literal["balanced-accuracy", "worst-group", "log-loss"] = param(
+        "balanced-accuracy", "what tau auto is best at; the groups are many, medium and few"
+    )
+    costs: str | None = param(
+        None, "CSV file class,cost: what it costs to miss an image of a class", identity=False
+    )
+    data: Literal["features", "images"] = param(
+        "features", "for tau auto: validation logits of the feature bank, or run the images"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = param(
+        "auto", "for --data images: bf16 where the device has it"
+    )
+
+
+def _way(params: Params) -> str:
+    """Return which of the ways was chosen.
+
+    Raises:
+        ParamError: None, or several.
+    """
+    given = [name for name in _WAYS if getattr(params, name) is not None]
+    if len(given) != 1:
+        rule = "exactly one of prior, tau and costs must be given"
+        raise ParamError("adjust", f"{rule}, got {' and '.join(given) or 'none'}")
+    return given[0]
+
+
+def check(params: Params, headers: Mapping[str, Header]) -> None:
+    """Check what can be known before any work."""
+    way, model = _way(params), headers["model"]
+    if params.target != "balanced-accuracy" and params.tau != "auto":
+        raise ParamError("adjust", f"target needs --tau auto, got {params.target}")
+    _check_first(way, model)
+    if way == "tau":
+        check_follows_prior("adjust", model)
+    _values(params, model.info["class_names"])
+    if params.tau == "auto":
+        data = headers["features" if params.data == "features" else "split"]
+        if data.size("val.labels", 0) == 0:
+            hint = "give a number, or make the split with --val-per-class"
+            raise ParamError("adjust", "tau must not be auto without validation images", hint)
+        if "epoch" in data.info:
+            rule = f"is of epoch {data.info['epoch']}, not of the last one"
+            raise ArtifactError(data.path, rule, "run dump-features without --from-epoch")
+
+
+def _check_first(way: str, model: Header) -> None:
+    """Refuse a second adjustment for the class prior, or for costs."""
+    for stage, before in model.info["recipe"]:
+        if stage == "adjust" and (way == "costs") == ("costs" in before):
+            what = "costs" if way == "costs" else "the class prior"
+            hint = "start from the model that it was made from"
+            raise ArtifactError(model.path, f"was adjusted for {what} already", hint)
+
+
+def _values(params: Params, class_names: list[str]) -> list[float]:
+    """Return the shares or the costs of all classes; nothing for a tau."""
+    if params.costs is not None:
+        return read_class_table(Path(params.costs), "cost", class_names)
+    if params.prior == "uniform":
+        return [1 / len(class_names)] * len(class_names)
+    return [] if params.prior is None else read_shares(Path(params.prior), class_names)
+
+
+def fingerprint(params: Params) -> dict[str, str]:
+    """Return the SHA-256 of the file of shares or costs, if there is one."""
+    path = params.costs if params.prior in (None, "uniform") else params.prior
+    if path is None:
+        return {}
+    return {_way(params): hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+
+
+def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
+    """Find the vector and put it into the bias."""
+    import torch
+
+    from ltcli.models.network import load_network
+
+    model = inputs["model"]
+    info = model.header.info
+    network = load_network(model, torch.device("cpu"))
+    shift, balanced, facts = _shift(params, inputs, network, context)
+    network.classifier.add(shift)
+    return Result(
+        network.state_dict(),
+        info
+        | {
+            "method": "adjust",
+            "balanced": balanced,
+            "adjustment": {"by": _way(params), "added": shift.tolist(), **facts},
+            "recipe": recipe(info["recipe"], "adjust", as_dict(params) | fingerprint(params)),
+        },
+    )
+
+
+def _shift(
+    params: Params, inputs: Mapping[str, Artifact], network: Network, context: Context
+) -> tuple[torch.Tensor, bool, dict[str, Any]]:
+    """Return what to add to the logits, float32 [C], and what the header says of the result.
+
+    Returns:
+        The vector; whether the logits no longer follow the prior of the training images; and what
+        was found.
+    """
+    import torch
+
+    from ltcli.stats import adjustment
+
+    info = inputs["model"].header.info
+    balanced: bool = info["balanced"]
+    counts = torch.tensor(info["class_counts"])
+    if params.tau is not None:
+        tau, points = params.tau, None
+        if tau == "auto":
+            points = _points(params, inputs, network, context)
+            tau = adjustment.best(points, params.target).tau
+            logger.info("adjust: tau %g is best for %s on validation", tau, params.target)
+        context.log({"event": "solved", "tau": tau})
+        found = {} if points is None else {"trade_off": [dataclasses.asdict(p) for p in points]}
+        return adjustment.for_tau(counts, tau), tau > 0, {"tau": tau, **found}
+    values = torch.tensor(_values(params, info["class_names"]), dtype=torch.float64)
+    if params.costs is not None:
+        return adjustment.for_costs(values), balanced, {}
+    trained = counts.double() / counts.sum()
+    if balanced:
+        logger.info("adjust: the model corrects for the class prior: taken to follow a uniform one")
+    base = torch.full_like(trained, 1 / len(trained)) if balanced else trained
+    facts = {"base": "uniform" if balanced else "training images"}
+    return adjustment.for_prior(values, base), not values.allclose(trained), facts
+
+
+def _points(
+    params: Params, inputs: Mapping[str, Artifact], network: Network, context: Context
+) -> list[Point]:
+    """Return the trade-off over tau on the validation images, and log it."""
+    import torch
+
+    from ltcli.stats.adjustment import trade_off
+
+    logits, labels = _validation(params, inputs, network, context)
+    counts = torch.tensor(inputs["model"].header.info["class_counts"])
+    points = trade_off(logits, labels, counts)
+    for point in points:
+        context.log({"event": "trade-off", **dataclasses.asdict(point)})
+    return points
+
+
+def _validation(
+    params: Params, inputs: Mapping[str, Artifact], network: Network, context: Context
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits float [V, C] and labels int64 [V] of the validation images."""
+    if params.data == "features":
+        bank = inputs["features"]
+        return bank.tensor("val.logits"), bank.tensor("val.labels")
+    import torch
+
+    from ltcli.data.batches import ImageBatches
+    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.engine.infer import features_of
+    from ltcli.models.network import place
+
+    split = inputs["split"]
+    device = resolve_device(context.device)
+    images = ImageBatches.of_split(split, "val", device, padding=0)
+    dtype = resolve_precision(params.precision, device)
+    features = features_of(place(network, device), images, dtype)
+    with torch.inference_mode():
+        logits: torch.Tensor = network.cpu().classifier(features)
+    return logits, split.tensor("val.labels")
+
+
+def show(header: Header) -> list[str]:
+    """Return what was added, and the trade-off between head and tail where tau was chosen."""
+    info = header.info
+    found = info["adjustment"]
+    ranked = sorted(zip(found["added"], info["class_names"], strict=True))
+    (low, first), (high, last) = ranked[0], ranked[-1]
+    lines = [f"added to the logits: {low:+.3f} ({first}) to {high:+.3f} ({last})"]
+    if "trade_off" in found:
+        lines.append("   tau  balanced    many  medium     few  log-loss  (validation images)")
+        # A quarter apart, and the one that was chosen.
+        lines += [
+            _line(point, found["tau"])
+            for point in found["trade_off"]
+            if point["tau"] % 0.25 == 0 or point["tau"] == found["tau"]
+        ]
+    return lines
+
+
+def _line(point: Mapping[str, Any], chosen: float) -> str:
+    shares = [point[name] for name in ("balanced", "many", "medium", "few")]
+    cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+    mark = "*" if point["tau"] == chosen else " "
+    text = f"{mark}{point['tau']:5.2f}  {cells[0]:>8}"
+    text += "".join(f"  {cell:>6}" for cell in cells[1:])
+    return f"{text}  {point['log_loss']:>8.3f}"
+
+
+STAGE = Stage(
+    name="adjust",
+    summary="Adjust a trained classifier to another class prior, by tau, or to costs.",
+    params=Params,
+    inputs=(
+        Input("model", "model", "pretrain", "what to adjust"),
+        Input(
+            "features",
+            "features",
+            "dump-features",
+            "feature bank of that model",
+            lambda params: params.tau == "auto" and params.data == "features",
+        ),
+        Input(
+            "split",
+            "split",
+            "split",
+            "validation images",
+            lambda params: params.tau == "auto" and params.data == "images",
+        ),
+    ),
+    output="model",
+    run=run,
+    check=check,
+    output_stem=lambda params, _inputs: f"adjust-{_way(params)}",
+    external=fingerprint,
+    show=show,
+    examples=(
+        "ltcli adjust --tau auto -d artifacts/c10-100",
+        "ltcli adjust --prior uniform -d artifacts/c10-100",
+        "ltcli adjust --prior expected.csv --out artifacts/c10-100/expected.safetensors"
+        " -d artifacts/c10-100",
+        "ltcli adjust --costs costs.csv -d artifacts/c10-100",
+    ),
+)

@@ -1,0 +1,231 @@
+"""From a model to one file that other programs run, checked against the model before it is written.
+
+The file takes images as they are decoded, uint8 [B, H, W, 3] in RGB, B >= 1, and gives ``logits``
+and ``probabilities``, float32 [B, C]. Normalisation is inside. ``facts`` says what else there is to
+know; nothing in the file tells a path, a clock or a host.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ltcli import __version__
+from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
+from ltcli.core.seeds import derive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from ltcli.artifacts.header import Header
+    from ltcli.models.network import Network
+
+    Run = Callable[[torch.Tensor], torch.Tensor]
+    """Inputs of an exported network to its logits, float [B, C]."""
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+# Of the largest logit, or of 1: float32 rounds otherwise where operations are ordered otherwise.
+TOLERANCE = 1e-4
+_IMAGES = 256
+_BATCH = 64
+_INPUT = "uint8 [B, H, W, 3], RGB, the centre square resized by an antialiased bicubic filter"
+
+
+def facts(header: Header) -> dict[str, str]:
+    """Return what a file says of its model: names and digest, by key; values are JSON or text."""
+    info = header.info
+    return {
+        "class_names": json.dumps(info["class_names"], ensure_ascii=False),
+        "image_size": json.dumps(info["image_size"]),
+        "input": _INPUT,
+        "ltcli": __version__,
+        "model": header.digest,
+    }
+
+
+def check_extra(form: str) -> None:
+    """Check that what a format needs is installed.
+
+    Raises:
+        ResourceError: It is not.
+    """
+    needed = ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()
+    for package in needed:
+        if find_spec(package) is None:
+            hint = "pip install 'ltcli[export]'"
+            raise ResourceError("export", f"onnx needs {package}, which is not installed", hint)
+
+
+def export(header: Header, form: str, split: Path | None) -> tuple[bytes, int, float]:
+    """Return a model as a file of another format, and how it was checked.
+
+    Args:
+        header: Of the model.
+        form: A key of ``FORMATS``.
+        split: The split whose training images it is checked on; None for random ones.
+
+    Returns:
+        The content; on how many images it was checked; the largest difference between two logits.
+
+    Raises:
+        ArtifactError: The model cannot be loaded or exported, or the split is not the model's.
+        NumericalError: The file would predict something else than the model.
+    """
+    import torch
+
+    from ltcli.artifacts.store import open_artifact
+    from ltcli.models.network import load_network
+
+    with open_artifact(header.path) as model:
+        network = load_network(model, torch.device("cpu"))
+    images = _images(header, split)
+    expected = _logits(network, header.info, images)
+    content, run = make(network, header, form)
+    # Batches of several sizes: the file must not be bound to one.
+    found = torch.cat([run(part) for part in (images[:1], *torch.split(images[1:], _BATCH))])
+    return content, len(images), compare(found, expected)
+
+
+def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:
+    """Return a file of a format with its facts, and what runs it.
+
+    Args:
+        network: In eval mode, on the CPU.
+        header: Of its model.
+        form: A key of ``FORMATS``.
+
+    Raises:
+        ArtifactError: It cannot be exported.
+    """
+    try:
+        return _MAKERS[form](_program(network, header), facts(header))
+    except RuntimeError as error:
+        # Those of torch's exporters are of this type; the first line says what they cannot do.
+        reason = str(error).strip().partition("\n")[0]
+        raise ArtifactError(header.path, f"cannot be exported to {form}: {reason}") from error
+
+
+def _images(header: Header, split: Path | None) -> torch.Tensor:
+    """Return images to check on, uint8 [B, H, W, 3], at least two."""
+    import torch
+
+    from ltcli.artifacts.store import open_artifact
+
+    if split is None:
+        generator = torch.Generator().manual_seed(derive("export"))
+        shape = (_IMAGES, *header.info["image_size"], 3)
+        return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    with open_artifact(split) as artifact:
+        if artifact.header.digest != header.info["split"]:
+            rule = f"is not the split that {header.path} was trained on"
+            raise ArtifactError(split, rule, "name that one, or leave --split out")
+        images = artifact.tensor("train.images")
+    return images[:: max(1, len(images) // _IMAGES)][:_IMAGES]
+
+
+def _logits(network: Network, info: dict[str, Any], images: torch.Tensor) -> torch.Tensor:
+    """Return the logits that ``evaluate`` gives in float32."""
+    import torch
+
+    from ltcli.data.batches import ImageBatches
+    from ltcli.engine.infer import features_of
+
+    batches = ImageBatches(images, info["mean"], info["std"], torch.device("cpu"), padding=0)
+    features = features_of(network, batches, torch.float32)
+    with torch.inference_mode():
+        logits: torch.Tensor = network.classifier(features)
+    return logits
+
+
+def _program(network: Network, header: Header) -> torch.export.ExportedProgram:
+    """Return the network with its normalisation as one graph for any number of images."""
+    import torch
+
+    from ltcli.models.deployed import Deployed, Normalise
+
+    prepare = Normalise(header.info["mean"], header.info["std"])
+    whole = Deployed(prepare, network).to(memory_format=torch.contiguous_format).eval()
+    example = torch.zeros((2, *header.info["image_size"], 3), dtype=torch.uint8)
+    batch = {"inputs": {0: torch.export.Dim("batch")}}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(whole, (example,), dynamic_shapes=batch)
+    for node in program.graph.nodes:
+        # It tells the paths of the source files.
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def _to_torch(program: torch.export.ExportedProgram, known: dict[str, str]) -> tuple[bytes, Run]:
+    """Return a file for ``torch.export.load``, and what runs it."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files=dict(known))
+    content = buffer.getvalue()
+    again = torch.export.load(io.BytesIO(content)).module()
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            logits: torch.Tensor = again(images)[0]
+        return logits
+
+    return content, run
+
+
+def _to_onnx(program: torch.export.ExportedProgram, known: dict[str, str]) -> tuple[bytes, Run]:
+    """Return an ONNX file, and what runs it."""
+    import onnxruntime
+    import torch
+
+    # It tells of every constant that it does not fold.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = ["logits", "probabilities"]
+        made: Any = torch.onnx.export(
+            program, input_names=["images"], output_names=names, verbose=False
+        )
+    model = made.model_proto
+    for key, value in known.items():
+        model.metadata_props.add(key=key, value=value)
+    content = model.SerializeToString(deterministic=True)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return content, run
+
+
+_MAKERS = {"onnx": _to_onnx, "torch": _to_torch}
+
+
+def compare(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference between logits of a file and of its model, float [N, C].
+
+    Raises:
+        NumericalError: It is above ``TOLERANCE`` times the largest logit or 1, or a class differs
+            where the two best logits of the model are further apart than that.
+    """
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    difference = float((found - expected).abs().max())
+    hint = "nothing was written; please report it"
+    # Not <=: NaN must not pass.
+    if not difference <= allowed:
+        rule = f"logits must differ by at most {allowed:.2g} from the model's, got {difference:.2g}"
+        raise NumericalError("export", rule, hint)
+    best = expected.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > allowed
+    wrong = int(((found.argmax(1) != expected.argmax(1)) & clear).sum())
+    if wrong:
+        rule = f"classes must be the model's, got others for {wrong} of {len(found)} images"
+        raise NumericalError("export", rule, hint)
+    return difference

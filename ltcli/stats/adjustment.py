@@ -1,0 +1,130 @@
+r"""What to add to the logits of a trained classifier: for another prior, by tau, for costs.
+
+For a classifier that is calibrated under the class shares p it was trained on, softmax(z) = p(c|x):
+
+* another prior pi: by Bayes' rule pi(c|x) is in proportion to p(c|x) pi_c / p_c, so the logits are
+  z_c + log pi_c - log p_c.
+* logit adjustment: z_c - tau log p_c; tau = 1 is the uniform prior, tau = 0 changes nothing.
+* costs: predicting j costs sum_{c != j} cost_c p(c|x) on average, which is a constant minus
+  cost_j p(j|x). The cheapest class is argmax_j cost_j p(j|x) = argmax_j z_j + log cost_j.
+
+A constant added to all logits changes nothing.
+
+Sources: Saerens, Latinne, Decaestecker, Neural Computation 14 (2002), eq. 2.4; Menon et al., ICLR
+2021, arXiv 2007.07314; Elkan, "The Foundations of Cost-Sensitive Learning", IJCAI 2001.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltcli.stats.accuracy import GROUPS, group_of_class, per_class_accuracy
+
+Target = Literal["balanced-accuracy", "worst-group", "log-loss"]
+
+_TAUS = tuple(step / 20 for step in range(41))
+
+
+def log_prior(class_counts: Tensor) -> Tensor:
+    """Return the log share of each class, float32 [C], nats, of counts int64 [C]."""
+    counts = class_counts.double()
+    return (counts / counts.sum()).log().float()
+
+
+def for_prior(shares: Tensor, base: Tensor) -> Tensor:
+    """Return what takes logits from one prior to another, float32 [C], nats.
+
+    Args:
+        shares: float64 [C], of the classes where the model is used, all above 0.
+        base: float64 [C], that the logits follow now, all above 0.
+    """
+    return (shares.log() - base.log()).float()
+
+
+def for_tau(class_counts: Tensor, tau: float) -> Tensor:
+    """Return -tau times the log prior of counts int64 [C], float32 [C], nats."""
+    return -tau * log_prior(class_counts)
+
+
+def for_costs(costs: Tensor) -> Tensor:
+    """Return the log of what it costs to miss an image of each class, float32 [C].
+
+    Args:
+        costs: float64 [C], above 0, in any unit.
+    """
+    return costs.log().float()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One tau of the trade-off between head and tail, every class counting the same.
+
+    Attributes:
+        tau: Strength of the adjustment.
+        balanced: Mean accuracy over classes, 0..1.
+        many: Mean accuracy over the classes of that group, 0..1; None for a group without samples.
+        medium: The same.
+        few: The same.
+        log_loss: Mean over classes of the mean negative log-probability of the right class, nats.
+    """
+
+    tau: float
+    balanced: float
+    many: float | None
+    medium: float | None
+    few: float | None
+    log_loss: float
+
+
+def trade_off(logits: Tensor, labels: Tensor, class_counts: Tensor) -> list[Point]:
+    """Return accuracies and log-loss at tau = 0, 0.05, ..., 2.
+
+    Args:
+        logits: float [N, C], before the adjustment, of samples that were not trained on.
+        labels: int64 [N].
+        class_counts: int64 [C], training samples.
+    """
+    groups = group_of_class(class_counts)
+    return [_point(tau, logits, labels, class_counts, groups) for tau in _TAUS]
+
+
+def _point(
+    tau: float, logits: Tensor, labels: Tensor, class_counts: Tensor, groups: Tensor
+) -> Point:
+    adjusted = logits + for_tau(class_counts, tau)
+    accuracy = per_class_accuracy(adjusted, labels)
+    seen = ~accuracy.isnan()
+    losses = F.cross_entropy(adjusted, labels, reduction="none").double()
+    weights = 1 / labels.bincount(minlength=len(class_counts)).double()[labels]
+    each: dict[str, float | None] = {}
+    for number, name in enumerate(GROUPS):
+        members = accuracy[seen & (groups == number)]
+        each[name] = float(members.mean()) if len(members) else None
+    loss = float(losses @ weights / seen.sum())
+    return Point(tau, float(accuracy[seen].mean()), **each, log_loss=loss)
+
+
+def best(points: Sequence[Point], target: Target) -> Point:
+    """Return the best point for a target; of equally good ones that with tau nearest to 1.
+
+    Args:
+        points: From ``trade_off``.
+        target: The highest balanced accuracy, the highest accuracy of the worst of many, medium
+            and few, or the lowest log-loss.
+    """
+
+    def score(point: Point) -> float:
+        if target == "log-loss":
+            return -point.log_loss
+        if target == "worst-group":
+            found = (point.many, point.medium, point.few)
+            return min(share for share in found if share is not None)
+        return point.balanced
+
+    # Rounded, as equal values may differ in their last digit by the way they were computed.
+    return max(points, key=lambda p: (round(score(p), 9), -round(abs(p.tau - 1), 9), -p.tau))
