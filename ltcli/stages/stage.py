@@ -65,6 +65,7 @@ class Stage:
         has_methods: Whether ``params.method`` chooses a method, whose parameters are added.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
         show: Lines for people about a finished artifact, from its header.
+        preview: Lines for people about what a run would make, from the headers of its inputs.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Stage:
     has_methods: bool = False
     for_each: str | None = None
     show: Callable[[Header], list[str]] | None = None
+    preview: Callable[[Any, Mapping[str, Header]], list[str]] | None = None
 
 
 def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list[Any]:
