@@ -27,13 +27,13 @@ class Plan:
 
     Attributes:
         form: Of the covariances.
-        rank: Directions of a class in the low-rank form.
+        rank: Directions of a class, if the form is low-rank.
         sizes: Bytes of each form, the means included, in the order in which auto prefers them.
         lines: The same for people.
     """
 
     form: Form
-    rank: int
+    rank: int | None
     sizes: dict[Form, int]
     lines: list[str]
 
@@ -73,7 +73,7 @@ def planned(
     if rank is not None and form != "low-rank":
         raise ParamError("covariances", f"rank needs --form low-rank, got {form}")
     if rank is None:
-        rank = bisect_right(range(1, dim), limit, key=lambda r: _low_rank(counts, dim, r))
+        rank = bisect_right(range(1, dim + 1), limit, key=lambda r: _low_rank(counts, dim, r))
     rank = max(1, min(rank, dim))
     vector = 4 * dim
     means = len(counts) * vector
@@ -91,7 +91,8 @@ def planned(
         hint = "raise --memory" + ("" if form in ("auto", "diagonal") else ", or use --form auto")
         rule = f"{chosen} covariances of {plural(len(counts), 'class')} must take at most {memory}"
         raise ResourceError("covariances", f"{rule}, got {sizes[chosen] / 1e9:.3g} GB", hint)
-    return Plan(chosen, rank, sizes, _table(chosen, rank, sizes, limit))
+    kept = rank if chosen == "low-rank" else None
+    return Plan(chosen, kept, sizes, _table(chosen, rank, sizes, limit))
 
 
 def _low_rank(counts: Sequence[int], dim: int, rank: int) -> int:
