@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity, without a copy of it."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # Either end is NaN if any value is.
+    return all(bool(end.isfinite()) for end in tensor.aminmax())
+
+
 class StoredRows:
     """A tensor of an open artifact, of which rows are read and nothing else is kept.
 
@@ -59,7 +67,7 @@ class StoredRows:
         starts = index[first[:-1]].tolist()
         for start, begin, end in zip(starts, first[:-1], first[1:], strict=True):
             self._read(memory[begin * width : end * width], self._start + start * width)
-        if rows.is_floating_point() and not bool(torch.isfinite(rows).all()):
+        if not is_finite(rows):
             raise ArtifactError(self._path, f"{self._name} must be finite, got NaN or infinity")
         return rows
 

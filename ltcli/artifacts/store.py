@@ -20,7 +20,7 @@ from ltcli import __version__
 from ltcli.artifacts.header import BLANK_DIGEST, Header, check_digest, file_digest, opened
 from ltcli.artifacts.header import parse_header as _parse_header
 from ltcli.artifacts.kinds import KINDS
-from ltcli.artifacts.rows import StoredRows
+from ltcli.artifacts.rows import StoredRows, is_finite
 from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
@@ -87,7 +87,7 @@ class Artifact:
 
 
 def _finite(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if not is_finite(tensor):
         raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
     return tensor
 
@@ -136,7 +136,7 @@ def save(
     kind = KINDS[kind_name]
     ready = _ready(tensors)
     for name, tensor in ready.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
     shapes = {name: (_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in ready.items()}
     check_schema(path, kind, shapes, dict(info))
