@@ -20,6 +20,7 @@ from ltcli import __version__
 from ltcli.artifacts.header import BLANK_DIGEST, Header, check_digest, file_digest, opened
 from ltcli.artifacts.header import parse_header as _parse_header
 from ltcli.artifacts.kinds import KINDS
+from ltcli.artifacts.rows import StoredRows, is_finite
 from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
@@ -27,18 +28,10 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_DTYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.int16: "I16",
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-}
+_DTYPES = {"BOOL": torch.bool, "U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES |= {"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
+_DTYPES |= {"F32": torch.float32, "F64": torch.float64}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class Artifact:
@@ -86,9 +79,15 @@ class Artifact:
         """Load one tensor; see ``load``."""
         return self.load(name, device=device)[name]
 
+    def rows(self, name: str) -> StoredRows:
+        """Return one tensor whose rows are read when they are asked for."""
+        if name not in self.header.tensors:
+            raise ArtifactError(self.header.path, f"has no tensor {name}")
+        return StoredRows(self.header, self._file, name, _DTYPES[self.header.tensors[name][0]])
+
 
 def _finite(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if not is_finite(tensor):
         raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
     return tensor
 
@@ -137,9 +136,9 @@ def save(
     kind = KINDS[kind_name]
     ready = _ready(tensors)
     for name, tensor in ready.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
-    shapes = {name: (_DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in ready.items()}
+    shapes = {name: (_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in ready.items()}
     check_schema(path, kind, shapes, dict(info))
     facts = {
         "digest": BLANK_DIGEST,

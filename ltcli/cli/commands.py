@@ -66,13 +66,15 @@ def _run(job: Job) -> dict[str, Any]:
 
 
 def _dry(job: Job) -> dict[str, Any]:
-    reason = plan(job).reason
+    planned = plan(job)
+    reason = planned.reason
     return {
         "stage": job.stage.name,
         "out": str(job.out),
         "status": "up to date" if reason is None else f"would run: {reason}",
         "inputs": {role: str(path) for role, path in job.inputs.items()},
         "parameters": as_dict(job.params),
+        "preview": planned.preview,
     }
 
 
@@ -83,6 +85,8 @@ def _show(stage: Stage, result: dict[str, Any], dry_run: bool) -> None:
     if dry_run:
         for name, value in result["parameters"].items():
             typer.echo(f"  {name}: {value}")
+        for line in result["preview"]:
+            typer.echo(line)
     elif stage.show is not None:
         typer.echo("\n".join(stage.show(read_header(Path(result["out"])))))
 

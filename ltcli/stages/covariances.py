@@ -5,75 +5,79 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
-from ltcli.core.errors import ResourceError
 from ltcli.core.log import plural
 from ltcli.core.params import param
+from ltcli.stages.covariance_plan import Plan, planned
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
+    from ltcli.stats.covariance_forms import Estimate
 
 logger = logging.getLogger(__name__)
-
-# What a full form may take before the smaller, equally exact forms are pointed out.
-MAX_FULL_BYTES = 8e9
 
 
 @dataclass(frozen=True)
 class Params:
     """Parameters of covariances."""
 
-    form: Literal["full", "diagonal", "factor"] = param(
-        "full", "full matrix, variances, or factor: centred features F with covariance F'F"
+    form: Literal["auto", "full", "factor", "low-rank", "diagonal"] = param(
+        "auto",
+        "full matrix; factor: centred features F with covariance F'F; low-rank: leading directions"
+        " and the variances that they leave; diagonal; auto: the most exact that fits",
+    )
+    memory: str = param("4GB", "what they may take, such as 512MB")
+    rank: int | None = param(
+        None, "directions of a class for low-rank; the most that fit if not given", ge=1
     )
     divisor: Literal["n-1", "n"] = param("n-1", "unbiased, or the biased one of streaming code")
 
 
-def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Refuse a full form that is too large before any work."""
+def _plan(params: Params, headers: Mapping[str, Header]) -> Plan:
     header = headers["features"]
-    classes = len(header.info["class_names"])
-    size = 4.0 * classes * header.size("train.features", 1) ** 2
-    if params.form == "full" and size > MAX_FULL_BYTES:
-        rule = f"full covariances of {plural(classes, 'class')} take {size / 1e9:.1f} GB"
-        raise ResourceError("covariances", rule, "use --form factor (exact) or --form diagonal")
+    counts, dim = header.info["class_counts"], header.size("train.features", 1)
+    return planned(params.form, params.memory, params.rank, counts, dim)
+
+
+def check(params: Params, headers: Mapping[str, Header]) -> None:
+    """Refuse a form that is too large before any work."""
+    _plan(params, headers)
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Result:
-    """Estimate the moments of each class."""
-    from ltcli.stats import moments
+    """Estimate the moments of each class, with one class of the bank in memory at a time."""
+    from ltcli.stats.covariance_forms import estimate
 
     bank = inputs["features"]
-    info = bank.header.info
-    classes = len(info["class_names"])
-    features = bank.tensor("train.features").float()
-    labels = bank.tensor("train.labels")
-    ddof: Literal[0, 1] = 1 if params.divisor == "n-1" else 0
-    counts = moments.class_counts(labels, classes)
-    tensors = {
-        "means": moments.class_means(features, labels, classes).float(),
-        "counts": counts,
-    }
-    if params.form == "full":
-        tensors["full"] = moments.full_covariances(features, labels, classes, ddof=ddof)
-    elif params.form == "diagonal":
-        tensors["diagonal"] = moments.diagonal_covariances(features, labels, classes, ddof=ddof)
-    else:
-        rows, offsets = moments.factors(features, labels, classes, ddof=ddof)
-        tensors |= {"rows": rows, "offsets": offsets}
-    single = [info["class_names"][c] for c in (counts == 1).nonzero().flatten().tolist()]
+    plan = _plan(params, {"features": bank.header})
+    found = estimate(
+        bank.rows("train.features"),
+        bank.tensor("train.labels"),
+        len(bank.header.info["class_names"]),
+        plan.form,
+        ddof=1 if params.divisor == "n-1" else 0,
+        rank=plan.rank,
+    )
+    info = of_bank(bank.header.info)
+    return Result(found.tensors, info | facts(found, plan.form, plan.rank, info["class_names"]))
+
+
+def facts(found: Estimate, form: str, rank: int | None, names: list[str]) -> dict[str, Any]:
+    """Return what the header says of an estimate, and warn of classes without spread."""
+    single = (found.tensors["counts"] == 1).nonzero().flatten().tolist()
     if single:
-        shown = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
+        shown = ", ".join(names[c] for c in single[:5]) + (", ..." if len(single) > 5 else "")
         text = plural(len(single), "class")
         logger.warning("covariances: zero for %s with one image: %s", text, shown)
-    return Result(
-        tensors,
-        of_bank(info) | {"form": params.form, "single_image_classes": len(single)},
-    )
+    said = {"form": form, "single_image_classes": len(single)}
+    if found.relative_error is None:
+        return said
+    logger.info("covariances: rank %s, mean relative error %.2g", rank, found.relative_error)
+    return said | {"rank": rank, "relative_error": found.relative_error}
 
 
 STAGE = Stage(
@@ -84,8 +88,10 @@ STAGE = Stage(
     output="covariances",
     run=run,
     check=check,
+    preview=lambda params, headers: _plan(params, headers).lines,
     examples=(
         "ltcli covariances -d artifacts/c10-100",
-        "ltcli covariances --form factor -d artifacts/c10-100",
+        "ltcli covariances --form low-rank --rank 16 -d artifacts/c10-100",
+        "ltcli covariances --memory 512MB --dry-run -d artifacts/c10-100",
     ),
 )

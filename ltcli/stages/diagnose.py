@@ -126,10 +126,10 @@ def _factors(features: torch.Tensor, labels: torch.Tensor, classes: int) -> list
     """Return F of each class's covariance F'F, float32 [R, D]."""
     import torch
 
-    from ltcli.stats.moments import factors
+    from ltcli.stats.covariance_forms import estimate
 
-    rows, offsets = factors(features, labels, classes, ddof=1)
-    return list(torch.split(rows, offsets.diff().tolist()))
+    found = estimate(features, labels, classes, "factor", ddof=1).tensors
+    return list(torch.split(found["rows"], found["offsets"].diff().tolist()))
 
 
 def _spectra(

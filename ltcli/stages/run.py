@@ -55,17 +55,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do: the identity of its output and why it has to be made."""
+    """What a run would do.
+
+    Attributes:
+        inputs: Role to SHA-256 of each input: with the parameters, the identity of the output.
+        reason: Why it has to be made; None where it is up to date.
+        preview: Lines for people about what would be made.
+    """
 
     inputs: Mapping[str, str]
     reason: str | None
+    preview: list[str]
 
 
 def plan(job: Job) -> Plan:
     """Check parameters, inputs and output of a run without doing it.
-
-    Returns:
-        The digests of the inputs, and the reason to run, None where the output is up to date.
 
     Raises:
         LtcliError: Anything that would make the run fail and can be known now.
@@ -88,7 +92,8 @@ def plan(job: Job) -> Plan:
     if job.stage.external is not None:
         inputs |= job.stage.external(job.params)
     check_output(job.out, job.inputs.values())
-    return Plan(inputs, _reason(job, inputs))
+    preview = [] if job.stage.preview is None else job.stage.preview(job.params, headers)
+    return Plan(inputs, _reason(job, inputs), preview)
 
 
 def check_output(out: Path, inputs: Iterable[Path]) -> None:
@@ -180,7 +185,8 @@ def run(job: Job) -> bool:
             now = plan(job)
             if not world.agreed(now.reason is not None):
                 return False
-            logger.info("%s: running (%s)", job.stage.name, now.reason)
+            begun = f"{job.stage.name}: running ({now.reason})"
+            logger.info("%s", "\n".join([begun, *now.preview]))
             _run_locked(job, now)
     return True
 

@@ -205,7 +205,10 @@ def _covariances(artifact: Artifact, device: torch.device) -> quadratic.Covarian
     if form == "diagonal":
         return quadratic.Diagonal(artifact.tensor("diagonal", device))
     rows, offsets = artifact.tensor("rows", device), artifact.tensor("offsets")
-    return quadratic.Factor(rows, offsets.tolist())
+    factor = quadratic.Factor(rows, offsets.tolist())
+    if form == "factor":
+        return factor
+    return quadratic.LowRank(factor, quadratic.Diagonal(artifact.tensor("diagonal", device)))
 
 
 class _Source:

@@ -70,6 +70,7 @@ class Stage:
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
         shares_work: Whether several processes may run it together.
         show: Lines for people about a finished artifact, from its header.
+        preview: Lines for people about what a run would make, from the headers of its inputs.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Stage:
     for_each: str | None = None
     shares_work: bool = False
     show: Callable[[Header], list[str]] | None = None
+    preview: Callable[[Any, Mapping[str, Header]], list[str]] | None = None
 
 
 def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list[Any]:

@@ -1,19 +1,56 @@
-"""Class means and covariances of features, in float64 and in bounded memory.
+"""Class means and scatters of features, in float64, in one pass and in bounded memory.
 
-A class's samples are gathered in input order and summed in blocks of ``BLOCK``, so that its moments
+A class's samples are gathered in input order and folded in blocks of ``BLOCK``, so that its moments
 depend on nothing but those samples: not on the other classes, nor on how the features were batched.
-Covariances are taken around the mean in a second pass, one matrix product a block; features of mean
-1000 keep their digits. Features and labels are on one device, which must know float64.
+Each row is read once. Every block is centred by its own mean, and blocks are joined as shards of a
+data set are, by ``merge``; features of mean 1000 keep their digits. Features and labels are on one
+device, which must know float64.
 """
 
+import functools
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from ltcli.core.errors import DataError, NumericalError, ParamError
+from ltcli.core.errors import DataError, NumericalError
 
 BLOCK = 4096
+
+Scatter = Literal["full", "diagonal", "factor"]
+"""How a scatter is kept: [D, D]; its diagonal [D]; or rows G [R, D] of G'G, R = min(count, D)."""
+
+
+class Rows(Protocol):
+    """Features [N, D] of which some rows can be had: a tensor, or those of an open artifact."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, D]."""
+        ...
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the rows at the positions int64 [B]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is known of a set of samples, at least one.
+
+    Attributes:
+        count: Samples.
+        mean: float64 [D], feature units.
+        scatter: float64, sum over samples of (x - mean)(x - mean)', feature units squared, in one
+            of the forms of ``Scatter``.
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
 
 
 def require_finite(where: str, name: str, values: Tensor) -> None:
@@ -102,107 +139,80 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return sums / class_counts(labels, num_classes).clamp(min=1).unsqueeze(1)
 
 
-def full_covariances(features: Tensor, labels: Tensor, num_classes: int, *, ddof: int) -> Tensor:
-    """Estimate the covariance matrix of each class.
+def class_moments(
+    features: Rows, labels: Tensor, num_classes: int, form: Scatter
+) -> Iterator[tuple[int, Moments]]:
+    """Walk over the classes that have samples, in ascending order, with the moments of each.
 
     Args:
         features: float [N, D], in feature units.
         labels: int64 [N].
         num_classes: C.
-        ddof: The sums are divided by n_c - ddof: 0 for the population form, 1 for the unbiased one.
+        form: Of the scatters.
 
-    Returns:
-        float32 [C, D, D], feature units squared; zero for a class of no more than ddof samples.
-
-    Raises:
-        NumericalError: A feature is not finite.
-    """
-    dim = features.shape[1]
-    shape = (num_classes, dim, dim)
-    covariances = torch.zeros(shape, dtype=torch.float32, device=features.device)
-    for c, blocks in _centred_classes(features, labels, num_classes, ddof):
-        total = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
-        for block in blocks:
-            total.addmm_(block.T, block)
-        covariances[c] = total
-    return covariances
-
-
-def diagonal_covariances(
-    features: Tensor, labels: Tensor, num_classes: int, *, ddof: int
-) -> Tensor:
-    """Estimate the variance of each feature within each class.
-
-    Args:
-        features: float [N, D], in feature units.
-        labels: int64 [N].
-        num_classes: C.
-        ddof: The sums are divided by n_c - ddof, 0 or 1.
-
-    Returns:
-        float32 [C, D], feature units squared: the diagonals of ``full_covariances``.
+    Yields:
+        The class, and its moments.
 
     Raises:
         NumericalError: A feature is not finite.
     """
-    shape = (num_classes, features.shape[1])
-    variances = torch.zeros(shape, dtype=torch.float32, device=features.device)
-    for c, blocks in _centred_classes(features, labels, num_classes, ddof):
-        total = torch.zeros(shape[1], dtype=torch.float64, device=features.device)
-        for block in blocks:
-            total += block.square().sum(dim=0)
-        variances[c] = total
-    return variances
-
-
-def factors(
-    features: Tensor, labels: Tensor, num_classes: int, *, ddof: int
-) -> tuple[Tensor, Tensor]:
-    """Factor each class's covariance without forming it: Sigma_c = F_c' F_c.
-
-    F_c holds the centred features over sqrt(n_c - ddof), one row a sample. A class of more than D
-    samples has the triangular factor of these rows instead, which has the same F_c' F_c in D rows.
-
-    Args:
-        features: float [N, D], in feature units.
-        labels: int64 [N].
-        num_classes: C.
-        ddof: The sums are divided by n_c - ddof, 0 or 1.
-
-    Returns:
-        Rows, float32 [R, D], feature units, and offsets, int64 [C + 1]: F_c is
-        ``rows[offsets[c] : offsets[c + 1]]``, of min(n_c, D) rows.
-
-    Raises:
-        NumericalError: A feature is not finite.
-    """
-    dim = features.shape[1]
-    sizes = class_counts(labels, num_classes).clamp(max=dim)
-    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-    starts: list[int] = offsets.tolist()
-    rows = torch.zeros(starts[-1], dim, dtype=torch.float32, device=features.device)
-    for c, blocks in _centred_classes(features, labels, num_classes, ddof):
-        factor = torch.zeros(0, dim, dtype=torch.float64, device=features.device)
-        for block in blocks:
-            factor = torch.cat([factor, block])
-            if len(factor) > dim:
-                factor = torch.linalg.qr(factor, mode="r").R
-        rows[starts[c] : starts[c + 1]] = factor
-    return rows, offsets
-
-
-def _centred_classes(
-    features: Tensor, labels: Tensor, num_classes: int, ddof: int
-) -> Iterator[tuple[int, Iterator[Tensor]]]:
-    """Yield each class that has a covariance, and its rows (x - mean) / sqrt(n_c - ddof)."""
-    if ddof not in (0, 1):
-        raise ParamError("covariances", f"ddof must be 0 or 1, got {ddof}")
-    means = class_means(features, labels, num_classes)
+    join = functools.partial(merge, form=form)
     for c, rows in class_rows(labels, num_classes):
-        if len(rows) > ddof:
-            yield c, _centred_blocks(features, rows, means[c], (len(rows) - ddof) ** -0.5)
+        blocks = torch.split(rows, BLOCK)
+        yield c, functools.reduce(join, (_of_block(features, block, form) for block in blocks))
 
 
-def _centred_blocks(features: Tensor, rows: Tensor, mean: Tensor, scale: float) -> Iterator[Tensor]:
-    for block in torch.split(rows, BLOCK):
-        yield (features[block].to(torch.float64) - mean) * scale
+def merge(first: Moments, second: Moments, form: Scatter) -> Moments:
+    """Return the moments of two disjoint sets of samples together, exactly.
+
+    With means apart by d, the scatter is S_1 + S_2 + n_1 n_2 / (n_1 + n_2) d d'.
+
+    Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances", COMPSTAT 1982.
+
+    Args:
+        first: Of one set.
+        second: Of the other, in the same form.
+        form: Of the scatters.
+    """
+    count = first.count + second.count
+    share, apart = second.count / count, second.mean - first.mean
+    mean = first.mean + share * apart
+    if form == "factor" and count <= len(mean):
+        # Rows no more than features are the centred samples themselves; they are centred anew.
+        each = [part.scatter + (part.mean - mean) for part in (first, second)]
+        return Moments(count, mean, torch.cat(each))
+    between = math.sqrt(first.count * share) * apart.unsqueeze(0)
+    parts = [first.scatter, second.scatter, _scatter(between, form)]
+    scatter = _triangular(torch.cat(parts)) if form == "factor" else parts[0] + parts[1] + parts[2]
+    return Moments(count, mean, scatter)
+
+
+def _of_block(features: Rows, block: Tensor, form: Scatter) -> Moments:
+    rows = features[block]
+    finite = torch.isfinite(rows).all(dim=1)
+    if not finite.all():
+        first = int(torch.nonzero(~finite)[0])
+        value = float(rows[first][~torch.isfinite(rows[first])][0])
+        rule = f"features must be finite, got {value} in sample {int(block[first])}"
+        raise NumericalError("class moments", rule)
+    exact = rows.to(torch.float64)
+    mean = exact.mean(dim=0)
+    return Moments(len(block), mean, _scatter(exact - mean, form))
+
+
+def _scatter(rows: Tensor, form: Scatter) -> Tensor:
+    """Return G'G of rows G, float64 [B, D], in a form."""
+    if form == "full":
+        return rows.T @ rows
+    if form == "diagonal":
+        return rows.square().sum(dim=0)
+    return _triangular(rows)
+
+
+def _triangular(rows: Tensor) -> Tensor:
+    """Return rows of the same G'G, at most D."""
+    if len(rows) <= rows.shape[1]:
+        return rows
+    factor: Tensor = torch.linalg.qr(rows, mode="r").R
+    return factor

@@ -5,7 +5,8 @@
 It depends on the label u, not on the sample, so one row is computed for each class of a batch and
 [B, C, D] never exists. Differences are taken before squaring, which keeps the digits where the
 class vectors are close, and the vectors relative to their mean. ``Sigma_u`` is a full matrix, a
-diagonal, or a factor F_u with Sigma_u = F_u' F_u, all of them constants of the loss.
+diagonal, a factor F_u with Sigma_u = F_u' F_u, or the sum of a factor's and a diagonal, all of them
+constants of the loss.
 
 Source of the term: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
 """
@@ -73,8 +74,10 @@ class Factor:
     def row(self, weight: Tensor, c: int) -> Tensor:
         """Return Q[c], float [C], of class vectors float [C, D]."""
         factor = self.factor(c)
-        if len(factor) > weight.shape[1]:
-            # More rows than features: one matrix for the moment is less work, and less to keep.
+        (rows, dim), classes = factor.shape, len(weight)
+        # Multiplications over D, forward and backward: of one matrix for the moment, whose backward
+        # pass needs no product, against those of the rows.
+        if (rows + classes) * dim < 2 * classes * rows:
             row: Tensor = _FullRow.apply(weight - weight[c], factor.T @ factor)
             return row
         # The difference of the products is as good, and less to compute.
@@ -85,7 +88,20 @@ class Factor:
         return self.rows[self.offsets[c] : self.offsets[c + 1]]
 
 
-Covariances = Full | Diagonal | Factor
+@dataclass(frozen=True)
+class LowRank:
+    """Covariances that are the sum of some directions and of what these leave.
+
+    Attributes:
+        directions: F_c of few rows.
+        rest: Variances beside F_c' F_c.
+    """
+
+    directions: Factor
+    rest: Diagonal
+
+
+Covariances = Full | Diagonal | Factor | LowRank
 
 
 def difference_variances(weight: Tensor, covariances: Covariances, classes: list[int]) -> Tensor:
@@ -103,6 +119,9 @@ def difference_variances(weight: Tensor, covariances: Covariances, classes: list
     centred = weight - weight.mean(0)
     if isinstance(covariances, Diagonal):
         return _diagonal_rows(centred, covariances.variances, classes)
+    if isinstance(covariances, LowRank):
+        rest = _diagonal_rows(centred, covariances.rest.variances, classes)
+        return rest + torch.stack([covariances.directions.row(centred, c) for c in classes])
     return torch.stack([covariances.row(centred, c) for c in classes])
 
 
@@ -128,6 +147,10 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @overload
+def mix(covariances: Factor, shares: Tensor, classes: list[int]) -> Factor: ...
+@overload
+def mix(covariances: Diagonal, shares: Tensor, classes: list[int]) -> Diagonal: ...
+@overload
 def mix(covariances: Full | Diagonal, shares: Tensor, classes: list[int]) -> Full | Diagonal: ...
 @overload
 def mix(covariances: Covariances, shares: Tensor, classes: list[int]) -> Covariances: ...
@@ -144,12 +167,16 @@ def mix(covariances: Covariances, shares: Tensor, classes: list[int]) -> Covaria
     """
     if not classes:
         return covariances
+    if isinstance(covariances, LowRank):
+        directions = mix(covariances.directions, shares, classes)
+        return LowRank(directions, mix(covariances.rest, shares, classes))
     if isinstance(covariances, Factor):
-        chosen = shares[classes].tolist()
-        mixtures = {
-            c: [(i, share) for i, share in enumerate(row) if share > 0]
-            for c, row in zip(classes, chosen, strict=True)
-        }
+        # Of thousands of classes, each borrows from a few.
+        chosen = shares[classes].to_sparse()
+        borrowers, members = chosen.indices().tolist()
+        mixtures: dict[int, list[tuple[int, float]]] = {c: [] for c in classes}
+        for k, i, share in zip(borrowers, members, chosen.values().tolist(), strict=True):
+            mixtures[classes[k]].append((i, share))
         return Factor(covariances.rows, covariances.offsets, mixtures)
     where = to_device(torch.tensor(classes, dtype=torch.int64), shares.device)
     if isinstance(covariances, Diagonal):

@@ -31,7 +31,7 @@ def prototype_shares(graph: Tensor, tail: Tensor, variant: Variant) -> Tensor:
     """
     if variant == "code":
         return graph.round(decimals=2) - torch.eye(len(graph)).to(graph)
-    return _of_others(graph) * tail.unsqueeze(1)
+    return graph.clone().fill_diagonal_(0).mul_(tail.unsqueeze(1))
 
 
 def covariance_shares(graph: Tensor, tail: Tensor, variant: Variant) -> Tensor:
@@ -48,10 +48,8 @@ def covariance_shares(graph: Tensor, tail: Tensor, variant: Variant) -> Tensor:
     Returns:
         float [C, C].
     """
-    own = torch.eye(len(graph)).to(graph)
-    borrowed = graph.round(decimals=2) if variant == "code" else own + _of_others(graph)
-    return torch.where(tail.unsqueeze(1), borrowed, own)
-
-
-def _of_others(graph: Tensor) -> Tensor:
-    return graph - graph.diag().diag()
+    # In place: [C, C] of thousands of classes is large.
+    shares = graph.round(decimals=2) if variant == "code" else graph.clone().fill_diagonal_(1)
+    shares[~tail] = 0
+    shares.diagonal()[~tail] = 1
+    return shares

@@ -76,6 +76,60 @@ def test_classes_with_one_image_are_reported_and_have_no_spread(ltcli, copy):
     assert factor["rows"][start:stop].eq(0).all()
 
 
+def test_the_most_exact_form_that_fits_is_made_and_the_others_are_shown(ltcli, copy):
+    out = copy / "o.safetensors"
+    done = ltcli("covariances", "--memory", "60KB", "--out", out, "-d", copy)
+    assert done.code == 0
+    header = read_header(out)
+    rank, counts = header.info["rank"], header.info["class_counts"]
+    assert header.info["form"] == "low-rank"
+    size = sum(tensors_of(out)[name].nbytes for name in ("means", "rows", "diagonal"))
+    assert size <= 60_000 < size + 4 * 64 * sum(n > rank for n in counts)
+    assert done.err.splitlines()[1:6] == [
+        "  full              0.2 MB  exact    too large",
+        "  factor            0.1 MB  exact    too large",
+        f"  low-rank          0.1 MB  rank {rank:<4}chosen",
+        "  diagonal          0.0 MB",
+        f"covariances: rank {rank}, mean relative error {header.info['relative_error']:.2g}",
+    ]
+
+
+def test_the_low_rank_form_has_the_error_that_its_header_says(ltcli, copy):
+    exact = made(ltcli, copy, "full")["full"].double()
+    tensors = made(ltcli, copy, "low-rank", "--rank", "4")
+    rows = torch.split(tensors["rows"].double(), tensors["offsets"].diff().tolist())
+    found = torch.stack([part.T @ part for part in rows])
+    found += torch.diag_embed(tensors["diagonal"].double())
+    errors = torch.linalg.matrix_norm(found - exact) / torch.linalg.matrix_norm(exact)
+    said = read_header(copy / "low-rank.safetensors").info["relative_error"]
+    assert said == pytest.approx(float(errors.mean()), rel=1e-4)
+    assert 0.01 < said < 1
+
+
+def test_every_form_trains_isda_and_risda(ltcli, copy):
+    short = ("--epochs", "1", "--batch-size", "512")
+    for form in ("factor", "low-rank", "diagonal"):
+        out = copy / f"{form}.safetensors"
+        assert ltcli("covariances", "--form", form, "--out", out, "-d", copy).code == 0
+        for method in (("risda",), ("isda", "--source", "artifact")):
+            own = ("--covariances", out, "--out", copy / "o.safetensors", "--force")
+            done = ltcli("finetune", "--method", *method, *short, *own, "-d", copy)
+            assert done.code == 0, done.err
+
+
+def test_a_form_that_takes_too_much_is_refused_before_any_work(ltcli, copy):
+    done = ltcli("covariances", "--form", "full", "--memory", "0.1MB", "-d", copy)
+    rule = "full covariances of 10 classes must take at most 0.1MB, got 0.000166 GB"
+    hint = "raise --memory, or use --form auto"
+    assert (done.code, done.lines) == (6, [f"error: covariances: {rule}", f"hint: {hint}"])
+    done = ltcli("covariances", "--memory", "4 gigs", "-d", copy)
+    message = "covariances: memory must be a size such as 4GB or 512MB, got 4 gigs"
+    assert (done.code, done.lines) == (2, [f"error: {message}"])
+    done = ltcli("covariances", "--rank", "4", "-d", copy)
+    message = "covariances: rank needs --form low-rank, got auto"
+    assert (done.code, done.lines) == (2, [f"error: {message}"])
+
+
 def test_estimating_again_gives_the_same_bytes(ltcli, copy):
     path = copy / "covariances.safetensors"
     before = path.read_bytes()

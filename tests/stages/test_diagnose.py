@@ -13,8 +13,8 @@ from ltcli.data.batches import ImageBatches
 from ltcli.engine.infer import features_of
 from ltcli.models.generator import load_generator
 from ltcli.models.network import load_network
-from ltcli.stats import moments
 from ltcli.stats.confusion import class_graph
+from ltcli.stats.covariance_forms import estimate
 from ltcli.stats.diagnosis import divergences
 
 CPU = torch.device("cpu")
@@ -138,7 +138,7 @@ def test_the_oracle_is_of_the_balanced_images_as_the_model_sees_them(folder, mad
         features = features_of(load_network(network, CPU), batches, torch.float32)
     own_mean = read_header(split).info["mean"]
     assert own_mean != info["mean"]
-    full = moments.full_covariances(features, labels, 10, ddof=1).double()
+    full = estimate(features, labels, 10, "full", ddof=1).tensors["full"].double()
     expected = torch.linalg.eigvalsh(full).flip(1)
     torch.testing.assert_close(made["spectrum.oracle"], expected, atol=1e-4, rtol=1e-3)
 
@@ -197,7 +197,9 @@ def test_the_smallest_classes_come_first(ltcli, own):
 
 def test_gaussian_features_have_their_own_class_s_covariance(folder, made, tables):
     bank = tensors_of(folder / "dump-features.safetensors")
-    rows, offsets = moments.factors(bank["train.features"], bank["train.labels"], 10, ddof=1)
+    own = bank["train.features"], bank["train.labels"]
+    found = estimate(*own, 10, "factor", ddof=1).tensors
+    rows, offsets = found["rows"], found["offsets"]
     for c in tables["smallest"]:
         mine = made["samples.labels"] == c
         real, drawn = (

@@ -126,10 +126,16 @@ def test_a_dry_run_writes_nothing(ltcli, copy, tmp_path):
     done = ltcli("covariances", "--dry-run", "--form", "factor", "-d", copy)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
-        "covariances: would run: form changed from full to factor",
+        "covariances: would run: form changed from auto to factor",
         str(copy / "covariances.safetensors"),
         "  form: factor",
+        "  memory: 4GB",
+        "  rank: None",
         "  divisor: n-1",
+        "  full              0.2 MB  exact",
+        "  factor            0.1 MB  exact    chosen",
+        "  low-rank          0.1 MB  rank 64",
+        "  diagonal          0.0 MB",
     ]
     out = tmp_path / "new" / "o.safetensors"
     assert ltcli("covariances", "--dry-run", "-d", copy, "--out", out).code == 0

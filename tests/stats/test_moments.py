@@ -2,16 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from ltcli.core.errors import DataError, NumericalError, ParamError
-from ltcli.stats.moments import (
-    BLOCK,
-    class_counts,
-    class_means,
-    class_rows,
-    diagonal_covariances,
-    factors,
-    full_covariances,
-)
+from ltcli.core.errors import DataError, NumericalError
+from ltcli.stats import moments
+from ltcli.stats.moments import class_counts, class_means, class_moments, class_rows, merge
+
+FORMS = ("full", "diagonal", "factor")
 
 # Class 3 of 6 has no samples, class 4 has one.
 LABELS = torch.tensor([5, 0, 1, 0, 2, 4, 1, 0, 2, 2, 5, 0, 1, 5, 0, 2, 0, 5, 2, 1])
@@ -21,9 +16,20 @@ def draw(rng, samples=20, dim=4):
     return torch.randn(samples, dim, generator=rng) @ torch.randn(dim, dim, generator=rng)
 
 
-def products(rows, offsets):
-    spans = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-    return torch.stack([rows[i:j].T.double() @ rows[i:j].double() for i, j in spans])
+def scatters(features, labels, form):
+    """Scatters of the classes, whatever the form, as [D, D] or [D]."""
+    found = {c: known.scatter for c, known in class_moments(features, labels, 6, form)}
+    if form == "factor":
+        found = {c: rows.T @ rows for c, rows in found.items()}
+    return found
+
+
+def naive(rows, form="full"):
+    """The formula, sample by sample."""
+    rows = rows.double()
+    apart = rows - rows.mean(0)
+    total = sum(torch.outer(one, one) for one in apart)
+    return total.diag() if form == "diagonal" else total
 
 
 def test_two_classes_by_hand():
@@ -32,119 +38,115 @@ def test_two_classes_by_hand():
     labels = torch.tensor([0, 1, 0])
     assert class_counts(labels, 2).tolist() == [2, 1]
     assert class_means(features, labels, 2).tolist() == [[1, 2], [7, 5]]
-    population = full_covariances(features, labels, 2, ddof=0)
-    torch.testing.assert_close(population[0], torch.tensor([[1.0, 2], [2, 4]]))
-    unbiased = full_covariances(features, labels, 2, ddof=1)
-    torch.testing.assert_close(unbiased[0], torch.tensor([[2.0, 4], [4, 8]]))
-    assert not population[1].any()
-    assert not unbiased[1].any()
+    (_, first), (_, second) = class_moments(features, labels, 2, "full")
+    assert (first.count, first.mean.tolist()) == (2, [1, 2])
+    assert first.scatter.tolist() == [[2, 4], [4, 8]]
+    assert (second.count, second.mean.tolist()) == (1, [7, 5])
+    assert not second.scatter.any()
 
 
-@pytest.mark.parametrize("ddof", [0, 1])
-def test_moments_are_those_of_numpy(rng, ddof):
-    features = draw(rng)
-    covariances = full_covariances(features, LABELS, 6, ddof=ddof)
-    means = class_means(features, LABELS, 6)
-    assert (means.dtype, covariances.dtype) == (torch.float64, torch.float32)
-    for c in (0, 1, 2, 5):
-        own = features[c == LABELS].double().numpy()
-        expected = torch.from_numpy(np.cov(own, rowvar=False, ddof=ddof))
-        torch.testing.assert_close(covariances[c].double(), expected, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(means[c], torch.from_numpy(own.mean(0)), rtol=0, atol=1e-12)
-
-
-def test_covariances_are_symmetric_and_positive_semidefinite(rng):
-    covariances = full_covariances(draw(rng), LABELS, 6, ddof=1)
-    torch.testing.assert_close(covariances, covariances.mT)
-    assert torch.linalg.eigvalsh(covariances.double()).min() > -1e-6
-
-
-@pytest.mark.parametrize("ddof", [0, 1])
-def test_the_diagonal_form_is_the_diagonal_of_the_full_one(rng, ddof):
-    features = draw(rng)
-    full = full_covariances(features, LABELS, 6, ddof=ddof)
-    diagonal = diagonal_covariances(features, LABELS, 6, ddof=ddof)
-    torch.testing.assert_close(diagonal, full.diagonal(dim1=1, dim2=2))
-
-
-@pytest.mark.parametrize("ddof", [0, 1])
 @pytest.mark.parametrize("dim", [2, 4, 9], ids=["fewer", "some", "more dimensions than samples"])
-def test_factors_multiply_to_the_full_form(rng, ddof, dim):
+@pytest.mark.parametrize("form", FORMS)
+def test_moments_are_those_of_the_formula(rng, form, dim):
     features = draw(rng, dim=dim)
-    rows, offsets = factors(features, LABELS, 6, ddof=ddof)
-    full = full_covariances(features, LABELS, 6, ddof=ddof)
-    torch.testing.assert_close(products(rows, offsets), full.double(), rtol=1e-5, atol=1e-5)
-    assert offsets.diff().tolist() == [min(n, dim) for n in (6, 4, 5, 0, 1, 4)]
-    assert rows.dtype == torch.float32
+    found = scatters(features, LABELS, form)
+    assert list(found) == [0, 1, 2, 4, 5]
+    for c, known in class_moments(features, LABELS, 6, form):
+        own = features[c == LABELS]
+        torch.testing.assert_close(found[c], naive(own, form), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(known.mean, own.double().mean(0), rtol=0, atol=1e-12)
+        assert known.count == len(own)
+        if form == "factor":
+            assert len(known.scatter) == min(len(own), dim)
 
 
-def test_classes_of_many_blocks_have_the_same_moments(rng):
-    features = draw(rng, samples=3 * BLOCK, dim=3) + 5
-    labels = (torch.rand(len(features), generator=rng) < 0.2).long()
-    full = full_covariances(features, labels, 2, ddof=1)
-    expected = [np.cov(features[labels == c].double().numpy(), rowvar=False) for c in (0, 1)]
-    torch.testing.assert_close(
-        full.double(), torch.from_numpy(np.stack(expected)), rtol=1e-6, atol=1e-6
-    )
-    diagonal = diagonal_covariances(features, labels, 2, ddof=1)
-    torch.testing.assert_close(diagonal, full.diagonal(dim1=1, dim2=2))
-    rows, offsets = factors(features, labels, 2, ddof=1)
-    assert offsets.tolist() == [0, 3, 6]
-    torch.testing.assert_close(products(rows, offsets), full.double(), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("block", [1, 2, 3, 5])
+@pytest.mark.parametrize("dim", [3, 40])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_size_of_blocks_changes_nothing_but_rounding(rng, monkeypatch, form, dim, block):
+    features = draw(rng, dim=dim)
+    whole = scatters(features, LABELS, form)
+    sizes = [len(known.scatter) for _, known in class_moments(features, LABELS, 6, form)]
+    monkeypatch.setattr(moments, "BLOCK", block)
+    torch.testing.assert_close(scatters(features, LABELS, form), whole, rtol=1e-11, atol=1e-11)
+    again = list(class_moments(features, LABELS, 6, form))
+    assert [len(known.scatter) for _, known in again] == sizes
+    for c, known in again:
+        expected = features[c == LABELS].double().mean(0)
+        torch.testing.assert_close(known.mean, expected, rtol=0, atol=1e-12)
 
 
-def test_a_large_mean_costs_no_digits(rng):
+class Reader:
+    """Features that note which rows were asked for, and how many at a time."""
+
+    def __init__(self, features):
+        self.features, self.shape, self.asked = features, features.shape, []
+
+    def __getitem__(self, index):
+        self.asked.append(index.tolist())
+        return self.features[index]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_row_is_read_once_and_a_block_at_a_time(rng, monkeypatch, form):
+    monkeypatch.setattr(moments, "BLOCK", 3)
+    reader = Reader(draw(rng))
+    list(class_moments(reader, LABELS, 6, form))
+    assert sorted(row for block in reader.asked for row in block) == list(range(20))
+    assert max(map(len, reader.asked)) == 3
+    assert all(len(set(LABELS[block].tolist())) == 1 for block in reader.asked)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("one", "two"), [(2, 1), (1, 7), (6, 3), (30, 20)])
+def test_merged_sets_have_the_moments_of_all_samples(rng, form, one, two):
+    # Far apart: the difference of the means counts most.
+    rows = torch.cat([draw(rng, one), draw(rng, two) + 50])
+
+    def of(part):
+        return next(class_moments(part, torch.zeros(len(part), dtype=torch.int64), 1, form))[1]
+
+    both, whole = merge(of(rows[:one]), of(rows[one:]), form), of(rows)
+    assert both.count == one + two
+    torch.testing.assert_close(both.mean, whole.mean, rtol=1e-12, atol=1e-12)
+    assert both.scatter.shape == whole.scatter.shape
+    found = both.scatter.T @ both.scatter if form == "factor" else both.scatter
+    torch.testing.assert_close(found, naive(rows, form), rtol=1e-10, atol=1e-9)
+
+
+def test_a_large_mean_costs_no_digits(rng, monkeypatch):
+    monkeypatch.setattr(moments, "BLOCK", 64)
     noise = torch.randn(300, 3, generator=rng, dtype=torch.float64)
     labels = torch.arange(300) % 2
-    near = full_covariances(noise, labels, 2, ddof=0)
-    torch.testing.assert_close(
-        full_covariances(noise + 1000, labels, 2, ddof=0), near, rtol=1e-6, atol=1e-6
-    )
-    torch.testing.assert_close(
-        diagonal_covariances(noise + 1000, labels, 2, ddof=0),
-        near.diagonal(dim1=1, dim2=2),
-        rtol=1e-6,
-        atol=1e-6,
-    )
+    for form in FORMS:
+        near, far = (scatters(noise + by, labels, form) for by in (0, 1000))
+        torch.testing.assert_close(far, near, rtol=1e-9, atol=1e-9)
 
 
 def test_float32_features_of_large_mean_keep_the_covariance_of_what_they_hold(rng):
     features = torch.randn(500, 2, generator=rng) + 1000
-    expected = np.cov(features.double().numpy(), rowvar=False, ddof=0)
-    labels = torch.zeros(500, dtype=torch.int64)
-    found = full_covariances(features, labels, 1, ddof=0)[0].double()
-    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
+    expected = np.cov(features.double().numpy(), rowvar=False, ddof=0) * 500
+    found = scatters(features, torch.zeros(500, dtype=torch.int64), "full")[0]
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-9, atol=1e-9)
 
 
-def test_a_class_depends_on_its_own_samples_only(rng):
+@pytest.mark.parametrize("form", FORMS)
+def test_a_class_depends_on_its_own_samples_only(rng, form):
     features, kept = draw(rng), (LABELS == 0) | (LABELS == 5)
-    for estimate in (full_covariances, diagonal_covariances):
-        everything = estimate(features, LABELS, 6, ddof=1)
-        alone = estimate(features[kept], LABELS[kept], 6, ddof=1)
-        assert torch.equal(everything[[0, 5]], alone[[0, 5]])
+    everything = dict(class_moments(features, LABELS, 6, form))
+    for c, alone in class_moments(features[kept], LABELS[kept], 6, form):
+        assert torch.equal(everything[c].scatter, alone.scatter)
+        assert torch.equal(everything[c].mean, alone.mean)
     assert torch.equal(
         class_means(features, LABELS, 6)[[0, 5]],
         class_means(features[kept], LABELS[kept], 6)[[0, 5]],
     )
 
 
-@pytest.mark.parametrize("ddof", [0, 1])
-def test_classes_of_no_and_of_one_sample_have_zero_covariance(rng, ddof):
-    features = draw(rng)
-    assert not full_covariances(features, LABELS, 6, ddof=ddof)[3:5].any()
-    assert not diagonal_covariances(features, LABELS, 6, ddof=ddof)[3:5].any()
-    rows, offsets = factors(features, LABELS, 6, ddof=ddof)
-    assert not rows[offsets[3] : offsets[5]].any()
-    assert not class_means(features, LABELS, 6)[3].any()
-    assert class_means(features, LABELS, 6)[4].tolist() == features[5].tolist()
-
-
 def test_no_samples_at_all():
     features, labels = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
-    assert not full_covariances(features, labels, 3, ddof=1).any()
-    rows, offsets = factors(features, labels, 3, ddof=1)
-    assert rows.shape == (0, 2)
-    assert offsets.tolist() == [0, 0, 0, 0]
+    assert list(class_moments(features, labels, 3, "full")) == []
+    assert not class_means(features, labels, 3).any()
 
 
 def test_class_rows_are_a_partition_in_input_order():
@@ -158,9 +160,13 @@ def test_class_rows_are_a_partition_in_input_order():
 def test_a_feature_that_is_not_finite_is_named(rng, value):
     features = draw(rng)
     features[[7, 9], 2] = value
+    expected = f"class moments: features must be finite, got {value} in sample 7"
     with pytest.raises(NumericalError) as caught:
-        full_covariances(features, LABELS, 6, ddof=0)
-    assert str(caught.value) == f"class moments: features must be finite, got {value} in sample 7"
+        list(class_moments(features, LABELS, 6, "full"))
+    assert str(caught.value) == expected
+    with pytest.raises(NumericalError) as caught:
+        class_means(features, LABELS, 6)
+    assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -169,8 +175,3 @@ def test_a_label_outside_the_classes_is_named(label):
         class_counts(torch.tensor([0, 2, label]), 3)
     expected = f"class counts: labels must be in 0 ... 2, got {label} for sample 2"
     assert str(caught.value) == expected
-
-
-def test_an_unknown_divisor_is_refused(rng):
-    with pytest.raises(ParamError, match="ddof must be 0 or 1, got 2"):
-        factors(draw(rng), LABELS, 6, ddof=2)

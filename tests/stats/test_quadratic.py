@@ -1,10 +1,18 @@
 import pytest
 import torch
 
-from ltcli.stats.quadratic import Diagonal, Factor, Full, by_sample, difference_variances, mix
+from ltcli.stats.quadratic import (
+    Diagonal,
+    Factor,
+    Full,
+    LowRank,
+    by_sample,
+    difference_variances,
+    mix,
+)
 
 C, D, B = 6, 4, 20
-FORMS = ["full", "diagonal", "factor"]
+FORMS = ["full", "diagonal", "factor", "low-rank"]
 
 
 def naive(weight, matrices, labels):
@@ -24,7 +32,11 @@ def case(form, rng, dtype=torch.float64):
     matrices = torch.stack([part.T @ part for part in rows.split(sizes)])
     if form == "full":
         return Full(matrices), matrices
-    return Factor(rows, torch.tensor([0, *sizes]).cumsum(0).tolist()), matrices
+    factor = Factor(rows, torch.tensor([0, *sizes]).cumsum(0).tolist())
+    if form == "factor":
+        return factor, matrices
+    left = torch.rand(C, D, generator=rng, dtype=dtype)
+    return LowRank(factor, Diagonal(left)), matrices + torch.diag_embed(left)
 
 
 def vectors(rng, dtype=torch.float64):
@@ -151,11 +163,37 @@ def test_with_labels_on_the_cpu_nothing_waits_for_the_device(rng, form):
         Full: lambda it: Full(it.matrices.to("meta")),
         Diagonal: lambda it: Diagonal(it.variances.to("meta")),
         Factor: lambda it: Factor(it.rows.to("meta"), it.offsets),
+        LowRank: lambda it: LowRank(
+            Factor(it.directions.rows.to("meta"), it.directions.offsets),
+            Diagonal(it.rest.variances.to("meta")),
+        ),
     }[type(covariances)](covariances)
-    if form != "factor":
+    if form in ("full", "diagonal"):
         far = mix(far, torch.eye(C, device="meta", dtype=torch.float64), [0, 2])
     weight = vectors(rng).to("meta").requires_grad_()
     values = by_sample(weight, far, torch.tensor([2, 0, 2]))
     values.sum().backward()
     assert values.shape == (3, C)
     assert weight.grad.shape == (C, D)
+
+
+@pytest.mark.parametrize("classes", [2, 40])
+@pytest.mark.parametrize("rows", [1, 30])
+def test_few_and_many_rows_and_classes_give_the_same_term(rng, rows, classes):
+    # 30 rows and 40 classes are one matrix, the others are taken row by row.
+    factor = torch.randn(rows, D, generator=rng, dtype=torch.float64)
+    covariances = Factor(factor, [0] + [rows] * classes)
+    weight = torch.randn(classes, D, generator=rng, dtype=torch.float64, requires_grad=True)
+    found = difference_variances(weight, covariances, [0])
+    apart = weight - weight[0]
+    expected = ((apart @ factor.T) ** 2).sum(1).unsqueeze(0)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    slopes = [torch.autograd.grad(it.square().sum(), weight)[0] for it in (found, expected)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-11, atol=1e-11)
+
+
+def test_of_thousands_of_classes_a_mixture_has_the_few_that_are_lent(rng):
+    shares = torch.zeros(3000, 3000)
+    shares[[5, 5, 2999], [7, 5, 0]] = torch.tensor([0.25, 1.0, 0.5])
+    factor = Factor(torch.ones(3000, 2), list(range(3001)))
+    assert mix(factor, shares, [5, 2999]).mixtures == {5: [(5, 1.0), (7, 0.25)], 2999: [(0, 0.5)]}
