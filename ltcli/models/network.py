@@ -6,11 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
+from ltcli.models.borrowed import PREFIX, Borrowed, borrowed_map_size, build_borrowed
 from ltcli.models.classifier import FORMS, Classifier
 from ltcli.models.resnet import ResNet
 from ltcli.models.several import Experts, Rotations, TwoBranches
+
+Backbone = ResNet | Borrowed
 
 _WIDE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _EXPERTS = tuple("23456789")
@@ -25,7 +29,7 @@ class Network(nn.Module):
         classifier: Features to logits.
     """
 
-    def __init__(self, backbone: ResNet, classifier: Classifier) -> None:
+    def __init__(self, backbone: Backbone, classifier: Classifier) -> None:
         """Join the two."""
         super().__init__()
         self.backbone = backbone
@@ -42,17 +46,22 @@ class Network(nn.Module):
         return total - self.classifier.scales.numel()
 
 
-def build_backbone(name: str) -> ResNet:
+def build_backbone(name: str, image_size: Sequence[int] = (224, 224)) -> Backbone:
     """Return a freshly initialised backbone.
 
     Args:
         name: resnet20/32/44/56/110 (6n+2 layers, widths 16, 32, 64, D = 64) or resnet10/18/34
             (widths 64 to 512, D = 512), both with a 3x3 stem of stride 1 and no max-pooling. With
             ``-bbn``, ``-sla`` or ``-ride3`` (3 experts) behind it, see ``ltcli.models.several``.
+            Or a network of torchvision, ``torchvision.resnet50``, see ``ltcli.models.borrowed``.
+        image_size: Height and width, for networks that are made for one size.
 
     Raises:
         KeyError: There is none of this name.
+        AssertionError, RuntimeError, ValueError: It cannot be made for such images.
     """
+    if name.startswith(PREFIX):
+        return build_borrowed(name, image_size)
     plain, _, more = name.partition("-")
     shape: dict[str, Any] = {
         "widths": (64, 128, 256, 512) if plain in _WIDE else (16, 32, 64),
@@ -65,7 +74,12 @@ def build_backbone(name: str) -> ResNet:
 
 
 def num_stages(name: str) -> int:
-    """Return after how many stages a backbone has maps of one image, without building it."""
+    """Return after how many stages a backbone has maps of one image, without building it.
+
+    Networks of torchvision have no stages that are known here.
+    """
+    if name.startswith(PREFIX):
+        return 0
     plain, _, more = name.partition("-")
     if more.startswith("ride"):
         return 1
@@ -76,19 +90,47 @@ def _depth(plain: str) -> int:
     return 4 if plain in _WIDE else 3
 
 
-def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
-    """Return the sides of a backbone's last feature map, without building it.
+def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the sides of a backbone's last feature map, without values for its weights.
 
     Args:
         name: As for ``build_backbone``.
         image_size: Height and width.
+
+    Returns:
+        None if its features are not the mean of feature maps.
     """
+    if name.startswith(PREFIX):
+        return borrowed_map_size(name, image_size)
     # Every stage but the first halves the sides, rounding up.
     scale = 2 ** (_depth(name.partition("-")[0]) - 1)
     return tuple(-(-side // scale) for side in image_size)
 
 
-def build_network(backbone: str, num_classes: int, seed: int, form: str = "linear") -> Network:
+def require_maps(model: Header) -> tuple[int, ...]:
+    """Return the sides of the last feature map of a model.
+
+    Raises:
+        ArtifactError: The features of its backbone are not the mean of feature maps.
+    """
+    name = model.info["backbone"]
+    try:
+        size = map_size(name, model.info["image_size"])
+    except (AttributeError, KeyError, TypeError):
+        raise ArtifactError(model.path, f"unknown backbone {name}") from None
+    if size is None:
+        hint = "the features must be the mean of feature maps, as those of residual networks are"
+        raise ArtifactError(model.path, f"backbone {name} has no feature maps", hint)
+    return size
+
+
+def build_network(
+    backbone: str,
+    num_classes: int,
+    seed: int,
+    form: str = "linear",
+    image_size: Sequence[int] = (224, 224),
+) -> Network:
     """Return a network whose initial weights depend on the seed alone.
 
     Args:
@@ -96,10 +138,11 @@ def build_network(backbone: str, num_classes: int, seed: int, form: str = "linea
         num_classes: C.
         seed: Of the weights.
         form: Of the classifier.
+        image_size: As for ``build_backbone``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = build_backbone(backbone)
+        body = build_backbone(backbone, image_size)
         return Network(body, Classifier(body.feature_dim, num_classes, form))
 
 
@@ -130,9 +173,12 @@ def load_network(model: Artifact, device: torch.device, epoch: int | None = None
     """
     where, info = model.header.path, model.header.info
     try:
-        body = build_backbone(info["backbone"])
+        body = build_backbone(info["backbone"], info["image_size"])
     except (AttributeError, KeyError, TypeError):
         raise ArtifactError(where, f"unknown backbone {info['backbone']}") from None
+    except (AssertionError, RuntimeError, ValueError):
+        rule = f"backbone {info['backbone']} takes no images of {info['image_size']} pixels"
+        raise ArtifactError(where, rule) from None
     if info["classifier"] not in FORMS:
         raise ArtifactError(where, f"unknown classifier {info['classifier']}")
     head = Classifier(body.feature_dim, len(info["class_names"]), info["classifier"])

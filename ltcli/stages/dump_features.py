@@ -46,6 +46,10 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if found != list(size):
         rule = f"images must be {size[0]}x{size[1]}, as the model's, got {found[0]}x{found[1]}"
         raise ArtifactError(split.path, rule, "make the split with the model's --image-size")
+    if params.maps:
+        from ltcli.models.network import require_maps
+
+        require_maps(headers["model"])
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
@@ -54,7 +58,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     from ltcli.data.batches import ImageBatches, augmentation_draws
     from ltcli.engine.device import resolve_device, resolve_precision
-    from ltcli.engine.infer import backbone_maps, features_of, in_batches
+    from ltcli.engine.infer import backbone_features, backbone_maps, features_of, in_batches
     from ltcli.models.network import load_network
 
     split, model = inputs["split"], inputs["model"]
@@ -63,7 +67,6 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     dtype = resolve_precision(params.precision, device)
     epoch = None if params.from_epoch is None else params.from_epoch - 1
     network = load_network(model, device, epoch)
-    maps_of = backbone_maps(network)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
     classifier = network.classifier.cpu()
 
@@ -81,19 +84,17 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:
-        images = images_of("train")
+        images, maps_of = images_of("train"), backbone_maps(network)
         maps = in_batches(lambda rows: maps_of(images.plain(rows)), images.size, device, dtype)
         tensors["train.maps"] = maps.to(stored)
     if params.views:
-        images = images_of("train", params.padding)
+        images, function = images_of("train", params.padding), backbone_features(network)
         order = torch.arange(images.size, device=device)
 
         def view(number: int) -> torch.Tensor:
             draws = augmentation_draws(images.size, seed=params.seed, epoch=number).to(device)
             return in_batches(
-                lambda rows: (
-                    maps_of(images.augmented(order[rows], draws[rows])).float().mean((2, 3))
-                ),
+                lambda rows: function(images.augmented(order[rows], draws[rows])),
                 images.size,
                 device,
                 dtype,

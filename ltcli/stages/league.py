@@ -91,10 +91,11 @@ def _league(info: dict[str, Any]) -> League:
     for stage, parameters in info["recipe"]:
         of = SimpleNamespace(**parameters)
         if stage == "pretrain":
-            pretraining = "none"
-            epochs = int(of.epochs or SCHEDULES[of.schedule].epochs)
+            # Of a file, the SHA-256; its beginning tells files apart.
+            pretraining = str(parameters.get("weights", "none"))[:40]
+            epochs = int(SCHEDULES[of.schedule].epochs if of.epochs is None else of.epochs)
             kinds = {"crop": of.padding, "flip": of.flip, f"mixup {of.mixup:g}": of.mixup}
-            augmentation |= {kind for kind, amount in kinds.items() if amount}
+            augmentation |= {kind for kind, amount in kinds.items() if amount and epochs}
             if "held-out" in METHODS[of.method].reads(of):
                 extra = info["held_out"]
         elif stage == "finetune":

@@ -13,6 +13,7 @@ from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import SCHEDULES, Schedule
 from ltcli.stages.stage import Input, Result, Stage, recipe
+from ltcli.stages.start import backbone_of, check_start, facts, fingerprint, image_size, load_start
 
 if TYPE_CHECKING:
     import torch
@@ -28,20 +29,22 @@ class Params:
     """Parameters of pretrain."""
 
     method: str = param("cross-entropy", "the loss; see ltcli methods")
-    backbone: Literal[
-        "resnet20",
+    backbone: str = param(
         "resnet32",
-        "resnet44",
-        "resnet56",
-        "resnet110",
-        "resnet10",
-        "resnet18",
-        "resnet34",
-    ] = param("resnet32", "6n+2 family with D = 64, or 10/18/34 with D = 512")
+        "resnet20/32/44/56/110 with D = 64, resnet10/18/34 with D = 512, or one of torchvision's:"
+        " torchvision.resnet50",
+    )
+    weights: str | None = param(
+        None,
+        "start from these: a file, or torchvision's by name, as default or IMAGENET1K_V2",
+        identity=False,
+    )
     schedule: Literal["ldam", "metasaug", "mcw", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = (
         param("ldam", "published recipe that the options below start from")
     )
-    epochs: int | None = param(None, "length of the run; milestones move in proportion", ge=1)
+    epochs: int | None = param(
+        None, "length of the run; milestones move in proportion; 0 keeps --weights as they are", ge=0
+    )
     batch_size: int | None = param(None, "images per step", ge=2)
     lr: float | None = param(None, "base learning rate", gt=0)
     warmup: int | None = param(None, "epochs of linear warm-up", ge=0)
@@ -110,6 +113,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         raise ParamError("pretrain", rule, "its steps need every image by itself")
     method.check(params, headers)
     header = headers["split"]
+    check_start(params, method, header)
     if header.size("train.images", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
 
@@ -139,8 +143,8 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         batch_size=schedule.batch_size,
         context=context,
     )
-    facts, device = steps.facts or dict, setting.labels.device
-    for epoch in report(training, epochs, context, device, setting.dtype, facts):
+    said, device = steps.facts or dict, setting.labels.device
+    for epoch in report(training, epochs, context, device, setting.dtype, said):
         snapshots.take(epoch.epoch)
     state = {} if steps.state is None else steps.state.tensors()
     return Result(
@@ -154,7 +158,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "class_counts": info["class_counts"],
             "mean": info["mean"],
             "std": info["std"],
-            "image_size": list(split.header.tensors["train.images"][1][1:3]),
+            "image_size": image_size(split.header),
             "split": split.header.digest,
             "backbone": backbone_of(params, method),
             "classifier": network.classifier.form,
@@ -162,16 +166,12 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "balanced": methods.balances(method, params) or params.mixed_labels == "remix",
             "epochs": epochs,
             "recipe": recipe(
-                recipe([], "split", split.header.parameters), "pretrain", as_dict(params)
+                recipe([], "split", split.header.parameters),
+                "pretrain",
+                as_dict(params) | facts(params),
             ),
         },
     )
-
-
-def backbone_of(params: Any, method: Method) -> str:
-    """Return the name of the backbone as the method wants it."""
-    more = method.backbone(methods.options(method, params))
-    return f"{params.backbone}-{more}" if more else str(params.backbone)
 
 
 def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:
@@ -191,7 +191,7 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
     options = methods.options(method, params)
     head, held_out = method.head(options), "held-out" in method.reads(options)
     class_counts: list[int] = split.header.info["class_counts"]
-    epochs = params.epochs or schedule.epochs
+    epochs = schedule.epochs if params.epochs is None else params.epochs
     # At least the last epoch of a short run has what was asked for.
     deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
 
@@ -200,8 +200,10 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
         return augmented(ImageBatches.of_split(split, part, device, **augment), seed=params.seed)
 
     name = backbone_of(params, method)
-    network = build_network(name, len(class_counts), params.seed, head.form)
+    size = image_size(split.header)
+    network = build_network(name, len(class_counts), params.seed, head.form, size)
     start_classifier(network.classifier, head, fresh=True)
+    load_start(network, params)
     network = place(network, device)
     labels = split.tensor("train.labels")
 
@@ -258,10 +260,13 @@ STAGE = Stage(
     inputs=(Input("split", "split", "split", "images to train on"),),
     output="model",
     run=run,
+    external=fingerprint,
     check=check,
     has_methods=True,
     examples=(
         "ltcli pretrain -d artifacts/c10-100",
+        "ltcli pretrain --backbone torchvision.resnet50 --weights resnet50.pth --epochs 0"
+        " -d artifacts/photos",
         "ltcli pretrain --schedule mislas --mixup 1 --epochs 50 -d artifacts/c10-100",
         "ltcli pretrain --method balanced-softmax --out artifacts/c10-100/balanced.safetensors"
         " -d artifacts/c10-100",

@@ -1,0 +1,146 @@
+"""What pre-training starts from: a backbone by name, and weights from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltcli import methods
+from ltcli.artifacts.header import opened
+from ltcli.core.errors import ArtifactError, ParamError, nearest
+
+if TYPE_CHECKING:
+    from ltcli.artifacts.header import Header
+    from ltcli.methods.method import Method
+    from ltcli.models.network import Network
+
+logger = logging.getLogger(__name__)
+
+BACKBONES = (
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "resnet10",
+    "resnet18",
+    "resnet34",
+)
+BORROWED = "torchvision."
+
+
+def backbone_of(params: Any, method: Method) -> str:
+    """Return the name of the backbone as the method wants it."""
+    more = method.backbone(methods.options(method, params))
+    return f"{params.backbone}-{more}" if more else str(params.backbone)
+
+
+def image_size(split: Header) -> list[int]:
+    """Return height and width of the images that training sees."""
+    return list(split.tensors["train.images"][1][1:3])
+
+
+def check_start(params: Any, method: Method, split: Header) -> None:
+    """Check backbone and weights.
+
+    Raises:
+        ParamError: There are none of this name, or the method cannot be had with them.
+        ArtifactError: The images do not suit the backbone.
+    """
+    name = params.backbone
+    if not name.startswith(BORROWED):
+        if name not in BACKBONES:
+            rule = f"backbone must be one of {', '.join(BACKBONES)} or {BORROWED}NAME, got {name}"
+            raise ParamError("pretrain", rule, nearest(name, BACKBONES))
+    else:
+        _check_borrowed(name, backbone_of(params, method) == name, params.method, split)
+    if params.epochs == 0 and params.weights is None:
+        hint = "0 keeps the weights of --weights as they are"
+        raise ParamError("pretrain", "epochs must be at least 1 without weights, got 0", hint)
+    if params.epochs == 0 and params.method != "cross-entropy":
+        rule = f"method must be cross-entropy with 0 epochs, got {params.method}"
+        raise ParamError("pretrain", rule, "nothing is trained")
+    _origin(params)
+
+
+def _check_borrowed(name: str, as_it_is: bool, method: str, split: Header) -> None:
+    from ltcli.models.borrowed import names, takes
+
+    if name not in names():
+        rule = f"no backbone '{name}'"
+        raise ParamError("pretrain", rule, nearest(name, names()))
+    if not as_it_is:
+        rule = f"backbone must be one of {', '.join(BACKBONES)} for {method}, got {name}"
+        raise ParamError("pretrain", rule, "the method changes the layers of the backbone")
+    height, width = image_size(split)
+    if not takes(name, (height, width)):
+        rule = f"{name} takes no images of {height}x{width}"
+        hint = "make the split with another --image-size, or choose another backbone"
+        raise ArtifactError(split.path, rule, hint)
+
+
+def _is_file(weights: str) -> bool:
+    return "." in weights or "/" in weights
+
+
+def _origin(params: Any) -> str | None:
+    """Return what identifies the weights: the SHA-256 of a file, or torchvision's name of them.
+
+    Raises:
+        ArtifactError: There is no such file.
+        ParamError: Torchvision has no such weights of the backbone.
+    """
+    if params.weights is None:
+        return None
+    if _is_file(params.weights):
+        path = Path(params.weights)
+        if not path.is_file():
+            raise ArtifactError(path, "no such file")
+        with opened(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not params.backbone.startswith(BORROWED):
+        rule = f"weights of {params.backbone} must be a file, got {params.weights}"
+        hint = "a file's name has a dot or a slash"
+        raise ParamError("pretrain", rule, hint)
+    from ltcli.models.weights import registered
+
+    return str(registered(params.backbone, params.weights))
+
+
+def facts(params: Any) -> dict[str, str]:
+    """Return what a header says of the weights beside the parameters: their origin, if any."""
+    origin = _origin(params)
+    return {} if origin is None else {"weights": origin}
+
+
+def fingerprint(params: Any) -> dict[str, str]:
+    """Return a SHA-256 for the weights, so that changed ones are seen."""
+    found: Mapping[str, str] = facts(params)
+    if params.weights is None or _is_file(params.weights):
+        return dict(found)
+    return {"weights": hashlib.sha256(found["weights"].encode()).hexdigest()}
+
+
+def load_start(network: Network, params: Any) -> None:
+    """Put the weights from elsewhere into a fresh network, if there are any.
+
+    Raises:
+        ArtifactError: They do not fit.
+        ResourceError: They cannot be fetched.
+    """
+    if params.weights is None:
+        return
+    from ltcli.models.weights import fetch, put_in, read_weights, registered
+
+    if _is_file(params.weights):
+        tensors = read_weights(Path(params.weights))
+    else:
+        tensors = fetch(registered(params.backbone, params.weights))
+    backbone, classifier = put_in(network, tensors, params.weights)
+    rest = f"{classifier} of the classifier" if classifier else "none of the classifier"
+    logger.info(
+        "pretrain: took %d tensors of the backbone and %s from %s", backbone, rest, params.weights
+    )
