@@ -94,10 +94,14 @@ def build_borrowed(name: str, image_size: Sequence[int]) -> Borrowed:
         body = builder(**_options(builder, image_size))
     # MNASNet refuses tensors without the version of its code; ours are always of the present one.
     body._load_from_state_dict = partial(nn.Module._load_from_state_dict, body)
-    head = [name for name, module in body.named_modules() if [*module.parameters(recurse=False)]][-1]
+    head = [name for name, module in body.named_modules() if [*module.parameters(recurse=False)]][
+        -1
+    ]
     last = body.get_submodule(head)
     body.set_submodule(head, nn.Identity())
-    return Borrowed(body, last.in_features if isinstance(last, nn.Linear) else last.in_channels, head)
+    return Borrowed(
+        body, last.in_features if isinstance(last, nn.Linear) else last.in_channels, head
+    )
 
 
 def _options(builder: Callable[..., nn.Module], image_size: Sequence[int]) -> dict[str, Any]:
@@ -136,7 +140,7 @@ def takes(name: str, image_size: Sequence[int]) -> bool:
         features = backbone(torch.empty(2, 3, *image_size, device="meta"))
     except (AssertionError, RuntimeError, ValueError):
         return False
-    return features.shape == (2, backbone.feature_dim)
+    return tuple(features.shape) == (2, backbone.feature_dim)
 
 
 def borrowed_map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...] | None:

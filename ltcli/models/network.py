@@ -119,7 +119,7 @@ def require_maps(model: Header) -> tuple[int, ...]:
     except (AttributeError, KeyError, TypeError):
         raise ArtifactError(model.path, f"unknown backbone {name}") from None
     if size is None:
-        hint = "the features must be the mean of feature maps, as those of residual networks are"
+        hint = "its features must be the mean of feature maps, as those of a ResNet"
         raise ArtifactError(model.path, f"backbone {name} has no feature maps", hint)
     return size
 

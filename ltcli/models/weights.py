@@ -104,8 +104,9 @@ def fetch(entry: Any) -> dict[str, torch.Tensor]:
         state: dict[str, torch.Tensor] = entry.get_state_dict(
             progress=False, check_hash=True, map_location="cpu", weights_only=True
         )
-    except (OSError, RuntimeError) as error:
-        raise ResourceError("pretrain", f"{entry} cannot be fetched: {error}", hint) from None
+    except Exception as error:  # of the network, the disk, or a damaged file in the cache
+        reason = str(error).splitlines()[0]
+        raise ResourceError("pretrain", f"{entry} cannot be fetched: {reason}", hint) from None
     return state
 
 
@@ -132,7 +133,8 @@ def put_in(network: Network, tensors: Mapping[str, torch.Tensor], where: object)
         named = {n.removeprefix(start): t for n, t in named.items() if n.startswith(start)}
     named = {n.removeprefix("body."): t for n, t in named.items() if not n.startswith(_AUXILIARY)}
     backbone = network.backbone
-    target, of_head = backbone, {}
+    target: torch.nn.Module = backbone
+    of_head = {}
     if isinstance(backbone, Borrowed):
         target = backbone.body
         of_head = {part: named.pop(f"{backbone.head}.{part}", None) for part in ("weight", "bias")}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
     from ltcli.engine.steps import Inputs, Mixing
-    from ltcli.methods.method import Method, Setting
+    from ltcli.methods.method import Setting
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Params:
         param("ldam", "published recipe that the options below start from")
     )
     epochs: int | None = param(
-        None, "length of the run; milestones move in proportion; 0 keeps --weights as they are", ge=0
+        None,
+        "length of the run; milestones move in proportion; 0 keeps --weights as they are",
+        ge=0,
     )
     batch_size: int | None = param(None, "images per step", ge=2)
     lr: float | None = param(None, "base learning rate", gt=0)

@@ -99,8 +99,11 @@ def _origin(params: Any) -> str | None:
         path = Path(params.weights)
         if not path.is_file():
             raise ArtifactError(path, "no such file")
+        digest = hashlib.sha256()
         with opened(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while block := file.read(2**22):
+                digest.update(block)
+        return digest.hexdigest()
     if not params.backbone.startswith(BORROWED):
         rule = f"weights of {params.backbone} must be a file, got {params.weights}"
         hint = "a file's name has a dot or a slash"
