@@ -27,6 +27,7 @@ LIGHT_FILES = (
     "ltcli.data.published",
     "ltcli.data.source_table",
     "ltcli.engine.schedules",
+    "ltcli.models.names",
     "ltcli.stats.head_classes",
 )
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli.core.params import param
 from ltcli.methods import bilevel
 from ltcli.methods.method import FINETUNE, Method, Steps, moves_backbone
+from ltcli.models.names import BORROWED
 
 if TYPE_CHECKING:
     import torch
@@ -109,10 +110,10 @@ def make_steps(params: Params, setting: Setting) -> Steps:
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse a frozen backbone, and one without maps."""
-    from ltcli.models.network import require_maps
-
     moves_backbone(params, headers)
-    if "model" in headers:
+    if headers["model"].info["backbone"].startswith(BORROWED):
+        from ltcli.models.network import require_maps
+
         require_maps(headers["model"])
 
 

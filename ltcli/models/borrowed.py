@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, ResNet
 
-PREFIX = "torchvision."
+from ltcli.models.names import BORROWED
+
 # Of OLTR and those who compare with it: torchvision has the blocks, but not this depth.
 _MORE = {"resnet10": partial(ResNet, BasicBlock, [1, 1, 1, 1])}
 # What may be done to pooled maps without making other features of them; dropout is off in tests.
@@ -70,7 +71,7 @@ class Borrowed(nn.Module):
 
 def names() -> list[str]:
     """Return the names of all backbones here."""
-    return [PREFIX + name for name in (*models.list_models(module=models), *_MORE)]
+    return [BORROWED + name for name in (*models.list_models(module=models), *_MORE)]
 
 
 def build_borrowed(name: str, image_size: Sequence[int]) -> Borrowed:
@@ -86,7 +87,7 @@ def build_borrowed(name: str, image_size: Sequence[int]) -> Borrowed:
     """
     if name not in names():
         raise KeyError(name)
-    plain = name.removeprefix(PREFIX)
+    plain = name.removeprefix(BORROWED)
     if plain in _MORE:
         body = _MORE[plain]()
     else:

@@ -9,8 +9,9 @@ from torch import nn
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
-from ltcli.models.borrowed import PREFIX, Borrowed, borrowed_map_size, build_borrowed
+from ltcli.models.borrowed import Borrowed, borrowed_map_size, build_borrowed
 from ltcli.models.classifier import FORMS, Classifier
+from ltcli.models.names import BORROWED
 from ltcli.models.resnet import ResNet
 from ltcli.models.several import Experts, Rotations, TwoBranches
 
@@ -60,7 +61,7 @@ def build_backbone(name: str, image_size: Sequence[int] = (224, 224)) -> Backbon
         KeyError: There is none of this name.
         AssertionError, RuntimeError, ValueError: It cannot be made for such images.
     """
-    if name.startswith(PREFIX):
+    if name.startswith(BORROWED):
         return build_borrowed(name, image_size)
     plain, _, more = name.partition("-")
     shape: dict[str, Any] = {
@@ -78,7 +79,7 @@ def num_stages(name: str) -> int:
 
     Networks of torchvision have no stages that are known here.
     """
-    if name.startswith(PREFIX):
+    if name.startswith(BORROWED):
         return 0
     plain, _, more = name.partition("-")
     if more.startswith("ride"):
@@ -100,7 +101,7 @@ def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...] | None:
     Returns:
         None if its features are not the mean of feature maps.
     """
-    if name.startswith(PREFIX):
+    if name.startswith(BORROWED):
         return borrowed_map_size(name, image_size)
     # Every stage but the first halves the sides, rounding up.
     scale = 2 ** (_depth(name.partition("-")[0]) - 1)

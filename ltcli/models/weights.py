@@ -16,7 +16,8 @@ from torchvision import models
 
 from ltcli.artifacts.header import opened
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError, nearest
-from ltcli.models.borrowed import PREFIX, Borrowed
+from ltcli.models.borrowed import Borrowed
+from ltcli.models.names import BORROWED
 from ltcli.models.network import Network
 
 _WRAPPERS = ("state_dict", "model", "model_state")
@@ -79,7 +80,7 @@ def registered(backbone: str, name: str) -> Any:
         ParamError: There is no such entry.
     """
     try:
-        entries = models.get_model_weights(backbone.removeprefix(PREFIX))
+        entries = models.get_model_weights(backbone.removeprefix(BORROWED))
     except ValueError:
         rule = f"weights of {backbone} must be a file, got {name}"
         hint = "torchvision publishes none; a file's name has a dot or a slash"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, NumericalError
 from ltcli.core.params import param
+from ltcli.models.names import BORROWED
 from ltcli.stages.stage import Input, Result, Stage, check_kept
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if found != list(size):
         rule = f"images must be {size[0]}x{size[1]}, as the model's, got {found[0]}x{found[1]}"
         raise ArtifactError(split.path, rule, "make the split with the model's --image-size")
-    if params.maps:
+    if params.maps and headers["model"].info["backbone"].startswith(BORROWED):
         from ltcli.models.network import require_maps
 
         require_maps(headers["model"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli import methods
 from ltcli.artifacts.header import opened
 from ltcli.core.errors import ArtifactError, ParamError, nearest
+from ltcli.models.names import BACKBONES, BORROWED
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
     from ltcli.models.network import Network
 
 logger = logging.getLogger(__name__)
-
-BACKBONES = (
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet110",
-    "resnet10",
-    "resnet18",
-    "resnet34",
-)
-BORROWED = "torchvision."
 
 
 def backbone_of(params: Any, method: Method) -> str:

@@ -1,5 +1,6 @@
 import copy
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +95,13 @@ def test_there_are_all_classification_networks_and_resnet10():
     assert len(known) == len(set(known)) >= 81
     assert {f"torchvision.{name}" for name in (*SMALL, *LARGE, "resnet10")} <= set(known)
     assert "torchvision.fcn_resnet50" not in known
+
+
+def test_the_recipes_name_backbones_that_there_are():
+    recipes = (Path(__file__).parents[2] / "recipes").rglob("*.sh")
+    named = {name for path in recipes for name in re.findall(r"torchvision\.\w+", path.read_text())}
+    assert named >= {"torchvision.resnet10", "torchvision.resnet50", "torchvision.resnet152"}
+    assert named <= set(names())
 
 
 @pytest.mark.parametrize("name", ["torchvision.fcn_resnet50", "torchvision.RESNET18", "resnet10x"])

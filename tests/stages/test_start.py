@@ -204,6 +204,6 @@ def test_maps_of_torchvision_s_networks_are_fused_where_there_are_positions(chai
     feature_fusion.METHOD.check(fusion(0), {"model": replace(model, info=info)})
     with pytest.raises(ParamError, match="stages-after must be at most 0, got 1"):
         feature_fusion.METHOD.check(fusion(1), {"model": replace(model, info=info)})
+    small = replace(model, info=info | {"image_size": [8, 8]})
     with pytest.raises(ArtifactError, match="are 1x1 for these images"):
-        small = replace(model, info=info | {"image_size": [8, 8]})
         feature_fusion.METHOD.check(fusion(0), {"model": small})
