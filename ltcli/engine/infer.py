@@ -1,14 +1,17 @@
 """Inference: features, maps and logits of many images, in small batches that fit the cache."""
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import torch
 from torch import nn
 
 from ltcli.data.batches import Samples
 from ltcli.engine.device import autocast
-from ltcli.models.network import Network
+from ltcli.engine.parallel import here
+from ltcli.models.network import Backbone, Network
 from ltcli.models.resnet import ResNet
 
 # Larger batches are slower in every layout on a CPU; a GPU wants more.
@@ -21,19 +24,45 @@ def backbone_maps(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
     It is that of the backbone in eval mode up to rounding, with batch-norms folded into the
     convolutions before them.
     """
+    return _folded(_Maps(network.backbone))
+
+
+def backbone_features(
+    network: Network, *, folded: bool = True
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function from images [B, 3, H, W] to features, float32 [B, D].
+
+    The mean over the maps of our own backbones is taken in float32.
+
+    Args:
+        network: Whose backbone it is.
+        folded: As for ``backbone_maps``; otherwise the backbone works as it is, in its own mode.
+    """
+    backbone = network.backbone
+    if isinstance(backbone, ResNet):
+        maps_of = backbone_maps(network) if folded else backbone.maps
+        return lambda images: maps_of(images).float().mean((2, 3))
+    function = _folded(backbone) if folded else backbone
+    return lambda images: function(images).float()
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    """Return a copy in eval mode with batch-norms folded; as it is if it cannot be traced."""
     # Some versions of torch warn of their own deprecated parts, on import and on tracing.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.fx.experimental.optimization import fuse
 
-        fused: nn.Module = fuse(_Maps(network.backbone).eval())
-    return fused.to(memory_format=torch.channels_last)
+        copied = copy.deepcopy(module).eval()
+        with suppress(RuntimeError, TypeError, ValueError):
+            copied = fuse(copied, inplace=True)
+    return copied.to(memory_format=torch.channels_last)
 
 
 class _Maps(nn.Module):
     """The backbone without its pooling, as a module that can be traced."""
 
-    def __init__(self, backbone: ResNet) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -42,10 +71,15 @@ class _Maps(nn.Module):
 
 
 def features_of(network: Network, samples: Samples, dtype: torch.dtype) -> torch.Tensor:
-    """Return the features of samples as they are, float32 [N, D] on the CPU."""
-    maps_of = backbone_maps(network)
-    batches = samples.in_order(batch_size(samples.device))
-    return applied(lambda x: maps_of(x).float().mean((2, 3)), batches, samples.device, dtype)
+    """Return the features of samples as they are, float32 [N, D] on the CPU.
+
+    Several processes compute their shares of them, in the batches that one would have made.
+    """
+    world, size = here(), batch_size(samples.device)
+    function = backbone_features(network)
+    batches = samples.in_order(world.rows(samples.size, size), size)
+    own = applied(function, batches, samples.device, dtype)
+    return world.gathered(own, samples.size, size)
 
 
 def batch_size(device: torch.device) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 with warnings.catch_warnings():
@@ -28,7 +29,9 @@ def directional_derivative(module: nn.Module, direction: Mapping[str, Tensor], x
         x: The input, a constant.
     """
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    with torch.no_grad(), forward_ad.dual_level(), _FastBatchNorm():
+    # The fused kernels of attention have no forward mode.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), forward_ad.dual_level(), _FastBatchNorm(), plain:
         moving = {
             name: forward_ad.make_dual(parameter.detach(), direction[name])  # type: ignore[no-untyped-call]
             for name, parameter in module.named_parameters()

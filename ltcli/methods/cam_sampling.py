@@ -18,17 +18,19 @@ Source: Zhang, Wei, Zhou, Wu, AAAI 2021 (no arXiv id known), and released code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ltcli.core.params import param
 from ltcli.methods import bilevel
 from ltcli.methods.method import FINETUNE, Method, Steps, moves_backbone
+from ltcli.models.names import BORROWED
 
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
     from ltcli.methods.method import Setting
 
@@ -106,12 +108,19 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     return Steps(descent(setting.optimizer, objective), order=order)
 
 
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a frozen backbone, and one without maps."""
+    moves_backbone(params, headers)
+    if headers["model"].info["backbone"].startswith(BORROWED):
+        from ltcli.models.network import require_maps
+
+        require_maps(headers["model"])
+
+
 def _mover(
     params: Params, setting: Setting
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
     """Return what moves the foreground of some images of a step."""
-    import copy
-
     import torch
     from torch.nn import functional as F
 
@@ -121,7 +130,7 @@ def _mover(
     from ltcli.engine.infer import backbone_maps
     from ltcli.stats.fusion import activation_maps, masks
 
-    maps_of = backbone_maps(copy.deepcopy(setting.network).eval())
+    maps_of = backbone_maps(setting.network)
     weights = setting.network.classifier.vectors().detach().clone()
     device = weights.device
 
@@ -154,5 +163,5 @@ METHOD = Method(
     params=Params,
     defaults={"finetune": {**bilevel.SECOND_STAGE, "epochs": 10, "milestones": (5,)}},
     steps=make_steps,
-    check=moves_backbone,
+    check=check,
 )

@@ -106,14 +106,14 @@ def _check_maps(params: Any, headers: Mapping[str, Header]) -> None:
             hint = "make it with dump-features --maps, or use --data images"
             raise ArtifactError(where, "holds no feature maps", hint)
     else:
-        from ltcli.models.network import map_size, num_stages
+        from ltcli.models.network import num_stages, require_maps
 
         model = headers["model"]
         stages = num_stages(model.info["backbone"])
         if params.stages_after > stages:
             rule = f"stages-after must be at most {stages}, got {params.stages_after}"
             raise ParamError("finetune", rule, f"{model.info['backbone']} has so many stages")
-        where, size = model.path, map_size(model.info["backbone"], model.info["image_size"])
+        where, size = model.path, require_maps(model)
     if max(size) == 1:
         rule = f"the feature maps of {headers['model'].info['backbone']} are 1x1 for these images"
         hint = "fusion needs positions: use a backbone with fewer stages, or larger images"
@@ -240,9 +240,10 @@ def _halves(
     import torch
 
     from ltcli.engine.device import autocast
+    from ltcli.models.resnet import ResNet
 
     images, backbone = setting.images, setting.network.backbone
-    if images is None or params.stages_after == 0:
+    if images is None or params.stages_after == 0 or not isinstance(backbone, ResNet):
         return maps, lambda last: last
     stages = len(backbone.stages) - params.stages_after
 

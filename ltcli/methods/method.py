@@ -237,7 +237,7 @@ class Setting:
         if not self.whole:
             return inputs
         with autocast(self.labels.device, self.dtype):
-            features: torch.Tensor = self.network.backbone(inputs)
+            features: torch.Tensor = self.network.features(inputs)
         return features.float()
 
 

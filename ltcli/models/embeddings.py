@@ -22,8 +22,12 @@ class Embeddings(nn.Module):
         self.feature_dim = feature_dim
 
     def maps(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return embeddings, float [B, D], as maps of one position, [B, D, 1, 1]."""
-        return embeddings[:, :, None, None]
+        """Refuse: there are no feature maps.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("embeddings have no feature maps")
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the features, float [B, D]."""

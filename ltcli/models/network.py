@@ -1,19 +1,24 @@
 """A network is a backbone and a classifier; here they are built by name and from artifacts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
+from ltcli.engine.parallel import World
+from ltcli.models.borrowed import Borrowed, borrowed_map_size, build_borrowed
 from ltcli.models.classifier import FORMS, Classifier
 from ltcli.models.embeddings import Embeddings
+from ltcli.models.names import BORROWED, EMBEDDINGS
 from ltcli.models.resnet import ResNet
 from ltcli.models.several import Experts, Rotations, TwoBranches
 
-EMBEDDINGS = "embeddings"
+Backbone = ResNet | Borrowed | Embeddings
+
 _WIDE = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _EXPERTS = tuple("23456789")
 _NARROW = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
@@ -27,15 +32,27 @@ class Network(nn.Module):
         classifier: Features to logits.
     """
 
-    def __init__(self, backbone: ResNet, classifier: Classifier) -> None:
+    def __init__(self, backbone: Backbone, classifier: Classifier) -> None:
         """Join the two."""
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
+        self._together: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def share(self, world: World) -> None:
+        """Let several processes compute the features of a training batch together."""
+        if world.size > 1:
+            world.synchronised(self.backbone)
+            self._together = world.shared(self.backbone)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return features, float [B, D], of images float [B, 3, H, W] or of embeddings."""
+        features: torch.Tensor = (self._together or self.backbone)(images)
+        return features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits, float [B, C], of images float [B, 3, H, W]."""
-        logits: torch.Tensor = self.classifier(self.backbone(images).float())
+        """Return logits, float [B, C]; see ``features``."""
+        logits: torch.Tensor = self.classifier(self.features(images).float())
         return logits
 
     def size(self) -> int:
@@ -44,17 +61,22 @@ class Network(nn.Module):
         return total - self.classifier.scales.numel()
 
 
-def build_backbone(name: str) -> ResNet:
+def build_backbone(name: str, image_size: Sequence[int] = (224, 224)) -> Backbone:
     """Return a freshly initialised backbone.
 
     Args:
         name: resnet20/32/44/56/110 (6n+2 layers, widths 16, 32, 64, D = 64) or resnet10/18/34
             (widths 64 to 512, D = 512), both with a 3x3 stem of stride 1 and no max-pooling. With
             ``-bbn``, ``-sla`` or ``-ride3`` (3 experts) behind it, see ``ltcli.models.several``.
+            Or a network of torchvision, ``torchvision.resnet50``, see ``ltcli.models.borrowed``.
+        image_size: Height and width, for networks that are made for one size.
 
     Raises:
         KeyError: There is none of this name.
+        AssertionError, RuntimeError, ValueError: It cannot be made for such images.
     """
+    if name.startswith(BORROWED):
+        return build_borrowed(name, image_size)
     plain, _, more = name.partition("-")
     if plain.startswith(EMBEDDINGS) and not more:
         return Embeddings(int(plain.removeprefix(EMBEDDINGS)))
@@ -69,7 +91,12 @@ def build_backbone(name: str) -> ResNet:
 
 
 def num_stages(name: str) -> int:
-    """Return after how many stages a backbone has maps of one image, without building it."""
+    """Return after how many stages a backbone has maps of one image, without building it.
+
+    Networks of torchvision have no stages that are known here.
+    """
+    if name.startswith(BORROWED):
+        return 0
     plain, _, more = name.partition("-")
     if more.startswith("ride"):
         return 1
@@ -80,21 +107,49 @@ def _depth(plain: str) -> int:
     return 4 if plain in _WIDE else 3
 
 
-def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...]:
-    """Return the sides of a backbone's last feature map, without building it.
+def map_size(name: str, image_size: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the sides of a backbone's last feature map, without values for its weights.
 
     Args:
         name: As for ``build_backbone``.
         image_size: Height and width; empty for embeddings.
+
+    Returns:
+        None if its features are not the mean of feature maps.
     """
-    if not image_size:
-        return (1, 1)
+    if name.startswith(BORROWED):
+        return borrowed_map_size(name, image_size)
+    if name.startswith(EMBEDDINGS):
+        return None
     # Every stage but the first halves the sides, rounding up.
     scale = 2 ** (_depth(name.partition("-")[0]) - 1)
     return tuple(-(-side // scale) for side in image_size)
 
 
-def build_network(backbone: str, num_classes: int, seed: int, form: str = "linear") -> Network:
+def require_maps(model: Header) -> tuple[int, ...]:
+    """Return the sides of the last feature map of a model.
+
+    Raises:
+        ArtifactError: The features of its backbone are not the mean of feature maps.
+    """
+    name = model.info["backbone"]
+    try:
+        size = map_size(name, model.info["image_size"])
+    except (AttributeError, KeyError, TypeError):
+        raise ArtifactError(model.path, f"unknown backbone {name}") from None
+    if size is None:
+        hint = "its features must be the mean of feature maps, as those of a ResNet"
+        raise ArtifactError(model.path, f"backbone {name} has no feature maps", hint)
+    return size
+
+
+def build_network(
+    backbone: str,
+    num_classes: int,
+    seed: int,
+    form: str = "linear",
+    image_size: Sequence[int] = (224, 224),
+) -> Network:
     """Return a network whose initial weights depend on the seed alone.
 
     Args:
@@ -102,10 +157,11 @@ def build_network(backbone: str, num_classes: int, seed: int, form: str = "linea
         num_classes: C.
         seed: Of the weights.
         form: Of the classifier.
+        image_size: As for ``build_backbone``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = build_backbone(backbone)
+        body = build_backbone(backbone, image_size)
         return Network(body, Classifier(body.feature_dim, num_classes, form))
 
 
@@ -136,9 +192,12 @@ def load_network(model: Artifact, device: torch.device, epoch: int | None = None
     """
     where, info = model.header.path, model.header.info
     try:
-        body = build_backbone(info["backbone"])
+        body = build_backbone(info["backbone"], info["image_size"])
     except (AttributeError, KeyError, TypeError):
         raise ArtifactError(where, f"unknown backbone {info['backbone']}") from None
+    except (AssertionError, RuntimeError, ValueError):
+        rule = f"backbone {info['backbone']} takes no images of {info['image_size']} pixels"
+        raise ArtifactError(where, rule) from None
     if info["classifier"] not in FORMS:
         raise ArtifactError(where, f"unknown classifier {info['classifier']}")
     head = Classifier(body.feature_dim, len(info["class_names"]), info["classifier"])

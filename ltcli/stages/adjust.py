@@ -18,6 +18,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.data.class_table import read_class_table, read_shares
+from ltcli.stages.samples import check_alike, check_samples, open_samples
 from ltcli.stages.stage import Input, Result, Stage, check_follows_prior, recipe
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Params:
     data: Literal["features", "images"] = param(
         "features", "for tau auto: validation logits of the feature bank, or run the images"
     )
+    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
+    workers: int | None = param(
+        None,
+        "processes that decode image files; as many as cores if not given",
+        identity=False,
+        ge=0,
+    )
     precision: Literal["auto", "fp32", "bf16"] = param(
         "auto", "for --data images: bf16 where the device has it"
     )
@@ -86,6 +94,9 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         if data.size("val.labels", 0) == 0:
             hint = "give a number, or make the split with --val-per-class"
             raise ParamError("adjust", "tau must not be auto without validation images", hint)
+        if params.data == "images":
+            check_samples("adjust", params, data)
+            check_alike(data, model)
         if "epoch" in data.info:
             rule = f"is of epoch {data.info['epoch']}, not of the last one"
             raise ArtifactError(data.path, rule, "run dump-features without --from-epoch")
@@ -201,16 +212,15 @@ def _validation(
         return bank.tensor("val.logits"), bank.tensor("val.labels")
     import torch
 
-    from ltcli.data.batches import ImageBatches
     from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.engine.infer import features_of
     from ltcli.models.network import place
 
     split = inputs["split"]
     device = resolve_device(context.device)
-    images = ImageBatches.of_split(split, "val", device, padding=0)
+    samples = open_samples(split, "val", device, params)
     dtype = resolve_precision(params.precision, device)
-    features = features_of(place(network, device), images, dtype)
+    features = features_of(place(network, device), samples, dtype)
     with torch.inference_mode():
         logits: torch.Tensor = network.cpu().classifier(features)
     return logits, split.tensor("val.labels")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
 from ltcli.core.params import param
+from ltcli.models.names import BORROWED, EMBEDDINGS
 from ltcli.stages.samples import check_alike, check_samples, open_samples
 from ltcli.stages.stage import Input, Result, Stage, check_kept
 
@@ -51,6 +52,10 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     check_kept("dump-features", params.from_epoch, headers["model"])
     check_samples("dump-features", params, headers["split"])
     check_alike(headers["split"], headers["model"])
+    if params.maps and headers["model"].info["backbone"].startswith((BORROWED, EMBEDDINGS)):
+        from ltcli.models.network import require_maps
+
+        require_maps(headers["model"])
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
@@ -59,7 +64,13 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     from ltcli.data.batches import Augmentation, Samples
     from ltcli.engine.device import resolve_device, resolve_precision
-    from ltcli.engine.infer import applied, backbone_maps, batch_size, features_of
+    from ltcli.engine.infer import (
+        applied,
+        backbone_features,
+        backbone_maps,
+        batch_size,
+        features_of,
+    )
     from ltcli.models.network import load_network
 
     split, model = inputs["split"], inputs["model"]
@@ -68,7 +79,6 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     dtype = resolve_precision(params.precision, device)
     epoch = None if params.from_epoch is None else params.from_epoch - 1
     network = load_network(model, device, epoch)
-    maps_of = backbone_maps(network)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
     classifier = network.classifier.cpu()
 
@@ -86,20 +96,21 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:
-        batches = samples("train").in_order(batch_size(device))
-        tensors["train.maps"] = applied(maps_of, batches, device, dtype).to(stored)
+        images, size = samples("train"), batch_size(device)
+        batches = images.in_order(slice(0, images.size), size)
+        maps = applied(backbone_maps(network), batches, device, dtype)
+        tensors["train.maps"] = maps.to(stored)
     if params.views:
-        images = samples("train", params.padding)
-        rows = torch.arange(images.size)
-        images.read_ahead(lambda _epoch: rows, batch_size(device))
+        images, function = samples("train", params.padding), backbone_features(network)
+        rows, size = torch.arange(images.size), batch_size(device)
+        images.read_ahead(lambda _epoch: rows, size)
 
         def view(number: int) -> torch.Tensor:
-            parts = torch.split(rows.to(device), batch_size(device))
             batches = (
-                images.drawn(part, seed=params.seed, epoch=number, first=i * batch_size(device))
-                for i, part in enumerate(parts)
+                images.drawn(part, seed=params.seed, epoch=number, first=i * size)
+                for i, part in enumerate(torch.split(rows.to(device), size))
             )
-            return applied(lambda x: maps_of(x).float().mean((2, 3)), batches, device, dtype)
+            return applied(function, batches, device, dtype)
 
         views = [view(number).to(stored) for number in range(params.views)]
         tensors["train.views"] = torch.stack(views)
@@ -139,6 +150,7 @@ STAGE = Stage(
     ),
     output="features",
     run=run,
+    shares_work=True,
     check=check,
     examples=(
         "ltcli dump-features -d artifacts/c10-100",

@@ -140,6 +140,7 @@ STAGE = Stage(
     ),
     output="predictions",
     run=run,
+    shares_work=True,
     check=check,
     output_stem=_stem,
     for_each="model",

@@ -35,7 +35,11 @@ FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
 _IMAGES = 256
 _BATCH = 64
-_INPUT = "uint8 [B, H, W, 3], RGB, the centre square resized by an antialiased bicubic filter"
+_INPUT = (
+    "uint8 [B, H, W, 3], RGB: the centre square, of a share of the shorter side, resized by an"
+    " antialiased bicubic filter"
+)
+_EMBEDDINGS = "float32 [B, D]"
 
 
 def facts(header: Header) -> dict[str, str]:
@@ -43,8 +47,9 @@ def facts(header: Header) -> dict[str, str]:
     info = header.info
     return {
         "class_names": json.dumps(info["class_names"], ensure_ascii=False),
+        "centre": json.dumps(info.get("centre", 1.0)),
         "image_size": json.dumps(info["image_size"]),
-        "input": _INPUT,
+        "input": _INPUT if info["image_size"] else _EMBEDDINGS,
         "ltcli": __version__,
         "model": header.digest,
     }
@@ -120,13 +125,18 @@ def _images(header: Header, split: Path | None) -> torch.Tensor:
 
     if split is None:
         generator = torch.Generator().manual_seed(derive("export"))
+        if not header.info["image_size"]:
+            return torch.randn(_IMAGES, header.size("classifier.weight", 1), generator=generator)
         shape = (_IMAGES, *header.info["image_size"], 3)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     with open_artifact(split) as artifact:
         if artifact.header.digest != header.info["split"]:
             rule = f"is not the split that {header.path} was trained on"
             raise ArtifactError(split, rule, "name that one, or leave --split out")
-        images = artifact.tensor("train.images")
+        store = artifact.header.info["store"]
+        if store == "files":
+            raise ArtifactError(split, "has its images in files", "leave --split out")
+        images = artifact.tensor(f"train.{store}")
     return images[:: max(1, len(images) // _IMAGES)][:_IMAGES]
 
 
@@ -134,11 +144,13 @@ def _logits(network: Network, info: dict[str, Any], images: torch.Tensor) -> tor
     """Return the logits that ``evaluate`` gives in float32."""
     import torch
 
-    from ltcli.data.batches import ImageBatches
+    from ltcli.data.batches import FeatureBatches, ImageBatches, Samples
     from ltcli.engine.infer import features_of
 
-    batches = ImageBatches(images, info["mean"], info["std"], torch.device("cpu"), padding=0)
-    features = features_of(network, batches, torch.float32)
+    samples: Samples = FeatureBatches(images, torch.device("cpu"))
+    if info["image_size"]:
+        samples = ImageBatches(images, info["mean"], info["std"], torch.device("cpu"))
+    features = features_of(network, samples, torch.float32)
     with torch.inference_mode():
         logits: torch.Tensor = network.classifier(features)
     return logits
@@ -150,9 +162,13 @@ def _program(network: Network, header: Header) -> torch.export.ExportedProgram:
 
     from ltcli.models.deployed import Deployed, Normalise
 
-    prepare = Normalise(header.info["mean"], header.info["std"])
+    info = header.info
+    prepare: torch.nn.Module = torch.nn.Identity()
+    example = torch.zeros(2, network.backbone.feature_dim)
+    if info["image_size"]:
+        prepare = Normalise(info["mean"], info["std"])
+        example = torch.zeros((2, *info["image_size"], 3), dtype=torch.uint8)
     whole = Deployed(prepare, network).to(memory_format=torch.contiguous_format).eval()
-    example = torch.zeros((2, *header.info["image_size"], 3), dtype=torch.uint8)
     batch = {"inputs": {0: torch.export.Dim("batch")}}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -269,6 +269,7 @@ STAGE = Stage(
     ),
     output="model",
     run=run,
+    shares_work=True,
     check=check,
     has_methods=True,
     output_stem=lambda params, _inputs: f"finetune-{params.method}",

@@ -93,10 +93,12 @@ def _league(info: dict[str, Any]) -> League:
         if stage == "split":
             store = of.store
         elif stage == "pretrain":
-            # Where embeddings come from, nobody says.
-            pretraining = "unknown" if store == "features" else "none"
-            epochs = int(of.epochs or SCHEDULES[of.schedule].epochs)
-            augmentation |= _augmentation(of, store, flip=of.flip)
+            # Of a file, the SHA-256; its beginning tells files apart. Where embeddings come from,
+            # nobody says.
+            origin = str(parameters.get("weights", "none"))[:40]
+            pretraining = "unknown" if store == "features" else origin
+            epochs = int(SCHEDULES[of.schedule].epochs if of.epochs is None else of.epochs)
+            augmentation |= _augmentation(of, store, flip=of.flip) if epochs else set()
             if "held-out" in METHODS[of.method].reads(of):
                 extra = info["held_out"]
         elif stage == "finetune":

@@ -14,6 +14,14 @@ from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import SCHEDULES, Schedule
 from ltcli.stages.samples import check_samples, open_samples
 from ltcli.stages.stage import Input, Result, Stage, recipe
+from ltcli.stages.start import (
+    backbone_of,
+    check_start,
+    facts,
+    fingerprint,
+    load_start,
+    plain_backbone,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
     from ltcli.engine.steps import Mixing
-    from ltcli.methods.method import Method, Setting
+    from ltcli.methods.method import Setting
 
 
 @dataclass(frozen=True)
@@ -29,24 +37,24 @@ class Params:
     """Parameters of pretrain."""
 
     method: str = param("cross-entropy", "the loss; see ltcli methods")
-    backbone: Literal[
+    backbone: str = param(
         "auto",
-        "resnet20",
-        "resnet32",
-        "resnet44",
-        "resnet56",
-        "resnet110",
-        "resnet10",
-        "resnet18",
-        "resnet34",
-    ] = param(
-        "auto",
-        "6n+2 family with D = 64, or 10/18/34 with D = 512; auto is resnet32, none for embeddings",
+        "resnet20/32/44/56/110 with D = 64, resnet10/18/34 with D = 512, or one of torchvision's:"
+        " torchvision.resnet50; auto is resnet32, and none for embeddings",
+    )
+    weights: str | None = param(
+        None,
+        "start from these: a file, or torchvision's by name, as default or IMAGENET1K_V2",
+        identity=False,
     )
     schedule: Literal["ldam", "metasaug", "mcw", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = (
         param("ldam", "published recipe that the options below start from")
     )
-    epochs: int | None = param(None, "length of the run; milestones move in proportion", ge=1)
+    epochs: int | None = param(
+        None,
+        "length of the run; milestones move in proportion; 0 keeps --weights as they are",
+        ge=0,
+    )
     batch_size: int | None = param(None, "images per step", ge=2)
     lr: float | None = param(None, "base learning rate", gt=0)
     warmup: int | None = param(None, "epochs of linear warm-up", ge=0)
@@ -129,14 +137,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     method.check(params, headers)
     header = headers["split"]
     check_samples("pretrain", params, header)
-    if header.info["store"] == "features" and params.backbone != "auto":
-        rule = f"backbone must be auto for the embeddings of {header.path}, got {params.backbone}"
-        raise ParamError("pretrain", rule)
-    if header.info["store"] == "features" and backbone_of(params, method, header).count("-"):
-        rule = (
-            f"method must be one without a backbone of its own for embeddings, got {params.method}"
-        )
-        raise ParamError("pretrain", rule)
+    check_start(params, method, header)
     if header.size("train.labels", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
 
@@ -170,8 +171,8 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         batch_size=schedule.batch_size,
         context=context,
     )
-    facts, device = steps.facts or dict, setting.labels.device
-    for epoch in report(training, epochs, context, device, setting.dtype, facts):
+    said, device = steps.facts or dict, setting.labels.device
+    for epoch in report(training, epochs, context, device, setting.dtype, said):
         snapshots.take(epoch.epoch)
     state = {} if steps.state is None else steps.state.tensors()
     return Result(
@@ -198,25 +199,10 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     )
 
 
-def backbone_of(params: Any, method: Method, split: Header) -> str:
-    """Return the name of the backbone as the samples and the method want it."""
-    more = method.backbone(methods.options(method, params))
-    name = _plain_backbone(params, split)
-    return f"{name}-{more}" if more else name
-
-
-def _plain_backbone(params: Any, split: Header) -> str:
-    if params.backbone != "auto":
-        return str(params.backbone)
-    if split.info["store"] == "features":
-        return f"embeddings{split.size('train.features', 1)}"
-    return "resnet32"
-
-
 def _recipe(params: Any, split: Header) -> list[Any]:
-    """Return how the model was made, with what ``auto`` came to."""
+    """Return how the model was made, with what ``auto`` came to and where weights came from."""
     first = recipe([], "split", {**split.parameters, "store": split.info["store"]})
-    chosen = {**as_dict(params), "backbone": _plain_backbone(params, split)}
+    chosen = {**as_dict(params), "backbone": plain_backbone(params, split), **facts(params)}
     return recipe(first, "pretrain", chosen)
 
 
@@ -227,6 +213,7 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
     from ltcli.data.batches import Augmentation
     from ltcli.data.samplers import Sampler, order_of
     from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.engine.parallel import here
     from ltcli.engine.steps import Augmented
     from ltcli.methods.method import Setting, weighted_mean
     from ltcli.models.network import build_network, place
@@ -237,7 +224,7 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
     options = methods.options(method, params)
     head, held_out = method.head(options), "held-out" in method.reads(options)
     class_counts: list[int] = split.header.info["class_counts"]
-    epochs = params.epochs or schedule.epochs
+    epochs = schedule.epochs if params.epochs is None else params.epochs
     # At least the last epoch of a short run has what was asked for.
     deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
 
@@ -254,10 +241,12 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
 
     # A last layer alone is small, and its logits decide.
     embeddings = split.header.info["store"] == "features"
-    name = backbone_of(params, method, split.header)
-    network = build_network(name, len(class_counts), params.seed, head.form)
+    name, size = backbone_of(params, method, split.header), split.header.info["image_size"]
+    network = build_network(name, len(class_counts), params.seed, head.form, size)
     start_classifier(network.classifier, head, fresh=True)
+    load_start(network, params)
     network = place(network, device)
+    network.share(here())
     labels = split.tensor("train.labels")
 
     def order(epoch: int) -> torch.Tensor:
@@ -313,10 +302,14 @@ STAGE = Stage(
     inputs=(Input("split", "split", "split", "images to train on"),),
     output="model",
     run=run,
+    shares_work=True,
+    external=fingerprint,
     check=check,
     has_methods=True,
     examples=(
         "ltcli pretrain -d artifacts/c10-100",
+        "ltcli pretrain --backbone torchvision.resnet50 --weights resnet50.pth --epochs 0"
+        " -d artifacts/photos",
         "ltcli pretrain --schedule mislas --mixup 1 --epochs 50 -d artifacts/c10-100",
         "ltcli pretrain --method balanced-softmax --out artifacts/c10-100/balanced.safetensors"
         " -d artifacts/c10-100",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from ltcli.data.batches import Augmentation
 from ltcli.data.samplers import order_of
 from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
-from ltcli.engine.infer import backbone_maps, features_of
+from ltcli.engine.infer import backbone_features, backbone_maps, features_of
+from ltcli.engine.parallel import here
 from ltcli.engine.schedules import Schedule
 from ltcli.engine.steps import Augmented, Inputs, Mixing, plain_step
 from ltcli.methods.method import Head, Method, Setting, Steps, Trained, weighted_mean
@@ -81,10 +82,12 @@ def prepare(
         network.classifier = classifier.to(device)
     start_classifier(network.classifier, head, fresh=is_fresh)
     network.backbone.requires_grad_(whole)
+    if whole or params.shift_bn:
+        network.share(here())
     if whole:
         network.train()
     elif params.shift_bn:
-        network.backbone.train()
+        _train_batch_norms(network.backbone)
     source = _Source(params, inputs, network, dtype)
     on_cpu, labels = source.labels("train")
 
@@ -123,6 +126,13 @@ def prepare(
         images=source.images("train") if params.data == "images" else None,
         **statistics,
     )
+
+
+def _train_batch_norms(backbone: torch.nn.Module) -> None:
+    """Let batch-norms follow what they see; dropout and the like stay off."""
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train()
 
 
 def make_steps(params: Any, method: Method, setting: Setting, mixing: Mixing | None) -> Steps:
@@ -242,13 +252,20 @@ class _Source:
         if self._params.train == "all":
             return pictures
         # In eval mode its batch-norms can be folded away.
-        shifted = self._params.shift_bn
-        maps_of = self._network.backbone.maps if shifted else backbone_maps(self._network)
+        network, fold = self._network, not self._params.shift_bn
+        function: Callable[[torch.Tensor], torch.Tensor]
+        if maps:
+            function = backbone_maps(network) if fold else network.backbone.maps
+        else:
+            function = backbone_features(network, folded=fold)
+
+        world = here()
 
         def frozen(batch: Batch) -> torch.Tensor:
+            images = pictures(batch)
             with torch.no_grad(), autocast(self._device, self._dtype):
-                found = maps_of(pictures(batch)).float()
-            return found if maps else found.mean((2, 3))
+                own = function(images[world.rows(len(images))]).float()
+            return world.gathered(own, len(images))
 
         return frozen
 

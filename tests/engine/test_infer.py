@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 
 from ltcli.data.batches import ImageBatches
-from ltcli.engine.infer import applied, backbone_maps, features_of
+from ltcli.engine.infer import _folded, applied, backbone_maps, features_of
+from ltcli.models.borrowed import Borrowed
 from ltcli.models.network import build_network, place
 
 CPU = torch.device("cpu")
@@ -39,6 +41,73 @@ def test_folded_batch_norms_change_nothing_but_rounding(rng, name):
         made = backbone_maps(network)(images)
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
     assert all(value.equal(before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision.shufflenet_v2_x0_5",
+        "torchvision.mobilenet_v3_small",
+        "torchvision.resnet10",
+        "resnet20-sla",
+    ],
+)
+def test_folded_features_are_those_of_the_backbone_in_eval_mode(rng, name):
+    network, images = network_of(name, rng), images_of(5, rng)
+    with torch.no_grad():
+        expected = network.backbone(images.plain(slice(0, 5)))
+    network.train()
+    made = features_of(network, images, torch.float32)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+    assert all(module.training for module in network.modules())
+    convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in network.modules())
+    folded = folded_modules(network)
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in folded) == convolutions
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded)
+
+
+def folded_modules(network):
+    """The modules that the folded network works with."""
+    graph = _folded(network.backbone)
+    return [graph.get_submodule(n.target) for n in graph.graph.nodes if n.op == "call_module"]
+
+
+def test_a_transformer_made_for_these_images_has_the_features_of_its_backbone(rng):
+    network = build_network("resnet20", 3, 0)
+    # As vit_b_16, but small.
+    body = VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=48)
+    torch.nn.init.normal_(body.class_token, generator=rng)
+    body.heads = torch.nn.Identity()
+    network.backbone = Borrowed(body, 24, "heads.head").eval()
+    pixels = torch.randint(256, (2, 32, 32, 3), generator=rng, dtype=torch.uint8)
+    images = ImageBatches(pixels, (0.5,) * 3, (0.25,) * 3, CPU, padding=0)
+    with torch.no_grad():
+        expected = network.backbone(images.plain(slice(0, 2)))
+    made = features_of(network, images, torch.float32)
+    assert made.shape == (2, 24)
+    assert not network.backbone.has_maps
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+
+
+class _Branches(torch.nn.Module):
+    """Its way depends on the values: it cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        return (x if x.sum() > 0 else -x).mean((2, 3))
+
+
+def test_a_network_that_cannot_be_traced_works_as_it_is(rng):
+    network = network_of("resnet20", rng)
+    network.backbone = Borrowed(_Branches(), 4, "fc")
+    images = images_of(5, rng)
+    expected = network.backbone.eval()(images.plain(slice(0, 5)))
+    made = features_of(network.train(), images, torch.float32)
+    torch.testing.assert_close(made, expected.detach())
 
 
 def test_features_are_the_backbones_in_eval_mode_for_any_number_of_images(rng):

@@ -61,6 +61,23 @@ def test_equals_the_tangent_of_torch(backbone, rng):
     torch.testing.assert_close(directional_derivative(backbone, direction, x), naive)
 
 
+def test_goes_through_attention(rng):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
+    x = torch.randn(2, 5, 8, dtype=torch.float64, generator=rng)
+    weights = dict(layer.named_parameters())
+    direction = {
+        name: torch.randn(weight.shape, dtype=torch.float64, generator=rng)
+        for name, weight in weights.items()
+    }
+    tangent = directional_derivative(layer, direction, x)
+    # <u, J v> by reverse mode.
+    output = layer(x)
+    u = torch.randn(output.shape, dtype=torch.float64, generator=rng)
+    gradients = torch.autograd.grad((u * output).sum(), list(weights.values()))
+    expected = sum((g * v).sum() for g, v in zip(gradients, direction.values(), strict=True))
+    torch.testing.assert_close((u * tangent).sum(), expected)
+
+
 def test_is_linear_in_the_direction(backbone, rng):
     x = torch.randn(2, 3, 8, 8, generator=rng).double()
     direction = direction_of(backbone, rng)
