@@ -96,7 +96,8 @@ def _usage_error(argv: list[str], error: Any) -> int:
 
 
 def _fail(argv: list[str], message: str, hint: str | None, code: int) -> int:
-    message = message.replace("\n", " ")
+    # A file's name need not be text.
+    message = message.replace("\n", " ").encode(errors="backslashreplace").decode()
     typer.echo(f"error: {message}", err=True)
     if hint is not None:
         typer.echo(f"hint: {hint}", err=True)

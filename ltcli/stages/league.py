@@ -91,7 +91,7 @@ def _league(info: dict[str, Any]) -> League:
     for stage, parameters in info["recipe"]:
         of = SimpleNamespace(**parameters)
         if stage == "split":
-            store = of.store
+            store = parameters.get("store", "images")
         elif stage == "pretrain":
             # Of a file, the SHA-256; its beginning tells files apart. Where embeddings come from,
             # nobody says.

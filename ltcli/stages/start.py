@@ -109,7 +109,7 @@ def _origin(params: Any) -> str | None:
                 digest.update(block)
         return digest.hexdigest()
     if not params.backbone.startswith(BORROWED):
-        rule = f"weights of {params.backbone} must be a file, got {params.weights}"
+        rule = f"weights must be a file for this backbone, got {params.weights}"
         hint = "a file's name has a dot or a slash"
         raise ParamError("pretrain", rule, hint)
     from ltcli.models.weights import registered

@@ -80,7 +80,7 @@ def test_a_transformer_made_for_these_images_has_the_features_of_its_backbone(rn
     body.heads = torch.nn.Identity()
     network.backbone = Borrowed(body, 24, "heads.head").eval()
     pixels = torch.randint(256, (2, 32, 32, 3), generator=rng, dtype=torch.uint8)
-    images = ImageBatches(pixels, (0.5,) * 3, (0.25,) * 3, CPU, padding=0)
+    images = ImageBatches(pixels, (0.5,) * 3, (0.25,) * 3, CPU)
     with torch.no_grad():
         expected = network.backbone(images.plain(slice(0, 2)))
     made = features_of(network, images, torch.float32)

@@ -142,7 +142,7 @@ def test_training_starts_from_the_weights(ltcli, copy):
         (
             ("--weights", "default"),
             2,
-            "pretrain: weights of resnet32 must be a file, got default",
+            "pretrain: weights must be a file for this backbone, got default",
             "a file's name has a dot or a slash",
         ),
     ],
