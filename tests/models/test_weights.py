@@ -54,6 +54,14 @@ def test_a_cosine_classifier_stays_fresh(whole):
     assert put_in(network, whole.state_dict(), "w")[1] == 0
 
 
+def test_without_a_bias_in_the_file_it_is_zero(whole):
+    network = build_network(NAME, 3, 0)
+    torch.nn.init.constant_(network.classifier.bias, 2.0)
+    state = {key: value for key, value in whole.state_dict().items() if key != "fc.bias"}
+    assert put_in(network, state, "w")[1] == 1
+    assert network.classifier.bias.tolist() == [0, 0, 0]
+
+
 def test_old_files_without_counters_of_batches_fit(whole):
     state = {k: v for k, v in whole.state_dict().items() if "num_batches" not in k}
     network = build_network(NAME, 3, 0)
