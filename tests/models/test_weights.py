@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError
+from ltcli.models.borrowed import Borrowed
 from ltcli.models.network import build_network
 from ltcli.models.weights import fetch, put_in, read_weights, registered
 
@@ -92,6 +93,24 @@ def test_names_of_old_files_of_densenet_are_understood():
         old[key] = value
     assert sum(".norm.1." in key for key in old) > 100
     assert put_in(network, old, "w")[0] == len(state)
+
+
+def test_names_of_old_files_of_vision_transformers_are_understood():
+    body = models.VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=12)
+    body.heads = torch.nn.Identity()
+    network = build_network("resnet20", 3, 0)
+    network.backbone = Borrowed(body, 8, "heads.head")
+    state = {key: torch.randn_like(value) for key, value in body.state_dict().items()}
+    old = {key.replace("mlp.0", "mlp.linear_1"): value for key, value in state.items()}
+    old = {key.replace("mlp.3", "mlp.linear_2"): value for key, value in old.items()}
+    assert len(old.keys() - state.keys()) == 4
+    assert put_in(network, old, "w")[0] == len(state)
+    assert same(network, state)
+    larger = old | {"encoder.pos_embedding": torch.zeros(1, 197, 8)}
+    with pytest.raises(ArtifactError) as caught:
+        put_in(network, larger, "w")
+    rule = "encoder.pos_embedding must be of shape [1, 5, 8], got [1, 197, 8]"
+    assert str(caught.value) == f"w: {rule}"
 
 
 def test_second_classifiers_are_left_out():
