@@ -1,4 +1,4 @@
-"""pretrain: a backbone and a classifier, trained on the long-tailed images from scratch."""
+"""pretrain: a backbone and a classifier, trained on the long-tailed images."""
 
 from __future__ import annotations
 

@@ -90,6 +90,12 @@ def test_every_network_is_a_backbone(name):
     assert size is None or min(size) > 1
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_published_weights_get_the_images_that_they_were_trained_for(name):
+    body = outline(f"torchvision.{name}", (224, 224)).body
+    assert (body.transform_input, body.aux_logits) == (True, False)
+
+
 def test_there_are_all_classification_networks_and_resnet10():
     known = names()
     assert len(known) == len(set(known)) >= 81

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError
+from ltcli.models.borrowed import Borrowed
 from ltcli.models.network import build_network
 from ltcli.models.weights import fetch, put_in, read_weights, registered
 
@@ -54,6 +55,14 @@ def test_a_cosine_classifier_stays_fresh(whole):
     assert put_in(network, whole.state_dict(), "w")[1] == 0
 
 
+def test_without_a_bias_in_the_file_it_is_zero(whole):
+    network = build_network(NAME, 3, 0)
+    torch.nn.init.constant_(network.classifier.bias, 2.0)
+    state = {key: value for key, value in whole.state_dict().items() if key != "fc.bias"}
+    assert put_in(network, state, "w")[1] == 1
+    assert network.classifier.bias.tolist() == [0, 0, 0]
+
+
 def test_old_files_without_counters_of_batches_fit(whole):
     state = {k: v for k, v in whole.state_dict().items() if "num_batches" not in k}
     network = build_network(NAME, 3, 0)
@@ -84,6 +93,24 @@ def test_names_of_old_files_of_densenet_are_understood():
         old[key] = value
     assert sum(".norm.1." in key for key in old) > 100
     assert put_in(network, old, "w")[0] == len(state)
+
+
+def test_names_of_old_files_of_vision_transformers_are_understood():
+    body = models.VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=12)
+    body.heads = torch.nn.Identity()
+    network = build_network("resnet20", 3, 0)
+    network.backbone = Borrowed(body, 8, "heads.head")
+    state = {key: torch.randn_like(value) for key, value in body.state_dict().items()}
+    old = {key.replace("mlp.0", "mlp.linear_1"): value for key, value in state.items()}
+    old = {key.replace("mlp.3", "mlp.linear_2"): value for key, value in old.items()}
+    assert len(old.keys() - state.keys()) == 4
+    assert put_in(network, old, "w")[0] == len(state)
+    assert same(network, state)
+    larger = old | {"encoder.pos_embedding": torch.zeros(1, 197, 8)}
+    with pytest.raises(ArtifactError) as caught:
+        put_in(network, larger, "w")
+    rule = "encoder.pos_embedding must be of shape [1, 5, 8], got [1, 197, 8]"
+    assert str(caught.value) == f"w: {rule}"
 
 
 def test_second_classifiers_are_left_out():

@@ -77,6 +77,22 @@ def test_embeddings_are_not_augmented_and_come_from_somewhere():
     assert league.pretraining == "unknown"
 
 
+def test_weights_from_elsewhere_are_another_league():
+    split = ("split", step("split", source="cifar100"))
+    first = step("pretrain", "cross-entropy", epochs=0)
+    leagues = [
+        read(split, ("pretrain", first | weights))[0]
+        for weights in ({}, {"weights": "ResNet50_Weights.IMAGENET1K_V2"}, {"weights": "ab" * 32})
+    ]
+    assert [league.pretraining for league in leagues] == [
+        "none",
+        "ResNet50_Weights.IMAGENET1K_V2",
+        "ab" * 20,
+    ]
+    assert names_of_differences(leagues) == ["pretraining"]
+    assert (leagues[0].epochs, leagues[0].augmentation) == (0, ())
+
+
 def test_own_images_keep_their_own_counts():
     _, benchmark = read(
         ("split", step("split", source="folder", root="x")),

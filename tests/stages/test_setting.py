@@ -6,7 +6,7 @@ import torch
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods.method import Head
 from ltcli.models.network import build_network
-from ltcli.stages.setting import make_optimizer, start_classifier
+from ltcli.stages.setting import _train_batch_norms, make_optimizer, start_classifier
 
 PARTS = ("weight", "bias", "scales")
 LR, DECAY = SCHEDULES["ldam"].lr, SCHEDULES["ldam"].weight_decay
@@ -25,6 +25,12 @@ def moved_without_gradients(head, **options):
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     return {part: 1 - getattr(network.classifier, part).detach() for part in PARTS}
+
+
+def test_of_a_frozen_backbone_batch_norms_alone_go_on():
+    backbone = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout()).eval()
+    _train_batch_norms(backbone)
+    assert [module.training for module in backbone] == [True, False]
 
 
 def test_weights_decay_and_factors_do_not():

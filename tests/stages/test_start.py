@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ltcli.core.params import build
 from ltcli.methods import feature_fusion
 from ltcli.models.network import build_network
 from ltcli.stages.finetune import Params
+from ltcli.stages.start import fingerprint
 
 NAME = "torchvision.shufflenet_v2_x0_5"
 OWN = "resnet20, resnet32, resnet44, resnet56, resnet110, resnet10, resnet18, resnet34"
@@ -164,6 +166,13 @@ def test_images_that_do_not_suit_the_backbone_are_refused(ltcli, chain):
 
 
 def test_names_of_the_registry_are_part_of_what_a_model_is(ltcli, chain):
+    known = {"backbone": "torchvision.resnet50"}
+    first, second, default, third = (
+        fingerprint(SimpleNamespace(**known, weights=name))
+        for name in ("IMAGENET1K_V1", "IMAGENET1K_V2", "default", None)
+    )
+    assert second == default != first
+    assert (len(first["weights"]), third) == (64, {})
     done = ltcli("pretrain", "--backbone", NAME, "--weights", "default", "--dry-run", "-d", chain)
     assert done.code == 0
     assert "would run: weights changed" in done.out
