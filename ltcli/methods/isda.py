@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ltcli.core.errors import ArtifactError
+from ltcli.core.errors import ArtifactError, ResourceError
+from ltcli.core.log import plural
 from ltcli.core.params import param
 from ltcli.methods.method import FINETUNE, Method, Steps
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
     from ltcli.methods.method import Setting
+
+# What full running covariances may take: a matrix a class, however few images it has.
+MAX_FULL_BYTES = 8e9
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,11 @@ class Params:
     form: Literal["full", "diagonal"] = param("full", "of the running covariances")
 
 
-def check(_params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a classifier whose logits are not linear in the features."""
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a classifier whose logits are not linear, and covariances that are too large."""
     require_linear(headers["model"])
+    if params.source == "running":
+        require_room(params.form, headers["model"])
 
 
 def require_linear(model: Header) -> None:
@@ -61,6 +67,20 @@ def require_linear(model: Header) -> None:
     if form != "linear":
         hint = "start from a model whose logits are linear in the features, not one of ldam or ncm"
         raise ArtifactError(model.path, f"classifier must be linear, got {form}", hint)
+
+
+def require_room(form: str, model: Header) -> None:
+    """Refuse running covariances that are too large, before they grow batch by batch.
+
+    Raises:
+        ResourceError: There are too many classes and features for the full form.
+    """
+    classes, dim = model.tensors["classifier.weight"][1]
+    size = 4 * classes * dim**2
+    if form == "full" and size > MAX_FULL_BYTES:
+        rule = f"full running covariances of {plural(classes, 'class')} must take at most"
+        sizes = f"{MAX_FULL_BYTES / 1e9:.0f} GB, got {size / 1e9:.1f} GB"
+        raise ResourceError("finetune", f"{rule} {sizes}", "use --form diagonal")
 
 
 def make_steps(params: Params, setting: Setting) -> Steps:

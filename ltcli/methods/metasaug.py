@@ -29,17 +29,19 @@ Source: Li, Gong, Liu, Wang, Qiao, Cheng, CVPR 2021, arXiv 2103.12579.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.params import param
 from ltcli.methods import bilevel
+from ltcli.methods.isda import require_room
 from ltcli.methods.method import FINETUNE, Base, Method, Steps, base_loss
 
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
     from ltcli.methods.bilevel import Meta
     from ltcli.methods.method import Loss, Setting
@@ -55,6 +57,12 @@ class Params(bilevel.MetaSet, Base):
     form: Literal["full", "diagonal"] = param("full", "of the running covariances")
     variant: Literal["code", "paper"] = param("code", "where paper and released code differ")
     meta_lr: float = param(0.1, "step of the covariances; 0 for no meta step", ge=0)
+
+
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a model or a meta set that does not fit, and covariances that are too large."""
+    bilevel.check(params, headers)
+    require_room(params.form, headers["model"])
 
 
 def make_steps(params: Params, setting: Setting) -> Steps:
@@ -226,5 +234,5 @@ METHOD = Method(
     defaults={"finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999}},
     steps=make_steps,
     reads=bilevel.reads,
-    check=bilevel.check,
+    check=check,
 )

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.isda import require_linear
+from ltcli.methods.isda import require_linear, require_room
 from ltcli.methods.method import FINETUNE, Base, HeadRule, Method, Steps, base_loss, head_of
 
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ def reads(params: Any) -> tuple[str, ...]:
 
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a head rule that does not fit the classes, and classes that do not fit the variant."""
+    """Refuse a model, a head rule or a variant that does not fit the classes."""
     model = headers["model"]
     require_linear(model)
+    if params.source == "running":
+        require_room(params.form, model)
     counts = model.info["class_counts"]
     head_of(params, counts, "finetune")
     if params.variant == "code" and counts != sorted(counts, reverse=True):

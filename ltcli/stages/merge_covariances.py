@@ -142,5 +142,7 @@ STAGE = Stage(
     examples=(
         "ltcli merge-covariances --other artifacts/part-2/covariances.safetensors"
         " -d artifacts/part-1",
+        "ltcli merge-covariances --rank 16 --other artifacts/part-2/covariances.safetensors"
+        " -d artifacts/part-1",
     ),
 )

@@ -78,9 +78,15 @@ def covariance_gradient(
         float [U, D, D], symmetric, or [U, D] for diagonal covariances.
     """
     present: list[int] = classes.tolist()
-    shifts = _shifts(weight, tangents.weight, covariances, present)
-    quadratic, quadratic_dot = shifts[:, 0], shifts[:, 1]
-    own = labels.unsqueeze(1) == to_device(classes, labels.device)
+    where, weight_dot = to_device(classes, labels.device), tangents.weight
+    if isinstance(covariances, Diagonal):
+        variances = covariances.variances[where]
+        quadratic = _diagonal_shifts(weight, weight, variances, where)
+        quadratic_dot = _diagonal_shifts(weight, weight_dot, variances, where)
+    else:
+        shifts = _shifts(weight, weight_dot, covariances, present)
+        quadratic, quadratic_dot = shifts[:, 0], shifts[:, 1]
+    own = labels.unsqueeze(1) == where
     position = own.to(torch.int64).argmax(1)
     logits = features @ weight.T + bias + 0.5 * strength * quadratic[position]
     moved = features @ tangents.weight.T + tangents.bias + strength * quadratic_dot[position]
@@ -90,29 +96,54 @@ def covariance_gradient(
     g, g_dot = cast(tuple[Tensor, Tensor], torch.func.jvp(gradient, (logits,), (moved,)))
     member = own.to(g.dtype)
     by_class, by_class_dot = member.T @ g, member.T @ g_dot
+    scale = -0.5 * rate * strength
+    if isinstance(covariances, Diagonal):
+        squares = _diagonal_sums(weight, weight, by_class_dot, where)
+        return scale * (squares + 2 * _diagonal_sums(weight, weight_dot, by_class, where))
     found = []
     for row, u in enumerate(present):
-        apart, apart_dot = weight - weight[u], tangents.weight - tangents.weight[u]
-        if isinstance(covariances, Diagonal):
-            squares = by_class_dot[row] @ apart.square()
-            found.append(squares + 2 * (by_class[row] @ (apart * apart_dot)))
-        else:
-            cross = (by_class[row].unsqueeze(1) * apart_dot).T @ apart
-            square = (by_class_dot[row].unsqueeze(1) * apart).T @ apart
-            found.append(square + cross + cross.T)
-    return -0.5 * rate * strength * torch.stack(found)
+        apart, apart_dot = weight - weight[u], weight_dot - weight_dot[u]
+        cross = (by_class[row].unsqueeze(1) * apart_dot).T @ apart
+        square = (by_class_dot[row].unsqueeze(1) * apart).T @ apart
+        found.append(square + cross + cross.T)
+    return scale * torch.stack(found)
 
 
-def _shifts(
-    weight: Tensor, weight_dot: Tensor, covariances: Full | Diagonal, present: list[int]
-) -> Tensor:
+def _diagonal_shifts(a: Tensor, b: Tensor, variances: Tensor, where: Tensor) -> Tensor:
+    """Return sum_d s_ud (a_cd - a_ud)(b_cd - b_ud), float [U, C], by products of matrices.
+
+    Args:
+        a: float [C, D].
+        b: float [C, D].
+        variances: s, float [U, D].
+        where: int64 [U], the classes.
+    """
+    a, b = a - a.mean(0), b - b.mean(0)
+    own, other = a[where], b[where]
+    mixed = (variances * own) @ b.T + (variances * other) @ a.T
+    return variances @ (a * b).T - mixed + (variances * own * other).sum(1, keepdim=True)
+
+
+def _diagonal_sums(a: Tensor, b: Tensor, shares: Tensor, where: Tensor) -> Tensor:
+    """Return sum_c g_uc (a_cd - a_ud)(b_cd - b_ud), float [U, D], by products of matrices.
+
+    Args:
+        a: float [C, D].
+        b: float [C, D].
+        shares: g, float [U, C].
+        where: int64 [U], the classes.
+    """
+    a, b = a - a.mean(0), b - b.mean(0)
+    own, other = a[where], b[where]
+    mixed = own * (shares @ b) + other * (shares @ a)
+    return shares @ (a * b) - mixed + own * other * shares.sum(1, keepdim=True)
+
+
+def _shifts(weight: Tensor, weight_dot: Tensor, covariances: Full, present: list[int]) -> Tensor:
     """Return Q[u] and half its tangent for each class u, float [U, 2, C]."""
     rows = []
     for u in present:
         apart, apart_dot = weight - weight[u], weight_dot - weight_dot[u]
-        if isinstance(covariances, Diagonal):
-            product = apart * covariances.variances[u]
-        else:
-            product = apart @ covariances.matrices[u]
+        product = apart @ covariances.matrices[u]
         rows.append(torch.stack([(product * apart).sum(1), (product * apart_dot).sum(1)]))
     return torch.stack(rows)

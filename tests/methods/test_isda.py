@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.artifacts.header import read_header
+from ltcli.artifacts.header import Header, read_header
 from ltcli.artifacts.store import open_artifact
+from ltcli.core.errors import ResourceError
 from ltcli.engine.fit import Batch
+from ltcli.methods import isda
 from ltcli.methods.isda import Params, make_steps
 from ltcli.methods.method import Setting, weighted_mean
 from ltcli.models.classifier import Classifier
@@ -236,3 +238,23 @@ def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
         f"error: {model}: classifier must be linear, got cosine",
         "hint: start from a model whose logits are linear in the features, not one of ldam or ncm",
     ]
+
+
+def test_full_running_covariances_of_many_classes_are_refused(tmp_path):
+    shape = {"classifier.weight": ("F32", (8142, 768))}
+    model = Header(tmp_path / "m", "model", 2, "pretrain", {}, {}, {}, "0" * 64, "0", shape)
+    isda.require_room("diagonal", model)
+    with pytest.raises(ResourceError) as caught:
+        isda.require_room("full", model)
+    rule = "full running covariances of 8,142 classes must take at most 8 GB, got 19.2 GB"
+    assert (str(caught.value), caught.value.hint) == (f"finetune: {rule}", "use --form diagonal")
+
+
+@pytest.mark.parametrize("method", ["isda", "risda", "metasaug"])
+def test_they_are_refused_before_any_work(ltcli, copy, monkeypatch, method):
+    monkeypatch.setattr(isda, "MAX_FULL_BYTES", 1e5)
+    more = () if method == "metasaug" else ("--source", "running")
+    classifier = ("--train", "classifier", "--data", "features", "--meta-source", "train")
+    more = (*classifier, "--meta-per-class", "2") if method == "metasaug" else more
+    done = ltcli("finetune", "--method", method, *more, "--dry-run", "-d", copy)
+    assert (done.code, done.lines[1]) == (6, "hint: use --form diagonal")
