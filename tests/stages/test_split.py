@@ -78,7 +78,7 @@ def test_no_image_is_in_two_parts_and_the_index_tells_where_each_comes_from(
         pool, pool_labels = torch.from_numpy(images.copy()), torch.from_numpy(labels)
         parts = ("train", "val")
     else:
-        pool, pool_labels = load_digits().images, load_digits().labels
+        pool, pool_labels = load_digits().train.data, load_digits().train.labels
         parts = ("train", "val", "test")
     assert ltcli("split", *options, "--imbalance-factor", 4, "-d", tmp_path).code == 0
     tensors, header = load(tmp_path / "split.safetensors")
