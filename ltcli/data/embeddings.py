@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from ltcli.core.errors import DataError
 from ltcli.data.list_files import read_names
 from ltcli.data.listed import number_classes
-from ltcli.data.parquet import read_column
+from ltcli.data.parquet import read_column, read_labels
 from ltcli.data.pool import Part, Pool
 from ltcli.data.shards import find_shards
-from ltcli.data.source_table import SOURCES
+from ltcli.data.source_table import PARTS, SOURCES
 
 # Features float32 [N, D] and labels as text, by part.
 Found = dict[str, tuple[torch.Tensor, list[str]]]
@@ -102,7 +102,7 @@ def _read(path: Path, labels: Path | None) -> Found:
 def _parts(path: Path, arrays: Mapping[str, Any], separator: str) -> Found:
     """Group arrays by the part that their names start with."""
     found: Found = {}
-    for part in ("train", "val", "test"):
+    for part in PARTS:
         prefixes = ("", f"{part}{separator}") if part == "train" else (f"{part}{separator}",)
         for prefix in prefixes:
             names = (f"{prefix}features", f"{prefix}labels")
@@ -123,7 +123,8 @@ def _features(path: Path, name: str, array: Any) -> torch.Tensor:
     """Return finite float32 [N, D]; the memory of float32 arrays is taken over, not copied."""
     tensor = array if isinstance(array, torch.Tensor) else None
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-        tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
+        with np.errstate(over="ignore"):
+            tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     if tensor is None or not tensor.is_floating_point() or tensor.ndim != 2 or not tensor.shape[1]:
         dtype = str(array.dtype).removeprefix("torch.")
         raise DataError(path, f"{name} must be floating point [N, D], got {dtype} {[*array.shape]}")
@@ -185,7 +186,7 @@ def _parquet(path: Path) -> tuple[torch.Tensor, list[str]]:
         raise DataError(path, f"{rule}, got {sorted(lengths)[:5]}")
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     features = _features(path, "features", np.concatenate(flat).reshape(len(column), lengths[0]))
-    return features, list(map(str, read_column(path, "label").to_pylist()))
+    return features, read_labels(path)
 
 
 def _csv(path: Path) -> tuple[torch.Tensor, list[str]]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from ltcli.core.errors import DataError, nearest
 from ltcli.data.listed import Listed, Rows, number_classes, sound_paths
 from ltcli.data.scan import shown
-
-PARTS = ("train", "val", "test")
+from ltcli.data.source_table import PARTS
 
 
 def load_lists(lists: Mapping[str, Path], class_names: Path | None) -> Listed:

@@ -6,6 +6,7 @@ key ``huggingface``.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,18 @@ def read_column(path: Path, column: str) -> Any:
     return values
 
 
+def read_labels(path: Path) -> list[str]:
+    """Return the column ``label`` as text.
+
+    Raises:
+        DataError: There is no such column, or it holds neither whole numbers nor text.
+    """
+    column = read_column(path, "label")
+    if not re.fullmatch("u?int[0-9]+|(large_)?string", str(column.type)):
+        raise DataError(path, f"column 'label' must be whole numbers or text, got {column.type}")
+    return list(map(str, column.to_pylist()))
+
+
 def _require_column(path: Path, file: Any, column: str) -> None:
     if file.schema_arrow.names.count(column) != 1:
         names = ", ".join(file.schema_arrow.names)
@@ -89,7 +102,8 @@ def load_parquet(root: Path, image_size: int, on_bad_image: OnBadImage) -> Pool:
     shards = find_shards(root, (".parquet",))
     class_names = _class_names(shards["train"][0])
     texts = {
-        part: [label for path in paths for label in _labels(path)] for part, paths in shards.items()
+        part: [label for path in paths for label in read_labels(path)]
+        for part, paths in shards.items()
     }
     check_size(root, sum(map(len, texts.values())), image_size, "lower it")
     names, labels = number_classes(texts, class_names, root)
@@ -121,13 +135,6 @@ def _class_names(path: Path) -> list[str] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return names if isinstance(names, list) and all(type(n) is str for n in names) else None
-
-
-def _labels(path: Path) -> list[str]:
-    column = read_column(path, "label")
-    if not str(column.type).removeprefix("u").startswith("int"):
-        raise DataError(path, f"column 'label' must be whole numbers, got {column.type}")
-    return list(map(str, column.to_pylist()))
 
 
 def _cells(path: Path) -> Iterator[tuple[int, Any]]:

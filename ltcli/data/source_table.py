@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ltcli.core.errors import ParamError
 
+PARTS = ("train", "val", "test")
+
 
 @dataclass(frozen=True)
 class Counts:

@@ -17,7 +17,7 @@ from ltcli.data.list_files import load_lists, load_table
 from ltcli.data.listed import Listed, check_counts
 from ltcli.data.parquet import load_parquet
 from ltcli.data.pool import Pool
-from ltcli.data.source_table import SOURCES, files_of, require_root
+from ltcli.data.source_table import PARTS, SOURCES, files_of, require_root
 
 __all__ = ["SOURCES", "load_source"]
 
@@ -86,11 +86,7 @@ def _list(
     elif "train_json" in files:
         listed = load_annotations(files["train_json"], files.get("val_json"))
     else:
-        lists = {
-            part: files[f"{part}_list"]
-            for part in ("train", "val", "test")
-            if f"{part}_list" in files
-        }
+        lists = {part: files[f"{part}_list"] for part in PARTS if f"{part}_list" in files}
         listed = load_lists(lists, files.get("class_names"))
     counts = SOURCES[name].counts
     if counts is not None and not partial:

@@ -13,8 +13,8 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.data.fingerprint import fingerprint
-from ltcli.data.source_table import SOURCES, require_options, require_root
-from ltcli.stages.split_report import PARTS, show, warn_of_short_classes
+from ltcli.data.source_table import PARTS, SOURCES, require_options, require_root
+from ltcli.stages.split_report import show, warn_of_short_classes
 from ltcli.stages.stage import Result, Stage
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         info["image_size"] = list(tensors["train.images"].shape[1:3])
     elif pool.store == "files":
         info["image_size"] = [params.image_size or FILES_SIZE] * 2
-    warn_of_short_classes(pool.class_names, counts, wanted)
+    warn_of_short_classes(pool.class_names, counts["val"], wanted, counts["test"])
     return Result(tensors, info)
 
 

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from ltcli.data.source_table import PARTS
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("train", "val", "test")
 # More classes than this are thinned out in the chart, or not named in a warning.
 MAX_BARS = 25
 MAX_NAMED = 5
 
 
 def warn_of_short_classes(
-    names: Sequence[str], counts: Mapping[str, list[int]], wanted: int
+    names: Sequence[str], val_counts: list[int], wanted: int, test_counts: list[int]
 ) -> None:
     """Say which classes give fewer validation images than asked for, and which have no test images.
 
     Args:
         names: Of the classes.
-        counts: Images of each class by part.
+        val_counts: Validation images of each class.
         wanted: Validation images per class that were asked for.
+        test_counts: Test images of each class.
     """
-    short = [(count, c) for c, count in enumerate(counts["val"]) if count < wanted]
+    short = [(count, c) for c, count in enumerate(val_counts) if count < wanted]
     if short:
         some = [f"'{names[c]}' {count}" for count, c in sorted(short)[:MAX_NAMED]]
         logger.warning(
@@ -39,7 +41,7 @@ def warn_of_short_classes(
             sum(count for count, _ in short),
             _some(some, len(short)),
         )
-    untested = [f"'{names[c]}'" for c, count in enumerate(counts["test"]) if count == 0]
+    untested = [f"'{names[c]}'" for c, count in enumerate(test_counts) if count == 0]
     if untested:
         logger.warning(
             "split: %d of %d classes have no test images, their accuracy cannot be measured: %s",

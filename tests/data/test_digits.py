@@ -10,7 +10,10 @@ from ltcli.data.digits import PATH, load_digits
 def test_the_digits_are_those_of_scikit_learn_in_order():
     pool, original = load_digits(), datasets.load_digits()
     assert (pool.train.data.dtype, pool.train.data.shape) == (torch.uint8, (1797, 8, 8, 3))
-    assert (pool.train.labels.dtype, pool.train.labels.tolist()) == (torch.int64, original.target.tolist())
+    assert (pool.train.labels.dtype, pool.train.labels.tolist()) == (
+        torch.int64,
+        original.target.tolist(),
+    )
     for channel in range(3):
         assert (pool.train.data[..., channel].numpy() == np.rint(original.images * 255 / 16)).all()
     assert pool.class_names == tuple("0123456789")

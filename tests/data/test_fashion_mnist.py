@@ -50,7 +50,10 @@ def test_the_four_files_are_read_wherever_they_may_lie(tmp_path, suffix, inside)
     write(tmp_path / inside, suffix)
     pool = load_fashion_mnist(tmp_path, download=True)
     assert (pool.train.data.dtype, pool.train.data.shape) == (torch.uint8, (20, 28, 28, 3))
-    assert (pool.train.labels.dtype, pool.train.labels.tolist()) == (torch.int64, list(range(10)) * 2)
+    assert (pool.train.labels.dtype, pool.train.labels.tolist()) == (
+        torch.int64,
+        list(range(10)) * 2,
+    )
     assert pool.test.labels.tolist() == list(range(9, -1, -1))
     grey = np.frombuffer(images_file(10, seed=1)[16:], np.uint8).reshape(10, 28, 28)
     for channel in range(3):

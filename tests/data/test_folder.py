@@ -73,7 +73,8 @@ def test_train_and_test_folders_are_the_two_parts(tmp_path):
     write(tmp_path, ["train/cat/1.png", "train/dog/1.png", "test/dog/1.png", "test/cat/9.png"])
     pool = load_folder(tmp_path, 8, "fail")
     assert pool.class_names == ("cat", "dog")
-    assert pool.train.files == ("train/cat/1.png", "train/dog/1.png", "test/cat/9.png", "test/dog/1.png")
+    assert pool.train.files == ("train/cat/1.png", "train/dog/1.png")
+    assert pool.test.files == ("test/cat/9.png", "test/dog/1.png")
     assert pool.train.labels.tolist() == pool.test.labels.tolist() == [0, 1]
     assert pool.test.data.shape == (2, 8, 8, 3)
 
@@ -196,8 +197,10 @@ def test_images_that_would_not_fit_in_memory_are_refused_unread(tmp_path, monkey
     monkeypatch.setattr(image_files, "MAX_BYTES", 4 * 3 * 100)
     assert refuse(tmp_path, image_size=11, error=ResourceError) == [
         f"{tmp_path}: decoded images must be at most 1200 bytes, got 1452 for 4 images",
-        "lower --image-size to at most 10",
+        "--image-size must be at most 10: lower it, or keep the files with --store files",
     ]
+    assert load_folder(tmp_path, 11, "skip", "auto").store == "files"
+    assert load_folder(tmp_path, 10, "skip", "auto").store == "images"
     assert len(load_folder(tmp_path, 10, "skip").train.data) == 3
 
 
