@@ -16,7 +16,7 @@ from typing import Any
 from ltcli.core.errors import DataError
 from ltcli.data.listed import Listed, Rows, number_classes, sound_paths
 
-FORM = {
+FORM: Mapping[str, Mapping[str, type]] = {
     "images": {"id": int, "file_name": str},
     "annotations": {"image_id": int, "category_id": int},
     "categories": {"id": int, "name": str},

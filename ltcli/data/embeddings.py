@@ -12,7 +12,7 @@ from numpy.lib import format as npy_format
 from numpy.lib.npyio import NpzFile
 from safetensors import SafetensorError, safe_open
 
-from ltcli.core.errors import DataError
+from ltcli.core.errors import DataError, ParamError
 from ltcli.data.list_files import read_names
 from ltcli.data.listed import number_classes
 from ltcli.data.parquet import read_column, read_labels
@@ -40,12 +40,13 @@ def load_embeddings(root: Path, labels: Path | None, class_names: Path | None) -
         A pool with features float32 [N, D].
 
     Raises:
-        ParamError: pyarrow is needed and not installed.
+        ParamError: The labels of an npy file are missing, or pyarrow is needed and not installed.
         DataError: A file is not of this form, or a feature is not finite.
     """
     shards = find_shards(root, SOURCES["embeddings"].suffixes)
     if labels is not None and root.suffix != ".npy":
-        raise DataError(root, "root must be an npy file if --labels is given")
+        rule = f"labels must go with an npy file of features, got {root}"
+        raise ParamError("split", rule, "other files hold their own labels")
     found: Found = {}
     if root.is_file():
         found = _read(root, labels)
@@ -91,7 +92,8 @@ def _read(path: Path, labels: Path | None) -> Found:
             return _parts(path, _npz(path), "_")
         case ".npy":
             if labels is None:
-                raise DataError(path, "npy features need a file of labels", "name it with --labels")
+                rule = f"labels must be given, as {path} holds features alone"
+                raise ParamError("split", rule, "name an npy file with --labels")
             return _parts(path, {"features": _npy(path), "labels": _npy(labels)}, ".")
         case ".parquet":
             return {"train": _parquet(path)}

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -144,7 +145,7 @@ def _decoded(root: Path, part: str, rows: Rows, decoder: Decoder) -> Part:
     images = torch.empty((len(rows.files), size, size, 3), dtype=torch.uint8)
     kept: list[int] = []
     for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
-        image = decoder.decode(part, label, path, lambda path=path: read_file(root / path))
+        image = decoder.decode(part, label, path, partial(read_file, root / path))
         if image is not None:
             images[len(kept)] = image
             kept.append(row)

@@ -59,9 +59,9 @@ def number_classes(
         DataError: A label is none of the classes.
     """
     if class_names is None:
-        names = tuple(sorted(set(labels["train"]), key=_by_value))
-        if not all(map(_is_whole, names)):
-            names = tuple(sorted(names))
+        names = tuple(sorted(set(labels["train"])))
+        if all(map(_is_whole, names)):
+            names = tuple(sorted(names, key=int))
         ranks = {name: rank for rank, name in enumerate(names)}
     else:
         names = tuple(class_names)
@@ -83,10 +83,6 @@ def number_classes(
 def _is_whole(text: str) -> bool:
     digits = text.removeprefix("-")
     return digits.isascii() and digits.isdigit() and len(digits) <= 18
-
-
-def _by_value(text: str) -> tuple[int, str]:
-    return (int(text) if _is_whole(text) else 0, text)
 
 
 def sound_paths(parts: Mapping[str, Sequence[str]], where: object) -> dict[str, list[str]]:

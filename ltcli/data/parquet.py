@@ -8,6 +8,7 @@ key ``huggingface``.
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def load_parquet(root: Path, image_size: int, on_bad_image: OnBadImage) -> Pool:
         for position, (path, row, cell) in enumerate(contents):
             place = f"{path.relative_to(root) if path != root else path.name} row {row}"
             label = int(labels[part][position])
-            image = decoder.decode(part, label, place, lambda cell=cell: _content(cell))
+            image = decoder.decode(part, label, place, partial(_content, cell))
             if image is not None:
                 images[len(kept)] = image
                 kept.append(position)

@@ -139,13 +139,15 @@ SOURCES: dict[str, Source] = {
             ),
             counts=Counts(365, 62_500, 7_300, 36_500),
         ),
-        # The official validation images are the test part: results are reported on them.
+        # The official validation images are the test part, as results are reported on them. Lists
+        # of 2018: Kang et al., ICLR 2020, arXiv 1910.09217.
         Source(
             "inat2017",
             "iNaturalist 2017: 579,184 + 95,986 photos of 5,089 classes.",
             of_files=True,
             forms=(
                 {"train_json": "train2017.json", "val_json": "val2017.json"},
+                # Lists of 2017 have no published names; these follow those of 2018.
                 {
                     "train_list": "iNaturalist17_train.txt",
                     "test_list": "iNaturalist17_val.txt",

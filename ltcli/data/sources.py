@@ -78,9 +78,11 @@ def load_source(
 def _list(
     name: str, root: Path, named: Mapping[str, str], on_bad_image: OnBadImage, partial: bool
 ) -> Listed:
-    files = _existing(name, root, named)
     if name == "folder":
         return list_folder(root, on_bad_image)
+    if not root.is_dir():
+        raise DataError(root, "no such folder", "name the folder of the paths with --root")
+    files = _existing(name, root, named)
     if "table" in files:
         listed = load_table(files["table"])
     elif "train_json" in files:

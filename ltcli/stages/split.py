@@ -67,28 +67,26 @@ class Params:
         "embeddings",
     ] = param(help="the data set", positional=True)
     root: str | None = param(
-        None, "folder (embeddings, parquet: or file) that holds the data set", identity=False
+        None, "folder that holds the data set; for parquet and embeddings or a file", identity=False
     )
     download: bool = param(False, "fetch the data set into --root if missing", identity=False)
-    train_list: str | None = _file("(list, imagenet-lt, places-lt, inat20xx) lines 'path label'")
-    val_list: str | None = _file("(list, imagenet-lt, places-lt) the same, validation images")
-    test_list: str | None = _file("(list, imagenet-lt, places-lt, inat20xx) the same, test images")
+    train_list: str | None = _file(
+        "(list, *-lt, inat20xx) training images, a file of lines 'path label'"
+    )
+    val_list: str | None = _file("(list, *-lt) the same for validation images")
+    test_list: str | None = _file("(list, *-lt, inat20xx) the same for test images")
     class_names: str | None = _file(
-        "(those with lists, embeddings) name of class 0, 1, ..., a line"
+        "(list, *-lt, inat20xx, embeddings) file of class names, one a line, from class 0 on"
     )
-    table: str | None = _file("(csv) table with the columns path, label and perhaps split")
-    train_json: str | None = _file("(inat, inat20xx) annotations of the training images")
-    val_json: str | None = _file(
-        "(inat, inat20xx) of the official validation images, the test part"
-    )
+    table: str | None = _file("(csv) file with the columns path, label and perhaps split")
+    train_json: str | None = _file("(inat*) annotations of the training images")
+    val_json: str | None = _file("(inat*) of the official validation images, the test part here")
     labels: str | None = _file("(embeddings) npy file of the labels of an npy file of features")
-    partial: bool = param(
-        False, "(imagenet-lt, places-lt, inat20xx) take a part of the published images"
-    )
+    partial: bool = param(False, "(*-lt, inat20xx) accept a part of the published images")
     profile: Literal["auto", "exp", "step", "natural"] = param(
         "auto",
-        "class counts: exponential, two steps, or as they are; auto is exponential for"
-        " cifar10, cifar100, fashion-mnist and digits, and natural for the others",
+        "class counts: exponential, two steps, or as they are; auto is exp for cifar10,"
+        " cifar100, fashion-mnist and digits, natural for all others",
     )
     imbalance_factor: float = param(100.0, "largest class over smallest, for exp and step")
     protocol: Literal["holdout", "cao"] = param(
@@ -106,13 +104,13 @@ class Params:
     )
     store: Literal["auto", "images", "files"] = param(
         "auto",
-        "(folder and those with lists or annotations) decode images now, or keep paths and decode"
-        " when they are used; auto decodes up to 4 GiB, but nothing of published sets",
+        "(folder, list, csv, *-lt, inat*) decode images now, or keep their paths and decode them"
+        " in use; auto is images up to 4 GiB, and files for *-lt and inat20xx",
     )
     image_size: int | None = param(
         None,
-        "side of the images, pixels, for all but cifar10, cifar100, fashion-mnist, digits and"
-        f" embeddings; {STORED_SIZE} if they are decoded now, {FILES_SIZE} if not, if not given",
+        "side of the images, pixels, where the data set fixes none; if not given,"
+        f" {STORED_SIZE} in store images and {FILES_SIZE} in store files",
         ge=8,
         le=512,
     )

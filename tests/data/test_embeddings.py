@@ -3,16 +3,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltcli.core.errors import DataError
+from ltcli.core.errors import DataError, ParamError
 from ltcli.data.embeddings import load_embeddings
 
 FEATURES = np.array([[0.5, -2], [1e-3, 7], [3, 0.25], [4, 5]], np.float32)
 LABELS = np.array([3, 12, 3, 7])
 
 
-def refused(root, labels=None, class_names=None):
-    with pytest.raises(DataError) as caught:
-        load_embeddings(root, labels, class_names)
+def refused(root, labels=None, error=DataError):
+    with pytest.raises(error) as caught:
+        load_embeddings(root, labels, None)
     return [str(caught.value), caught.value.hint]
 
 
@@ -243,8 +243,10 @@ def test_another_file_is_refused(tmp_path, name, rule):
 
 def test_labels_belong_to_an_npy_file(tmp_path):
     labels = npy(tmp_path / "x.npy", "float32")
-    line = f"{tmp_path}/x.npy: npy features need a file of labels"
-    assert refused(tmp_path / "x.npy") == [line, "name it with --labels"]
+    line = f"split: labels must be given, as {tmp_path}/x.npy holds features alone"
+    hint = "name an npy file with --labels"
+    assert refused(tmp_path / "x.npy", error=ParamError) == [line, hint]
     npz(tmp_path / "x.npz", "float32")
-    line = f"{tmp_path}/x.npz: root must be an npy file if --labels is given"
-    assert refused(tmp_path / "x.npz", labels) == [line, None]
+    line = f"split: labels must go with an npy file of features, got {tmp_path}/x.npz"
+    hint = "other files hold their own labels"
+    assert refused(tmp_path / "x.npz", labels, error=ParamError) == [line, hint]

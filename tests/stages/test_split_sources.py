@@ -294,6 +294,11 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             ["split: source 'csv' needs --root", "name the folder that holds the data set"],
         ),
         (
+            ["csv", "--root", "/none", "--table", "x"],
+            5,
+            ["/none: no such folder", "name the folder of the paths with --root"],
+        ),
+        (
             ["csv", "--root", ".", "--table", "/none.csv"],
             5,
             ["/none.csv: no such file", "name the file with --table"],
