@@ -40,15 +40,20 @@ def load_lists(lists: Mapping[str, Path], class_names: Path | None) -> Listed:
 def _read_list(path: Path) -> tuple[list[str], list[str]]:
     """Return the paths and the labels, as whole numbers in shortest form."""
     content = _read_text(path).encode()
-    # Of bytes, only blanks and tabs separate; of text, every kind of space that Unicode has.
-    pairs = [line.rsplit(None, 1) for line in content.split(b"\n")]
-    for number, pair in enumerate(pairs, start=1):
-        if pair and not (len(pair) == 2 and pair[1].isdigit() and len(pair[1]) <= 18):
-            line = shown(b" ".join(pair).decode())
-            rule = f"line {number} must be a path and a class number from 0, got '{line[:200]}'"
+    names: list[bytes] = []
+    labels: list[bytes] = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        # Of bytes, only blanks and tabs separate; of text, every kind of space that Unicode has.
+        fields = line.rsplit(None, 1)
+        if len(fields) == 2 and fields[1].isdigit() and len(fields[1]) <= 18:
+            names.append(fields[0])
+            labels.append(fields[1])
+        elif fields:
+            got = shown(b" ".join(fields).decode())[:200]
+            rule = f"line {number} must be a path and a class number from 0, got '{got}'"
             raise DataError(path, rule)
-    pairs = [pair for pair in pairs if pair]
-    return [name.decode() for name, _ in pairs], [str(int(label)) for _, label in pairs]
+    shortest = {label: str(int(label)) for label in set(labels)}
+    return [name.decode() for name in names], [shortest[label] for label in labels]
 
 
 def _read_text(path: Path) -> str:
@@ -75,12 +80,11 @@ def load_table(path: Path) -> Listed:
     Raises:
         DataError: It is not of this form, or a path cannot be taken.
     """
-    paths: dict[str, list[str]] = {part: [] for part in PARTS}
-    labels: dict[str, list[str]] = {part: [] for part in PARTS}
+    found: dict[str, tuple[list[str], list[str]]] = {part: ([], []) for part in PARTS}
     rows = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
         header = next(rows, [])
-        at, label_at, split_at = _columns(path, header)
+        path_at, label_at, split_at = _columns(path, header)
         for row in rows:
             if not row:
                 continue
@@ -88,17 +92,18 @@ def load_table(path: Path) -> Listed:
                 rule = f"line {rows.line_num} must have {len(header)} fields, got {len(row)}"
                 raise DataError(path, rule)
             part = "train" if split_at is None else row[split_at]
-            if part not in paths:
+            if part not in found:
                 rule = f"line {rows.line_num}: split must be train, val or test, got '{part}'"
                 raise DataError(path, rule, nearest(part, PARTS))
-            paths[part].append(row[at])
-            labels[part].append(row[label_at].strip())
+            paths, labels = found[part]
+            paths.append(row[path_at])
+            labels.append(row[label_at].strip())
     except csv.Error as error:
         raise DataError(path, f"line {rows.line_num} is not CSV: {error}") from None
-    found = [part for part in PARTS if paths[part] or part == "train"]
-    sound = sound_paths({part: paths[part] for part in found}, path)
-    names, numbered = number_classes({part: labels[part] for part in found}, None, path)
-    return Listed(names, {part: Rows(sound[part], numbered[part]) for part in found})
+    parts = [part for part in PARTS if found[part][0] or part == "train"]
+    sound = sound_paths({part: found[part][0] for part in parts}, path)
+    names, numbered = number_classes({part: found[part][1] for part in parts}, None, path)
+    return Listed(names, {part: Rows(sound[part], numbered[part]) for part in parts})
 
 
 def _columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:

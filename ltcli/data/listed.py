@@ -95,22 +95,34 @@ def sound_paths(parts: Mapping[str, Sequence[str]], where: object) -> dict[str, 
     Raises:
         DataError: A path is absolute, leads out of the root, cannot be written, or stands twice.
     """
-    seen: dict[str, str] = {}
     sound: dict[str, list[str]] = {}
     for part, paths in parts.items():
-        sound[part] = [posixpath.normpath(path) for path in paths]
-        for path, given in zip(sound[part], paths, strict=True):
-            if path in (".", "..") or path.startswith(("/", "../")) or not _is_name(given):
-                rule = f"paths must lead to a file below the root, got '{shown(given)}'"
-                raise DataError(where, rule)
-            other = seen.setdefault(path, part)
-            if other != part:
-                _refuse_repeated(where, path, f"in {other} and in {part}")
-        if len(set(sound[part])) < len(paths):
+        plain = _are_plain(paths)
+        sound[part] = list(paths) if plain else [_shortest(path, where) for path in paths]
+        once = set(sound[part])
+        if len(once) < len(paths):
             ordered = sorted(sound[part])
             twice = next(a for a, b in pairwise(ordered) if a == b)
             _refuse_repeated(where, twice, f"twice in {part}")
+        for other in list(sound)[:-1]:
+            if both := once.intersection(sound[other]):
+                _refuse_repeated(where, min(both), f"in {other} and in {part}")
     return sound
+
+
+def _are_plain(paths: Sequence[str]) -> bool:
+    """Return whether ``_shortest`` would change or refuse none, looked at all at once."""
+    text = "\n".join(["", *paths, ""])
+    odd = ("//", "/.", "\n.", "\n/", "/\n", "\n\n")
+    return not any(mark in text for mark in odd) and _is_name(text)
+
+
+def _shortest(path: str, where: object) -> str:
+    short = posixpath.normpath(path)
+    if short in (".", "..") or short.startswith(("/", "../")) or not _is_name(path):
+        rule = f"paths must lead to a file below the root, got '{shown(path)}'"
+        raise DataError(where, rule)
+    return short
 
 
 def _is_name(path: str) -> bool:

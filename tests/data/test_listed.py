@@ -1,5 +1,9 @@
+import posixpath
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ltcli.core.errors import DataError
 from ltcli.data.listed import Listed, Rows, check_counts, number_classes, sound_paths
@@ -44,6 +48,17 @@ def test_paths_are_brought_to_one_form():
         "train": ["a/b.jpg", "a/c.jpg", "..a/d", "e"],
         "val": ["a/b c.jpg"],
     }
+
+
+@given(st.lists(st.text("a./ ", max_size=6), max_size=4))
+def test_paths_are_those_that_one_at_a_time_would_give(paths):
+    short = [posixpath.normpath(path) for path in paths]
+    away = [path in (".", "..") or path.startswith(("/", "../")) for path in short]
+    if any(away) or len(set(short)) < len(short):
+        with pytest.raises(DataError):
+            sound_paths({"train": paths}, "x")
+    else:
+        assert sound_paths({"train": paths}, "x") == {"train": short}
 
 
 @pytest.mark.parametrize(
