@@ -22,7 +22,7 @@ def document(pairs, categories=CATEGORIES, start=100):
     }
 
 
-TRAIN = [("p/2.jpg", 2), ("p/1.jpg", 7), ("q/3.jpg", 2)]
+TRAIN = [("p/2.jpg", 2), ("p/1.jpg", 2), ("q/3.jpg", 7)]
 
 
 def write(path, content):
@@ -36,7 +36,7 @@ def test_images_and_annotations_are_joined_by_number(tmp_path):
     listed = load_annotations(train, test)
     assert listed.class_names == ("elk", "fox")
     assert listed.parts["train"].files == ["p/2.jpg", "p/1.jpg", "q/3.jpg"]
-    assert listed.parts["train"].labels.tolist() == [0, 1, 0]
+    assert listed.parts["train"].labels.tolist() == [0, 0, 1]
     assert listed.parts["test"].files == ["v/9.jpg"]
     assert listed.parts["test"].labels.tolist() == [1]
     assert list(load_annotations(train, None).parts) == ["train"]

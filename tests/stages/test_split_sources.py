@@ -13,6 +13,7 @@ from PIL import Image
 
 from ltcli.artifacts.store import open_artifact
 from ltcli.data import source_table
+from ltcli.data.decode import decode_image
 from ltcli.data.source_table import Counts
 
 COUNTS = {"cat": 12, "dog": 6, "eel": 3, "fox": 2, "gnu": 1}
@@ -32,7 +33,7 @@ def photos(tmp_path_factory):
     for label, (name, count) in enumerate(COUNTS.items()):
         (root / name).mkdir()
         for number in range(count):
-            pixels = random.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+            pixels = random.integers(0, 256, (9 + number, 9, 3), dtype=np.uint8)
             files.append((f"{name}/no {number:02}.png", label))
             Image.fromarray(pixels).save(root / files[-1][0])
     lines = [f"{file} {label}\n" for file, label in files]
@@ -100,9 +101,15 @@ def test_files_stand_in_the_order_of_the_rows_with_their_sizes(ltcli, photos, tm
     source = (*options(photos, "csv"), "--val-per-class", 2)
     tensors, info, _ = made_of(ltcli, tmp_path / "a", *source, "--store", "files")
     files = bytes(tensors["files"].tolist()).decode().split("\0")
-    parts = [tensors[f"{part}.labels"] for part in ("train", "val", "test")]
-    assert [list(COUNTS)[label] for label in torch.cat(parts)] == [f.split("/")[0] for f in files]
-    assert sorted(files) == sorted(file for file, _ in _lines(photos))
+    labels, index = (
+        torch.cat([tensors[f"{part}.{what}"] for part in ("train", "val", "test")]).tolist()
+        for what in ("labels", "index")
+    )
+    lines = [line.rsplit(" ", 1) for line in (photos / "all.txt").read_text().splitlines()]
+    assert sorted(index) == list(range(len(lines)))
+    assert [[file, str(label)] for file, label in zip(files, labels, strict=True)] == [
+        lines[row] for row in index
+    ]
     assert tensors["sizes"].tolist() == [(photos / file).stat().st_size for file in files]
     assert info["store"] == "files"
     assert info["image_size"] == [224, 224]
@@ -113,10 +120,8 @@ def test_files_stand_in_the_order_of_the_rows_with_their_sizes(ltcli, photos, tm
     assert info["image_size"] == [32, 32]
     assert bytes(decoded["files"].tolist()).decode().split("\0") == files
     assert "sizes" not in decoded
-
-
-def _lines(photos):
-    return [line.rsplit(" ", 1) for line in (photos / "all.txt").read_text().splitlines()]
+    first = decode_image((photos / files[0]).read_bytes(), 32)
+    assert decoded["train.images"][0].equal(first)
 
 
 def test_small_classes_keep_a_training_image_and_what_they_lack_is_said(ltcli, photos, tmp_path):
