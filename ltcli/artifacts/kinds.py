@@ -2,8 +2,8 @@
 
 Axis letters: N training images, V validation images, T test images, M predicted images, H W image,
 C classes, D feature dimension, Q augmented views, Y X feature map, R rows of covariance factors,
-O = C + 1 offsets, K neighbours, E epochs, P bytes, U tail classes, L leading directions, S sampled
-features, F files, G features with a divergence, I pictures. A letter is one size within a file.
+O = C + 1 offsets, K neighbours, E epochs, P bytes, F files, U tail classes, L leading directions,
+S sampled features, G features with a divergence, I pictures. A letter is one size within a file.
 """
 
 from dataclasses import dataclass
@@ -52,12 +52,12 @@ _REAL, _EXACT, _STORED = ("F32",), ("F64",), ("F32", "BF16")
 
 
 def _part(part: str, letter: str) -> tuple[Tensor, ...]:
-    pool = "the test set" if part == "test" else "the training pool"
+    pool = f"position in the source's own {part} part, or in its train part if it has none"
     return (
         Tensor(f"{part}.images", _BYTE, (letter, "H", "W", 3), "RGB, 0..255", False),
         Tensor(f"{part}.features", _REAL, (letter, "D"), "embeddings in place of images", False),
         Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1"),
-        Tensor(f"{part}.index", _INT, (letter,), f"position in {pool} of the source"),
+        Tensor(f"{part}.index", _INT, (letter,), pool),
     )
 
 
@@ -96,9 +96,13 @@ KINDS: dict[str, Kind] = {
                 *_part("val", "V"),
                 *_part("test", "T"),
                 Tensor(
-                    "files", _BYTE, ("P",), "paths of train, val, test, NUL-joined UTF-8", False
+                    "files",
+                    _BYTE,
+                    ("P",),
+                    "relative paths of train, val and test images, UTF-8, NUL-joined",
+                    False,
                 ),
-                Tensor("sizes", _INT, ("F",), "bytes of each file, in place of images", False),
+                Tensor("sizes", _INT, ("F",), "bytes of each of these files", False),
             ),
             ("class_names", "class_counts", "mean", "std", "source", "store", "image_size"),
             "long-tailed train, val and test images, the paths of their files, or embeddings",

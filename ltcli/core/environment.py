@@ -34,6 +34,13 @@ def describe(device: str) -> dict[str, Any]:
     return facts
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:

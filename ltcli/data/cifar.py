@@ -18,7 +18,7 @@ import torch
 
 from ltcli.core.errors import DataError
 from ltcli.data.download import downloading
-from ltcli.data.pool import Pool
+from ltcli.data.pool import Part, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -127,13 +127,13 @@ def _load(layout: _Layout, root: Path, download: bool) -> Pool:
                 "name the folder that holds one of them with --root, or add --download",
             )
         pool = _load_python(layout, python, download)
-    num_test = 0 if pool.test_images is None else len(pool.test_images)
-    if (len(pool.images), num_test) != (NUM_TRAINING, NUM_TEST):
+    num_test = 0 if pool.test is None else len(pool.test.labels)
+    if (len(pool.train.labels), num_test) != (NUM_TRAINING, NUM_TEST):
         logger.warning(
             "%s: %s has %d training and %d test images, the published set has %d and %d",
             root,
             layout.name,
-            len(pool.images),
+            len(pool.train.labels),
             num_test,
             NUM_TRAINING,
             NUM_TEST,
@@ -152,13 +152,9 @@ def _load_binary(layout: _Layout, folder: Path) -> Pool:
     class_names = _read_names(layout, folder / layout.names_file)
     parts = [_read_batch(layout, folder / name) for name in layout.training_files]
     test_images, test_labels = _read_batch(layout, folder / layout.test_file)
-    return Pool(
-        images=torch.cat([images for images, _ in parts]),
-        labels=torch.cat([labels for _, labels in parts]),
-        class_names=class_names,
-        test_images=test_images,
-        test_labels=test_labels,
-    )
+    images = torch.cat([images for images, _ in parts])
+    labels = torch.cat([labels for _, labels in parts])
+    return Pool(class_names, Part(images, labels), test=Part(test_images, test_labels))
 
 
 def _read_names(layout: _Layout, path: Path) -> tuple[str, ...]:
@@ -217,10 +213,11 @@ def _load_python(layout: _Layout, folder: Path, download: bool) -> Pool:
             "files must have the published checksums, got others, or some are missing",
             f"remove {folder} and use --download, or unpack the archive again",
         ) from error
-    return Pool(
-        images=torch.from_numpy(np.ascontiguousarray(training.data)),
-        labels=torch.tensor(training.targets, dtype=torch.int64),
-        class_names=tuple(training.classes),
-        test_images=torch.from_numpy(np.ascontiguousarray(test.data)),
-        test_labels=torch.tensor(test.targets, dtype=torch.int64),
-    )
+    parts = [
+        Part(
+            torch.from_numpy(np.ascontiguousarray(part.data)),
+            torch.tensor(part.targets, dtype=torch.int64),
+        )
+        for part in (training, test)
+    ]
+    return Pool(tuple(training.classes), parts[0], test=parts[1])

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from ltcli.core.errors import DataError
-from ltcli.data.pool import Pool
+from ltcli.data.pool import Part, Pool
 
 PATH = Path(__file__).with_name("digits.safetensors")
 SHA256 = "2368626786ff35f80b63c9e5aefbf839091368ee2e6274f3cc17d63b184883fb"
@@ -43,10 +43,6 @@ def load_digits(path: Path = PATH) -> Pool:
     tensors = safetensors.torch.load(content)
     # Adding half of the divisor rounds: the only tie, v = 8, goes up to 128, the even neighbour.
     grey = (tensors["images"].int() * 255 + LARGEST // 2) // LARGEST
-    return Pool(
-        images=grey.to(torch.uint8)[..., None].repeat(1, 1, 1, 3),
-        labels=tensors["labels"].long(),
-        class_names=tuple(str(digit) for digit in range(10)),
-        test_images=None,
-        test_labels=None,
-    )
+    images = grey.to(torch.uint8)[..., None].repeat(1, 1, 1, 3)
+    names = tuple(str(digit) for digit in range(10))
+    return Pool(names, Part(images, tensors["labels"].long()))

@@ -15,7 +15,7 @@ import torch
 
 from ltcli.core.errors import DataError
 from ltcli.data.download import downloading
-from ltcli.data.pool import Pool
+from ltcli.data.pool import Part, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +90,7 @@ def load_fashion_mnist(root: Path, download: bool) -> Pool:
             NUM_TRAINING,
             NUM_TEST,
         )
-    return Pool(
-        images=images,
-        labels=labels,
-        class_names=CLASS_NAMES,
-        test_images=test_images,
-        test_labels=test_labels,
-    )
+    return Pool(CLASS_NAMES, Part(images, labels), test=Part(test_images, test_labels))
 
 
 def _find(folder: Path, name: str) -> Path | None:

@@ -25,7 +25,7 @@ from ltcli.engine.parallel import World
 
 logger = logging.getLogger(__name__)
 
-_REPAIR = "repair it, or leave it out with split --on-bad-image skip"
+_REPAIR = "repair it, or leave it out with split --verify --on-bad-image skip"
 _DIED = "if memory ran out, lower --workers; the same command again goes on"
 # Seconds between two lines about a long pass.
 _REPORT = 10.0

@@ -98,8 +98,10 @@ def _shuffled_classes(labels: Indices, num_classes: int, seed: int) -> Iterator[
         raise ParamError("split", f"seed must be from 0 to {2**32 - 1}, got {seed}")
     # Only the legacy generator reproduces the published index lists.
     random = np.random.RandomState(seed)
-    for label in range(num_classes):
-        positions = np.flatnonzero(labels == label).astype(np.int64, copy=False)
+    # One stable sort finds ascending positions of all classes; a search for each takes C times N.
+    order = np.argsort(labels, kind="stable").astype(np.int64, copy=False)
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
+    for positions in np.split(order, ends)[:num_classes]:
         random.shuffle(positions)
         yield positions
 
@@ -154,9 +156,35 @@ def holdout_indices(labels: Indices, per_class: int, seed: int) -> tuple[Indices
     for positions in _shuffled_classes(labels, num_classes, seed):
         parts.append(positions[: min(per_class, len(positions) // 2)])
     held = np.concatenate(parts)
-    free = np.ones(len(labels), np.bool_)
-    free[held] = False
-    return held, np.flatnonzero(free).astype(np.int64, copy=False)
+    return held, _others(held, len(labels))
+
+
+def cut_test(labels: Indices, fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Cut test images out of a pool that has no test part.
+
+    Args:
+        labels: int64 [N], class of each pool image, 0..C-1.
+        fraction: Share of each class, rounded down, that is cut; at least one image, but never the
+            last one of a class.
+        seed: Seed of the legacy generator.
+
+    Returns:
+        The test positions, ordered by class and in drawn order within a class, and the other
+        positions, ascending; both int64.
+
+    Raises:
+        ParamError: The seed does not fit in 32 bits.
+    """
+    counts = np.bincount(labels).tolist()
+    per_class = [min(max(1, int(count * fraction)), max(0, count - 1)) for count in counts]
+    test = cao_indices(labels, per_class, seed)
+    return test, _others(test, len(labels))
+
+
+def _others(positions: Indices, length: int) -> Indices:
+    free = np.ones(length, np.bool_)
+    free[positions] = False
+    return np.flatnonzero(free).astype(np.int64, copy=False)
 
 
 def cut_validation(

@@ -129,6 +129,27 @@ def list_images(root: Path, folder: str) -> Listing:
     return Listing(tuple(sorted(first.values())), tuple(harmless), tuple(bad))
 
 
+def file_size(path: str) -> int:
+    """Return the size of a file that ``read_file`` would read, in bytes, without opening it.
+
+    Raises:
+        BadImageError: It is missing, empty, too large, a link, or no regular file.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {_cause(error)}") from error
+    if stat.S_ISLNK(status.st_mode):
+        raise BadImageError("is a link, and links are not followed")
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImageError("is no regular file")
+    if status.st_size == 0:
+        raise BadImageError("is empty")
+    if status.st_size > MAX_FILE_BYTES:
+        raise BadImageError(f"is larger than {MAX_FILE_BYTES} bytes")
+    return status.st_size
+
+
 def read_file(path: Path) -> bytes:
     """Read a regular file whole, and refuse anything that has taken its place since the scan.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcli.core.environment import usable_cores
 from ltcli.core.errors import ArtifactError, DataError, ParamError
 
 if TYPE_CHECKING:
@@ -125,5 +125,4 @@ def _root(given: str | None, split: Path) -> Path | None:
 
 
 def _workers(given: int | None) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, _MOST_WORKERS) if given is None else given
+    return min(usable_cores(), _MOST_WORKERS) if given is None else given

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -11,34 +10,83 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
+from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.data.source_table import SOURCES, require_root
+from ltcli.data.fingerprint import fingerprint
+from ltcli.data.source_table import PARTS, SOURCES, require_options, require_root
+from ltcli.stages.split_report import show, warn_of_short_classes
 from ltcli.stages.stage import Result, Stage
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ltcli.artifacts.header import Header
+    from ltcli.data.long_tail import Profile
     from ltcli.data.pool import Pool
 
 logger = logging.getLogger(__name__)
 
-# More classes than this are thinned out in the chart.
-MAX_BARS = 25
+# Side of the images, pixels: if they are decoded now, and if they are decoded when they are used.
+STORED_SIZE, FILES_SIZE = 32, 224
+# Of the files of large sets nothing is measured; nearly all backbones are trained with these.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FILE_PARAMETERS = (
+    "train_list",
+    "val_list",
+    "test_list",
+    "class_names",
+    "table",
+    "train_json",
+    "val_json",
+    "labels",
+)
+
+
+def _file(text: str) -> Any:
+    return param(None, text, identity=False)
 
 
 @dataclass(frozen=True)
 class Params:
     """Parameters of split."""
 
-    source: Literal["cifar10", "cifar100", "fashion-mnist", "digits", "folder"] = param(
-        help="the data set", positional=True
+    source: Literal[
+        "cifar10",
+        "cifar100",
+        "fashion-mnist",
+        "digits",
+        "folder",
+        "list",
+        "csv",
+        "inat",
+        "imagenet-lt",
+        "places-lt",
+        "inat2017",
+        "inat2018",
+        "parquet",
+        "embeddings",
+    ] = param(help="the data set", positional=True)
+    root: str | None = param(
+        None, "folder that holds the data set; for parquet and embeddings or a file", identity=False
     )
-    root: str | None = param(None, "folder that holds the data set", identity=False)
     download: bool = param(False, "fetch the data set into --root if missing", identity=False)
+    train_list: str | None = _file(
+        "(list, *-lt, inat20xx) training images, a file of lines 'path label'"
+    )
+    val_list: str | None = _file("(list, *-lt) the same for validation images")
+    test_list: str | None = _file("(list, *-lt, inat20xx) the same for test images")
+    class_names: str | None = _file(
+        "(list, *-lt, inat20xx, embeddings) file of class names, one a line, from class 0 on"
+    )
+    table: str | None = _file("(csv) file with the columns path, label and perhaps split")
+    train_json: str | None = _file("(inat*) annotations of the training images")
+    val_json: str | None = _file("(inat*) of the official validation images, the test part here")
+    labels: str | None = _file("(embeddings) npy file of the labels of an npy file of features")
+    partial: bool = param(False, "(*-lt, inat20xx) accept a part of the published images")
     profile: Literal["auto", "exp", "step", "natural"] = param(
-        "auto", "class counts: exponential, two steps, or as they are; auto is natural for folder"
+        "auto",
+        "class counts: exponential, two steps, or as they are; auto is exp for cifar10,"
+        " cifar100, fashion-mnist and digits, natural for all others",
     )
     imbalance_factor: float = param(100.0, "largest class over smallest, for exp and step")
     protocol: Literal["holdout", "cao"] = param(
@@ -46,118 +94,168 @@ class Params:
         "validation images leave the pool first; or exactly the images of LDAM-DRW (Cao et al.)",
     )
     val_per_class: int | None = param(
-        None, "validation images per class; 10 for holdout and 0 for cao if not given", ge=0
+        None,
+        "validation images per class, where the source has none of its own;"
+        " 10 for holdout and 0 for cao if not given",
+        ge=0,
     )
     test_fraction: float = param(
         0.3, "share cut off as test set where the source has none", gt=0, lt=1
     )
-    image_size: int = param(32, "side of the images, pixels, for folder", ge=8, le=512)
+    store: Literal["auto", "images", "files"] = param(
+        "auto",
+        "(folder, list, csv, *-lt, inat*) decode images now, or keep their paths and decode them"
+        " in use; auto is images up to 4 GiB, and files for *-lt and inat20xx",
+    )
+    image_size: int | None = param(
+        None,
+        "side of the images, pixels, where the data set fixes none; if not given,"
+        f" {STORED_SIZE} in store images and {FILES_SIZE} in store files",
+        ge=8,
+        le=512,
+    )
     on_bad_image: Literal["fail", "skip"] = param("fail", "what to do with unreadable images")
+    verify: bool = param(False, "store files: decode each image once, to find damaged ones now")
     seed: int = param(0, "which images are taken", ge=0, lt=2**32)
 
 
 def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     """Load the source, cut test and validation sets, and take the long-tailed training set."""
-    import numpy as np
-    import torch
+    from ltcli.data import sources
 
-    from ltcli.data import long_tail, sources
-
+    root = Path(params.root) if params.root is not None else None
+    if root is not None:
+        context.log({"event": "root", "root": os.path.abspath(root)})
     pool = sources.load_source(
         params.source,
-        Path(params.root) if params.root is not None else None,
+        root,
+        named=_named(params),
         download=params.download,
-        image_size=params.image_size,
+        store=params.store,
+        image_size=params.image_size or STORED_SIZE,
         on_bad_image=params.on_bad_image,
+        verify=params.verify,
+        partial=params.partial,
     )
-    labels = pool.labels.numpy()
-    test_index, rest = _cut_test(params, pool)
-    val_per_class = params.val_per_class
-    if val_per_class is None:
-        val_per_class = 10 if params.protocol == "holdout" else 0
-    val = np.empty(0, np.int64)
-    if params.protocol == "holdout":
-        held, kept = long_tail.holdout_indices(labels[rest], val_per_class, params.seed)
-        val, rest = rest[held], rest[kept]
-    profile = params.profile
-    if profile == "auto":
-        profile = "natural" if SOURCES[params.source].natural else "exp"
-    pool_counts = np.bincount(labels[rest], minlength=len(pool.class_names)).tolist()
-    counts = long_tail.profile_counts(profile, pool_counts, params.imbalance_factor)
-    train = rest[long_tail.cao_indices(labels[rest], counts, params.seed)]
-    if params.protocol == "cao" and val_per_class > 0:
-        val, train = long_tail.cut_validation(labels, train, val_per_class, params.seed)
-    tensors = _tensors(pool, train, val, test_index)
-    train_images = tensors["train.images"]
-    mean, std = _normalisation(params.source, train_images)
-    info = {
-        "class_names": list(pool.class_names),
-        "class_counts": np.bincount(labels[train], minlength=len(pool.class_names)).tolist(),
-        "val_counts": np.bincount(labels[val], minlength=len(pool.class_names)).tolist(),
-        "mean": mean,
-        "std": std,
-        "source": params.source,
-        "store": "images",
-        "image_size": list(train_images.shape[1:3]),
-        "profile": profile,
-        "skipped": len(pool.skipped),
-    }
     for line in pool.skipped:
         logger.warning("split: skipped %s", line)
         context.log({"event": "skipped", "file": line})
-    _warn_of_short_validation(info["val_counts"], val_per_class)
-    if pool.files:
-        blob = "\0".join(pool.files).encode()
-        tensors["files"] = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
+    profile = params.profile
+    if profile == "auto":
+        profile = "natural" if SOURCES[params.source].natural else "exp"
+    wanted = _val_per_class(params, pool)
+    chosen = _choose(params, pool, profile, wanted)
+    tensors = _tensors(pool, chosen)
+    mean, std = _normalisation(params.source, pool.store, tensors)
+    size = len(pool.class_names)
+    counts = {part: tensors[f"{part}.labels"].bincount(minlength=size).tolist() for part in PARTS}
+    info = {
+        "class_names": list(pool.class_names),
+        "class_counts": counts["train"],
+        "val_counts": counts["val"],
+        "mean": mean,
+        "std": std,
+        "source": params.source,
+        "store": pool.store,
+        "image_size": _image_size(params, pool.store, tensors),
+        "profile": profile,
+        "skipped": len(pool.skipped),
+    }
+    warn_of_short_classes(pool.class_names, counts["val"], wanted, counts["test"])
     return Result(tensors, info)
 
 
-def _cut_test(params: Params, pool: Pool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return pool positions of the test images, none if the source has its own, and the rest."""
+def _image_size(params: Params, store: str, tensors: Mapping[str, torch.Tensor]) -> list[int]:
+    """Return height and width of the images that a network will see; nothing for embeddings."""
+    if store == "images":
+        return list(tensors["train.images"].shape[1:3])
+    return [params.image_size or FILES_SIZE] * 2 if store == "files" else []
+
+
+def _named(params: Params) -> dict[str, str]:
+    """Return the files that were named beside the root, by parameter."""
+    values = {name: getattr(params, name) for name in FILE_PARAMETERS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _val_per_class(params: Params, pool: Pool) -> int:
+    """Return how many validation images of each class are to be cut off."""
+    if pool.val is not None:
+        if params.val_per_class is not None:
+            rule = "val_per_class must not be given where the source has validation images"
+            raise ParamError("split", rule, "leave the option out")
+        return 0
+    if params.val_per_class is not None:
+        return params.val_per_class
+    return 10 if params.protocol == "holdout" else 0
+
+
+def _choose(
+    params: Params, pool: Pool, profile: Profile, val_per_class: int
+) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the positions of each part: in the source's own part of that name, else in train."""
     import numpy as np
 
     from ltcli.data import long_tail
 
-    labels = pool.labels.numpy()
-    if pool.test_images is not None:
-        return np.empty(0, np.int64), np.arange(len(labels))
-    counts = np.bincount(labels)
-    per_class = [max(1, int(count * params.test_fraction)) for count in counts]
-    rest_mask = np.ones(len(labels), bool)
-    test = long_tail.cao_indices(labels, per_class, params.seed)
-    rest_mask[test] = False
-    return test, np.flatnonzero(rest_mask)
+    labels = pool.train.labels.numpy()
+    val, rest = np.empty(0, np.int64), np.arange(len(labels))
+    if pool.test is not None:
+        test = np.arange(len(pool.test.labels))
+    else:
+        test, rest = long_tail.cut_test(labels, params.test_fraction, params.seed)
+    if params.protocol == "holdout":
+        held, kept = long_tail.holdout_indices(labels[rest], val_per_class, params.seed)
+        val, rest = rest[held], rest[kept]
+    pool_counts = np.bincount(labels[rest], minlength=len(pool.class_names)).tolist()
+    counts = long_tail.profile_counts(profile, pool_counts, params.imbalance_factor)
+    train = rest[long_tail.cao_indices(labels[rest], counts, params.seed)]
+    if params.protocol == "cao":
+        val, train = long_tail.cut_validation(labels, train, val_per_class, params.seed)
+    if pool.val is not None:
+        val = np.arange(len(pool.val.labels))
+    return {"train": train, "val": val, "test": test}
 
 
 def _tensors(
-    pool: Pool,
-    train: np.ndarray[Any, Any],
-    val: np.ndarray[Any, Any],
-    test: np.ndarray[Any, Any],
+    pool: Pool, chosen: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]
 ) -> dict[str, torch.Tensor]:
     import torch
 
-    tensors = {}
-    for part, rows in (("train", train), ("val", val), ("test", test)):
+    tensors, files, sizes = {}, [], []
+    for name, rows in chosen.items():
+        part = getattr(pool, name) or pool.train
         index = torch.from_numpy(rows)
-        tensors[f"{part}.images"] = pool.images[index]
-        tensors[f"{part}.labels"] = pool.labels[index]
-        tensors[f"{part}.index"] = index
-    if pool.test_images is not None and pool.test_labels is not None:
-        tensors["test.images"] = pool.test_images
-        tensors["test.labels"] = pool.test_labels
-        tensors["test.index"] = torch.arange(len(pool.test_labels))
+        tensors[f"{name}.labels"] = part.labels[index]
+        tensors[f"{name}.index"] = index
+        if pool.store == "files":
+            sizes.append(part.data[index])
+        else:
+            tensors[f"{name}.{pool.store}"] = part.data[index]
+        if part.files:
+            files += [part.files[row] for row in rows.tolist()]
+    if files:
+        blob = bytearray("\0".join(files).encode())
+        tensors["files"] = torch.frombuffer(blob, dtype=torch.uint8)
+    if sizes:
+        tensors["sizes"] = torch.cat(sizes)
     return tensors
 
 
-def _normalisation(source: str, images: torch.Tensor) -> tuple[list[float], list[float]]:
+def _normalisation(
+    source: str, store: str, tensors: Mapping[str, torch.Tensor]
+) -> tuple[list[float], list[float]]:
     """Return mean and std per channel in 0..1: published ones, or of the training images."""
     import torch
 
+    if store == "features":
+        return [], []
+    if store == "files":
+        return list(IMAGENET_MEAN), list(IMAGENET_STD)
     entry = SOURCES[source]
     if entry.mean is not None and entry.std is not None:
         return list(entry.mean), list(entry.std)
-    flat = images.reshape(-1, 3)
+    flat = tensors["train.images"].reshape(-1, 3)
     histogram = torch.stack([torch.bincount(flat[:, i].long(), minlength=256) for i in range(3)])
     values = torch.arange(256, dtype=torch.float64) / 255
     shares = histogram.double() / len(flat)
@@ -166,31 +264,10 @@ def _normalisation(source: str, images: torch.Tensor) -> tuple[list[float], list
     return [round(x, 4) for x in mean.tolist()], [round(x, 4) for x in std.tolist()]
 
 
-def _warn_of_short_validation(val_counts: list[int], wanted: int) -> None:
-    short = [count for count in val_counts if count < wanted]
-    if short:
-        logger.warning(
-            "split: %d of %d classes are too small for %d validation images, they give %d to %d",
-            len(short),
-            len(val_counts),
-            wanted,
-            min(short),
-            max(short),
-        )
-
-
-def fingerprint(params: Params) -> dict[str, str]:
-    """Return a fingerprint of a folder's file names and sizes, so that a changed folder is seen."""
-    if params.source != "folder" or params.root is None:
+def _fingerprint(params: Params) -> dict[str, str]:
+    if params.root is None:
         return {}
-    lines = []
-    for folder, _, files in os.walk(params.root):
-        for name in files:
-            path = os.path.join(folder, name)
-            if os.path.isfile(path) and not os.path.islink(path):
-                lines.append(f"{os.path.relpath(path, params.root)}\0{os.path.getsize(path)}")
-    text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
-    return {"folder": hashlib.sha256(text).hexdigest()}
+    return fingerprint(params.source, Path(params.root), _named(params))
 
 
 def check(params: Params, _headers: Mapping[str, Any]) -> None:
@@ -199,31 +276,10 @@ def check(params: Params, _headers: Mapping[str, Any]) -> None:
 
     require_factor(params.imbalance_factor)
     require_root(params.source, params.root)
-
-
-def show(header: Header) -> list[str]:
-    """Return a bar chart of the training images per class, and the sizes of parts and groups."""
-    info = header.info
-    counts, names = info["class_counts"], info["class_names"]
-    step = max(1, -(-len(counts) // MAX_BARS))
-    width = max(len(name) for name in names[::step])
-    most = max(counts)
-    lines = [
-        f"{name:>{width}}  {count:>7,}  {'#' * max(1, round(40 * count / most))}"
-        for name, count in zip(names[::step], counts[::step], strict=True)
-    ]
-    if step > 1:
-        lines.append(f"(every {step}th of {len(counts)} classes)")
-    groups = {"many": 0, "medium": 0, "few": 0}
-    for count in counts:
-        groups["many" if count > 100 else "medium" if count >= 20 else "few"] += 1
-    sizes = [f"{header.size(f'{p}.labels', 0):,} {p}" for p in ("train", "val", "test")]
-    lines.append(
-        f"{', '.join(sizes)} images; largest class {most / min(counts):.4g} times smallest"
-    )
-    shown = ", ".join(f"{count} {name}" for name, count in groups.items())
-    lines.append(f"classes: {shown} (more than 100, 20 to 100, fewer than 20 training images)")
-    return lines
+    given = list(_named(params))
+    given += ["store"] if params.store != "auto" else []
+    given += ["partial"] if params.partial else []
+    require_options(params.source, given)
 
 
 STAGE = Stage(
@@ -237,8 +293,11 @@ STAGE = Stage(
         "ltcli split digits --imbalance-factor 20 -d artifacts/digits",
         "ltcli split cifar10 --root data --protocol cao -d artifacts/c10-100",
         "ltcli split folder --root photos --image-size 64 -d artifacts/photos",
+        "ltcli split csv --root photos --table photos.csv -d artifacts/photos",
+        "ltcli split imagenet-lt --root imagenet -d artifacts/imagenet-lt",
+        "ltcli split embeddings --root features.npz -d artifacts/features",
     ),
-    external=fingerprint,
+    external=_fingerprint,
     check=check,
     show=show,
 )

@@ -43,7 +43,8 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             ["split", "cifar1"],
             [
                 "error: split: source must be one of cifar10, cifar100, fashion-mnist, digits,"
-                " folder, got cifar1",
+                " folder, list, csv, inat, imagenet-lt, places-lt, inat2017, inat2018, parquet,"
+                " embeddings, got cifar1",
                 "hint: did you mean 'cifar10'?",
             ],
         ),

@@ -74,13 +74,13 @@ def refuse(call, *arguments):
 def test_binary_cifar10_has_its_batches_in_order_and_its_pixels_in_place(tmp_path):
     write_cifar10(tmp_path / "cifar-10-batches-bin")
     pool = load_cifar10(tmp_path, download=False)
-    assert (pool.images.dtype, pool.images.shape) == (torch.uint8, (50, 32, 32, 3))
-    assert pool.labels.dtype == pool.test_labels.dtype == torch.int64
-    assert pool.labels.tolist() == list(range(10)) * 5
+    assert (pool.train.data.dtype, pool.train.data.shape) == (torch.uint8, (50, 32, 32, 3))
+    assert pool.train.labels.dtype == pool.test.labels.dtype == torch.int64
+    assert pool.train.labels.tolist() == list(range(10)) * 5
     assert pool.class_names == tuple(f"thing {label}" for label in range(10))
     for image, row in (
-        (pool.images[23], pixels(2, 10)[3]),
-        (pool.test_images[9], pixels(5, 10)[9]),
+        (pool.train.data[23], pixels(2, 10)[3]),
+        (pool.test.data[9], pixels(5, 10)[9]),
     ):
         for channel in range(3):
             for y, x in ((0, 0), (5, 30), (31, 31)):
@@ -89,16 +89,16 @@ def test_binary_cifar10_has_its_batches_in_order_and_its_pixels_in_place(tmp_pat
 
 def test_the_layout_folder_itself_is_a_root(tmp_path):
     write_cifar10(tmp_path / "renamed")
-    assert len(load_cifar10(tmp_path / "renamed", download=False).images) == 50
+    assert len(load_cifar10(tmp_path / "renamed", download=False).train.data) == 50
 
 
 def test_binary_cifar100_takes_the_fine_label(tmp_path):
     write_cifar100(tmp_path / "cifar-100-binary")
     for root in (tmp_path, tmp_path / "cifar-100-binary"):
         pool = load_cifar100(root, download=False)
-        assert pool.labels.tolist() == pool.test_labels.tolist() == list(range(99, -1, -1))
+        assert pool.train.labels.tolist() == pool.test.labels.tolist() == list(range(99, -1, -1))
         assert pool.class_names[7] == "fine 7"
-        assert pool.images[4, 1, 2, 1] == pixels(0, 100)[4, 1024 + 32 + 2]
+        assert pool.train.data[4, 1, 2, 1] == pixels(0, 100)[4, 1024 + 32 + 2]
 
 
 def test_python_layout_and_binary_layout_give_the_same_images(tmp_path, monkeypatch):
@@ -108,8 +108,9 @@ def test_python_layout_and_binary_layout_give_the_same_images(tmp_path, monkeypa
     for root in (tmp_path, tmp_path / "cifar-10-batches-py"):
         pool = load_cifar10(root, download=False)
         assert pool.class_names[3] == "pickled 3"
-        for part in ("images", "labels", "test_images", "test_labels"):
-            torch.testing.assert_close(getattr(pool, part), getattr(binary, part))
+        for part, other in ((pool.train, binary.train), (pool.test, binary.test)):
+            torch.testing.assert_close(part.data, other.data)
+            torch.testing.assert_close(part.labels, other.labels)
 
 
 def test_binary_layout_is_preferred(tmp_path):

@@ -9,17 +9,20 @@ from ltcli.data.digits import PATH, load_digits
 
 def test_the_digits_are_those_of_scikit_learn_in_order():
     pool, original = load_digits(), datasets.load_digits()
-    assert (pool.images.dtype, pool.images.shape) == (torch.uint8, (1797, 8, 8, 3))
-    assert (pool.labels.dtype, pool.labels.tolist()) == (torch.int64, original.target.tolist())
+    assert (pool.train.data.dtype, pool.train.data.shape) == (torch.uint8, (1797, 8, 8, 3))
+    assert (pool.train.labels.dtype, pool.train.labels.tolist()) == (
+        torch.int64,
+        original.target.tolist(),
+    )
     for channel in range(3):
-        assert (pool.images[..., channel].numpy() == np.rint(original.images * 255 / 16)).all()
+        assert (pool.train.data[..., channel].numpy() == np.rint(original.images * 255 / 16)).all()
     assert pool.class_names == tuple("0123456789")
-    assert pool.test_images is None
-    assert pool.test_labels is None
+    assert pool.val is None
+    assert pool.test is None
 
 
 def test_ink_is_scaled_to_the_full_range():
-    values = load_digits().images.unique().tolist()
+    values = load_digits().train.data.unique().tolist()
     assert values == [round(ink * 255 / 16) for ink in range(17)]
 
 

@@ -49,12 +49,15 @@ def refuse(root, download=False):
 def test_the_four_files_are_read_wherever_they_may_lie(tmp_path, suffix, inside):
     write(tmp_path / inside, suffix)
     pool = load_fashion_mnist(tmp_path, download=True)
-    assert (pool.images.dtype, pool.images.shape) == (torch.uint8, (20, 28, 28, 3))
-    assert (pool.labels.dtype, pool.labels.tolist()) == (torch.int64, list(range(10)) * 2)
-    assert pool.test_labels.tolist() == list(range(9, -1, -1))
+    assert (pool.train.data.dtype, pool.train.data.shape) == (torch.uint8, (20, 28, 28, 3))
+    assert (pool.train.labels.dtype, pool.train.labels.tolist()) == (
+        torch.int64,
+        list(range(10)) * 2,
+    )
+    assert pool.test.labels.tolist() == list(range(9, -1, -1))
     grey = np.frombuffer(images_file(10, seed=1)[16:], np.uint8).reshape(10, 28, 28)
     for channel in range(3):
-        assert (pool.test_images[..., channel].numpy() == grey).all()
+        assert (pool.test.data[..., channel].numpy() == grey).all()
     assert pool.class_names == CLASS_NAMES
     assert list(CLASS_NAMES) == torchvision.datasets.FashionMNIST.classes
 
@@ -62,7 +65,7 @@ def test_the_four_files_are_read_wherever_they_may_lie(tmp_path, suffix, inside)
 def test_plain_files_are_preferred(tmp_path):
     write(tmp_path)
     (tmp_path / f"{TRAIN_IMAGES}.gz").write_bytes(b"not gzip")
-    assert len(load_fashion_mnist(tmp_path, download=False).images) == 20
+    assert len(load_fashion_mnist(tmp_path, download=False).train.data) == 20
 
 
 def test_other_sizes_than_the_published_ones_are_warned_of(tmp_path, caplog):

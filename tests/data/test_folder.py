@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from ltcli.core.errors import DataError, ResourceError
-from ltcli.data import folder as folder_source
-from ltcli.data.folder import load_folder
+from ltcli.data import image_files
+from ltcli.data.folder import list_folder
+from ltcli.data.image_files import load_files
 from ltcli.data.scan import MAX_FILE_BYTES
 
 REPAIR = "repair or remove them, or leave them out with --on-bad-image skip"
@@ -38,6 +39,11 @@ def sound(root):
     write(root, ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"])
 
 
+def load_folder(root, image_size, policy, store="images"):
+    options = {"store": store, "image_size": image_size, "on_bad_image": policy}
+    return load_files(root, list_folder(root, policy), **options)
+
+
 def refuse(root, policy="fail", image_size=8, error=DataError):
     with pytest.raises(error) as caught:
         load_folder(root, image_size, policy)
@@ -54,29 +60,30 @@ def test_classes_are_sorted_by_name_and_images_by_path(tmp_path):
     pool = load_folder(tmp_path, 8, "fail")
     assert pool.class_names == ("Zebra", "cat", "dog")
     expected = ["Zebra/1.png", "cat/deep/er/a.png", "cat/z.png", "dog/a.PNG", "dog/b.png"]
-    assert list(pool.files) == expected
-    assert (pool.labels.dtype, pool.labels.tolist()) == (torch.int64, [0, 1, 1, 2, 2])
-    assert (pool.images.dtype, pool.images.shape) == (torch.uint8, (5, 8, 8, 3))
-    for image, name in zip(pool.images, expected, strict=True):
+    assert list(pool.train.files) == expected
+    assert (pool.train.labels.dtype, pool.train.labels.tolist()) == (torch.int64, [0, 1, 1, 2, 2])
+    assert (pool.train.data.dtype, pool.train.data.shape) == (torch.uint8, (5, 8, 8, 3))
+    for image, name in zip(pool.train.data, expected, strict=True):
         with Image.open(io.BytesIO(encoded(names.index(name)))) as original:
             assert (image.numpy() == np.asarray(original)).all()
-    assert (pool.test_images, pool.test_labels, pool.skipped) == (None, None, ())
+    assert (pool.val, pool.test, pool.skipped) == (None, None, ())
 
 
 def test_train_and_test_folders_are_the_two_parts(tmp_path):
     write(tmp_path, ["train/cat/1.png", "train/dog/1.png", "test/dog/1.png", "test/cat/9.png"])
     pool = load_folder(tmp_path, 8, "fail")
     assert pool.class_names == ("cat", "dog")
-    assert pool.files == ("train/cat/1.png", "train/dog/1.png", "test/cat/9.png", "test/dog/1.png")
-    assert pool.labels.tolist() == pool.test_labels.tolist() == [0, 1]
-    assert pool.test_images.shape == (2, 8, 8, 3)
+    assert pool.train.files == ("train/cat/1.png", "train/dog/1.png")
+    assert pool.test.files == ("test/cat/9.png", "test/dog/1.png")
+    assert pool.train.labels.tolist() == pool.test.labels.tolist() == [0, 1]
+    assert pool.test.data.shape == (2, 8, 8, 3)
 
 
 def test_a_train_folder_alone_has_no_test_part(tmp_path):
     sound(tmp_path / "train")
     pool = load_folder(tmp_path, 8, "fail")
-    assert (pool.class_names, pool.test_images) == (("cat", "dog"), None)
-    assert pool.files[0] == "train/cat/1.png"
+    assert (pool.class_names, pool.test) == (("cat", "dog"), None)
+    assert pool.train.files[0] == "train/cat/1.png"
 
 
 def test_train_beside_other_classes_is_a_class(tmp_path):
@@ -92,7 +99,7 @@ def test_images_of_all_sizes_and_formats_become_one_tensor(tmp_path):
         path = tmp_path / "cat" / f"{rank}-new.{suffix}"
         path.write_bytes(encoded(rank + 10, image_format, size=(20 + rank, 30)))
     pool = load_folder(tmp_path, 16, "fail")
-    assert pool.images.shape == (12, 16, 16, 3)
+    assert pool.train.data.shape == (12, 16, 16, 3)
     assert pool.skipped == ()
 
 
@@ -107,8 +114,8 @@ def test_the_same_tree_gives_the_same_pool_in_whatever_order_it_was_written(tmp_
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(contents[name])
         pools.append(load_folder(tmp_path / str(order), 8, "fail"))
-    assert pools[0].files == pools[1].files
-    assert pools[0].images.equal(pools[1].images)
+    assert pools[0].train.files == pools[1].train.files
+    assert pools[0].train.data.equal(pools[1].train.data)
 
 
 def test_a_missing_root_and_a_file_are_refused(tmp_path):
@@ -187,12 +194,14 @@ def test_class_names_that_some_systems_take_for_one_are_refused(tmp_path, one, o
 def test_images_that_would_not_fit_in_memory_are_refused_unread(tmp_path, monkeypatch):
     sound(tmp_path)
     (tmp_path / "cat" / "1.png").write_bytes(b"")
-    monkeypatch.setattr(folder_source, "MAX_BYTES", 4 * 3 * 100)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 4 * 3 * 100)
     assert refuse(tmp_path, image_size=11, error=ResourceError) == [
         f"{tmp_path}: decoded images must be at most 1200 bytes, got 1452 for 4 images",
-        "lower --image-size to at most 10",
+        "--image-size must be at most 10: lower it, or keep the files with --store files",
     ]
-    assert len(load_folder(tmp_path, 10, "skip").images) == 3
+    assert load_folder(tmp_path, 11, "skip", "auto").store == "files"
+    assert load_folder(tmp_path, 10, "skip", "auto").store == "images"
+    assert len(load_folder(tmp_path, 10, "skip").train.data) == 3
 
 
 def link(root, path, target):
@@ -307,7 +316,7 @@ def test_what_nobody_misses_is_left_out_with_a_reason(tmp_path, name, policy):
     make, line = HARMLESS[name]
     make(tmp_path)
     pool = load_folder(tmp_path, 8, policy)
-    assert pool.files == ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+    assert pool.train.files == ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
     assert pool.class_names == ("cat", "dog")
     assert pool.skipped == (line,)
 
@@ -360,9 +369,9 @@ def test_a_bad_image_is_refused_or_left_out_as_asked(tmp_path, name):
     make(tmp_path)
     assert refuse(tmp_path) == bad_files(tmp_path, 1, line)
     pool = load_folder(tmp_path, 8, "skip")
-    assert pool.files == ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
-    assert pool.images.shape == (4, 8, 8, 3)
-    assert pool.labels.tolist() == [0, 0, 1, 1]
+    assert pool.train.files == ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+    assert pool.train.data.shape == (4, 8, 8, 3)
+    assert pool.train.labels.tolist() == [0, 0, 1, 1]
     assert pool.skipped == (line,)
 
 
@@ -388,9 +397,9 @@ def test_an_unusual_but_sound_image_is_taken(tmp_path, name):
     path, content = GOOD[name]
     put(path, content)(tmp_path)
     pool = load_folder(tmp_path, 8, "fail")
-    assert path in pool.files
-    assert (len(pool.images), pool.skipped) == (5, ())
-    "\0".join(pool.files).encode()
+    assert path in pool.train.files
+    assert (len(pool.train.data), pool.skipped) == (5, ())
+    "\0".join(pool.train.files).encode()
 
 
 def test_a_copy_of_a_training_image_among_the_test_images_is_bad(tmp_path):
@@ -399,14 +408,14 @@ def test_a_copy_of_a_training_image_among_the_test_images_is_bad(tmp_path):
     line = "test/cat/copy.png: has the same bytes as train/cat/1.png"
     assert refuse(tmp_path) == bad_files(tmp_path, 1, line)
     pool = load_folder(tmp_path, 8, "skip")
-    assert (len(pool.images), len(pool.test_images), pool.skipped) == (2, 2, (line,))
+    assert (len(pool.train.data), len(pool.test.data), pool.skipped) == (2, 2, (line,))
 
 
 def test_crossing_links_end_and_no_image_is_seen_twice(tmp_path):
     sound(tmp_path)
     crossing_links(tmp_path)
     pool = load_folder(tmp_path, 8, "fail")
-    assert len(pool.files) == 4
+    assert len(pool.train.files) == 4
     assert pool.skipped == (
         "cat/to-dog: is a link, and links are not followed",
         "dog/to-cat: is a link, and links are not followed",
@@ -424,7 +433,7 @@ def test_everything_at_once_is_counted_and_listed(tmp_path):
         except FileExistsError:
             continue
     pool = load_folder(tmp_path, 8, "skip")
-    assert pool.files == ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+    assert pool.train.files == ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
     listed = [line.split(": ")[0] for line in pool.skipped]
     assert sorted(listed) == sorted({line.split(": ")[0] for _, line in made})
     assert len(listed) >= 30

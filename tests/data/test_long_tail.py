@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ltcli.core.errors import DataError, ParamError
-from ltcli.data.long_tail import cao_indices, cut_validation, holdout_indices, profile_counts
+from ltcli.data.long_tail import (
+    cao_indices,
+    cut_test,
+    cut_validation,
+    holdout_indices,
+    profile_counts,
+)
 
 CIFAR10 = [
     (5000, 10, 20431, [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]),
@@ -199,3 +207,34 @@ def test_validation_is_cut_out_of_the_chosen_images_in_their_order(labels):
     assert sorted([*val, *train]) == sorted(chosen)
     assert val.tolist() == cut_validation(labels, chosen, 20, seed=0)[0].tolist()
     assert val.tolist() != cut_validation(labels, chosen, 20, seed=1)[0].tolist()
+
+
+def test_the_test_cut_leaves_every_class_an_image():
+    labels = np.repeat(np.arange(6), [1, 2, 3, 4, 10, 0])
+    for fraction, expected in ((0.3, [0, 1, 1, 1, 3]), (0.99, [0, 1, 2, 3, 9])):
+        test, rest = cut_test(labels, fraction, seed=0)
+        assert np.bincount(labels[test], minlength=5).tolist() == expected
+        assert sorted([*test, *rest]) == list(range(20))
+        assert (np.diff(rest) > 0).all()
+        assert test.dtype == rest.dtype == np.int64
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=1).map(np.array),
+    st.sampled_from([0.01, 0.3, 0.9]),
+    st.integers(0, 30),
+)
+def test_no_cut_takes_the_last_image_of_a_class(labels, fraction, per_class):
+    _, rest = cut_test(labels, fraction, seed=3)
+    _, kept = holdout_indices(labels[rest], per_class, seed=3)
+    _, train = cut_validation(labels, rest, per_class, seed=3)
+    assert set(labels[rest][kept]) == set(labels[train]) == set(labels)
+
+
+def test_positions_of_classes_are_those_of_a_search_for_each(labels):
+    random, expected = np.random.RandomState(5), []
+    for label in range(12):
+        positions = np.flatnonzero(labels == label)
+        random.shuffle(positions)
+        expected += positions[:7].tolist()
+    assert cao_indices(labels, [7] * 10 + [0, 0], seed=5).tolist() == expected

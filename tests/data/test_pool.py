@@ -4,22 +4,32 @@ import pytest
 import torch
 
 from ltcli.core.errors import DataError
-from ltcli.data.pool import Pool, check
+from ltcli.data.pool import Part, Pool, check
 
-POOL = Pool(
-    images=torch.zeros(4, 8, 8, 3, dtype=torch.uint8),
-    labels=torch.tensor([0, 1, 2, 0]),
-    class_names=("cat", "dog", "eel"),
-    test_images=torch.zeros(3, 8, 8, 3, dtype=torch.uint8),
-    test_labels=torch.tensor([2, 1, 0]),
-    files=tuple("abcdefg"),
-)
+TRAIN = Part(torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]), tuple("abcd"))
+TEST = Part(torch.zeros(3, 8, 8, 3, dtype=torch.uint8), torch.tensor([2, 1, 0]), tuple("efg"))
+POOL = Pool(("cat", "dog", "eel"), TRAIN, test=TEST)
+SIZES = Part(torch.ones(4, dtype=torch.int64), TRAIN.labels, TRAIN.files)
+FEATURES = Part(torch.zeros(4, 5), TRAIN.labels)
 HINT = "leave out classes without images"
 
 
-def test_a_sound_pool_passes_with_and_without_a_test_part():
+def but(part, **changes):
+    return dataclasses.replace(part, **changes)
+
+
+def test_a_sound_pool_passes_with_any_parts_and_in_any_store():
     check(POOL, "here")
-    check(dataclasses.replace(POOL, test_images=None, test_labels=None, files=()), "here")
+    check(but(POOL, test=None), "here")
+    check(but(POOL, val=TEST), "here")
+    check(but(POOL, train=but(TRAIN, files=())), "here")
+    check(but(POOL, train=SIZES, test=SIZES, store="files"), "here")
+    check(but(POOL, train=FEATURES, test=None, store="features"), "here")
+
+
+def test_a_class_may_lack_validation_and_test_images():
+    rare = but(TEST, labels=torch.tensor([1, 1, 1]))
+    check(but(POOL, val=rare, test=rare), "here")
 
 
 @pytest.mark.parametrize(
@@ -32,64 +42,88 @@ def test_a_sound_pool_passes_with_and_without_a_test_part():
             None,
         ),
         (
-            {"images": torch.zeros(4, 8, 8, 3)},
+            {"class_names": ("cat", "", "eel")},
+            "class names must be printable text, got ''",
+            None,
+        ),
+        (
+            {"class_names": ("cat", "d\nog", "eel")},
+            "class names must be printable text, got 'd\\nog'",
+            None,
+        ),
+        (
+            {"train": but(TRAIN, data=torch.zeros(4, 8, 8, 3))},
             "training images must be uint8 [N, H, W, 3], got float32 [4, 8, 8, 3]",
             None,
         ),
         (
-            {"test_images": torch.zeros(3, 3, 8, 8, dtype=torch.uint8)},
+            {"test": but(TEST, data=torch.zeros(3, 3, 8, 8, dtype=torch.uint8))},
             "test images must be uint8 [N, H, W, 3], got uint8 [3, 3, 8, 8]",
             None,
         ),
         (
-            {"labels": torch.tensor([0, 1, 2])},
+            {"train": but(FEATURES, data=torch.zeros(4, 0)), "store": "features"},
+            "training features must be float32 [N, D], got float32 [4, 0]",
+            None,
+        ),
+        (
+            {"train": FEATURES, "test": but(FEATURES, data=torch.ones(4, 6)), "store": "features"},
+            "test features must be [5] like the others, got [6]",
+            None,
+        ),
+        (
+            {"train": FEATURES, "store": "files"},
+            "training files must be int64 [N], got float32 [4, 5]",
+            None,
+        ),
+        (
+            {"train": but(TRAIN, labels=torch.tensor([0, 1, 2]))},
             "training labels must be int64 [4], got int64 [3]",
             None,
         ),
         (
-            {"test_labels": torch.tensor([0, 1, 2], dtype=torch.int32)},
+            {"test": but(TEST, labels=torch.tensor([0, 1, 2], dtype=torch.int32))},
             "test labels must be int64 [3], got int32 [3]",
             None,
         ),
         (
-            {"images": POOL.images[:0], "labels": POOL.labels[:0]},
+            {"train": Part(TRAIN.data[:0], TRAIN.labels[:0])},
             "number of training images must be at least 1, got 0",
             None,
         ),
         (
-            {"labels": torch.tensor([0, 1, 2, 3])},
+            {"val": Part(TRAIN.data[:0], TRAIN.labels[:0])},
+            "number of validation images must be at least 1, got 0",
+            None,
+        ),
+        (
+            {"train": but(TRAIN, labels=torch.tensor([0, 1, 2, 3]))},
             "training labels must be from 0 to 2, got 3",
             None,
         ),
         (
-            {"test_labels": torch.tensor([0, -1, 2])},
+            {"test": but(TEST, labels=torch.tensor([0, -1, 2]))},
             "test labels must be from 0 to 2, got -1",
             None,
         ),
         (
-            {"labels": torch.tensor([0, 0, 2, 2])},
+            {"train": but(TRAIN, labels=torch.tensor([0, 0, 2, 2]))},
             "class 'dog' must have at least 1 training image, got 0",
             HINT,
         ),
         (
-            {"test_labels": torch.tensor([0, 1, 1])},
-            "class 'eel' must have at least 1 test image, got 0",
-            HINT,
-        ),
-        (
-            {"test_labels": None},
-            "test images and test labels must come together, got one of them",
-            None,
-        ),
-        (
-            {"test_images": torch.zeros(3, 9, 8, 3, dtype=torch.uint8)},
+            {"test": but(TEST, data=torch.zeros(3, 9, 8, 3, dtype=torch.uint8))},
             "test images must be [8, 8, 3] like the others, got [9, 8, 3]",
             None,
         ),
-        ({"files": ("a", "b")}, "files must be one per image, got 2", None),
+        (
+            {"train": but(TRAIN, files=("a", "b"))},
+            "files must be one per training image, got 2",
+            None,
+        ),
     ],
 )
 def test_an_unsound_pool_is_refused(change, message, hint):
     with pytest.raises(DataError) as caught:
-        check(dataclasses.replace(POOL, **change), "here")
+        check(but(POOL, **change), "here")
     assert (str(caught.value), caught.value.hint) == (f"here: {message}", hint)

@@ -7,7 +7,7 @@ import pytest
 import ltcli
 from ltcli.data.published import PATH, read_published
 from ltcli.data.source_table import SOURCES
-from ltcli.stages import STAGES
+from ltcli.models.names import BACKBONES
 
 
 def figure(*, source, **wanted):

@@ -44,7 +44,7 @@ class Run:
     """A tiny network and everything that its training needs, always the same."""
 
     def __init__(self, memory=None, first=9, lr=0.05, device=CPU, dtype=torch.float32):
-        pool = load_digits()
+        pool = load_digits().train
         self.labels = pool.labels[:COUNT].to(device)
         torch.manual_seed(0)
         backbone = ResNet((8, 16), (1, 1), projection=False)
@@ -54,7 +54,7 @@ class Run:
             self.network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4
         )
         images = ImageBatches(
-            pool.images[:COUNT], (0.3,) * 3, (0.4,) * 3, device, Augmentation(padding=1)
+            pool.data[:COUNT], (0.3,) * 3, (0.4,) * 3, device, Augmentation(padding=1)
         )
         self.step = plain_step(
             self.network,

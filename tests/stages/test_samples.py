@@ -176,7 +176,7 @@ def test_a_file_that_changed_ends_a_run_with_its_name(ltcli, files, of_files):
     command = ("pretrain", "--backbone", "resnet20", "--workers", "1", *QUICK)
     done = ltcli(*command, "--root", files / "photos", "-d", files)
     rule = f"must have {size} bytes as in the split, got 5"
-    hint = "hint: repair it, or leave it out with split --on-bad-image skip"
+    hint = "hint: repair it, or leave it out with split --verify --on-bad-image skip"
     assert (done.code, done.lines) == (5, [f"error: {path}: {rule}", hint])
     assert not (files / "pretrain.safetensors").exists()
 
@@ -243,3 +243,24 @@ def test_only_images_in_the_split_can_be_shown(ltcli, files):
     done = ltcli("diagnose", "--split", split, "-d", files)
     line = f"error: {split}: must store images to show some, got files"
     assert (done.code, done.lines) == (3, [line, "hint: leave out --split"])
+
+
+def test_a_folder_may_stay_files_and_damaged_ones_be_found_at_once(ltcli, of_files, tmp_path):
+    for c in range(3):
+        (tmp_path / "own" / str(c)).mkdir(parents=True)
+        for path in (of_files / "photos").glob(f"{c}-*.png"):
+            shutil.copy(path, tmp_path / "own" / str(c))
+    damaged = tmp_path / "own" / "1" / "1-0.png"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    command = ("split", "folder", "--root", tmp_path / "own", "--store", "files", "-d", tmp_path)
+    command += ("--val-per-class", "2", "--image-size", "16")
+    assert ltcli(*command).code == 0
+    done = ltcli(*command, "--verify", "--force")
+    rule = "number of bad files must be 0, got 1, first 1/1-0.png: is damaged: "
+    assert done.code == 5
+    assert done.lines[0].startswith(f"error: {tmp_path / 'own'}: {rule}")
+    assert ltcli(*command, "--verify", "--on-bad-image", "skip").code == 0
+    header = read_header(tmp_path / "split.safetensors")
+    assert sum(header.size(f"{part}.labels", 0) for part in COUNTS) == 54 - 1
+    options = ("--backbone", "resnet20", "--workers", "0", *QUICK)
+    assert ltcli("pretrain", *options, "-d", tmp_path).code == 0

@@ -78,7 +78,7 @@ def test_no_image_is_in_two_parts_and_the_index_tells_where_each_comes_from(
         pool, pool_labels = torch.from_numpy(images.copy()), torch.from_numpy(labels)
         parts = ("train", "val")
     else:
-        pool, pool_labels = load_digits().images, load_digits().labels
+        pool, pool_labels = load_digits().train.data, load_digits().train.labels
         parts = ("train", "val", "test")
     assert ltcli("split", *options, "--imbalance-factor", 4, "-d", tmp_path).code == 0
     tensors, header = load(tmp_path / "split.safetensors")
@@ -148,8 +148,9 @@ def test_too_few_images_for_validation_are_reported(ltcli, cifar, tmp_path):
     options = ("--val-per-class", 30, "--profile", "natural")
     done = ltcli("split", "cifar10", "--root", root, *options, "-d", tmp_path)
     assert done.code == 0
-    rule = "10 of 10 classes are too small for 30 validation images, they give 10 to 10"
-    assert f"split: {rule}" in done.err
+    rule = "10 of 10 classes are too small for 30 validation images, they give 100 in all: "
+    some = ", ".join(f"'thing {c}' 10" for c in range(5))
+    assert f"split: {rule}{some} and 5 more" in done.err.splitlines()
 
 
 def test_a_factor_below_1_is_refused_before_any_image_is_read(ltcli, tmp_path):

@@ -1,0 +1,99 @@
+"""Annotations of iNaturalist, in the JSON form of COCO: one class for each image.
+
+Images and annotations are joined by ``image_id``: they need not stand in the same order, nor do the
+numbers of categories in two files of different years correspond.
+
+Source: the iNaturalist competitions of 2017 and 2018 (Van Horn et al., CVPR 2018,
+arXiv 1707.06642).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ltcli.core.errors import DataError
+from ltcli.data.listed import Listed, Rows, number_classes, sound_paths
+
+FORM: Mapping[str, Mapping[str, type]] = {
+    "images": {"id": int, "file_name": str},
+    "annotations": {"image_id": int, "category_id": int},
+    "categories": {"id": int, "name": str},
+}
+
+
+def load_annotations(train: Path, test: Path | None) -> Listed:
+    """Read the annotations of the training images, and of the official validation images.
+
+    Args:
+        train: JSON with ``images``, ``annotations`` and ``categories``.
+        test: The same of the images that results are reported on; None where a part of the
+            training images is to be cut off.
+
+    Returns:
+        The classes that have training images, in the order of their category numbers.
+
+    Raises:
+        DataError: A file is not of this form, or an image has not exactly one annotation.
+    """
+    files = {"train": train} if test is None else {"train": train, "test": test}
+    documents = {part: _read(path) for part, path in files.items()}
+    names = {part: _categories(document) for part, document in documents.items()}
+    if test is not None and names["test"] != names["train"]:
+        raise DataError(test, f"categories must be those of {train}, got others")
+    joined = {part: _join(files[part], document) for part, document in documents.items()}
+    paths = sound_paths({part: paths for part, (paths, _) in joined.items()}, train)
+    ids, labels = number_classes({part: ids for part, (_, ids) in joined.items()}, None, train)
+    times = Counter(names["train"][number] for number in ids)
+    # Two species of one name are told apart by their numbers.
+    class_names = tuple(
+        name if times[name] == 1 else f"{name} ({number})"
+        for number, name in ((number, names["train"][number]) for number in ids)
+    )
+    return Listed(class_names, {part: Rows(paths[part], labels[part]) for part in files})
+
+
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise DataError(path, "must be JSON, got something else") from None
+    for group, keys in FORM.items():
+        entries = document.get(group) if isinstance(document, dict) else None
+        if not isinstance(entries, list) or not entries:
+            raise DataError(path, f"must have a list of {group}, got none")
+        for place, entry in enumerate(entries):
+            for key, wanted in keys.items():
+                value = entry.get(key) if isinstance(entry, dict) else None
+                if type(value) is not wanted:
+                    kind = "text" if wanted is str else "a whole number"
+                    rule = f"{group}[{place}].{key} must be {kind}, got {value!r:.80}"
+                    raise DataError(path, rule)
+    return document  # type: ignore[no-any-return]
+
+
+def _categories(document: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
+    return {str(entry["id"]): entry["name"] for entry in document["categories"]}
+
+
+def _join(path: Path, document: Mapping[str, list[dict[str, Any]]]) -> tuple[list[str], list[str]]:
+    """Return file name and category of each image, in the order of the images."""
+    for group, key in (("images", "id"), ("annotations", "image_id"), ("categories", "id")):
+        number, times = Counter(entry[key] for entry in document[group]).most_common(1)[0]
+        if times > 1:
+            rule = f"{group} must have each {key} once, got {number} {times} times"
+            raise DataError(path, rule)
+    known = {str(entry["id"]) for entry in document["categories"]}
+    category = {entry["image_id"]: str(entry["category_id"]) for entry in document["annotations"]}
+    unmatched = category.keys() ^ {entry["id"] for entry in document["images"]}
+    if unmatched:
+        number = min(unmatched)
+        what = "image" if number in category else "annotation"
+        raise DataError(path, f"each annotation must be of one image, got no {what} {number}")
+    unknown = set(category.values()) - known
+    if unknown:
+        rule = f"category_id must be one of the categories, got {min(unknown)}"
+        raise DataError(path, rule)
+    images = document["images"]
+    return [entry["file_name"] for entry in images], [category[entry["id"]] for entry in images]

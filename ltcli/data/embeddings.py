@@ -1,0 +1,223 @@
+"""Features of images that some other model made, with labels: the matrix is the data set."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.lib import format as npy_format
+from numpy.lib.npyio import NpzFile
+from safetensors import SafetensorError, safe_open
+
+from ltcli.core.errors import DataError, ParamError
+from ltcli.data.list_files import read_names
+from ltcli.data.listed import number_classes
+from ltcli.data.parquet import read_column, read_labels
+from ltcli.data.pool import Part, Pool
+from ltcli.data.shards import find_shards
+from ltcli.data.source_table import PARTS, SOURCES
+
+# Features float32 [N, D] and labels as text, by part.
+Found = dict[str, tuple[torch.Tensor, list[str]]]
+
+
+def load_embeddings(root: Path, labels: Path | None, class_names: Path | None) -> Pool:
+    """Load features and labels.
+
+    Args:
+        root: A file, or a folder of files whose names start with train, validation, val or test.
+            A safetensors or npz file has ``features`` and ``labels``, and perhaps those of several
+            parts (``test.features``, in npz ``test_features``); Parquet and CSV have a column
+            ``label``, Parquet the column ``features``, CSV a header and numbers in all others.
+        labels: The labels of an npy file, npy too.
+        class_names: File of the names of the classes 0 ... C-1, one a line; None where the classes
+            are the labels of the training part.
+
+    Returns:
+        A pool with features float32 [N, D].
+
+    Raises:
+        ParamError: The labels of an npy file are missing, or pyarrow is needed and not installed.
+        DataError: A file is not of this form, or a feature is not finite.
+    """
+    shards = find_shards(root, SOURCES["embeddings"].suffixes)
+    if labels is not None and root.suffix != ".npy":
+        rule = f"labels must go with an npy file of features, got {root}"
+        raise ParamError("split", rule, "other files hold their own labels")
+    found: Found = {}
+    if root.is_file():
+        found = _read(root, labels)
+    else:
+        for part, paths in shards.items():
+            pieces = [_only(path, _read(path, None)) for path in paths]
+            features = [features for features, _ in pieces]
+            joined = features[0] if len(features) == 1 else _joined(paths, features)
+            found[part] = joined, [label for _, texts in pieces for label in texts]
+    if "train" not in found:
+        raise DataError(root, "must have features and labels of the training part, got none")
+    texts = {part: texts for part, (_, texts) in found.items()}
+    names, numbered = number_classes(texts, read_names(class_names), root)
+    parts = {
+        part: Part(features, torch.from_numpy(numbered[part]))
+        for part, (features, _) in found.items()
+    }
+    return Pool(names, parts["train"], parts.get("val"), parts.get("test"), store="features")
+
+
+def _only(path: Path, found: Found) -> tuple[torch.Tensor, list[str]]:
+    if list(found) != ["train"]:
+        raise DataError(
+            path, "must have features and labels of one part, as its name says the part"
+        )
+    return found["train"]
+
+
+def _joined(paths: list[Path], features: list[torch.Tensor]) -> torch.Tensor:
+    for path, piece in zip(paths, features, strict=True):
+        if piece.shape[1] != features[0].shape[1]:
+            rule = f"dimension must be {features[0].shape[1]} as in {paths[0]}"
+            raise DataError(path, f"{rule}, got {piece.shape[1]}")
+    return torch.cat(features)
+
+
+def _read(path: Path, labels: Path | None) -> Found:
+    """Read one file; what it does not assign to a part is the training part."""
+    match path.suffix:
+        case ".safetensors":
+            return _parts(path, _safetensors(path), ".")
+        case ".npz":
+            return _parts(path, _npz(path), "_")
+        case ".npy":
+            if labels is None:
+                rule = f"labels must be given, as {path} holds features alone"
+                raise ParamError("split", rule, "name an npy file with --labels")
+            return _parts(path, {"features": _npy(path), "labels": _npy(labels)}, ".")
+        case ".parquet":
+            return {"train": _parquet(path)}
+        case _:
+            return {"train": _csv(path)}
+
+
+def _parts(path: Path, arrays: Mapping[str, Any], separator: str) -> Found:
+    """Group arrays by the part that their names start with."""
+    found: Found = {}
+    for part in PARTS:
+        prefixes = ("", f"{part}{separator}") if part == "train" else (f"{part}{separator}",)
+        for prefix in prefixes:
+            names = (f"{prefix}features", f"{prefix}labels")
+            present = [name for name in names if name in arrays]
+            if len(present) == 1:
+                missing = names[1 - names.index(present[0])]
+                raise DataError(path, f"must have {missing} beside {present[0]}, got none")
+            if present and part in found:
+                raise DataError(path, f"must have features or {names[0]}, got both")
+            if present:
+                features = _features(path, names[0], arrays[names[0]])
+                texts = _texts(path, names[1], arrays[names[1]], len(features))
+                found[part] = features, texts
+    return found
+
+
+def _features(path: Path, name: str, array: Any) -> torch.Tensor:
+    """Return finite float32 [N, D]; the memory of float32 arrays is taken over, not copied."""
+    tensor = array if isinstance(array, torch.Tensor) else None
+    if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
+    if tensor is None or not tensor.is_floating_point() or tensor.ndim != 2 or not tensor.shape[1]:
+        dtype = str(array.dtype).removeprefix("torch.")
+        raise DataError(path, f"{name} must be floating point [N, D], got {dtype} {[*array.shape]}")
+    tensor = tensor.float().contiguous()
+    good = np.isfinite(tensor.numpy())
+    if not good.all():
+        row = int((~good).any(axis=1).argmax())
+        raise DataError(path, f"{name} must be finite, got NaN or infinity in row {row}")
+    return tensor
+
+
+def _texts(path: Path, name: str, array: Any, num_samples: int) -> list[str]:
+    """Return labels as text."""
+    values = array.numpy() if isinstance(array, torch.Tensor) else array
+    if values.dtype.kind not in "iuU" or values.ndim != 1:
+        got = f"{values.dtype} {[*values.shape]}"
+        raise DataError(path, f"{name} must be whole numbers or text [N], got {got}")
+    if len(values) != num_samples:
+        rule = f"{name} must be as many as features, {num_samples}, got {len(values)}"
+        raise DataError(path, rule)
+    return list(map(str, values.tolist()))
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, framework="pt", backend="pread") as file:
+            names = file.keys()
+            return {n: file.get_tensor(n) for n in names if n.endswith(("features", "labels"))}
+    except SafetensorError as error:
+        raise DataError(path, f"must be a safetensors file, got another: {error}") from None
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
+            return {n: arrays[n] for n in arrays.files if n.endswith(("features", "labels"))}
+    except (BadZipFile, ValueError, EOFError) as error:
+        raise DataError(path, f"must be an npz file of plain arrays: {error}") from None
+
+
+def _npy(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return npy_format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(path, f"must be an npy file of a plain array: {error}") from None
+
+
+def _parquet(path: Path) -> tuple[torch.Tensor, list[str]]:
+    column = read_column(path, "features")
+    from pyarrow import ArrowException, compute
+
+    try:
+        lengths = compute.unique(compute.list_value_length(column)).to_pylist()
+    except ArrowException:
+        raise DataError(path, f"column 'features' must hold lists, got {column.type}") from None
+    if len(lengths) != 1:
+        rule = "column 'features' must hold lists of one length"
+        raise DataError(path, f"{rule}, got {sorted(lengths)[:5]}")
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    features = _features(path, "features", np.concatenate(flat).reshape(len(column), lengths[0]))
+    return features, read_labels(path)
+
+
+def _csv(path: Path) -> tuple[torch.Tensor, list[str]]:
+    rows: list[np.ndarray[Any, np.dtype[np.float32]]] = []
+    labels: list[str] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            header = next(lines, [])
+            if header.count("label") != 1 or len(header) < 2:
+                rule = "header must have one column 'label' and columns of features"
+                raise DataError(path, f"{rule}, got '{','.join(header)[:200]}'")
+            place = header.index("label")
+            for line in lines:
+                if line:
+                    labels.append(line.pop(place).strip())
+                    rows.append(_numbers(path, lines.line_num, line, len(header) - 1))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(path, f"must be CSV in UTF-8: {error}") from None
+    matrix = np.stack(rows) if rows else np.empty((0, len(header) - 1), np.float32)
+    return _features(path, "features", matrix), labels
+
+
+def _numbers(
+    path: Path, number: int, fields: list[str], dim: int
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    if len(fields) != dim:
+        raise DataError(path, f"line {number} must have {dim} numbers, got {len(fields)}")
+    try:
+        return np.array(fields, np.float32)
+    except ValueError as error:
+        raise DataError(path, f"line {number} must be numbers: {error}") from None

@@ -1,0 +1,62 @@
+"""What a split is made of, as a hash, so that a change of the data set is seen."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ltcli.core.errors import DataError
+from ltcli.data.shards import list_shards
+from ltcli.data.source_table import SOURCES, files_of
+
+
+def fingerprint(name: str, root: Path, named: Mapping[str, str]) -> dict[str, str]:
+    """Return the SHA-256 of a data set; what is missing adds nothing.
+
+    Of a folder it is over the name and size of every file, of other sources over the content of the
+    files that list or hold the samples. Published sets of one fixed form have none.
+
+    Args:
+        name: A name of the table of sources.
+        root: The folder or file of the data set.
+        named: Files that describe the data set, by parameter.
+
+    Returns:
+        One role and digest, or nothing.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    if name == "folder":
+        return {"folder": _digest(_names_and_sizes(root))}
+    files, suffixes = files_of(name, root, named), SOURCES[name].suffixes
+    if not files and not suffixes:
+        return {}
+    if suffixes:
+        shards = list_shards(root, suffixes) if root.is_dir() else [root]
+        files |= {path.relative_to(root).as_posix(): path for path in shards}
+    contents = [f"{role}\0{_content(path)}" for role, path in files.items() if path.is_file()]
+    return {"data": _digest(contents)}
+
+
+def _names_and_sizes(root: Path) -> list[str]:
+    lines = []
+    for folder, _, files in os.walk(root):
+        for name in files:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                lines.append(f"{os.path.relpath(path, root)}\0{os.path.getsize(path)}")
+    return lines
+
+
+def _content(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def _digest(lines: list[str]) -> str:
+    text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
+    return hashlib.sha256(text).hexdigest()

@@ -1,0 +1,192 @@
+"""From listed image files to a pool: decoded now, or kept as files with their sizes."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ltcli.core.environment import usable_cores
+from ltcli.core.errors import DataError, ResourceError
+from ltcli.data.decode import BadImageError, decode_image, open_image
+from ltcli.data.listed import Listed, Rows
+from ltcli.data.pool import Part, Pool, Store
+from ltcli.data.scan import Left, file_size, read_file, shown
+
+MAX_BYTES = 4 * 2**30
+OnBadImage = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes images, and notes those that are bad, among them copies with another label or part.
+
+    Args:
+        image_size: Side of the images, pixels.
+        bad: List that grows: what could not be taken so far.
+    """
+
+    image_size: int
+    bad: list[Left] = field(default_factory=list)
+    # By SHA-256 of the file: the part and class, and the name, of the first that had it.
+    _taken: dict[bytes, tuple[tuple[str, int], str]] = field(default_factory=dict)
+
+    def decode(
+        self, part: str, label: int, name: str, read: Callable[[], bytes]
+    ) -> torch.Tensor | None:
+        """Return an image as uint8 [image_size, image_size, 3], or None if it is bad."""
+        try:
+            content = read()
+            image = decode_image(content, self.image_size)
+            # Copies within a class are kept: people repeat images on purpose.
+            digest = hashlib.sha256(content).digest()
+            group, first = self._taken.setdefault(digest, ((part, label), name))
+            if group != (part, label):
+                raise BadImageError(f"has the same bytes as {shown(first)}")
+        except BadImageError as error:
+            self.bad.append(Left(name, str(error)))
+            return None
+        return image
+
+
+def load_files(
+    root: Path,
+    listed: Listed,
+    *,
+    store: Literal["auto", "images", "files"],
+    image_size: int,
+    on_bad_image: OnBadImage,
+    verify: bool = False,
+) -> Pool:
+    """Load listed images, or look at their files.
+
+    Args:
+        root: Where the paths start.
+        listed: The images.
+        store: ``images`` decodes them, each cut to its centre square and resized; ``files`` asks
+            the file system for their sizes and reads none; ``auto`` decodes where all of them take
+            at most 4 GiB.
+        image_size: Side of the decoded images, pixels.
+        on_bad_image: ``fail`` reports the number of bad images and the first, ``skip`` leaves them
+            out and lists them.
+        verify: Whether images that stay files are decoded once, to find those that are damaged.
+
+    Returns:
+        A pool with images uint8 [N, image_size, image_size, 3], or with sizes int64 [N].
+
+    Raises:
+        DataError: An image is bad.
+        ResourceError: The images were to be decoded, and would take more than 4 GiB.
+    """
+    num_images = sum(len(rows.files) for rows in listed.parts.values())
+    chosen: Store = "files"
+    if store == "images":
+        check_size(root, num_images, image_size, "lower it, or keep the files with --store files")
+    if store != "files" and _bytes(num_images, image_size) <= MAX_BYTES:
+        chosen = "images"
+    decoder = Decoder(image_size, list(listed.bad))
+    parts = {
+        part: _decoded(root, part, rows, decoder)
+        if chosen == "images"
+        else _sized(root, rows, decoder.bad, verify)
+        for part, rows in listed.parts.items()
+    }
+    bad = sorted(decoder.bad, key=lambda left: left.path)
+    require_good(root, bad, on_bad_image)
+    skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
+    return Pool(
+        listed.class_names,
+        parts["train"],
+        parts.get("val"),
+        parts.get("test"),
+        store=chosen,
+        skipped=tuple(map(str, skipped)),
+    )
+
+
+def check_size(root: Path, num_images: int, image_size: int, remedy: str) -> None:
+    """Refuse images that would take more than 4 GiB once they are decoded.
+
+    Raises:
+        ResourceError: They would.
+    """
+    size = _bytes(num_images, image_size)
+    if size > MAX_BYTES:
+        largest = math.isqrt(MAX_BYTES // (num_images * 3))
+        raise ResourceError(
+            root,
+            f"decoded images must be at most {MAX_BYTES} bytes, got {size} for {num_images} images",
+            f"--image-size must be at most {largest}: {remedy}",
+        )
+
+
+def _bytes(num_images: int, image_size: int) -> int:
+    return num_images * image_size**2 * 3
+
+
+def require_good(root: Path, bad: list[Left], on_bad_image: OnBadImage) -> None:
+    """Refuse bad images, unless they are to be skipped.
+
+    Raises:
+        DataError: There are some; their number and the first are named.
+    """
+    if bad and on_bad_image == "fail":
+        raise DataError(
+            root,
+            f"number of bad files must be 0, got {len(bad)}, first {bad[0]}",
+            "repair or remove them, or leave them out with --on-bad-image skip",
+        )
+
+
+def _decoded(root: Path, part: str, rows: Rows, decoder: Decoder) -> Part:
+    """Return the good images of a part, uint8 [N, H, W, 3]."""
+    size = decoder.image_size
+    images = torch.empty((len(rows.files), size, size, 3), dtype=torch.uint8)
+    kept: list[int] = []
+    for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
+        image = decoder.decode(part, label, path, partial(read_file, root / path))
+        if image is not None:
+            images[len(kept)] = image
+            kept.append(row)
+    labels = torch.from_numpy(rows.labels[kept])
+    return Part(images[: len(kept)], labels, tuple(rows.files[row] for row in kept))
+
+
+def _sized(root: Path, rows: Rows, bad: list[Left], verify: bool) -> Part:
+    """Return the bytes of the good files of a part, int64 [N]."""
+    damaged = _damaged(root, rows.files) if verify else {}
+    sizes: list[int] = []
+    kept: list[int] = []
+    # Joining text takes a tenth of the time of joining paths.
+    folder = f"{root}/"
+    for row, path in enumerate(rows.files):
+        try:
+            if path in damaged:
+                raise BadImageError(damaged[path])
+            sizes.append(file_size(folder + path))
+            kept.append(row)
+        except BadImageError as error:
+            bad.append(Left(path, str(error)))
+    labels = torch.from_numpy(rows.labels[kept])
+    files = tuple(rows.files[row] for row in kept)
+    return Part(torch.tensor(sizes, dtype=torch.int64), labels, files)
+
+
+def _damaged(root: Path, paths: list[str]) -> dict[str, str]:
+    """Return why some files give no image, by path; Pillow decodes several at once in threads."""
+
+    def reason(path: str) -> str:
+        try:
+            open_image(read_file(root / path))
+        except BadImageError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        reasons = zip(paths, threads.map(reason, paths), strict=True)
+        return {path: reason for path, reason in reasons if reason}

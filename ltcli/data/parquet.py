@@ -1,0 +1,159 @@
+"""Images in Parquet files, in the form that Hugging Face's datasets library writes.
+
+Source: the dataset repositories of the Hugging Face hub: columns ``image`` (struct of ``bytes`` and
+``path``, or bytes alone) and ``label``, and the names of classes in the schema's metadata under the
+key ``huggingface``.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltcli.core.errors import DataError, ParamError
+from ltcli.data.decode import BadImageError
+from ltcli.data.image_files import Decoder, OnBadImage, check_size, require_good
+from ltcli.data.listed import number_classes
+from ltcli.data.pool import Part, Pool
+from ltcli.data.shards import find_shards
+
+_ROWS = 256
+
+
+def parquet_file(path: Path) -> Any:
+    """Return an open ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        ParamError: pyarrow is not installed.
+        DataError: It is no Parquet file.
+    """
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        hint = 'pip install "ltcli[parquet]"'
+        raise ParamError(
+            "split", "Parquet files need pyarrow, which is not installed", hint
+        ) from None
+    try:
+        return ParquetFile(path)
+    except ArrowException as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(path, f"must be a Parquet file, got another: {reason}") from None
+
+
+def read_column(path: Path, column: str) -> Any:
+    """Return one column as a ``pyarrow.ChunkedArray`` without empty cells.
+
+    Raises:
+        DataError: There is no such column, it has an empty cell, or it is damaged.
+    """
+    file = parquet_file(path)
+    _require_column(path, file, column)
+    try:
+        values = file.read([column]).column(0)
+    except OSError as error:
+        raise DataError(path, f"column '{column}' is damaged: {error}") from None
+    if values.null_count:
+        raise DataError(
+            path, f"column '{column}' must have no empty cells, got {values.null_count}"
+        )
+    return values
+
+
+def read_labels(path: Path) -> list[str]:
+    """Return the column ``label`` as text.
+
+    Raises:
+        DataError: There is no such column, or it holds neither whole numbers nor text.
+    """
+    column = read_column(path, "label")
+    if not re.fullmatch("u?int[0-9]+|(large_)?string", str(column.type)):
+        raise DataError(path, f"column 'label' must be whole numbers or text, got {column.type}")
+    return list(map(str, column.to_pylist()))
+
+
+def _require_column(path: Path, file: Any, column: str) -> None:
+    if file.schema_arrow.names.count(column) != 1:
+        names = ", ".join(file.schema_arrow.names)
+        raise DataError(path, f"must have one column '{column}', got {names}")
+
+
+def load_parquet(root: Path, image_size: int, on_bad_image: OnBadImage) -> Pool:
+    """Load images from Parquet files, each cut to its centre square and resized.
+
+    Args:
+        root: A file, or a folder of files whose names start with train, validation, val or test.
+        image_size: Side of the images, pixels.
+        on_bad_image: ``fail`` reports the number of bad images and the first, ``skip`` leaves them
+            out and lists them.
+
+    Returns:
+        A pool with images uint8 [N, image_size, image_size, 3], in the order of files and rows.
+
+    Raises:
+        ParamError: pyarrow is not installed.
+        DataError: A file is not of this form, or an image is bad.
+        ResourceError: The images would take more than 4 GiB.
+    """
+    shards = find_shards(root, (".parquet",))
+    class_names = _class_names(shards["train"][0])
+    texts = {
+        part: [label for path in paths for label in read_labels(path)]
+        for part, paths in shards.items()
+    }
+    check_size(root, sum(map(len, texts.values())), image_size, "lower it")
+    names, labels = number_classes(texts, class_names, root)
+    decoder = Decoder(image_size)
+    parts = {}
+    for part, paths in shards.items():
+        images = torch.empty((len(labels[part]), image_size, image_size, 3), dtype=torch.uint8)
+        kept: list[int] = []
+        contents = ((path, row, cell) for path in paths for row, cell in _cells(path))
+        for position, (path, row, cell) in enumerate(contents):
+            place = f"{path.relative_to(root) if path != root else path.name} row {row}"
+            label = int(labels[part][position])
+            image = decoder.decode(part, label, place, partial(_content, cell))
+            if image is not None:
+                images[len(kept)] = image
+                kept.append(position)
+        parts[part] = Part(images[: len(kept)], torch.from_numpy(labels[part][kept]))
+    require_good(root, decoder.bad, on_bad_image)
+    skipped = tuple(map(str, decoder.bad))
+    return Pool(names, parts["train"], parts.get("val"), parts.get("test"), skipped=skipped)
+
+
+def _class_names(path: Path) -> list[str] | None:
+    """Return the names that the metadata holds, None where it holds none."""
+    metadata = parquet_file(path).schema_arrow.metadata or {}
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        names = features["label"]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return names if isinstance(names, list) and all(type(n) is str for n in names) else None
+
+
+def _cells(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield row number and content of each cell with an image, a few rows in memory at a time."""
+    file = parquet_file(path)
+    _require_column(path, file, "image")
+    row = 0
+    try:
+        for batch in file.iter_batches(_ROWS, columns=["image"]):
+            for cell in batch.column(0).to_pylist():
+                yield row, cell
+                row += 1
+    except OSError as error:
+        raise DataError(path, f"column 'image' is damaged: {error}") from None
+
+
+def _content(cell: Any) -> bytes:
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(content, bytes):
+        raise BadImageError("holds no bytes of an image")
+    return content

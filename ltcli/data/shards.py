@@ -1,0 +1,48 @@
+"""Data sets in a few large files, whose names say which part each one holds."""
+
+import re
+from pathlib import Path
+
+from ltcli.core.errors import DataError
+
+_PART = re.compile(r"(train|validation|val|test)(?![A-Za-z0-9])")
+
+
+def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Find the files of each part.
+
+    Args:
+        root: A file, which is the training part; or a folder, searched with all folders below,
+            whose files start with ``train``, ``validation``, ``val`` or ``test``.
+        suffixes: Of the files to take, with the dot.
+
+    Returns:
+        ``train``, ``val`` and ``test`` where there are files of them, each in the order of paths.
+
+    Raises:
+        DataError: There is no such file or folder, no file, none of the training part, or a name
+            that says no part.
+    """
+    if root.is_file():
+        if root.suffix not in suffixes:
+            raise DataError(root, f"suffix must be one of {', '.join(suffixes)}")
+        return {"train": [root]}
+    if not root.is_dir():
+        raise DataError(root, "no such file or folder", "name the data set with --root")
+    shards: dict[str, list[Path]] = {}
+    for path in list_shards(root, suffixes):
+        match = _PART.match(path.name)
+        if match is None:
+            rule = "file name must start with train, validation, val or test"
+            raise DataError(path, rule, "rename the file")
+        part = "val" if match[1] == "validation" else match[1]
+        shards.setdefault(part, []).append(path)
+    if "train" not in shards:
+        wanted = " or ".join(f"train*{suffix}" for suffix in suffixes)
+        raise DataError(root, f"must hold a file {wanted}, got none")
+    return shards
+
+
+def list_shards(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files below a folder that have one of some suffixes, in the order of paths."""
+    return [path for path in sorted(root.rglob("*")) if path.suffix in suffixes and path.is_file()]
