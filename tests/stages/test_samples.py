@@ -52,7 +52,7 @@ def write_split(path, store, tensors, **info):
 @pytest.fixture(scope="module")
 def digits():
     pool = load_digits()
-    return [pool.images[pool.labels == c] for c in range(3)]
+    return [pool.train.data[pool.train.labels == c] for c in range(3)]
 
 
 @pytest.fixture(scope="module")
