@@ -25,7 +25,6 @@ LARGE = {
     "googlenet": (224, 1024),
     "inception_v3": (299, 2048),
     "convnext_tiny": (224, 768),
-    "swin_t": (224, 768),
     "vit_b_16": (224, 768),
     "densenet121": (224, 1024),
     "regnet_y_400mf": (224, 440),
@@ -131,7 +130,6 @@ def test_resnet10_is_resnet18_with_one_block_in_each_stage():
         ("alexnet", (63, 63), (62, 62)),
         ("vit_b_32", (64, 64), (48, 48)),
         ("vit_b_32", (32, 32), (32, 64)),
-        ("densenet121", (32, 32), (8, 8)),
     ],
 )
 def test_images_of_the_wrong_size_are_noticed_without_values(name, good, bad):

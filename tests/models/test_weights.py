@@ -27,8 +27,10 @@ def same(network, state):
     return all(own[key].equal(state[key]) for key in own if key in state)
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("wrapper", "prefix"),
+    [(None, ""), ("state_dict", "module."), ("model", ""), ("model_state", "module.")],
+)
 def test_a_state_dict_comes_back_from_a_file_of_torch(tmp_path, whole, wrapper, prefix):
     state = {prefix + key: value for key, value in whole.state_dict().items()}
     content = state if wrapper is None else {wrapper: state, "epoch": 3}
