@@ -28,7 +28,7 @@ nothing for CIFAR-10. The artifact's covariances have the divisor that its stage
 
 Mixtures of matrices and variances are formed once (running: in each step). Of factors they are not:
 a mixture has the rows sqrt(eps_ci) F_i of its members, which are gathered for the classes of the
-batch and used as they are, or, where they are more than D, as one D x D matrix for the moment.
+batch and used as they are, or, where that is less work, as one D x D matrix for the moment.
 
 Source: Chen, Zhou, Wu, Yang, Xie, Wang, Li, AAAI 2022, arXiv 2112.07928.
 """

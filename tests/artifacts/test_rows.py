@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+from ltcli.artifacts.rows import is_finite
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.core.errors import ArtifactError
 
@@ -70,3 +71,18 @@ def test_a_missing_tensor_a_shortened_file_and_nan_are_named(tmp_path):
         with pytest.raises(ArtifactError) as caught:
             rows[torch.tensor([1])]
         assert str(caught.value) == f"{path}: cannot be read: it has become shorter"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_found_wherever_it_is(dtype, value):
+    for position in (0, 50, 99):
+        tensor = torch.linspace(-1, 1, 100).to(dtype).reshape(10, 10)
+        assert is_finite(tensor)
+        tensor.view(-1)[position] = value
+        assert not is_finite(tensor)
+
+
+def test_no_values_and_whole_numbers_are_finite():
+    assert is_finite(torch.zeros(0, 3))
+    assert is_finite(torch.tensor([2**62]))
