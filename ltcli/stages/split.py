@@ -122,12 +122,11 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     """Load the source, cut test and validation sets, and take the long-tailed training set."""
     from ltcli.data import sources
 
-    root = Path(params.root) if params.root is not None else None
-    if root is not None:
-        context.log({"event": "root", "root": os.path.abspath(root)})
+    if params.root is not None:
+        context.log({"event": "root", "root": os.path.abspath(params.root)})
     pool = sources.load_source(
         params.source,
-        root,
+        None if params.root is None else Path(params.root),
         named=_named(params),
         download=params.download,
         store=params.store,
@@ -157,13 +156,19 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         "store": pool.store,
         "profile": profile,
         "skipped": len(pool.skipped),
+        **_image_size(params, pool),
     }
-    if pool.store == "images":
-        info["image_size"] = list(tensors["train.images"].shape[1:3])
-    elif pool.store == "files":
-        info["image_size"] = [params.image_size or FILES_SIZE] * 2
     warn_of_short_classes(pool.class_names, counts["val"], wanted, counts["test"])
     return Result(tensors, info)
+
+
+def _image_size(params: Params, pool: Pool) -> dict[str, list[int]]:
+    """Return height and width of the images as a field of the header, none for features."""
+    if pool.store == "images":
+        return {"image_size": list(pool.train.data.shape[1:3])}
+    if pool.store == "files":
+        return {"image_size": [params.image_size or FILES_SIZE] * 2}
+    return {}
 
 
 def _named(params: Params) -> dict[str, str]:
