@@ -13,7 +13,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.data.fingerprint import fingerprint
-from ltcli.data.source_table import PARTS, SOURCES, require_options, require_root
+from ltcli.data.source_table import FILE_PARAMETERS, PARTS, SOURCES, require_options, require_root
 from ltcli.stages.split_report import show, warn_of_short_classes
 from ltcli.stages.stage import Result, Stage
 
@@ -30,16 +30,6 @@ logger = logging.getLogger(__name__)
 STORED_SIZE, FILES_SIZE = 32, 224
 # Of the files of large sets nothing is measured; nearly all backbones are trained with these.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FILE_PARAMETERS = (
-    "train_list",
-    "val_list",
-    "test_list",
-    "class_names",
-    "table",
-    "train_json",
-    "val_json",
-    "labels",
-)
 
 
 def _file(text: str) -> Any:
