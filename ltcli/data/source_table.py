@@ -184,6 +184,11 @@ SOURCES: dict[str, Source] = {
     )
 }
 
+# Every parameter that names a file beside the root.
+FILE_PARAMETERS = tuple(
+    dict.fromkeys(option for source in SOURCES.values() for form in source.forms for option in form)
+)
+
 
 def require_root(name: str, root: object) -> None:
     """Refuse a source that lies in a folder of the user's if no folder was named.

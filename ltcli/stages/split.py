@@ -13,7 +13,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.data.fingerprint import fingerprint
-from ltcli.data.source_table import PARTS, SOURCES, require_options, require_root
+from ltcli.data.source_table import FILE_PARAMETERS, PARTS, SOURCES, require_options, require_root
 from ltcli.stages.split_report import show, warn_of_short_classes
 from ltcli.stages.stage import Result, Stage
 
@@ -30,16 +30,6 @@ logger = logging.getLogger(__name__)
 STORED_SIZE, FILES_SIZE = 32, 224
 # Of the files of large sets nothing is measured; nearly all backbones are trained with these.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FILE_PARAMETERS = (
-    "train_list",
-    "val_list",
-    "test_list",
-    "class_names",
-    "table",
-    "train_json",
-    "val_json",
-    "labels",
-)
 
 
 def _file(text: str) -> Any:
@@ -123,12 +113,11 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     """Load the source, cut test and validation sets, and take the long-tailed training set."""
     from ltcli.data import sources
 
-    root = Path(params.root) if params.root is not None else None
-    if root is not None:
-        context.log({"event": "root", "root": os.path.abspath(root)})
+    if params.root is not None:
+        context.log({"event": "root", "root": os.path.abspath(params.root)})
     pool = sources.load_source(
         params.source,
-        root,
+        None if params.root is None else Path(params.root),
         named=_named(params),
         download=params.download,
         store=params.store,
@@ -157,7 +146,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         "std": std,
         "source": params.source,
         "store": pool.store,
-        "image_size": _image_size(params, pool.store, tensors),
+        "image_size": _image_size(params, pool),
         "profile": profile,
         "skipped": len(pool.skipped),
     }
@@ -165,11 +154,11 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     return Result(tensors, info)
 
 
-def _image_size(params: Params, store: str, tensors: Mapping[str, torch.Tensor]) -> list[int]:
+def _image_size(params: Params, pool: Pool) -> list[int]:
     """Return height and width of the images that a network will see; nothing for embeddings."""
-    if store == "images":
-        return list(tensors["train.images"].shape[1:3])
-    return [params.image_size or FILES_SIZE] * 2 if store == "files" else []
+    if pool.store == "images":
+        return list(pool.train.data.shape[1:3])
+    return [params.image_size or FILES_SIZE] * 2 if pool.store == "files" else []
 
 
 def _named(params: Params) -> dict[str, str]:

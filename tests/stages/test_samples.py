@@ -261,6 +261,6 @@ def test_a_folder_may_stay_files_and_damaged_ones_be_found_at_once(ltcli, of_fil
     assert done.lines[0].startswith(f"error: {tmp_path / 'own'}: {rule}")
     assert ltcli(*command, "--verify", "--on-bad-image", "skip").code == 0
     header = read_header(tmp_path / "split.safetensors")
-    assert sum(header.size(f"{part}.labels", 0) for part in COUNTS) == 54 - 1
+    assert sum(header.size(f"{part}.labels", 0) for part in COUNTS) == 49 - 1
     options = ("--backbone", "resnet20", "--workers", "0", *QUICK)
     assert ltcli("pretrain", *options, "-d", tmp_path).code == 0
