@@ -13,6 +13,7 @@ from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.cli import jobs
 from ltcli.core import log
+from ltcli.core.context import processes
 from ltcli.core.params import Spec, as_dict, specs
 from ltcli.stages import STAGES
 from ltcli.stages.run import Job, plan
@@ -37,12 +38,12 @@ def _command(stage: Stage) -> Callable[..., None]:
     def command(**values: Any) -> None:
         log.setup(values.pop("verbose") - values.pop("quiet"))
         as_json, dry_run = values.pop("as_json"), values.pop("dry_run")
-        results = []
+        results, speaks = [], processes()[0] == 0
         for job in jobs.from_options(stage, values):
             results.append(_dry(job) if dry_run else _run(job))
-            if not as_json:
+            if not as_json and speaks:
                 _show(stage, results[-1], dry_run)
-        if as_json:
+        if as_json and speaks:
             typer.echo(json.dumps(results if stage.for_each else results[0], sort_keys=True))
 
     parameters = [_parameter(spec) for spec in specs(stage.params)]

@@ -17,7 +17,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ltcli.core.errors import ResourceError
+
 _TIMEOUT = datetime.timedelta(minutes=10)
+# What the back ends say when the other end is gone.
+_LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL error", "Timed out")
 
 
 class World:
@@ -117,6 +121,9 @@ def connected(rank: int, size: int, device: torch.device) -> Iterator[World]:
         rank: From 0.
         size: How many; one needs no connection.
         device: That this process computes on.
+
+    Raises:
+        ResourceError: One of them has died.
     """
     if size == 1:
         yield World()
@@ -125,6 +132,11 @@ def connected(rank: int, size: int, device: torch.device) -> Iterator[World]:
     dist.init_process_group(backend, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
         yield here()
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _LOST):
+            rule = "another process of this run has died"
+            raise ResourceError("torchrun", rule, "the same command again goes on") from None
+        raise
     finally:
         dist.destroy_process_group()
 

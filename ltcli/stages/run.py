@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What the back ends of torch.distributed say when the other end is gone.
-_LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL error", "Timed out")
-
 
 @dataclass(frozen=True)
 class Job:
@@ -179,7 +176,7 @@ def run(job: Job) -> bool:
             if not world.agreed(False):
                 return False
             _work(job, first, Context(job.stage.name, job.device, _Unsaved(job, first), _unlogged))
-            return True
+            return world.agreed(True)
         with locked(job.out, checkpoint_of(job.out)):
             # Another process may have made it while this one waited for the lock.
             now = plan(job)
@@ -188,7 +185,7 @@ def run(job: Job) -> bool:
             begun = f"{job.stage.name}: running ({now.reason})"
             logger.info("%s", "\n".join([begun, *now.preview]))
             _run_locked(job, now)
-    return True
+        return world.agreed(True)
 
 
 class _Unsaved:
@@ -276,11 +273,6 @@ def _translated(job: Job, inputs: Mapping[str, Any], context: Context) -> Result
     except RuntimeError as error:
         if "not enough memory" in str(error) or "can't allocate memory" in str(error):
             raise ResourceError(job.stage.name, "out of memory", hint) from None
-        if processes()[1] > 1 and any(sign in str(error) for sign in _LOST):
-            rule = "another process of this run has died"
-            raise ResourceError(
-                job.stage.name, rule, "run the same command again to go on"
-            ) from None
         raise
 
 

@@ -1,0 +1,127 @@
+"""Stages run by two processes, against one process."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from ltcli.artifacts.header import read_header
+from ltcli.artifacts.store import open_artifact
+
+PRETRAIN = ("pretrain", "--backbone", "resnet20", "--batch-size", "64", "--precision", "fp32")
+
+
+def tensors_of(path):
+    with open_artifact(path) as artifact:
+        return artifact.load("*")
+
+
+def launch(*args, size=2):
+    """Start a command as so many processes, as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "ltcli", *map(str, args), "--device", "cpu"],
+            env=os.environ | place | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL if rank == 0 else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def together(*args):
+    """Run a command as two processes, and return their codes and what each said."""
+    processes = launch(*args)
+    said = [process.communicate(timeout=120) for process in processes]
+    said = [said[0][1], "".join(said[1])]
+    return [process.returncode for process in processes], said
+
+
+def test_a_stage_that_shares_no_work_is_for_one_process(ltcli, chain, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = ltcli("covariances", "-d", chain)
+    hint = "hint: only pretrain, dump-features, finetune and evaluate share their work"
+    line = "error: covariances: must be run by 1 process, got 2"
+    assert (done.code, done.lines) == (2, [line, hint])
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes(ltcli, copy, monkeypatch):
+    one, two = copy / "one", copy / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        shutil.copy(copy / "split.safetensors", folder)
+    # At the usual rate, rounding alone moves a run of one process with another number of threads by
+    # a tenth in one epoch.
+    commands = (
+        (*PRETRAIN, "--epochs", "1", "--lr", "0.001"),
+        ("dump-features", "--precision", "fp32"),
+        ("finetune", "--method", "crt", "--data", "images", "--epochs", "1"),
+        ("evaluate", "--precision", "fp32", "--model", "{}/pretrain.safetensors"),
+    )
+    for command in commands:
+        alone = [part.format(one) for part in command]
+        assert ltcli(*alone, "-d", one).code == 0
+        shared = [part.format(two) for part in command]
+        codes, said = together(*shared, "-d", two)
+        assert codes == [0, 0], said
+        # One speaks for both.
+        assert "done in" in said[0]
+        assert said[1] == ""
+    for name in ("pretrain", "finetune-crt", "evaluate-pretrain", "dump-features"):
+        expected, made = (tensors_of(f / f"{name}.safetensors") for f in (one, two))
+        assert expected.keys() == made.keys()
+        for key, tensor in expected.items():
+            if tensor.is_floating_point():
+                scale = max(1.0, tensor.abs().max().item())
+                gap = (made[key] - tensor).abs().max().item()
+                assert gap < 1e-3 * scale, (name, key, gap)
+            else:
+                assert made[key].equal(tensor), (name, key)
+    # Batches are not parted: features of one model are the same to the last bit, if one process
+    # has the same number of threads.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, "-m", "ltcli", "dump-features", "--precision", "fp32", "--force"]
+    subprocess.run([*command, "-d", str(two), "-q"], check=True, capture_output=True)
+    again = tensors_of(two / "dump-features.safetensors")
+    assert all(again[key].equal(tensor) for key, tensor in made.items())
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(copy):
+    out = copy / "long.safetensors"
+    command = (*PRETRAIN, "--epochs", "25", "--out", out, "-d", copy)
+    processes = launch(*command)
+    checkpoint = copy / "long.resume.safetensors"
+    until = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    said = processes[0].communicate(timeout=60)[1]
+    processes[1].communicate(timeout=60)
+    assert processes[0].returncode == 6
+    lines = said.splitlines()[-2:]
+    assert lines == [
+        "error: torchrun: another process of this run has died",
+        "hint: the same command again goes on",
+    ]
+    assert not out.exists()
+    before = read_header(checkpoint).info["position"]["epoch"]
+    assert before > 0
+    codes, said = together(*command)
+    assert codes == [0, 0]
+    first = re.search(r"epoch (\d+)/25", said[0])
+    assert int(first[1]) > before
+    assert torch.isfinite(tensors_of(out)["classifier.weight"]).all()
