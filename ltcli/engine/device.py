@@ -1,5 +1,7 @@
 """Which device and which precision a stage computes with."""
 
+import os
+
 import torch
 
 from ltcli.core.errors import ResourceError
@@ -14,9 +16,11 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ResourceError: The device is unknown or not there; there is no silent fallback.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        # Each process that torchrun starts on a machine has a GPU of its own.
+        local = os.environ.get("LOCAL_RANK")
+        name = "cuda" if local is None else f"cuda:{local}"
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -7,6 +7,7 @@ from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_classes_of_evaluate_in_any_runtime(ltcli, copy):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -45,6 +45,7 @@ def size_of(path):
     return struct.unpack(">II", data[16:24])
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_from_the_artifact_alone_and_the_same_again(
     ltcli, folder, tmp_path, monkeypatch
 ):

@@ -49,6 +49,17 @@ def test_auto_is_a_device_that_is_there():
     assert resolve_device("cpu") == CPU
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_process_on_a_machine_has_a_gpu_of_its_own(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert resolve_device(name) == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert resolve_device(name) == torch.device("cuda", 3)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    assert resolve_device("cpu") == CPU
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_auto_prefers_the_gpu_and_an_index_beyond_the_last_is_refused():

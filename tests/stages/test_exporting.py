@@ -38,7 +38,7 @@ def needed(form):
             pytest.importorskip(package)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_a_file_gives_the_model_s_logits_for_any_number_of_images(rng, form):
     needed(form)
     network = Network(ResNet((4,), (1,), projection=False), Classifier(4, 3)).eval()

@@ -688,6 +688,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.slow
 def test_of_three_runs_at_once_one_does_the_work(copy):
     out = copy / "o.safetensors"
     command = [*CRT, "--epochs", "20", "-d", str(copy), "--out", str(out)]
