@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +175,10 @@ def run(job: Job) -> bool:
             # The first process alone locks, reads the log and writes.
             if not world.agreed(False):
                 return False
-            _work(job, first, Context(job.stage.name, job.device, _Unsaved(job, first), _unlogged))
+            # A signal is for the first process, which saves before it ends: this one follows.
+            with _handled(lambda *_: None):
+                context = Context(job.stage.name, job.device, _Unsaved(job, first), _unlogged)
+                _work(job, first, context)
             return world.agreed(True)
         with locked(job.out, checkpoint_of(job.out)):
             # Another process may have made it while this one waited for the lock.
@@ -286,15 +289,21 @@ def _signals(context: Context) -> Iterator[None]:
         if not context.resumable:
             context.stop_here()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    with _handled(ask_to_stop):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let a function answer to SIGINT and SIGTERM."""
     before = {}
     try:
-        for number in numbers:
-            before[number] = signal.signal(number, ask_to_stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, handler)
     except ValueError:
         pass  # not in the main thread: whoever runs us there handles signals
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

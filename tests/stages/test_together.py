@@ -100,6 +100,24 @@ def test_two_processes_make_what_one_makes(ltcli, copy, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_signal_to_all_saves_and_the_next_run_goes_on(copy):
+    out, checkpoint = copy / "long.safetensors", copy / "long.resume.safetensors"
+    command = (*PRETRAIN, "--epochs", "25", "--out", out, "-d", copy)
+    processes = launch(*command)
+    until = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    for process in reversed(processes):
+        process.send_signal(signal.SIGTERM)
+    said = processes[0].communicate(timeout=60)[1]
+    processes[1].communicate(timeout=60)
+    assert processes[0].returncode == 143
+    assert said.splitlines()[-1] == "hint: run the same command again to go on"
+    position = read_header(checkpoint).info["position"]
+    assert (position["epoch"], position["step"]) > (0, 0)
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_the_next_one_goes_on(copy):
     out = copy / "long.safetensors"
     command = (*PRETRAIN, "--epochs", "25", "--out", out, "-d", copy)
