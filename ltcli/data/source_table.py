@@ -51,6 +51,12 @@ class Source:
     counts: Counts | None = None
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What published weights were trained with, and images in files that nothing else is known of."""
+
+# Of the code of Kang et al. and those after it; BBN takes ImageNet's.
+_INAT_MEAN, _INAT_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
+
 # LDAM-DRW and nearly everybody after it normalise both CIFAR sets with these CIFAR-10 figures. The
 # deviations are means over images of each image's own, so they are smaller than those over pixels.
 _CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -144,6 +150,8 @@ SOURCES: dict[str, Source] = {
         Source(
             "inat2017",
             "iNaturalist 2017: 579,184 + 95,986 photos of 5,089 classes.",
+            mean=_INAT_MEAN,
+            std=_INAT_STD,
             of_files=True,
             forms=(
                 {"train_json": "train2017.json", "val_json": "val2017.json"},
@@ -159,6 +167,8 @@ SOURCES: dict[str, Source] = {
         Source(
             "inat2018",
             "iNaturalist 2018: 437,513 + 24,426 photos of 8,142 classes.",
+            mean=_INAT_MEAN,
+            std=_INAT_STD,
             of_files=True,
             forms=(
                 {"train_json": "train2018.json", "val_json": "val2018.json"},
@@ -213,7 +223,8 @@ def require_options(name: str, given: Collection[str]) -> None:
     """
     source = SOURCES[name]
     read = {option for form in source.forms for option in form}
-    read |= ({"store"} if source.of_files else set()) | ({"partial"} if source.counts else set())
+    read |= {"store", "verify"} if source.of_files else set()
+    read |= {"partial"} if source.counts else set()
     for option in given:
         if option not in read:
             reads = ", ".join(sorted(map(_flag, read)))
@@ -222,7 +233,7 @@ def require_options(name: str, given: Collection[str]) -> None:
     for option in source.required:
         if option not in given:
             raise ParamError("split", f"source '{name}' needs {_flag(option)}", "name the file")
-    files = [option for option in given if option not in ("store", "partial")]
+    files = [option for option in given if option in FILE_PARAMETERS]
     if not any(set(files) <= set(form) for form in source.forms):
         either = " or ".join(_flag(next(iter(form))) for form in source.forms)
         raise ParamError("split", f"source '{name}' reads {either}, got options of both")

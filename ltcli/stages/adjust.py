@@ -218,7 +218,7 @@ def _validation(
 
     split = inputs["split"]
     device = resolve_device(context.device)
-    samples = open_samples(split, "val", device, params)
+    samples = open_samples(split, "val", device, params, inputs["model"].header.info)
     dtype = resolve_precision(params.precision, device)
     features = features_of(place(network, device), samples, dtype)
     with torch.inference_mode():

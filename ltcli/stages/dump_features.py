@@ -85,7 +85,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     def samples(part: str, padding: int = 0) -> Samples:
         # Normalised as in training, also where the images are of another split.
         varied = Augmentation(padding=padding)
-        return open_samples(split, part, device, params, varied, pixels=model.header.info)
+        return open_samples(split, part, device, params, model.header.info, varied)
 
     tensors: dict[str, torch.Tensor] = {}
     for part in ("train", "val", "test"):

@@ -63,7 +63,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info = model.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
-    images = open_samples(split, params.on, device, params)
+    images = open_samples(split, params.on, device, params, info)
     labels = split.tensor(f"{params.on}.labels")
 
     def logits_of(network: Network, features: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from ltcli.stages.start import (
     facts,
     fingerprint,
     load_start,
+    pixels,
     plain_backbone,
 )
 
@@ -184,8 +185,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         {
             "class_names": info["class_names"],
             "class_counts": info["class_counts"],
-            "mean": info["mean"],
-            "std": info["std"],
+            **pixels(params, split.header),
             "image_size": info["image_size"],
             "split": split.header.digest,
             "backbone": backbone_of(params, method, split.header),
@@ -228,6 +228,7 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
     # At least the last epoch of a short run has what was asked for.
     deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
 
+    seen = pixels(params, split.header)
     augmentation = Augmentation(
         padding=params.padding,
         pad_mode=schedule.pad_mode,
@@ -237,7 +238,8 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
     )
 
     def images(part: str) -> Augmented:
-        return Augmented(open_samples(split, part, device, params, augmentation), params.seed)
+        samples = open_samples(split, part, device, params, seen, augmentation)
+        return Augmented(samples, params.seed)
 
     # A last layer alone is small, and its logits decide.
     embeddings = split.header.info["store"] == "features"

@@ -69,8 +69,8 @@ def open_samples(
     part: str,
     device: torch.device,
     params: Any,
+    pixels: Mapping[str, Any],
     augmentation: Augmentation | None = None,
-    pixels: Mapping[str, Any] | None = None,
 ) -> Samples:
     """Return the samples of one part of a split.
 
@@ -79,15 +79,14 @@ def open_samples(
         part: train, val or test.
         device: Where batches are made.
         params: The stage's parameters, with ``root`` and ``workers``.
+        pixels: ``mean`` and ``std`` of each colour, as the network knows them: a model's metadata.
         augmentation: Of the samples that are drawn; None where all are taken as they are.
-        pixels: Metadata with ``mean`` and ``std``, where not those of the split.
     """
     from ltcli.data.batches import Augmentation, FeatureBatches, ImageBatches
 
     info = split.header.info
     if info["store"] == "features":
         return FeatureBatches(split.tensor(f"{part}.features"), device)
-    pixels = info if pixels is None else pixels
     mean, std = pixels["mean"], pixels["std"]
     augmentation = augmentation or Augmentation()
     if info["store"] == "images":

@@ -43,7 +43,7 @@ def trained(
             labels = bank.tensor(f"{part}.labels")
         else:
             split = inputs["split"]
-            samples = open_samples(split, part, device, params)
+            samples = open_samples(split, part, device, params, inputs["model"].header.info)
             features = features_of(network, samples, dtype)
             labels = split.tensor(f"{part}.labels")
         parts[part] = (features, labels)
@@ -236,6 +236,7 @@ class _Source:
     ) -> None:
         self._params, self._network, self._dtype = params, network, dtype
         self._artifact = inputs["split" if params.data == "images" else "features"]
+        self._pixels = inputs["model"].header.info
         self._kept: dict[str, Augmented] = {}
         self._device = network.classifier.weight.device
 
@@ -280,7 +281,7 @@ class _Source:
                 least_area=params.least_area,
                 jitter=params.jitter,
             )
-            samples = open_samples(self._artifact, part, self._device, params, varied)
+            samples = open_samples(self._artifact, part, self._device, params, self._pixels, varied)
             self._kept[part] = Augmented(samples, params.seed)
         return self._kept[part]
 

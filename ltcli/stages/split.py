@@ -13,7 +13,15 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.data.fingerprint import fingerprint
-from ltcli.data.source_table import FILE_PARAMETERS, PARTS, SOURCES, require_options, require_root
+from ltcli.data.source_table import (
+    FILE_PARAMETERS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PARTS,
+    SOURCES,
+    require_options,
+    require_root,
+)
 from ltcli.stages.split_report import show, warn_of_short_classes
 from ltcli.stages.stage import Result, Stage
 
@@ -29,7 +37,6 @@ logger = logging.getLogger(__name__)
 # Side of the images, pixels: if they are decoded now, and if they are decoded when they are used.
 STORED_SIZE, FILES_SIZE = 32, 224
 # Of the files of large sets nothing is measured; nearly all backbones are trained with these.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _file(text: str) -> Any:
@@ -239,11 +246,11 @@ def _normalisation(
 
     if store == "features":
         return [], []
-    if store == "files":
-        return list(IMAGENET_MEAN), list(IMAGENET_STD)
     entry = SOURCES[source]
     if entry.mean is not None and entry.std is not None:
         return list(entry.mean), list(entry.std)
+    if store == "files":
+        return list(IMAGENET_MEAN), list(IMAGENET_STD)
     flat = tensors["train.images"].reshape(-1, 3)
     histogram = torch.stack([torch.bincount(flat[:, i].long(), minlength=256) for i in range(3)])
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -267,7 +274,7 @@ def check(params: Params, _headers: Mapping[str, Any]) -> None:
     require_root(params.source, params.root)
     given = list(_named(params))
     given += ["store"] if params.store != "auto" else []
-    given += ["partial"] if params.partial else []
+    given += [name for name in ("partial", "verify") if getattr(params, name)]
     require_options(params.source, given)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli import methods
 from ltcli.artifacts.header import opened
 from ltcli.core.errors import ArtifactError, ParamError, nearest
+from ltcli.data.source_table import IMAGENET_MEAN, IMAGENET_STD
 from ltcli.models.names import BACKBONES, BORROWED, EMBEDDINGS
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ def plain_backbone(params: Any, split: Header) -> str:
     if split.info["store"] == "features":
         return f"{EMBEDDINGS}{split.size('train.features', 1)}"
     return "resnet32"
+
+
+def pixels(params: Any, split: Header) -> dict[str, list[float]]:
+    """Return mean and standard deviation of each colour, 0..1, that the network shall know.
+
+    Those of the split, or ImageNet's, with which all weights of torchvision's networks were made.
+    """
+    if params.weights is not None and params.backbone.startswith(BORROWED):
+        return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    return {"mean": split.info["mean"], "std": split.info["std"]}
 
 
 def check_start(params: Any, method: Method, split: Header) -> None:

@@ -48,7 +48,7 @@ def test_features_and_logits_are_those_of_the_network_image_by_image(exact):
         network = load_network(model, CPU)
     for part in ("train", "val", "test"):
         with open_artifact(folder / "split.safetensors") as split:
-            images = open_samples(split, part, CPU, None)
+            images = open_samples(split, part, CPU, None, split.header.info)
             assert bank[f"{part}.labels"].equal(split.tensor(f"{part}.labels"))
         for row in (0, 7, images.size - 1):
             with torch.no_grad():

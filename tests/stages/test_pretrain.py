@@ -123,7 +123,7 @@ def test_a_run_that_diverges_names_epoch_and_step_and_writes_nothing(ltcli, copy
 def naive_run(folder, epochs, order, loss):
     """Train by hand, two batches an epoch: SGD with momentum and weight decay at 0.01."""
     with open_artifact(folder / "split.safetensors") as split:
-        images = open_samples(split, "train", CPU, None, Augmentation(padding=4))
+        images = open_samples(split, "train", CPU, None, split.header.info, Augmentation(padding=4))
         labels = split.tensor("train.labels")
         counts = torch.tensor(split.header.info["class_counts"])
     network = place(build_network("resnet20", 10, 3), CPU)

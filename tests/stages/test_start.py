@@ -66,12 +66,19 @@ def test_pretrained_weights_as_they_are_make_a_model_for_all_later_stages(ltcli,
     whole.load_state_dict(state)
     with open_artifact(folder / "split.safetensors") as split:
         info, images = split.header.info, split.tensor("train.images")[:50]
-    mean, std = (torch.tensor(info[name]).view(3, 1, 1) for name in ("mean", "std"))
+    # The colours are those that torchvision's weights know, in every stage.
+    assert (header.info["mean"], header.info["std"]) != (info["mean"], info["std"])
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     with torch.no_grad():
         expected = whole((images.permute(0, 3, 1, 2) / 255 - mean) / std)
     with open_artifact(folder / "dump-features.safetensors") as features:
-        logits = features.tensor("train.logits")[:50]
+        logits, on_test = features.tensor("train.logits")[:50], features.tensor("test.logits")
     torch.testing.assert_close(logits, expected, rtol=2e-2, atol=2e-2)
+    with open_artifact(folder / "evaluate-pretrain.safetensors") as made:
+        assert made.tensor("logits").allclose(on_test, rtol=2e-2, atol=2e-2)
 
 
 def test_a_changed_file_of_weights_is_seen_and_a_moved_one_is_the_same(
