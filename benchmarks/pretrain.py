@@ -33,10 +33,11 @@ BATCH = 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
-class _Photos(Dataset):
+class Photos(Dataset):
     """Arrays turned into PIL images and transformed one by one, as torchvision's CIFAR does."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Keep images uint8 [N, H, W, 3] and labels int64 [N]."""
         self.images, self.labels = images, labels
         self.transform = transforms.Compose(
             [
@@ -48,9 +49,11 @@ class _Photos(Dataset):
         )
 
     def __len__(self) -> int:
+        """Return N."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """Return an augmented image, float [3, H, W], and its label."""
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
@@ -58,7 +61,7 @@ def plain_loop(images: np.ndarray, labels: np.ndarray, workers: int) -> Callable
     """Return a function that does so many steps of the plain loop."""
     network = build_network("resnet32", 10, 0)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-    loader = DataLoader(_Photos(images, labels), BATCH, shuffle=True, num_workers=workers)
+    loader = DataLoader(Photos(images, labels), BATCH, shuffle=True, num_workers=workers)
 
     def forever() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:

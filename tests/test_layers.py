@@ -1,6 +1,7 @@
 """The law of imports: down only, and torch only where the command line does not pass."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def imports(source):
     return [target for node in ast.walk(ast.parse(source)) for target in _targets(node)]
 
 
+@functools.cache
 def imports_when_loaded(source):
     """The imports that happen when the file is loaded."""
     found = []

@@ -28,6 +28,9 @@ def compare(
     resamples: Annotated[int, typer.Option(help="Bootstrap draws.")] = 2000,
     many_above: Annotated[int, typer.Option(help="More training images are many.")] = 100,
     few_below: Annotated[int, typer.Option(help="Fewer training images are few.")] = 20,
+    score: Annotated[
+        str, typer.Option(help="What rows are judged by: accuracy or balanced (mean over classes).")
+    ] = "accuracy",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     published: Annotated[
         bool, typer.Option("--published", help="Add what papers print for the same setting.")
@@ -55,6 +58,8 @@ def compare(
     """
     if as_json + as_csv + as_markdown > 1:
         raise ParamError("compare", f"at most {_FLAG} may be given")
+    if score not in ("accuracy", "balanced"):
+        raise ParamError("compare", f"score must be accuracy or balanced, got {score}")
     _check_ranges(level, resamples, many_above, few_below)
     if files:
         headers = [read_header(path) for path in files]
@@ -68,6 +73,7 @@ def compare(
         many_above=many_above,
         few_below=few_below,
         seed=seed,
+        score="balanced" if score == "balanced" else "accuracy",
     )
     papers = _papers(headers) if published else []
     if as_json:

@@ -17,6 +17,8 @@ from ltcli.stages.league import names_of_differences, words
 
 Line = TypeVar("Line")
 
+# Of accuracy and its mean over classes, from where on it matters which of them is looked at.
+_APART = 0.02
 _PAPER_HEADS = ["published", "accuracy %", "source", "note"]
 
 
@@ -100,15 +102,17 @@ def by_league(rows: Sequence[Placed], lines: Sequence[Line]) -> list[tuple[str, 
 def heads(rows: Sequence[Placed], level: float) -> list[str]:
     """Return the names of the columns."""
     together = "together" if len(rows) > 2 else "interval"
+    scores = ["accuracy", "balanced"]
+    first, second = scores if rows[0].row.judged == "accuracy" else scores[::-1]
     return [
         "method",
         "runs",
-        "accuracy %",
+        f"{first} %",
         f"{100 * level:g} % interval",
         "many",
         "medium",
         "few",
-        "balanced",
+        second,
         "NLL",
         "ECE",
         "vs first",
@@ -128,14 +132,16 @@ def cells(placed: Placed) -> list[str]:
         between = f"{100 * low:+.2f} .. {100 * high:+.2f}"
         verdict = "tie" if row.tie else ("better" if row.difference > 0 else "worse")
         verdict += "" if placed.like_for_like else " (other league)"
+    scores = [row.accuracy, row.balanced]
+    first, second = scores if row.judged == "accuracy" else scores[::-1]
     groups = [_percent(row.groups[name]) for name in ("many", "medium", "few")]
     return [
         row.name,
         str(row.runs),
-        _percent(row.accuracy),
+        _percent(first),
         f"{_percent(row.interval[0])} .. {_percent(row.interval[1])}",
         *groups,
-        _percent(row.balanced),
+        _percent(second),
         f"{row.nll:.3f}",
         _percent(row.ece),
         difference,
@@ -160,6 +166,10 @@ def footer(rows: Sequence[Placed], level: float, images: str) -> list[str]:
     lines = [f"{images}, last epoch. best*: epoch chosen on these images, not a result."]
     others = [placed.row for placed in rows[1:]]
     how = "paired bootstrap over images"
+    if rows[0].row.judged == "balanced":
+        how = "of balanced accuracy; " + how + " of each class"
+    elif any(abs(placed.row.accuracy - placed.row.balanced) > _APART for placed in rows):
+        lines.append("Classes differ in test images: --score balanced counts classes the same.")
     if any(placed.row.runs > 1 for placed in rows):
         how += ", seeds by Student's t"
     if len(others) > 1:

@@ -18,7 +18,13 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.data.class_table import read_class_table, read_shares
-from ltcli.stages.samples import check_alike, check_samples, open_samples
+from ltcli.stages.samples import (
+    check_alike,
+    check_samples,
+    open_samples,
+    root_option,
+    workers_option,
+)
 from ltcli.stages.stage import Input, Result, Stage, check_follows_prior, recipe
 
 if TYPE_CHECKING:
@@ -55,13 +61,8 @@ class Params:
     data: Literal["features", "images"] = param(
         "features", "for tau auto: validation logits of the feature bank, or run the images"
     )
-    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
-    workers: int | None = param(
-        None,
-        "processes that decode image files; as many as cores if not given",
-        identity=False,
-        ge=0,
-    )
+    root: str | None = root_option()
+    workers: int | None = workers_option()
     precision: Literal["auto", "fp32", "bf16"] = param(
         "auto", "for --data images: bf16 where the device has it"
     )

@@ -13,7 +13,7 @@ from ltcli.data.published import Published, read_published
 from ltcli.stages.league import League, read_provenance
 
 if TYPE_CHECKING:
-    from ltcli.stats.comparison import Row, Run
+    from ltcli.stats.comparison import Row, Run, Score
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def compare_files(
     many_above: int = 100,
     few_below: int = 20,
     seed: int = 0,
+    score: Score = "accuracy",
 ) -> list[Placed]:
     """Compare predictions on the same images; see ``ltcli.stats.comparison.compare``."""
     from ltcli.stats.comparison import compare
@@ -67,6 +68,7 @@ def compare_files(
         many_above=many_above,
         few_below=few_below,
         seed=seed,
+        score=score,
     )
     return place(headers, rows)
 

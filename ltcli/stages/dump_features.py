@@ -10,7 +10,13 @@ from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
 from ltcli.core.params import param
 from ltcli.models.names import BORROWED, EMBEDDINGS
-from ltcli.stages.samples import check_alike, check_samples, open_samples
+from ltcli.stages.samples import (
+    check_alike,
+    check_samples,
+    open_samples,
+    root_option,
+    workers_option,
+)
 from ltcli.stages.stage import Input, Result, Stage, check_kept
 
 if TYPE_CHECKING:
@@ -31,13 +37,8 @@ class Params:
         None, "use the weights that pretrain --snapshots kept after this epoch", ge=1
     )
     storage: Literal["fp32", "bf16"] = param("fp32", "how features are stored")
-    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
-    workers: int | None = param(
-        None,
-        "processes that decode image files; as many as cores if not given",
-        identity=False,
-        ge=0,
-    )
+    root: str | None = root_option()
+    workers: int | None = workers_option()
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     other_split: bool = param(
         False,

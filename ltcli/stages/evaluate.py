@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
-from ltcli.stages.samples import check_alike, check_samples, files_of, open_samples
+from ltcli.stages.samples import (
+    check_alike,
+    check_samples,
+    files_of,
+    open_samples,
+    root_option,
+    workers_option,
+)
 from ltcli.stages.stage import Input, Result, Stage
 
 if TYPE_CHECKING:
@@ -30,13 +37,8 @@ class Params:
     """Parameters of evaluate."""
 
     on: Literal["test", "val"] = param("test", "which images")
-    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
-    workers: int | None = param(
-        None,
-        "processes that decode image files; as many as cores if not given",
-        identity=False,
-        ge=0,
-    )
+    root: str | None = root_option()
+    workers: int | None = workers_option()
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
 
 

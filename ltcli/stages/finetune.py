@@ -11,7 +11,12 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import Schedule, learning_rate
-from ltcli.stages.samples import check_alike, check_samples
+from ltcli.stages.samples import (
+    check_alike,
+    check_samples,
+    root_option,
+    workers_option,
+)
 from ltcli.stages.stage import Input, Result, Stage, check_follows_prior, check_kept, recipe
 
 if TYPE_CHECKING:
@@ -67,13 +72,8 @@ class Params:
         0.0, "image files: strength of random brightness, contrast and saturation", ge=0, le=1
     )
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
-    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
-    workers: int | None = param(
-        None,
-        "processes that decode image files; as many as cores if not given",
-        identity=False,
-        ge=0,
-    )
+    root: str | None = root_option()
+    workers: int | None = workers_option()
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     seed: int = param(0, "fresh weights, order, augmentation", ge=0, lt=2**32)
 

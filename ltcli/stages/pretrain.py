@@ -12,7 +12,12 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import SCHEDULES, Schedule
-from ltcli.stages.samples import check_samples, open_samples
+from ltcli.stages.samples import (
+    check_samples,
+    open_samples,
+    root_option,
+    workers_option,
+)
 from ltcli.stages.stage import Input, Result, Stage, recipe
 from ltcli.stages.start import (
     backbone_of,
@@ -96,13 +101,8 @@ class Params:
         0, "first epoch, in the recipe's own length, of these weights and this sampler", ge=0
     )
     snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
-    root: str | None = param(None, "folder of the images, if they have moved", identity=False)
-    workers: int | None = param(
-        None,
-        "processes that decode image files; as many as cores if not given",
-        identity=False,
-        ge=0,
-    )
+    root: str | None = root_option()
+    workers: int | None = workers_option()
     precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     seed: int = param(0, "initial weights, order, augmentation", ge=0, lt=2**32)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.environment import usable_cores
 from ltcli.core.errors import ArtifactError, DataError, ParamError
+from ltcli.core.params import param
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
     from ltcli.data.batches import Augmentation, Samples
 
 _MOST_WORKERS = 16
+
+
+def root_option() -> Any:
+    """Declare ``root``, where the images of a split of files are."""
+    return param(None, "folder of the images, if they have moved", identity=False)
+
+
+def workers_option() -> Any:
+    """Declare ``workers``, who decode the images of a split of files."""
+    text = "processes that decode image files; as many as cores if not given"
+    return param(None, text, identity=False, ge=0)
 
 
 def check_samples(stage: str, params: Any, split: Header) -> None:

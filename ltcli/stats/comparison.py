@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from ltcli.stats import accuracy as scores
-from ltcli.stats.intervals import accuracy_interval, resampled_rows
+from ltcli.stats.intervals import resampled_rows, score_interval
 from ltcli.stats.simultaneous import Difference, differences
+
+Score = Literal["accuracy", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,15 @@ class Row:
     Attributes:
         name: Of the runs.
         runs: How many.
+        judged: The score that intervals and differences are of.
         accuracy: Mean over runs, last epoch.
-        interval: Of that mean, over test images and, with several runs, over seeds.
+        interval: Of the mean score, accuracy or balanced accuracy, over test images and, with
+            several runs, over seeds.
         groups: Accuracy of many, medium and few; None where a group has no test images.
         balanced: Mean over classes.
         nll: nats.
         ece: Expected calibration error.
-        difference: Accuracy minus that of the first row, None for the first row, as the next three.
+        difference: Score minus that of the first row, None for the first row, as the next three.
         difference_interval: Of the difference, paired over images; those of all rows hold at once.
         tie: Whether that interval holds 0.
         detectable: The smallest true difference that would be found with a chance of 80 %; None
@@ -53,6 +58,7 @@ class Row:
 
     name: str
     runs: int
+    judged: Score
     accuracy: float
     interval: tuple[float, float]
     groups: dict[str, float | None]
@@ -74,6 +80,7 @@ def compare(
     many_above: int = 100,
     few_below: int = 20,
     seed: int = 0,
+    score: Score = "accuracy",
 ) -> list[Row]:
     """Return one row per name, in order of first appearance.
 
@@ -86,23 +93,26 @@ def compare(
         many_above: A class with more training images than this is many.
         few_below: A class with fewer is few.
         seed: Of the bootstrap.
+        score: What intervals and differences are of. For the balanced accuracy, resamples have as
+            many images of each class as there are.
     """
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(run)
-    correct = [
-        torch.stack([scores.predictions(run.logits) == run.labels for run in members])
-        for members in by_name.values()
+    balanced = score == "balanced"
+    values = [
+        torch.stack([_values(run, balanced) for run in members]) for members in by_name.values()
     ]
-    resampled = resampled_rows(correct, resamples=resamples, seed=seed)
+    classes = runs[0].labels if balanced else None
+    resampled = resampled_rows(values, resamples=resamples, seed=seed, classes=classes)
     found: list[Difference | None] = [None]
     if len(by_name) > 1:
-        found += differences(correct, resampled, level)
+        found += differences(values, resampled, level)
     return [
         _row(
             members,
-            float(correct[k].double().mean()),
-            accuracy_interval(resampled[k], level=level, seed=seed),
+            score,
+            score_interval(resampled[k], level=level, seed=seed),
             found[k],
             scores.group_of_class(members[0].class_counts, many_above, few_below),
         )
@@ -110,9 +120,19 @@ def compare(
     ]
 
 
+def _values(run: Run, balanced: bool) -> torch.Tensor:
+    """Return what each image adds to the score, times their number, float64 [M]."""
+    correct = (scores.predictions(run.logits) == run.labels).double()
+    if not balanced:
+        return correct
+    counts = run.labels.bincount()
+    share = len(correct) / int((counts > 0).sum())
+    return correct * share / counts[run.labels]
+
+
 def _row(
     members: Sequence[Run],
-    accuracy: float,
+    judged: Score,
     interval: tuple[float, float],
     difference: Difference | None,
     groups: torch.Tensor,
@@ -120,7 +140,8 @@ def _row(
     return Row(
         name=members[0].name,
         runs=len(members),
-        accuracy=accuracy,
+        judged=judged,
+        accuracy=_mean([scores.accuracy(run.logits, run.labels) for run in members]),
         interval=interval,
         groups=_mean_groups([scores.group_accuracy(r.logits, r.labels, groups) for r in members]),
         balanced=_mean([scores.balanced_accuracy(r.logits, r.labels) for r in members]),

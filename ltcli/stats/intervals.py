@@ -1,6 +1,7 @@
 """How far an accuracy may be chance: bootstrap over images and seeds.
 
-Every resample draws N test images with replacement; with more than one seed it also draws as many
+Every resample draws N test images with replacement, or, for a balanced score, as many of each class
+as there are; with more than one seed it also draws as many
 seeds with replacement, independently of the images, and averages over them. All rows of a table
 are scored on the same resampled images. The interval of a row runs between percentiles of its
 resampled means (percentile method).
@@ -14,6 +15,7 @@ Pigeonhole Bootstrap", Annals of Applied Statistics 2007, arXiv 0712.1111.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,9 @@ from ltcli.core.errors import ParamError
 _CHUNK_ELEMENTS = 1 << 22  # counts in memory at once
 
 
-def bootstrap_weights(num_samples: int, resamples: int, seed: int) -> Iterator[Tensor]:
+def bootstrap_weights(
+    num_samples: int, resamples: int, seed: int, classes: Tensor | None = None
+) -> Iterator[Tensor]:
     """Draw how often each sample is in each resample: multinomial counts that sum to N.
 
     A pure function of its arguments: methods scored with the same seed see the same resamples.
@@ -33,6 +37,7 @@ def bootstrap_weights(num_samples: int, resamples: int, seed: int) -> Iterator[T
         num_samples: N, at least 1.
         resamples: R, at least 1.
         seed: Of these draws only.
+        classes: int64 [N], where each class is drawn by itself; None where samples are alike.
 
     Yields:
         float32 [B, N], whole numbers, in chunks that add up to R rows.
@@ -44,49 +49,77 @@ def bootstrap_weights(num_samples: int, resamples: int, seed: int) -> Iterator[T
     rows = max(1, _CHUNK_ELEMENTS // num_samples)
     for first in range(0, resamples, rows):
         count = min(rows, resamples - first)
-        draws = generator.integers(num_samples, size=(count, num_samples))
+        if classes is None:
+            draws = generator.integers(num_samples, size=(count, num_samples))
+        else:
+            draws = _within(classes, generator.random((count, num_samples)))
         draws += np.arange(count)[:, None] * num_samples
         counts = np.bincount(draws.ravel(), minlength=count * num_samples)
         yield torch.from_numpy(counts.astype(np.float32)).view(count, num_samples)
 
 
-def resampled_accuracies(correct: Tensor, *, resamples: int = 2000, seed: int = 0) -> Tensor:
+def _within(
+    classes: Tensor, shares: np.ndarray[Any, np.dtype[np.float64]]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Turn draws in [0, 1), [B, N], into positions: draw n is of the class of sample n."""
+    labels = classes.numpy()
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels)
+    starts = np.cumsum(sizes) - sizes
+    inside = np.minimum((shares * sizes[labels]).astype(np.int64), sizes[labels] - 1)
+    drawn: np.ndarray[Any, np.dtype[np.int64]] = order[starts[labels] + inside]
+    return drawn
+
+
+def resampled_scores(
+    values: Tensor, *, resamples: int = 2000, seed: int = 0, classes: Tensor | None = None
+) -> Tensor:
     """Score every row on the same resamples of the images.
 
     Args:
-        correct: bool [S, N], whether image n is predicted right by run s.
+        values: bool or float [S, N], what image n adds to the score of run s, times N: for the
+            accuracy whether it is predicted right.
         resamples: R.
         seed: Of the resamples.
+        classes: As for ``bootstrap_weights``.
 
     Returns:
-        float64 [R, S], accuracies 0 ... 1. Exact for N up to 2^24, where float32 still counts.
+        float64 [R, S]. Counts are exact for N up to 2^24, where float32 still counts.
     """
-    images = correct.shape[1]
-    columns = correct.to(device="cpu", dtype=torch.float32).T.contiguous()
-    sums = [weights @ columns for weights in bootstrap_weights(images, resamples, seed)]
-    return torch.cat(sums).to(torch.float64) / images
+    images = values.shape[1]
+    columns = values.to(device="cpu", dtype=torch.float32).T.contiguous()
+    drawn = bootstrap_weights(images, resamples, seed, classes)
+    return torch.cat([weights @ columns for weights in drawn]).to(torch.float64) / images
 
 
-def resampled_rows(rows: Sequence[Tensor], *, resamples: int = 2000, seed: int = 0) -> list[Tensor]:
+def resampled_rows(
+    rows: Sequence[Tensor],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    classes: Tensor | None = None,
+) -> list[Tensor]:
     """Score the runs of several rows on the same resamples of the images.
 
     Args:
-        rows: K times bool [S, N]; S may vary.
+        rows: K times [S, N], as for ``resampled_scores``; S may vary.
         resamples: R.
         seed: Of the resamples.
+        classes: As for ``bootstrap_weights``.
 
     Returns:
-        K times float64 [R, S], as of ``resampled_accuracies``.
+        K times float64 [R, S], as of ``resampled_scores``.
     """
-    scores = resampled_accuracies(torch.cat(list(rows)), resamples=resamples, seed=seed)
+    joined = torch.cat(list(rows))
+    scores = resampled_scores(joined, resamples=resamples, seed=seed, classes=classes)
     return list(torch.split(scores, [len(row) for row in rows], dim=1))
 
 
-def accuracy_interval(scores: Tensor, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Return the interval of the mean accuracy over seeds.
+def score_interval(scores: Tensor, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Return the interval of the mean score over seeds.
 
     Args:
-        scores: float64 [R, S], accuracies of S runs that differ in their seed, on R resamples.
+        scores: float64 [R, S], scores of S runs that differ in their seed, on R resamples.
         level: Share of such intervals that should hold the true value, between 0 and 1.
         seed: Of the resamples of the seeds.
 

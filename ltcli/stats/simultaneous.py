@@ -1,6 +1,7 @@
 """Differences of several rows from one, judged together, and the smallest one that can be shown.
 
-d_k is the accuracy of row k less that of the first row, means over seeds; d*_kr the same on
+d_k is the score (accuracy, or balanced accuracy) of row k less that of the first row, means over
+seeds; d*_kr the same on
 resample r of the images; s_k the standard deviation of d*_k over the resamples, and c the ``level``
 quantile of
 
@@ -30,9 +31,10 @@ being out of reach, which gives the smallest detectable one at a power:
 
     D_k = (c + z_power) s_k
 
-With one run in each row, s_k^2 = (q - d_k^2) / N, q the share of images that only one of both gets
-right: what rows agree on costs nothing. The verdict then is about these two networks, on images
-like these: two seeds of one method are different networks, and a large test set may show it.
+With one run in each row and plain accuracy, s_k^2 = (q - d_k^2) / N, q the share of images that
+only one of both gets right: what rows agree on costs nothing. The verdict then is about these two
+networks, on images like these: two seeds of one method are different networks, and a large test set
+may show it.
 
 Source: Westfall and Young, "Resampling-Based Multiple Testing", 1993, section 2.3 (single step);
 Romano and Wolf, "Exact and Approximate Stepdown Methods for Multiple Hypothesis Testing", Journal
@@ -63,7 +65,7 @@ class Difference:
     """A row compared with the first one. Shares, -1 ... 1.
 
     Attributes:
-        value: Accuracy less that of the first row.
+        value: Score less that of the first row.
         interval: Of the value; all intervals of a table hold together.
         detectable: The smallest true difference that would be found with a chance of ``POWER``;
             None where the rows never differ, as nothing then says how far they may.
@@ -84,8 +86,9 @@ def differences(rows: Sequence[Tensor], scores: Sequence[Tensor], level: float) 
     """Compare all rows but the first with the first one.
 
     Args:
-        rows: K times bool [S, N], K at least 2, whether image n is predicted right by run s.
-        scores: K times float64 [R, S], their accuracies on the same resamples of the images.
+        rows: K times bool or float [S, N], K at least 2, what image n adds to the score of run s,
+            times N.
+        scores: K times float64 [R, S], their scores on the same resamples of the images.
         level: Chance that all intervals hold the true differences, between 0 and 1.
 
     Returns:

@@ -100,6 +100,29 @@ def test_the_footer_says_that_several_rows_are_judged_together(ltcli, copy):
     )
 
 
+def test_rows_can_be_judged_by_the_mean_over_classes(ltcli, two_seeds):
+    rows = json.loads(ltcli("compare", "--json", "-d", two_seeds).out)["rows"]
+    done = ltcli("compare", "--score", "balanced", "-d", two_seeds)
+    lines = done.out.splitlines()
+    assert lines[0].split()[2:4] == ["balanced", "%"]
+    assert lines[1].split()[2] == f"{100 * rows[0]['balanced']:.2f}"
+    assert lines[4].startswith("Difference: of balanced accuracy; paired bootstrap over images")
+    other = json.loads(ltcli("compare", "--score", "balanced", "--json", "-d", two_seeds).out)
+    gap = rows[1]["balanced"] - rows[0]["balanced"]
+    assert other["rows"][1]["difference"] == pytest.approx(gap)
+    done = ltcli("compare", "--score", "f1", "-d", two_seeds)
+    line = "error: compare: score must be accuracy or balanced, got f1"
+    assert (done.code, done.lines) == (2, [line])
+
+
+def test_where_the_mean_over_classes_is_another_number_it_is_said(ltcli, two_seeds, monkeypatch):
+    assert "--score" not in ltcli("compare", "-d", two_seeds).out
+    monkeypatch.setattr("ltcli.cli.comparison_table._APART", 0.0)
+    line = "Classes differ in test images: --score balanced counts classes the same."
+    assert line in ltcli("compare", "-d", two_seeds).out.splitlines()
+    assert line not in ltcli("compare", "--score", "balanced", "-d", two_seeds).out
+
+
 def test_one_row_has_no_differences_to_explain(ltcli, chain):
     plain = ltcli("compare", chain / "evaluate-pretrain.safetensors").out.splitlines()
     assert len(plain) == 3

@@ -31,27 +31,42 @@ def start(*args):
     return code, heavy, done.stdout
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ("--help",),
-        ("--version",),
-        *((stage.name, "--help") for stage in STAGES),
-        *(
-            (name, "--help")
-            for name in ("compare", "plot", "report", "predict", "export", "show", "lineage")
-        ),
-        *((name, "--help") for name in ("methods", "doctor")),
-        ("methods",),
-        ("methods", "--json"),
-    ],
-    ids=" ".join,
-)
-def test_help_and_the_table_of_methods_load_neither_torch_nor_numpy(args):
-    code, heavy, out = start(*args)
-    assert code == 0
-    assert heavy == []
-    assert out
+ALL = """
+import contextlib, io, json, sys
+from ltcli.cli.main import run
+found = []
+for words in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = run(words)
+    heavy = [name for name in {heavy!r} if name in sys.modules]
+    found.append([words, code, bool(out.getvalue()), heavy])
+print(json.dumps(found))
+"""
+HELP = [
+    *((stage.name, "--help") for stage in STAGES),
+    *(
+        (name, "--help")
+        for name in ("compare", "plot", "report", "predict", "export", "show", "lineage")
+    ),
+    *((name, "--help") for name in ("methods", "doctor")),
+    ("methods",),
+    ("methods", "--json"),
+]
+
+
+def start_all(commands, heavy):
+    """Run command lines one after the other in one fresh interpreter, looking at each."""
+    code = ALL.format(heavy=heavy)
+    call = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(done.stdout)
+
+
+def test_help_and_the_table_of_methods_load_neither_torch_nor_numpy():
+    commands = [["--help"], ["--version"], *map(list, HELP)]
+    expected = [[words, 0, True, []] for words in commands]
+    assert start_all(commands, HEAVY) == expected
 
 
 def test_every_stage_names_its_examples_in_its_help(ltcli):
@@ -113,10 +128,7 @@ def test_a_mistake_is_told_without_torch(args):
     assert heavy == []
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_the_help_of_a_stage_does_not_wait_for_pydantic(stage):
+def test_the_help_of_a_stage_does_not_wait_for_pydantic():
     # Typer loads it to read options, and it takes longer than all the rest of the help.
-    code = CODE.format(heavy=("pydantic",))
-    call = [sys.executable, "-c", code, stage.name, "--help"]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
-    assert json.loads(done.stderr.splitlines()[-1]) == [0, []]
+    commands = [[stage.name, "--help"] for stage in STAGES]
+    assert start_all(commands, ("pydantic",)) == [[words, 0, True, []] for words in commands]

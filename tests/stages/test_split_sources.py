@@ -290,7 +290,10 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
         (
             ["csv", "--root", ".", "--train-list", "x"],
             2,
-            ["split: source 'csv' does not read --train-list", "it reads --store, --table, --verify"],
+            [
+                "split: source 'csv' does not read --train-list",
+                "it reads --store, --table, --verify",
+            ],
         ),
         (["csv", "--root", "."], 2, ["split: source 'csv' needs --table", "name the file"]),
         (

@@ -80,3 +80,41 @@ def test_best_on_test_is_the_best_kept_epoch_and_needs_kept_epochs():
     assert rows[0].best_on_test == 1.0
     assert rows[0].accuracy == 0.5
     assert rows[1].best_on_test is None
+
+
+def test_balanced_scores_count_classes_the_same():
+    # Of class 0 six images, of class 1 two, of class 2 one; b is better on the rare ones.
+    labels = [0] * 6 + [1, 1, 2]
+    a, b = [0] * 6 + [0, 1, 0], [0, 0, 0, 1, 1, 1, 1, 1, 2]
+    plain = compare([_run("a", a, labels), _run("b", b, labels)])
+    rows = compare([_run("a", a, labels), _run("b", b, labels)], score="balanced")
+    assert [row.judged for row in (*plain, *rows)] == ["accuracy"] * 2 + ["balanced"] * 2
+    assert plain[1].difference == pytest.approx((3 + 3 - 7) / 9)
+    assert rows[1].difference == pytest.approx((0.5 + 1 + 1) / 3 - (1 + 0.5 + 0) / 3)
+    assert rows[1].balanced - rows[0].balanced == pytest.approx(rows[1].difference)
+    assert (rows[0].accuracy, rows[0].groups) == (plain[0].accuracy, plain[0].groups)
+    # Class 2 is right or wrong in every resample, class 0 of a always right.
+    assert rows[0].interval == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
+def test_a_balanced_interval_has_the_spread_of_the_classes():
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.tensor([0] * 900 + [1] * 100 + [2] * 25)
+    wrong = torch.rand(len(labels), generator=generator) < 0.3
+    predicted = torch.where(wrong, (labels + 1) % 3, labels)
+    row = compare([_run("a", predicted.tolist(), labels.tolist())], score="balanced")[0]
+    shares = [1 - wrong[labels == c].double().mean().item() for c in range(3)]
+    spread = sum(p * (1 - p) / n for p, n in zip(shares, (900, 100, 25), strict=True)) ** 0.5 / 3
+    assert row.balanced == pytest.approx(sum(shares) / 3)
+    assert (row.interval[1] - row.interval[0]) / 2 == pytest.approx(1.96 * spread, rel=0.08)
+
+
+def test_with_as_many_images_of_each_class_both_scores_differ_by_the_same():
+    labels = [0, 1, 2] * 50
+    generator = torch.Generator().manual_seed(3)
+    runs = [
+        _run(name, torch.randint(3, (150,), generator=generator).tolist(), labels) for name in "ab"
+    ]
+    plain, balanced = compare(runs)[1], compare(runs, score="balanced")[1]
+    assert balanced.difference == pytest.approx(plain.difference)
+    assert balanced.detectable == pytest.approx(plain.detectable, rel=0.1)

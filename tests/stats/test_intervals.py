@@ -6,17 +6,17 @@ import torch
 
 from ltcli.core.errors import ParamError
 from ltcli.stats.intervals import (
-    accuracy_interval,
     bootstrap_weights,
-    resampled_accuracies,
     resampled_rows,
+    resampled_scores,
+    score_interval,
 )
 
 
 def interval(correct, level=0.95, resamples=2000, seed=0):
     """Of one row."""
-    scores = resampled_accuracies(correct, resamples=resamples, seed=seed)
-    return accuracy_interval(scores, level=level, seed=seed)
+    scores = resampled_scores(correct, resamples=resamples, seed=seed)
+    return score_interval(scores, level=level, seed=seed)
 
 
 def draw(rng, rows, columns, share):
@@ -28,7 +28,7 @@ def test_rows_are_scored_on_the_same_images(rng):
     found = resampled_rows([a, b, a[[0, 0]]], resamples=50, seed=2)
     assert [part.shape for part in found] == [(50, 1), (50, 3), (50, 2)]
     assert torch.equal(found[0], found[2][:, :1])
-    assert torch.equal(found[1], resampled_accuracies(b, resamples=50, seed=2))
+    assert torch.equal(found[1], resampled_scores(b, resamples=50, seed=2))
 
 
 def test_weights_count_the_draws_of_every_resample():
@@ -52,10 +52,10 @@ def test_weights_are_a_function_of_the_seed_whatever_the_chunks(monkeypatch):
     assert not torch.equal(torch.cat(list(bootstrap_weights(30, 64, 2))), whole)
 
 
-def test_resampled_accuracies_are_those_of_a_loop(rng):
+def test_resampled_scores_are_those_of_a_loop(rng):
     correct = draw(rng, 3, 40, 0.7)
     weights = torch.cat(list(bootstrap_weights(40, 20, 5))).long()
-    found = resampled_accuracies(correct, resamples=20, seed=5)
+    found = resampled_scores(correct, resamples=20, seed=5)
     for r in range(20):
         images = torch.repeat_interleave(torch.arange(40), weights[r])
         expected = [row[images].double().mean().item() for row in correct]
@@ -137,3 +137,16 @@ def test_nothing_to_draw_from_is_refused():
         interval(torch.ones(1, 0, dtype=torch.bool))
     with pytest.raises(ParamError, match="resamples must be at least 1, got 0"):
         interval(torch.ones(1, 5, dtype=torch.bool), resamples=0)
+
+
+def test_within_classes_each_resample_has_as_many_of_each_class():
+    classes = torch.tensor([2, 0, 0, 2, 2, 0, 2, 3])
+    weights = torch.cat(list(bootstrap_weights(8, 300, 4, classes)))
+    for c, size in ((0, 3), (2, 4), (3, 1)):
+        assert weights[:, classes == c].sum(1).eq(size).all()
+    # Of a class, all samples come equally often: within four standard errors.
+    for c, size in ((0, 3), (2, 4)):
+        means = weights[:, classes == c].mean(0)
+        assert (means - 1).abs().max() < 4 * ((1 - 1 / size) / 300) ** 0.5
+    again = torch.cat(list(bootstrap_weights(8, 300, 4, classes)))
+    assert torch.equal(again, weights)

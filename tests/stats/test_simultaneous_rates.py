@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltcli.stats.comparison import Run, compare
-from ltcli.stats.intervals import resampled_accuracies
+from ltcli.stats.intervals import resampled_scores
 from ltcli.stats.simultaneous import differences
 
 TRIALS = 1000
@@ -42,7 +42,7 @@ def predicted_right(gains, *, images, shared=0.8, runs=1, spread=0.0, trials=TRI
 def judged(correct, resamples=1000):
     """Compare the rows of each trial, as ``compare`` does; the resamples are shared."""
     trials, rows, runs, images = correct.shape
-    scores = resampled_accuracies(correct.reshape(-1, images), resamples=resamples)
+    scores = resampled_scores(correct.reshape(-1, images), resamples=resamples)
     scores = scores.view(resamples, trials, rows, runs).permute(1, 2, 0, 3)
     return [differences(list(correct[t]), list(scores[t]), 0.95) for t in range(trials)]
 

@@ -22,7 +22,9 @@ def paths(text, name):
 
 def row(name, accuracy, low, high):
     groups = {"many": None, "medium": None, "few": None}
-    return Row(name, 1, accuracy, (low, high), groups, 0, 0, 0, None, None, None, None, None)
+    return Row(
+        name, 1, "accuracy", accuracy, (low, high), groups, 0, 0, 0, None, None, None, None, None
+    )
 
 
 def test_intervals_lie_on_one_scale():
