@@ -247,3 +247,21 @@ def test_flipped_bits_give_an_image_or_a_reason(image_format):
             assert (image.dtype, image.shape) == (torch.uint8, (16, 16, 3))
     assert reasons
     assert all(reason.startswith(("is ", "has ")) for reason in reasons)
+
+
+def test_a_share_of_the_shorter_side_is_the_centre_alone():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    # Half of 40 rows: 20 around the middle, as of the columns.
+    centre = Image.fromarray(pixels[10:30, 22:42])
+    assert decode_image(content_of(Image.fromarray(pixels)), 20, 0.5).numpy().tolist() == (
+        np.asarray(centre).tolist()
+    )
+    whole = decode_image(content_of(Image.fromarray(pixels)), 20)
+    assert whole.equal(decode_image(content_of(Image.fromarray(pixels)), 20, 1.0))
+
+
+def content_of(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -3,10 +3,14 @@ import os
 import socket
 import traceback
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from ltcli.data.batches import Augmentation
+from ltcli.data.files import FileBatches, ImageFiles
 from ltcli.engine.parallel import World, connected
 from ltcli.models.network import build_network
 
@@ -136,3 +140,24 @@ def test_without_gradients_a_shared_module_gives_all_rows(tmp_path, rng):
     expected = features(World())
     for made in together(2, features, tmp_path):
         torch.testing.assert_close(made, expected)
+
+
+def test_processes_decode_their_rows_of_a_batch_and_have_all(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [f"{i}.png" for i in range(7)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(tmp_path / path)
+    sizes = [(tmp_path / path).stat().st_size for path in paths]
+    order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
+
+    def batches(world):
+        files = ImageFiles(tmp_path, paths, sizes, 8, Augmentation(least_area=0.3))
+        made = FileBatches(files, (0.5,) * 3, (0.2,) * 3, CPU, 0, world)
+        made.read_ahead(lambda _epoch: order, 3)
+        parts = [(0, order[:3]), (3, order[3:6]), (6, order[6:]), (20, torch.tensor([1, 1, 5]))]
+        return [made.drawn(rows, seed=1, epoch=0, first=first) for first, rows in parts]
+
+    alone = batches(World())
+    for made in together(2, batches, tmp_path):
+        for one, other in zip(made, alone, strict=True):
+            assert one.equal(other)

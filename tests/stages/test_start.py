@@ -53,9 +53,9 @@ def test_pretrained_weights_as_they_are_make_a_model_for_all_later_stages(ltcli,
     assert recipe["pretrain"]["weights"] == header.inputs["weights"]
     assert str(weights) not in json.dumps(header.info | header.parameters)
     for rest in (
-        ("dump-features", "--maps", "--views", "1"),
+        ("dump-features", "--maps", "--views", "1", "--precision", "fp32"),
         ("finetune", "--method", "mislas", "--epochs", "1", "--data", "images", "--shift-bn"),
-        ("evaluate", "--model", folder / "pretrain.safetensors"),
+        ("evaluate", "--model", folder / "pretrain.safetensors", "--precision", "fp32"),
     ):
         done = ltcli(*rest, "-d", folder)
         assert done.code == 0, done.err
@@ -76,9 +76,9 @@ def test_pretrained_weights_as_they_are_make_a_model_for_all_later_stages(ltcli,
         expected = whole((images.permute(0, 3, 1, 2) / 255 - mean) / std)
     with open_artifact(folder / "dump-features.safetensors") as features:
         logits, on_test = features.tensor("train.logits")[:50], features.tensor("test.logits")
-    torch.testing.assert_close(logits, expected, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     with open_artifact(folder / "evaluate-pretrain.safetensors") as made:
-        assert made.tensor("logits").allclose(on_test, rtol=2e-2, atol=2e-2)
+        assert made.tensor("logits").allclose(on_test, rtol=1e-4, atol=1e-4)
 
 
 def test_a_changed_file_of_weights_is_seen_and_a_moved_one_is_the_same(
