@@ -28,7 +28,9 @@ def weights(tmp_path_factory):
     torch.manual_seed(7)
     network = models.shufflenet_v2_x0_5(num_classes=10)
     with torch.no_grad():
-        network.train()(torch.randn(64, 3, 8, 8))
+        # Batch-norms know their inputs, so that features differ from image to image.
+        for _ in range(30):
+            network.train()(torch.randn(64, 3, 8, 8))
     torch.save(network.state_dict(), path)
     return path
 
@@ -76,9 +78,10 @@ def test_pretrained_weights_as_they_are_make_a_model_for_all_later_stages(ltcli,
         expected = whole((images.permute(0, 3, 1, 2) / 255 - mean) / std)
     with open_artifact(folder / "dump-features.safetensors") as features:
         logits, on_test = features.tensor("train.logits")[:50], features.tensor("test.logits")
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    fine = 0.01 * on_test.std(0).mean().item()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=fine)
     with open_artifact(folder / "evaluate-pretrain.safetensors") as made:
-        assert made.tensor("logits").allclose(on_test, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(made.tensor("logits"), on_test, rtol=0, atol=fine)
 
 
 def test_a_changed_file_of_weights_is_seen_and_a_moved_one_is_the_same(
