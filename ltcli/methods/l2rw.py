@@ -52,6 +52,7 @@ METHOD = Method(
     params=Params,
     defaults={"pretrain": {"schedule": "mcw"}, "finetune": bilevel.SECOND_STAGE},
     steps=make_steps,
+    alone=True,
     reads=bilevel.reads,
     check=bilevel.check_weights,
 )

@@ -75,6 +75,7 @@ METHOD = Method(
         }
     },
     steps=make_steps,
+    alone=True,
     reads=bilevel.reads,
     check=bilevel.check,
 )

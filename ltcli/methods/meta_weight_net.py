@@ -115,6 +115,7 @@ METHOD = Method(
     params=Params,
     defaults={"pretrain": {"schedule": "mwn"}, "finetune": bilevel.SECOND_STAGE},
     steps=make_steps,
+    alone=True,
     reads=bilevel.reads,
     check=bilevel.check_weights,
 )

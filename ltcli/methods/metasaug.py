@@ -233,6 +233,7 @@ METHOD = Method(
     params=Params,
     defaults={"finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999}},
     steps=make_steps,
+    alone=True,
     reads=bilevel.reads,
     check=check,
 )

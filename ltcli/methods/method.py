@@ -276,6 +276,7 @@ class Method:
         solve: Makes the classifier in closed form, with a record of what it chose for the log.
         balances: Whether it takes the class prior out of the classifier by itself, without weights
             or a sampler.
+        alone: Whether one process must run it, as its steps differentiate a training step.
         head: From own parameters to where fine-tuning starts, what is trained, and the form.
         backbone: From own parameters to what is put behind the backbone's name, see
             ``ltcli.models.network``.
@@ -293,6 +294,7 @@ class Method:
     steps: Callable[[Any, Setting], Steps] | None = None
     solve: Callable[[Any, Trained], tuple[Classifier, dict[str, Any]]] | None = None
     balances: bool = True
+    alone: bool = False
     head: Callable[[Any], Head] = lambda _options: Head()
     backbone: Callable[[Any], str] = lambda _options: ""
     reads: Callable[[Any], tuple[str, ...]] = lambda _params: ()

@@ -17,7 +17,15 @@ from ltcli.stages.samples import (
     root_option,
     workers_option,
 )
-from ltcli.stages.stage import Input, Result, Stage, check_follows_prior, check_kept, recipe
+from ltcli.stages.stage import (
+    Input,
+    Result,
+    Stage,
+    check_follows_prior,
+    check_kept,
+    check_processes,
+    recipe,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -110,6 +118,7 @@ def resolved_schedule(params: Params) -> Schedule:
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
     method = methods.find(params.method, "finetune")
+    check_processes("finetune", method.alone, params.method)
     resolved_schedule(params)
     model = headers["model"]
     if params.data == "images":

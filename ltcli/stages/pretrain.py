@@ -18,7 +18,13 @@ from ltcli.stages.samples import (
     root_option,
     workers_option,
 )
-from ltcli.stages.stage import Input, Result, Stage, recipe
+from ltcli.stages.stage import (
+    Input,
+    Result,
+    Stage,
+    check_processes,
+    recipe,
+)
 from ltcli.stages.start import (
     backbone_of,
     check_start,
@@ -135,6 +141,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if method.steps is not None and params.mixup > 0:
         rule = f"mixup must be 0 for {params.method}, got {params.mixup:g}"
         raise ParamError("pretrain", rule, "its steps need every image by itself")
+    check_processes("pretrain", method.alone, params.method)
     method.check(params, headers)
     header = headers["split"]
     check_samples("pretrain", params, header)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context, processes
-from ltcli.core.errors import ArtifactError, ParamError, ResourceError
+from ltcli.core.errors import ArtifactError, ResourceError
 from ltcli.core.params import as_dict
 from ltcli.stages.resume import ResumeFile, checkpoint_of
-from ltcli.stages.stage import Stage, check_together
+from ltcli.stages.stage import Stage, check_processes, check_together
 
 if TYPE_CHECKING:
     import torch
@@ -152,9 +152,7 @@ def run(job: Job) -> bool:
         LtcliError: The run failed; what was at the output is still there, whole.
     """
     rank, size = processes()
-    if size > 1 and not job.stage.shares_work:
-        hint = "only pretrain, dump-features, finetune and evaluate share their work"
-        raise ParamError(job.stage.name, f"must be run by 1 process, got {size}", hint)
+    check_processes(job.stage.name, not job.stage.shares_work, "it")
     first = plan(job)
     if first.reason is None:
         if rank == 0:

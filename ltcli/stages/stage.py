@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcli.core.context import Context
+from ltcli.core.context import Context, processes
 from ltcli.core.errors import ArtifactError, ParamError
 
 if TYPE_CHECKING:
@@ -153,6 +153,18 @@ def check_follows_prior(stage: str, model: Header) -> None:
         rule = f"{model.path}, by {model.info['method']}, corrects for the class prior already"
         hint = "start from plain cross-entropy, without class weights, another sampler or remix"
         raise ArtifactError(stage, rule, hint)
+
+
+def check_processes(stage: str, alone: bool, what: str) -> None:
+    """Check that what only one process can run is not run by several.
+
+    Raises:
+        ParamError: It is.
+    """
+    size = processes()[1]
+    if alone and size > 1:
+        hint = "start it without torchrun"
+        raise ParamError(stage, f"{what} must be run by 1 process, got {size}", hint)
 
 
 def check_kept(stage: str, epoch: int | None, model: Header) -> None:

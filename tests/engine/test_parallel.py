@@ -161,3 +161,19 @@ def test_processes_decode_their_rows_of_a_batch_and_have_all(tmp_path):
     for made in together(2, batches, tmp_path):
         for one, other in zip(made, alone, strict=True):
             assert one.equal(other)
+
+
+def test_a_gradient_of_a_gradient_is_refused_rather_than_wrong(tmp_path, rng):
+    x = torch.randn(4, 3, generator=rng)
+
+    def work(world):
+        module = nn.Linear(3, 2)
+        value = world.shared(module)(x).square().sum()
+        first = torch.autograd.grad(value, module.weight, create_graph=True)[0]
+        try:
+            first.square().sum().backward()
+        except RuntimeError as error:
+            return "once_differentiable" in str(error)
+        return False
+
+    assert together(2, work, tmp_path) == [True, True]

@@ -52,9 +52,27 @@ def together(*args):
 def test_a_stage_that_shares_no_work_is_for_one_process(ltcli, chain, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = ltcli("covariances", "-d", chain)
-    hint = "hint: only pretrain, dump-features, finetune and evaluate share their work"
-    line = "error: covariances: must be run by 1 process, got 2"
+    hint = "hint: start it without torchrun"
+    line = "error: covariances: it must be run by 1 process, got 2"
     assert (done.code, done.lines) == (2, [line, hint])
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        ("pretrain", "l2rw"),
+        ("pretrain", "meta-weight-net"),
+        ("finetune", "metasaug"),
+        ("finetune", "meta-class-weight"),
+    ],
+)
+def test_steps_that_are_differentiated_are_for_one_process(
+    ltcli, chain, monkeypatch, stage, method
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = ltcli(stage, "--method", method, "-d", chain)
+    line = f"error: {stage}: {method} must be run by 1 process, got 2"
+    assert (done.code, done.lines) == (2, [line, "hint: start it without torchrun"])
 
 
 @pytest.mark.slow
