@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli import methods
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.core.params import as_dict, param
+from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES, Schedule
 from ltcli.stages.samples import (
     check_samples,
@@ -23,16 +23,14 @@ from ltcli.stages.stage import (
     Result,
     Stage,
     check_processes,
-    recipe,
 )
 from ltcli.stages.start import (
     backbone_of,
     check_start,
-    facts,
     fingerprint,
     load_start,
     pixels,
-    plain_backbone,
+    recipe_of,
 )
 
 if TYPE_CHECKING:
@@ -201,16 +199,9 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "balanced": methods.balances(method, params) or params.mixed_labels == "remix",
             "epochs": epochs,
             **({"centre": CENTRE} if info["store"] == "files" else {}),
-            "recipe": _recipe(params, split.header),
+            "recipe": recipe_of(params, split.header),
         },
     )
-
-
-def _recipe(params: Any, split: Header) -> list[Any]:
-    """Return how the model was made, with what ``auto`` came to and where weights came from."""
-    first = recipe([], "split", {**split.parameters, "store": split.info["store"]})
-    chosen = {**as_dict(params), "backbone": plain_backbone(params, split), **facts(params)}
-    return recipe(first, "pretrain", chosen)
 
 
 def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:

@@ -97,3 +97,18 @@ class ResumeFile:
             self._path.unlink(missing_ok=True)
         except OSError as error:
             raise ResourceError(self._path, f"cannot be removed: {error.strerror}") from None
+
+
+class Unsaved:
+    """The checkpoint for a process beside the first: it goes on from there, and saves nothing."""
+
+    def __init__(self, file: ResumeFile) -> None:
+        """Remember whose checkpoint it is."""
+        self._file = file
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return what the first process saved, or None."""
+        return self._file.load()
+
+    def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
+        """Leave it to the first process."""

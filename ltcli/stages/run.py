@@ -18,12 +18,10 @@ from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context, processes
 from ltcli.core.errors import ArtifactError, ResourceError
 from ltcli.core.params import as_dict
-from ltcli.stages.resume import ResumeFile, checkpoint_of
+from ltcli.stages.resume import ResumeFile, Unsaved, checkpoint_of
 from ltcli.stages.stage import Stage, check_processes, check_together
 
 if TYPE_CHECKING:
-    import torch
-
     from ltcli.stages.stage import Result
 
 logger = logging.getLogger(__name__)
@@ -175,7 +173,8 @@ def run(job: Job) -> bool:
                 return False
             # A signal is for the first process, which saves before it ends: this one follows.
             with _handled(lambda *_: None):
-                context = Context(job.stage.name, job.device, _Unsaved(job, first), _unlogged)
+                unsaved = Unsaved(_resume_file(job, first.inputs))
+                context = Context(job.stage.name, job.device, unsaved, _unlogged)
                 _work(job, first, context)
             return world.agreed(True)
         with locked(job.out, checkpoint_of(job.out)):
@@ -187,21 +186,6 @@ def run(job: Job) -> bool:
             logger.info("%s", "\n".join([begun, *now.preview]))
             _run_locked(job, now)
         return world.agreed(True)
-
-
-class _Unsaved:
-    """The checkpoint of a process beside the first: it goes on from there, and saves nothing."""
-
-    def __init__(self, job: Job, now: Plan) -> None:
-        """Remember whose checkpoint it is."""
-        self._file = _resume_file(job, now.inputs)
-
-    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Return what the first process saved, or None."""
-        return self._file.load()
-
-    def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
-        """Leave it to the first process."""
 
 
 def _unlogged(_record: Mapping[str, Any]) -> None:

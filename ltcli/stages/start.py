@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ltcli import methods
 from ltcli.artifacts.header import opened
 from ltcli.core.errors import ArtifactError, ParamError, nearest
+from ltcli.core.params import as_dict
 from ltcli.data.source_table import IMAGENET_MEAN, IMAGENET_STD
 from ltcli.models.names import BACKBONES, BORROWED, EMBEDDINGS
+from ltcli.stages.stage import recipe
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
@@ -132,6 +134,13 @@ def facts(params: Any) -> dict[str, str]:
     """Return what a header says of the weights beside the parameters: their origin, if any."""
     origin = _origin(params)
     return {} if origin is None else {"weights": origin}
+
+
+def recipe_of(params: Any, split: Header) -> list[Any]:
+    """Return how the model was made, with what ``auto`` came to and where weights came from."""
+    first = recipe([], "split", {**split.parameters, "store": split.info["store"]})
+    chosen = {**as_dict(params), "backbone": plain_backbone(params, split), **facts(params)}
+    return recipe(first, "pretrain", chosen)
 
 
 def fingerprint(params: Any) -> dict[str, str]:
