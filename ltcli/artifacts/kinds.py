@@ -64,9 +64,12 @@ def _part(part: str, letter: str) -> tuple[Tensor, ...]:
 def _bank(part: str, letter: str) -> tuple[Tensor, ...]:
     return (
         Tensor(f"{part}.features", _STORED, (letter, "D"), "penultimate, after pooling"),
-        Tensor(f"{part}.logits", _REAL, (letter, "C"), "of the model's own classifier"),
         Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1"),
     )
+
+
+def _logits(part: str, letter: str) -> Tensor:
+    return Tensor(f"{part}.logits", _REAL, (letter, "C"), "of the model's own classifier")
 
 
 def _spectrum(what: str, of: str, required: bool) -> Tensor:
@@ -136,16 +139,18 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "features",
-            1,
+            2,
             (
                 *_bank("train", "N"),
                 *_bank("val", "V"),
                 *_bank("test", "T"),
+                _logits("val", "V"),
+                _logits("test", "T"),
                 Tensor("train.views", _STORED, ("Q", "N", "D"), "of augmented images", False),
                 Tensor("train.maps", _STORED, ("N", "D", "Y", "X"), "before pooling", False),
             ),
             ("class_names", "class_counts", "split", "model", "backbone"),
-            "features, logits and labels of every image",
+            "features and labels of every image, logits of those not trained on",
         ),
         Kind(
             "covariances",

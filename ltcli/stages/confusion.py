@@ -40,13 +40,22 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
 
 def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Result:
     """Count predictions of the training images by class."""
-    from ltcli.stats.confusion import class_graph, mean_scores, top_confusing
+    import torch
+
+    from ltcli.models.network import load_network
+    from ltcli.stats.confusion import graph_and_scores, top_confusing
+    from ltcli.stats.moments import BLOCK
 
     bank = inputs["features"]
     info = bank.header.info
-    logits, labels = bank.tensor("train.logits"), bank.tensor("train.labels")
-    graph, scores = class_graph(logits, labels), mean_scores(logits, labels)
     names = info["class_names"]
+    epoch = info["epoch"] - 1 if "epoch" in info else None
+    classifier = load_network(inputs["model"], torch.device("cpu"), epoch).classifier
+    features, labels = bank.rows("train.features"), bank.tensor("train.labels")
+    rows = torch.split(torch.arange(len(labels)), BLOCK)
+    with torch.inference_mode():
+        logits = (classifier(features[those].float()) for those in rows)
+        graph, scores = graph_and_scores(logits, labels, len(names))
     kept = min(3, len(names) - 1) if params.top is None else params.top
     top = top_confusing(scores if params.rank_by == "scores" else graph, kept)
     for name, others in zip(names, top.tolist(), strict=True):
@@ -59,9 +68,12 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
 
 STAGE = Stage(
     name="confusion",
-    summary="Build the class confusion graph from the logits of the training images.",
+    summary="Build the class confusion graph of the training images.",
     params=Params,
-    inputs=(Input("features", "features", "dump-features", "feature bank"),),
+    inputs=(
+        Input("features", "features", "dump-features", "feature bank"),
+        Input("model", "model", "pretrain", "model of that bank"),
+    ),
     output="confusion",
     run=run,
     check=check,

@@ -186,6 +186,7 @@ def _errors(
     _params: Params, inputs: Mapping[str, Artifact], known: Known
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Count what images of each class are taken for, before and after."""
+    from ltcli.stats.accuracy import predictions
     from ltcli.stats.confusion import class_graph
     from ltcli.stats.diagnosis import error_rates
 
@@ -193,7 +194,9 @@ def _errors(
     for name in ("before", "after"):
         if name in inputs:
             made = inputs[name]
-            graph = class_graph(made.tensor("logits"), made.tensor("labels"))
+            predicted = predictions(made.tensor("logits"))
+            num_classes = len(made.header.info["class_names"])
+            graph = class_graph(predicted, made.tensor("labels"), num_classes)
             tensors[f"confusion.{name}"] = graph
             facts = {"on": made.header.info["on"], "method": made.header.info["method"]}
             table[name] = facts | error_rates(graph, known.head)

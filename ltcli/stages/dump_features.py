@@ -1,4 +1,4 @@
-"""dump-features: features, logits and labels of every image, as a bank for the later stages."""
+"""dump-features: features and labels of every image, as a bank for the later stages."""
 
 from __future__ import annotations
 
@@ -93,8 +93,10 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         features = features_of(network, samples(part), dtype)
         _check_finite(features, part)
         tensors[f"{part}.features"] = features.to(stored)
-        with torch.inference_mode():
-            tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
+        # Those of the training images would be [N, C], most of the file where classes are many.
+        if part != "train":
+            with torch.inference_mode():
+                tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:
         images, size = samples("train"), batch_size(device)
@@ -137,7 +139,7 @@ def _check_finite(features: torch.Tensor, part: str) -> None:
 
 STAGE = Stage(
     name="dump-features",
-    summary="Keep the features, logits and labels of every image.",
+    summary="Keep the features and labels of every image.",
     params=Params,
     inputs=(
         Input(

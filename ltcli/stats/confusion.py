@@ -1,14 +1,16 @@
 """Which classes a classifier takes for which others."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from ltcli.core.errors import ParamError
 from ltcli.stats.accuracy import predictions
-from ltcli.stats.moments import BLOCK, class_counts, class_rows, require_finite
+from ltcli.stats.moments import class_counts, require_finite
 
 
-def class_graph(logits: Tensor, labels: Tensor) -> Tensor:
+def class_graph(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Share of the samples of each class that are predicted as each class.
 
     Source: Chen et al., "Imagine by Reasoning: A Reasoning-Based Implicit Semantic Data
@@ -16,48 +18,53 @@ def class_graph(logits: Tensor, labels: Tensor) -> Tensor:
     the training set.
 
     Args:
-        logits: float [N, C].
+        predicted: int64 [N], 0 ... C - 1.
         labels: int64 [N].
+        num_classes: C.
 
     Returns:
         float64 [C, C], row i for samples of class i: rows sum to 1, or to 0 for a class without
         samples.
-
-    Raises:
-        NumericalError: A logit is not finite.
     """
-    num_classes = logits.shape[1]
     counts = class_counts(labels, num_classes)
-    pairs = torch.bincount(labels * num_classes + predictions(logits), minlength=num_classes**2)
+    pairs = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     table = pairs.view(num_classes, num_classes).to(torch.float64)
     return table / counts.clamp(min=1).unsqueeze(1)
 
 
-def mean_scores(logits: Tensor, labels: Tensor) -> Tensor:
-    """Average, over the samples of each class, the probability given to every class.
+def graph_and_scores(
+    blocks: Iterable[Tensor], labels: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Compute two measures of confusion in one pass over logits that need not fit in memory.
 
-    Source: Chu, Bian, Liu, Ling, "Feature Space Augmentation for Long-Tailed Data", ECCV 2020,
-    arXiv 2008.03673, which ranks confusing classes by it.
+    Sources: that of ``class_graph``; for the scores Chu, Bian, Liu, Ling, "Feature Space
+    Augmentation for Long-Tailed Data", ECCV 2020, arXiv 2008.03673, which ranks confusing classes
+    by them.
 
     Args:
-        logits: float [N, C].
+        blocks: Logits, float [B, C] each, [N, C] together.
         labels: int64 [N].
+        num_classes: C.
 
     Returns:
-        float64 [C, C], row i for samples of class i: rows sum to 1, or to 0 for a class without
-        samples.
+        ``class_graph``, and the mean over the samples of each class of the probability given to
+        every class. Both float64 [C, C], row i for samples of class i: rows sum to 1, or to 0 for a
+        class without samples.
 
     Raises:
         NumericalError: A logit is not finite.
     """
-    require_finite("mean scores", "logits", logits)
-    num_classes = logits.shape[1]
-    scores = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=logits.device)
-    for c, rows in class_rows(labels, num_classes):
-        for block in torch.split(rows, BLOCK):
-            scores[c] += logits[block].to(torch.float64).softmax(dim=1).sum(dim=0)
-        scores[c] /= len(rows)
-    return scores
+    predicted = torch.empty_like(labels)
+    scores = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=labels.device)
+    first = 0
+    for logits in blocks:
+        require_finite("confusion", "logits", logits, first)
+        rows = slice(first, first + len(logits))
+        predicted[rows] = predictions(logits)
+        scores.index_add_(0, labels[rows], logits.to(torch.float64).softmax(dim=1))
+        first = rows.stop
+    scores /= class_counts(labels, num_classes).clamp(min=1).unsqueeze(1)
+    return class_graph(predicted, labels, num_classes), scores
 
 
 def top_confusing(matrix: Tensor, k: int) -> Tensor:

@@ -53,13 +53,14 @@ class Moments:
     scatter: Tensor
 
 
-def require_finite(where: str, name: str, values: Tensor) -> None:
+def require_finite(where: str, name: str, values: Tensor, start: int = 0) -> None:
     """Refuse NaN and infinity, and name the first sample that has one.
 
     Args:
         where: What the message is about.
         name: What the values are, in the plural.
         values: float [N, D].
+        start: Number of the first sample.
 
     Raises:
         NumericalError: A value is not finite.
@@ -70,7 +71,8 @@ def require_finite(where: str, name: str, values: Tensor) -> None:
             sample = first + int(torch.nonzero(~finite)[0])
             row = values[sample]
             value = float(row[~torch.isfinite(row)][0])
-            raise NumericalError(where, f"{name} must be finite, got {value} in sample {sample}")
+            rule = f"{name} must be finite, got {value} in sample {start + sample}"
+            raise NumericalError(where, rule)
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:

@@ -18,7 +18,7 @@ for loss in cross-entropy focal; do
         --out "$d/$loss.safetensors" -d "$d"
     ltcli dump-features --out "$d/features-$loss.safetensors" "${start[@]}"
     ltcli confusion --features "$d/features-$loss.safetensors" \
-        --out "$d/confusion-$loss.safetensors" -d "$d"
+        --out "$d/confusion-$loss.safetensors" "${start[@]}"
     ltcli finetune --method feature-fusion --data images --epochs 7 --jitter 0.4 \
         --confusion "$d/confusion-$loss.safetensors" \
         --out "$d/$loss-fusion.safetensors" "${start[@]}"

@@ -282,7 +282,7 @@ CASES: list[tuple[str, str, Forge]] = [
     ("digest out of form", SOUND + "it has no digest", as_inner(lambda t: t.replace(":", ": "))),
     ("digest of another file", ALTERED, fact(digest="1" * 64)),
     ("kind unknown", "unknown kind 'graphs'", fact(kind="graphs")),
-    ("kind of another schema", "features metadata must have backbone", fact(kind="features")),
+    ("kind of another schema", "covariances metadata must have form", fact(kind="covariances")),
     ("newer kind", "confusion version must be 1, got 2", fact(kind_version=2)),
     ("version as text", MALFORMED, fact(kind_version="1")),
     ("version true", MALFORMED, fact(kind_version=True)),

@@ -9,12 +9,18 @@ def tensors_of(path):
         return artifact.load("*")
 
 
+def logits_of(bank, model):
+    bank, model = tensors_of(bank), tensors_of(model)
+    weight, bias = model["classifier.weight"], model["classifier.bias"]
+    return bank["train.features"] @ weight.T + bias, bank["train.labels"]
+
+
 def test_rows_sum_to_1_and_the_diagonal_is_the_recall(chain):
     made = tensors_of(chain / "confusion.safetensors")
-    bank = tensors_of(chain / "dump-features.safetensors")
     torch.testing.assert_close(made["graph"].sum(1), torch.ones(10))
     torch.testing.assert_close(made["scores"].sum(1), torch.ones(10))
-    predicted, labels = bank["train.logits"].argmax(1), bank["train.labels"]
+    logits, labels = logits_of(chain / "dump-features.safetensors", chain / "pretrain.safetensors")
+    predicted = logits.argmax(1)
     for c in range(10):
         own = labels == c
         recall = (predicted[own] == c).double().mean().item()
@@ -22,8 +28,38 @@ def test_rows_sum_to_1_and_the_diagonal_is_the_recall(chain):
         for other in range(10):
             share = (predicted[own] == other).double().mean().item()
             assert made["graph"][c, other].item() == pytest.approx(share)
-        mean = bank["train.logits"][own].softmax(1).mean(0)
+        mean = logits[own].softmax(1).mean(0)
         torch.testing.assert_close(made["scores"][c], mean)
+
+
+def test_a_bank_of_an_earlier_epoch_goes_with_the_classifier_of_that_epoch(ltcli, copy):
+    model, bank = copy / "kept.safetensors", copy / "bank.safetensors"
+    for command in (
+        ("pretrain", "--backbone", "resnet20", "--epochs", "2", "--snapshots", "2", "--out", model),
+        ("dump-features", "--model", model, "--from-epoch", "1", "--out", bank),
+        ("confusion", "--model", model, "--features", bank, "--force"),
+    ):
+        assert ltcli(*command, "-d", copy).code == 0
+    kept = tensors_of(model)
+    position = kept["snapshots.epoch"].tolist().index(0)
+    weight = kept["snapshots.classifier.weight"][position]
+    bias = kept["snapshots.classifier.bias"][position]
+    features, labels = (tensors_of(bank)[f"train.{name}"] for name in ("features", "labels"))
+    scores = (features @ weight.T + bias).softmax(1)
+    made = tensors_of(copy / "confusion.safetensors")
+    assert not weight.equal(kept["classifier.weight"])
+    for c in range(10):
+        torch.testing.assert_close(made["scores"][c], scores[labels == c].mean(0))
+
+
+def test_a_bank_of_another_model_is_refused(ltcli, copy):
+    model = copy / "finetune-crt.safetensors"
+    done = ltcli("confusion", "--model", model, "-d", copy)
+    assert done.code == 3
+    assert done.lines == [
+        f"error: confusion: {model} belongs to another model than {copy}/dump-features.safetensors",
+        "hint: make both from the same artifacts, or name others",
+    ]
 
 
 @pytest.mark.parametrize("rank_by", ["scores", "graph"])

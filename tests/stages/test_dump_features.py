@@ -34,8 +34,9 @@ def test_every_tensor_has_its_axes(chain):
     expected = {"train.maps": (454, 64, 2, 2), "train.views": (2, 454, 64)}
     for part, size in sizes.items():
         expected[f"{part}.features"] = (size, 64)
-        expected[f"{part}.logits"] = (size, 10)
         expected[f"{part}.labels"] = (size,)
+        if part != "train":
+            expected[f"{part}.logits"] = (size, 10)
     assert shapes == expected
     info = read_header(chain / "dump-features.safetensors").info
     assert info["model"] == read_header(chain / "pretrain.safetensors").digest
@@ -55,7 +56,8 @@ def test_features_and_logits_are_those_of_the_network_image_by_image(exact):
                 features = network.backbone(images.plain(slice(row, row + 1)))
                 logits = network.classifier(features)
             assert error(bank[f"{part}.features"][row], features[0]) < 1e-4
-            assert error(bank[f"{part}.logits"][row], logits[0]) < 1e-4
+            if part != "train":
+                assert error(bank[f"{part}.logits"][row], logits[0]) < 1e-4
 
 
 def test_features_are_the_maps_averaged_over_positions(exact):

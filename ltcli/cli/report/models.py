@@ -81,14 +81,15 @@ def images_of_class(run: Run) -> list[int]:
 def _model(row: Row, runs: Sequence[Run]) -> Model:
     import torch
 
-    from ltcli.stats.accuracy import per_class_accuracy
+    from ltcli.stats.accuracy import per_class_accuracy, predictions
     from ltcli.stats.confusion import class_graph
 
     shares = torch.stack([per_class_accuracy(run.logits, run.labels) for run in runs]).mean(0)
     few = len(shares) <= FEW
     matrix = None
     if few:
-        matrix = torch.stack([class_graph(run.logits, run.labels) for run in runs]).mean(0).tolist()
+        graphs = [class_graph(predictions(r.logits), r.labels, len(shares)) for r in runs]
+        matrix = torch.stack(graphs).mean(0).tolist()
     return Model(
         row=row,
         # NaN, the only value that is not itself, stands for classes without images.
