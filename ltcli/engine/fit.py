@@ -8,6 +8,7 @@ import torch
 
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
+from ltcli.core.seeds import derive
 from ltcli.engine.state import TrainingState
 
 # A step's work since the last checkpoint that a crash may cost, in seconds.
@@ -58,6 +59,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
+    seed: int,
     context: Context,
 ) -> Iterator[Epoch]:
     """Train, yielding after each epoch; go on from a checkpoint where there is one.
@@ -70,6 +72,7 @@ def fit(
         epochs: How many.
         batch_size: Rows per step; the last step of an epoch takes what is left, unless that is a
             single row, of which batch-norm has no statistics.
+        seed: Of layers that draw numbers in training, such as dropout.
         context: Checkpoint, and whether a signal asked to stop.
 
     Raises:
@@ -91,6 +94,8 @@ def fit(
                 group["lr"] = rate * group.get("rate", 1.0)
             for start in range(first_step * batch_size, len(rows), batch_size):
                 batch = Batch(epoch, start // batch_size, start, rows[start : start + batch_size])
+                # The layers of networks draw from torch's own generators.
+                torch.manual_seed(derive("layers", seed, epoch, batch.step))
                 loss = step(batch).detach()
                 # Sums and the first bad step stay on the device: no synchronisation in a step.
                 meters[0] += loss.to(meters.dtype) * len(batch.rows)

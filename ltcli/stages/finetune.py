@@ -234,6 +234,7 @@ def _train(
         TrainingState(moving, setting.optimizer, snapshots, steps.state),
         epochs=params.epochs,
         batch_size=params.batch_size,
+        seed=params.seed,
         context=context,
     )
     device = setting.labels.device

@@ -175,6 +175,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         TrainingState(network, setting.optimizer, snapshots, steps.state),
         epochs=epochs,
         batch_size=schedule.batch_size,
+        seed=params.seed,
         context=context,
     )
     said, device = steps.facts or dict, setting.labels.device

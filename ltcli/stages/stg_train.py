@@ -158,6 +158,7 @@ def _train(
         TrainingState(generator, optimizer, Snapshots(generator, params.epochs), targets),
         epochs=params.epochs,
         batch_size=params.batch_size,
+        seed=params.seed,
         context=context,
     )
     for _ in report(training, params.epochs, context, device, torch.float32, facts):

@@ -74,7 +74,7 @@ class Run:
         self.batches.append(batch)
         return self.step(batch)
 
-    def fit(self, epochs, step=None):
+    def fit(self, epochs, step=None, seed=0):
         state = TrainingState(self.network, self.optimizer, self.snapshots)
         training = fit(
             step or self.spied,
@@ -83,6 +83,7 @@ class Run:
             state,
             epochs=epochs,
             batch_size=BATCH,
+            seed=seed,
             context=self.context,
         )
         for epoch in training:
@@ -235,6 +236,29 @@ def test_a_crash_costs_what_came_after_the_last_checkpoint_and_no_more(monkeypat
     assert len(rest.batches) == (2 * STEPS - 3 if seconds < 0 else 3 * STEPS)
     assert same(rest.weights(), whole.weights())
     assert same(rest.snapshots.stacked(""), whole.snapshots.stacked(""))
+
+
+def test_what_layers_draw_depends_on_the_seed_and_the_step_alone():
+    def drawn(seed, position=None):
+        memory, made = Memory(), {}
+
+        def step(batch):
+            made[batch.epoch, batch.step] = torch.rand(2).tolist()
+            return run.step(batch)
+
+        if position is not None:
+            stopped(memory, position)
+        run = Run(memory)
+        torch.rand(3)
+        list(run.fit(3, step, seed))
+        return made
+
+    whole = drawn(0)
+    assert len({tuple(values) for values in whole.values()}) == 3 * STEPS
+    rest = drawn(0, (1, 2))
+    assert len(rest) == 2 * STEPS - 3
+    assert all(whole[place] == values for place, values in rest.items())
+    assert not any(whole[place] == values for place, values in drawn(1).items())
 
 
 # torch 2.15.0, float32 on a CPU.
