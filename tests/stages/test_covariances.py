@@ -58,7 +58,7 @@ def test_classes_with_one_image_are_reported_and_have_no_spread(ltcli, copy):
     labels = tensors["train.labels"]
     first = (labels == 3).nonzero()[0]
     keep = (labels != 3) | (torch.arange(len(labels)) == first)
-    for name in ("features", "logits", "labels"):
+    for name in ("features", "labels"):
         tensors[f"train.{name}"] = tensors[f"train.{name}"][keep]
     del tensors["train.views"], tensors["train.maps"]
     facts = {"parameters": header.parameters, "inputs": header.inputs, "info": header.info}

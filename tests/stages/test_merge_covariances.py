@@ -17,7 +17,7 @@ def part(bank, out, keep, split):
     with open_artifact(bank) as artifact:
         header, tensors = artifact.header, artifact.load("*")
     del tensors["train.views"], tensors["train.maps"]
-    for name in ("features", "logits", "labels"):
+    for name in ("features", "labels"):
         tensors[f"train.{name}"] = tensors[f"train.{name}"][keep]
     counts = torch.bincount(tensors["train.labels"], minlength=10).tolist()
     info = header.info | {"split": split, "class_counts": counts}
