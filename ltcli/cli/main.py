@@ -1,11 +1,14 @@
 """The program: the commands, and one place where failures become lines and exit codes."""
 
+import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from ltcli import __version__
 from ltcli.cli import commands, compare, export, plot, predict, reading
@@ -32,13 +35,19 @@ def _options(
     pass
 
 
-def build(argv: list[str]) -> typer.Typer:
+def build(argv: list[str]) -> Callable[..., Any]:
     """Return the program for one command line.
 
     Reading the program's own --help and completion options makes Typer load pydantic, which takes
     longer than all the rest. So they are there only where they can be meant: before a command.
     """
     before_command = not argv or argv[0].startswith("-")
+    return _built(before_command, before_command or "_LTCLI_COMPLETE" in os.environ)
+
+
+@functools.cache
+def _built(with_help: bool, with_completion: bool) -> Callable[..., Any]:
+    # Typer takes longer to build the commands than to read a command line.
     app = typer.Typer(
         name="ltcli",
         help="Long-tailed image classification, with numbers that can be checked.",
@@ -46,13 +55,13 @@ def build(argv: list[str]) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
-        add_help_option=before_command,
-        add_completion=before_command or "_LTCLI_COMPLETE" in os.environ,
+        add_help_option=with_help,
+        add_completion=with_completion,
     )
     app.callback()(_options)
     for group in (commands, compare, plot, report, predict, export, reading):
         group.add_to(app)
-    return app
+    return get_command(app)
 
 
 def run(argv: list[str]) -> int:
