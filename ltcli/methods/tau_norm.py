@@ -10,16 +10,19 @@ Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
+from ltcli.methods.isda import require_linear
 from ltcli.methods.method import FINETUNE, Method, Trained
 
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.artifacts.header import Header
     from ltcli.models.classifier import Classifier
 
 
@@ -38,22 +41,20 @@ def normalised(weight: torch.Tensor, tau: float) -> torch.Tensor:
     return weight / lengths**tau
 
 
-def solve(params: Params, trained: Trained) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier with normalised class vectors, and the tau that was used.
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse a classifier on cosines, and a choice of tau without validation images."""
+    require_linear(headers["model"])
+    data = headers["features" if "features" in headers else "split"]
+    if params.tau is None and not data.size("val.labels", 0):
+        hint = "give --tau, or make the split with --val-per-class"
+        raise ParamError("finetune", "tau must be given: there are no validation images", hint)
 
-    Raises:
-        ParamError: tau is neither given nor to be chosen, as there are no validation images.
-    """
+
+def solve(params: Params, trained: Trained) -> tuple[Classifier, dict[str, Any]]:
+    """Return the classifier with normalised class vectors, and the tau that was used."""
     classifier = trained.classifier
-    if classifier.form != "linear":
-        raise ParamError("finetune", "tau-norm needs a linear classifier, got a cosine one")
-    weight = (classifier.scales.unsqueeze(1) * classifier.weight).detach()
-    tau = params.tau
-    if tau is None:
-        if len(trained.val_labels) == 0:
-            hint = "give --tau, or make the split with --val-per-class"
-            raise ParamError("finetune", "tau must be given: there are no validation images", hint)
-        tau = _choose(weight, trained)
+    weight = classifier.vectors().detach()
+    tau = _choose(weight, trained) if params.tau is None else params.tau
     classifier.weight.data = normalised(weight, tau)
     classifier.bias.data.zero_()
     classifier.scales.data.fill_(1)
@@ -78,5 +79,6 @@ METHOD = Method(
     stages=FINETUNE,
     params=Params,
     solve=solve,
+    check=check,
     reads=lambda params: ("held-out",) if params.tau is None else (),
 )

@@ -197,7 +197,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "backbone": backbone_of(params, method, split.header),
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": methods.balances(method, params) or params.mixed_labels == "remix",
+            "balanced": methods.balances(method, params) or _labels_favour_the_tail(params),
             "epochs": epochs,
             **({"centre": CENTRE} if info["store"] == "files" else {}),
             "recipe": recipe_of(params, split.header),
@@ -274,6 +274,10 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
         dtype=torch.float32 if embeddings else resolve_precision(params.precision, device),
         images=pictures,
     )
+
+
+def _labels_favour_the_tail(params: Any) -> bool:
+    return bool(params.mixed_labels == "remix" and params.remix_below > 0)
 
 
 def _mixing(params: Any, class_counts: torch.Tensor) -> Mixing | None:

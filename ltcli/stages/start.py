@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -103,6 +104,16 @@ def _is_file(weights: str) -> bool:
     return "." in weights or "/" in weights
 
 
+@functools.cache
+def _digest(path: Path, _size: int, _changed: int) -> str:
+    # One command asks several times, and weights are large.
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _origin(params: Any) -> str | None:
     """Return what identifies the weights: the SHA-256 of a file, or torchvision's name of them.
 
@@ -116,11 +127,8 @@ def _origin(params: Any) -> str | None:
         path = Path(params.weights)
         if not path.is_file():
             raise ArtifactError(path, "no such file")
-        digest = hashlib.sha256()
-        with opened(path) as file:
-            while block := file.read(2**22):
-                digest.update(block)
-        return digest.hexdigest()
+        state = path.stat()
+        return _digest(path, state.st_size, state.st_mtime_ns)
     if not params.backbone.startswith(BORROWED):
         rule = f"weights must be a file for this backbone, got {params.weights}"
         hint = "a file's name has a dot or a slash"

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from ltcli.core.errors import ParamError
 from ltcli.methods.method import Trained
 from ltcli.methods.tau_norm import METHOD, Params, normalised, solve
 from ltcli.models.classifier import Classifier
@@ -9,9 +8,9 @@ from ltcli.models.classifier import Classifier
 NOTHING, NONE = torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)
 
 
-def classifier(rng, form="linear"):
+def classifier(rng):
     """Class vectors that shrink from class to class, as after long-tailed training."""
-    made = Classifier(6, 4, form)
+    made = Classifier(6, 4)
     made.weight.data = (
         torch.randn(4, 6, generator=rng) * torch.tensor([4.0, 2.0, 1.0, 0.5])[:, None]
     )
@@ -19,8 +18,8 @@ def classifier(rng, form="linear"):
     return made
 
 
-def trained(rng, val=(NOTHING, NONE), form="linear"):
-    return Trained(classifier(rng, form), torch.tensor([50, 20, 5, 2]), NOTHING, NONE, *val)
+def trained(rng, val=(NOTHING, NONE)):
+    return Trained(classifier(rng), torch.tensor([50, 20, 5, 2]), NOTHING, NONE, *val)
 
 
 def test_tau_0_gives_the_logits_without_bias(rng):
@@ -106,17 +105,13 @@ def test_the_naive_choices_are_not_all_the_same():
     assert len(taus) > 2
 
 
-def test_without_validation_images_tau_must_be_given(rng):
-    with pytest.raises(ParamError) as caught:
-        solve(Params(), trained(rng))
-    assert str(caught.value) == "finetune: tau must be given: there are no validation images"
-    assert caught.value.hint == "give --tau, or make the split with --val-per-class"
-
-
-def test_a_cosine_classifier_is_refused(rng):
-    with pytest.raises(ParamError) as caught:
-        solve(Params(tau=1.0), trained(rng, form="cosine"))
-    assert str(caught.value) == "finetune: tau-norm needs a linear classifier, got a cosine one"
+def test_a_classifier_on_cosines_is_refused_before_any_work(ltcli, copy):
+    out = copy / "finetune-ncm.safetensors"
+    assert ltcli("finetune", "--method", "ncm", "-d", copy).code == 0
+    options = ("--method", "tau-norm", "--model", out, "--data", "images", "--dry-run")
+    done = ltcli("finetune", *options, "-d", copy)
+    assert done.code == 3
+    assert done.lines[0] == f"error: {out}: classifier must be linear, got cosine"
 
 
 def test_held_out_images_are_read_only_to_choose_tau():

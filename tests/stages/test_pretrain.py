@@ -238,6 +238,7 @@ def test_a_run_is_that_of_a_loop_by_hand(ltcli, copy, options, order, loss):
         (("--beta", "0.9"), True),
         (("--sampler", "square-root"), True),
         (("--mixup", "1", "--mixed-labels", "remix"), True),
+        (("--mixup", "1", "--mixed-labels", "remix", "--remix-below", "0"), False),
         (("--method", "ldam"), True),
         (("--method", "ce-drw"), True),
         (("--method", "ce-drs"), True),
