@@ -12,6 +12,9 @@ plain gradient descent on everything that is trained, without momentum or decay,
 code. Running covariances start from nothing and take a batch into account after its step. Sigma' is
 in general not positive semi-definite, and nothing here needs it to be.
 
+Running covariances of thousands of classes must be diagonal. Those of an artifact in factor form
+need not: they are written out for the classes of a batch alone. A step corrects them for itself.
+
 Paper and released code differ; ``variant``:
 
     code   Sigma' serves one step and is then forgotten: the next starts from the running estimate.
@@ -33,6 +36,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods import bilevel
 from ltcli.methods.isda import require_room
@@ -45,7 +49,8 @@ if TYPE_CHECKING:
     from ltcli.engine.fit import Batch
     from ltcli.methods.bilevel import Meta
     from ltcli.methods.method import Loss, Setting
-    from ltcli.stats.quadratic import Diagonal, Full
+    from ltcli.stats.quadratic import Covariances, Diagonal, Full
+    from ltcli.stats.running_moments import Estimator
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Params(bilevel.MetaSet, Base):
 
     strength: float = param(0.5, "factor of the covariances", ge=0)
     ramp_start: float = param(0.8, "share of the strength in the first epoch", ge=0, le=1)
+    source: Literal["running", "artifact"] = param(
+        "running", "covariances: estimated batch by batch, or of the stage covariances"
+    )
     form: Literal["full", "diagonal"] = param("full", "of the running covariances")
     variant: Literal["code", "paper"] = param("code", "where paper and released code differ")
     meta_lr: float = param(0.1, "step of the covariances; 0 for no meta step", ge=0)
@@ -62,7 +70,17 @@ class Params(bilevel.MetaSet, Base):
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse a model or a meta set that does not fit, and covariances that are too large."""
     bilevel.check(params, headers)
-    require_room(params.form, headers["model"])
+    if params.source == "running":
+        require_room(params.form, headers["model"])
+    elif params.variant == "paper":
+        hint = "those of an artifact are never replaced"
+        raise ParamError("finetune", "variant must be code for --source artifact, got paper", hint)
+
+
+def reads(params: Any) -> tuple[str, ...]:
+    """Return what is needed beside model and data."""
+    more = ("covariances",) if params.source == "artifact" else ()
+    return (*bilevel.reads(params), *more)
 
 
 def make_steps(params: Params, setting: Setting) -> Steps:
@@ -72,7 +90,9 @@ def make_steps(params: Params, setting: Setting) -> Steps:
 
     order, meta = bilevel.meta_set(params, setting)
     num_classes, dim = setting.network.classifier.weight.shape
-    running = Estimator(num_classes, dim, params.form, setting.labels.device)
+    running = None
+    if params.source == "running":
+        running = Estimator(num_classes, dim, params.form, setting.labels.device)
     steps = _MetaSteps(params, setting, running, meta, labels_on_host(order, setting.labels))
     return Steps(steps.step, order=order, state=running, facts=steps.facts)
 
@@ -97,7 +117,7 @@ class _Now:
     features: torch.Tensor
     labels: torch.Tensor
     host: torch.Tensor
-    covariances: Full | Diagonal
+    covariances: Covariances
     strength: float
     rate: float
 
@@ -108,7 +128,7 @@ class _MetaSteps:
     Args:
         params: Of the method.
         setting: What is trained, on what.
-        running: The covariances.
+        running: The covariances; None for those of the setting.
         meta: Makes the held-out batch of a step.
         on_host: Labels of a step on the CPU.
     """
@@ -117,7 +137,7 @@ class _MetaSteps:
         self,
         params: Params,
         setting: Setting,
-        running: Any,
+        running: Estimator | None,
         meta: Meta,
         on_host: Callable[[Batch], torch.Tensor],
     ) -> None:
@@ -151,22 +171,30 @@ class _MetaSteps:
             features=setting.features_of(x),
             labels=setting.labels[batch.rows],
             host=self._on_host(batch),
-            covariances=self._running.covariances,
+            covariances=self._covariances(),
             strength=params.strength * ramp(params.ramp_start, batch.epoch, setting.epochs),
             rate=setting.optimizer.param_groups[0]["lr"],
         )
-        covariances = self._corrected(now) if params.meta_lr > 0 else now.covariances
+        corrected = self._corrected(now) if params.meta_lr > 0 else None
+        covariances = now.covariances if corrected is None else corrected
         setting.optimizer.zero_grad(set_to_none=True)
         value = self._augmented_loss(now, now.features, covariances)
         torch.autograd.backward(value)
         setting.optimizer.step()
-        if params.variant == "paper":
-            self._running.replace(covariances)
-        self._running.update(now.features, now.host)
+        if self._running is not None:
+            if params.variant == "paper" and corrected is not None:
+                self._running.replace(corrected)
+            self._running.update(now.features, now.host)
         return value
 
+    def _covariances(self) -> Covariances:
+        found = self._setting.covariances if self._running is None else self._running.covariances
+        if found is None:
+            raise ValueError("metasaug reads covariances unless they are running")
+        return found
+
     def _augmented_loss(
-        self, now: _Now, features: torch.Tensor, covariances: Full | Diagonal
+        self, now: _Now, features: torch.Tensor, covariances: Covariances
     ) -> torch.Tensor:
         from ltcli.stats.quadratic import by_sample
 
@@ -183,10 +211,14 @@ class _MetaSteps:
         import torch
 
         from ltcli.stats.meta_covariance import covariance_gradient
-        from ltcli.stats.quadratic import Diagonal, Full, to_device
+        from ltcli.stats.quadratic import Diagonal, Full, as_matrices, to_device
 
         setting, classifier = self._setting, self._setting.network.classifier
         classes = torch.unique(now.host)
+        present: list[int] = classes.tolist()
+        start = now.covariances
+        if not isinstance(start, Diagonal):
+            start = as_matrices(start, present)
         tangents = bilevel.behind_virtual_step(
             lambda features: self._augmented_loss(now, features, now.covariances),
             now.features,
@@ -200,21 +232,20 @@ class _MetaSteps:
             now.labels,
             classifier.vectors().detach(),
             (classifier.scales * classifier.bias).detach(),
-            now.covariances,
+            start,
             tangents,
             classes=classes,
             strength=now.strength,
             rate=now.rate,
         )
         steps = -self._params.meta_lr * gradient
-        if isinstance(now.covariances, Diagonal):
-            before = now.covariances.variances
+        if isinstance(start, Diagonal):
+            before = start.variances
             where = to_device(classes, before.device)
             after: Full | Diagonal = Diagonal(before.index_add(0, where, steps))
             known = before[where]
         else:
-            present: list[int] = classes.tolist()
-            matrices = list(now.covariances.matrices)
+            matrices = list(start.matrices)
             known = torch.stack([matrices[c] for c in present])
             for c, step in zip(present, steps, strict=True):
                 matrices[c] = matrices[c] + step
@@ -234,6 +265,6 @@ METHOD = Method(
     defaults={"finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999}},
     steps=make_steps,
     alone=True,
-    reads=bilevel.reads,
+    reads=reads,
     check=check,
 )

@@ -138,6 +138,22 @@ def by_sample(weight: Tensor, covariances: Covariances, labels: Tensor) -> Tenso
     return rows[to_device(position, weight.device)]
 
 
+def as_matrices(covariances: Full | Factor | LowRank, classes: list[int]) -> Full:
+    """Return the covariances of some classes as matrices; those of the others are zero."""
+    if isinstance(covariances, Full):
+        return covariances
+    directions = covariances if isinstance(covariances, Factor) else covariances.directions
+    dim = directions.rows.shape[1]
+    # One for all classes that are not wanted.
+    matrices = [directions.rows.new_zeros(dim, dim)] * (len(directions.offsets) - 1)
+    for c in classes:
+        factor = directions.factor(c)
+        matrices[c] = factor.T @ factor
+        if isinstance(covariances, LowRank):
+            matrices[c].diagonal().add_(covariances.rest.variances[c])
+    return Full(matrices)
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a small tensor from the CPU to the device without waiting for the device."""
     if device.type != "cuda":

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone
 from ltcli.stages.finetune import Params as FinetuneParams
 from ltcli.stats.class_weights import effective_number_weights
-from ltcli.stats.quadratic import Full, by_sample
+from ltcli.stats.quadratic import Diagonal, Factor, Full, LowRank, by_sample
 from ltcli.stats.running_moments import Estimator
 
 C, N, V, EPOCHS = 4, 24, 8, 4
@@ -210,6 +211,51 @@ def test_without_strength_the_meta_step_is_zero_and_the_loss_is_the_weighted_bas
     expected = weighted_base(Base(), logits, LABELS[second.rows])
     torch.testing.assert_close(steps.step(second).detach(), expected.detach())
     assert steps.facts()["covariance_step"] == 0
+
+
+@pytest.mark.parametrize("form", ["full", "factor", "low-rank"])
+def test_covariances_of_an_artifact_are_corrected_for_one_step(form):
+    rng = torch.Generator().manual_seed(3)
+    params = Params(source="artifact", meta_lr=50.0, ramp_start=1.0, strength=0.6)
+    case = setting(rng, whole=False)
+    rows, offsets = torch.randn(9, 5, generator=rng), [0, 4, 6, 6, 9]
+    rest = torch.rand(C, 5, generator=rng)
+    factor = Factor(rows, offsets)
+    known = {"factor": factor, "low-rank": LowRank(factor, Diagonal(rest))}
+    matrices = [rows[a:b].T @ rows[a:b] for a, b in itertools.pairwise(offsets)]
+    sigma = torch.stack(matrices)
+    if form == "low-rank":
+        sigma = sigma + torch.diag_embed(rest)
+    case = dataclasses.replace(case, covariances=known.get(form, Full(sigma)))
+    steps = make_steps(params, case)
+    assert steps.state is None
+    # Twice, as the second step must start from the same covariances again.
+    for batch in batches(case, 2):
+        corrected = naive_step(params, case, batch, sigma, 0.6)
+        assert (corrected - sigma).norm() > 1e-3 * sigma.norm()
+        labels = LABELS[batch.rows]
+        expected = loss_of(params, case, case.inputs(batch), labels, corrected, 0.6)
+        torch.testing.assert_close(steps.step(batch), expected)
+
+
+def test_covariances_of_an_artifact_work_from_the_command_line(ltcli, copy):
+    options = ("--source", "artifact", "--data", "features", "--train", "classifier")
+    command = ("finetune", "--method", "metasaug", *options, "--epochs", "1", "-d", copy)
+    made = []
+    for form in ("full", "factor", "low-rank", "diagonal"):
+        assert ltcli("covariances", "--form", form, "--force", "-d", copy).code == 0
+        out = copy / f"{form}.safetensors"
+        assert ltcli(*command, "--out", out).code == 0
+        made.append(tensors_of(out)["classifier.weight"])
+        assert not any(name.startswith("method.") for name in read_header(out).tensors)
+    torch.testing.assert_close(made[0], made[1])
+    assert not made[0].allclose(made[3])
+    done = ltcli(*command, "--variant", "paper")
+    assert done.code == 2
+    assert done.lines == [
+        "error: finetune: variant must be code for --source artifact, got paper",
+        "hint: those of an artifact are never replaced",
+    ]
 
 
 def test_held_out_images_leave_no_trace_in_the_batch_norms():

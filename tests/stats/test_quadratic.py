@@ -6,6 +6,7 @@ from ltcli.stats.quadratic import (
     Factor,
     Full,
     LowRank,
+    as_matrices,
     by_sample,
     difference_variances,
     mix,
@@ -153,6 +154,18 @@ def test_a_mixture_is_the_sum_of_its_members_and_leaves_the_others(rng, form):
 def test_a_mixture_for_no_class_is_what_was_there(rng, form):
     covariances, _ = case(form, rng)
     assert mix(covariances, torch.eye(C, dtype=torch.float64), []) is covariances
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "diagonal"])
+def test_matrices_of_some_classes_give_their_rows(rng, form):
+    covariances, _ = case(form, rng)
+    weight, wanted = vectors(rng), [2, 0]
+    made = as_matrices(covariances, wanted)
+    expected = difference_variances(weight, covariances, wanted)
+    torch.testing.assert_close(difference_variances(weight, made, wanted), expected)
+    if form != "full":
+        others = [c for c in range(C) if c not in wanted]
+        assert not difference_variances(weight, made, others).any()
 
 
 @pytest.mark.parametrize("form", FORMS)
