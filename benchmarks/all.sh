@@ -3,7 +3,7 @@
 # cores, and 2 GB in the temporary folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-for name in split_lists pretrain inference moments isda metasaug commands; do
+for name in split_lists pretrain inference loading moments isda metasaug commands; do
     echo "== $name"
     python "$name.py"
 done

@@ -89,7 +89,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
             return BadFile(path, str(error))
         # The transforms draw from the global generator, which is not theirs to move.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             made: torch.Tensor = self._augment(image)
         return made
 
@@ -247,7 +247,10 @@ def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> tor
         if isinstance(image, BadFile):
             return image
         good.append(image)
-    return torch.stack(good) if good else none
+    if not good:
+        return none
+    # As they come from the decoder, and in the order of memory that the network wants.
+    return torch.stack([image.permute(1, 2, 0) for image in good]).permute(0, 3, 1, 2)
 
 
 def _whole(images: torch.Tensor | BadFile) -> torch.Tensor:

@@ -56,6 +56,19 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def seed_layers(device: torch.device, seed: int) -> None:
+    """Seed what layers such as dropout draw from on a device.
+
+    ``torch.manual_seed`` would seed all kinds of devices, which takes as long as a small step.
+    """
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Return the autocast context of a precision; it does nothing for float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
