@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ltcli.engine.fit import Batch
 from ltcli.methods.cam_sampling import METHOD, Params, drawn_rows, make_steps, moved_counts
+from ltcli.stats import fusion
 
 COUNTS = torch.tensor([12, 6, 4, 2])
 LABELS = torch.arange(4).repeat_interleave(COUNTS)
@@ -62,6 +63,24 @@ def test_only_the_images_of_further_draws_are_moved(bilevel):
     assert 0 < int(flags.sum()) < 12
     assert same[~flags].all()
     assert not same[flags].any()
+
+
+def test_the_foreground_is_that_of_the_own_class(bilevel, monkeypatch):
+    case, seen, original = bilevel(whole=True), [], fusion.activation_maps
+
+    def spied(maps, vectors):
+        seen.append(vectors)
+        return original(maps, vectors)
+
+    monkeypatch.setattr(fusion, "activation_maps", spied)
+    steps = make_steps(Params(), case)
+    rows = steps.order(0)
+    _, moved = drawn_rows(LABELS, moved_counts(COUNTS, None), seed=0, epoch=0)
+    labels, flags = LABELS[rows[12:24]], moved[12:24]
+    expected = case.network.classifier.vectors().detach().clone()[labels[flags]]
+    steps.step(Batch(0, 1, 12, rows[12:24]))
+    assert not labels[flags].equal(labels[: len(expected)])
+    assert seen[0].equal(expected)
 
 
 def test_a_resumed_run_moves_the_same_images(bilevel):

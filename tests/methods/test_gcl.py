@@ -28,14 +28,15 @@ def test_without_noise_margin_and_gamma_it_is_cross_entropy(case):
     torch.testing.assert_close(losses_of(*case, cloud=0.0), expected, rtol=0, atol=0)
 
 
-def test_the_cloud_grows_with_rarity_and_leaves_the_largest_class_alone():
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_cloud_grows_with_rarity_and_leaves_the_largest_class_alone(scale):
     assert log_rarity(COUNTS).tolist() == pytest.approx([0, 0.5, 1])
     logits = torch.zeros(400, 3, requires_grad=True)
-    losses_of(logits, torch.zeros(400, dtype=torch.int64), cloud=0.5, scale=1.0).sum().backward()
+    losses_of(logits, torch.zeros(400, dtype=torch.int64), cloud=0.5, scale=scale).sum().backward()
     shares = -logits.grad
     # softmax of (0, -cloud, -cloud'): the first class keeps its logit.
     own, middle, rare = 1 - shares[:, 0], -shares[:, 1], -shares[:, 2]
-    taken = torch.log(own / torch.stack([middle, rare]))
+    taken = torch.log(own / torch.stack([middle, rare])) / scale
     assert float(taken.min()) >= -1e-5
     assert float(taken[0].max()) <= 0.25 + 1e-5
     assert float(taken[1].max()) <= 0.5 + 1e-5
