@@ -53,6 +53,7 @@ def make_steps(params: Params, setting: Setting) -> Steps:
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         each = classifier.each(features)
+        # Gradients by way of the mean of the logits cancel over the experts.
         mean = each.mean(0).detach().softmax(1)
         terms = []
         for logits in each:
