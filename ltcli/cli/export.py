@@ -24,6 +24,9 @@ def export(
         Path | None,
         typer.Option(help="Check on training images of this split [default: random images]."),
     ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder of these images, if they are files that moved.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -49,7 +52,7 @@ def export(
         _header(split, "split", "name the split that the model was trained on")
     check_output(out, [model] if split is None else [model, split])
     check_extra(to)
-    content, images, difference = export_model(header, to, split)
+    content, images, difference = export_model(header, to, split, root)
     made = _write(out, content, force)
     document = {
         "out": str(out),

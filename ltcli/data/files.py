@@ -73,6 +73,14 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         """Return no images, uint8 [0, 3, side, side]."""
         return torch.empty(0, 3, self._side, self._side, dtype=torch.uint8)
 
+    def images(self, items: Iterable[Item]) -> torch.Tensor:
+        """Return some images, uint8 [B, 3, side, side].
+
+        Raises:
+            DataError: One of the files gives no image.
+        """
+        return _whole(_joined([self[item] for item in items], self.none()))
+
     def __getitem__(self, item: Item) -> torch.Tensor | BadFile:
         """Return an image, uint8 [3, side, side], or what is wrong with its file."""
         row, seed = item
@@ -167,8 +175,7 @@ class FileBatches:
         wanted = rows.cpu()
         if self._order is None or not self._plan(epoch, first).equal(wanted):
             items = self._items(wanted, seed, epoch, first)
-            own = _whole(_joined([self._files[item] for item in items], self._files.none()))
-            return self._all(own, len(rows))
+            return self._all(self._files.images(items), len(rows))
         if self._at != first:
             if self._coming is None or self._at + self._batch_size != first:
                 self._coming = self._from(seed, first)

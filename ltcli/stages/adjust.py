@@ -96,7 +96,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
             hint = "give a number, or make the split with --val-per-class"
             raise ParamError("adjust", "tau must not be auto without validation images", hint)
         if params.data == "images":
-            check_samples("adjust", params, data)
+            check_samples("adjust", params.root, data)
             check_alike(data, model)
         if "epoch" in data.info:
             rule = f"is of epoch {data.info['epoch']}, not of the last one"

@@ -51,7 +51,7 @@ class Params:
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check the images and the epoch of the model."""
     check_kept("dump-features", params.from_epoch, headers["model"])
-    check_samples("dump-features", params, headers["split"])
+    check_samples("dump-features", params.root, headers["split"])
     check_alike(headers["split"], headers["model"])
     if params.maps and headers["model"].info["backbone"].startswith((BORROWED, EMBEDDINGS)):
         from ltcli.models.network import require_maps

@@ -45,7 +45,7 @@ class Params:
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check that there is something to evaluate on."""
     header = headers["split"]
-    check_samples("evaluate", params, header)
+    check_samples("evaluate", params.root, header)
     check_alike(header, headers["model"])
     if header.size(f"{params.on}.labels", 0) == 0:
         hint = "make the split with --val-per-class"

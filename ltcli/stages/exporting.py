@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli import __version__
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 from ltcli.core.seeds import derive
+from ltcli.stages.samples import check_samples, image_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,19 +69,23 @@ def check_extra(form: str) -> None:
             raise ResourceError("export", f"onnx needs {package}, which is not installed", hint)
 
 
-def export(header: Header, form: str, split: Path | None) -> tuple[bytes, int, float]:
+def export(
+    header: Header, form: str, split: Path | None, root: str | None = None
+) -> tuple[bytes, int, float]:
     """Return a model as a file of another format, and how it was checked.
 
     Args:
         header: Of the model.
         form: A key of ``FORMATS``.
         split: The split whose training images it is checked on; None for random ones.
+        root: Folder of these images, if they are in files that have moved.
 
     Returns:
         The content; on how many images it was checked; the largest difference between two logits.
 
     Raises:
         ArtifactError: The model cannot be loaded or exported, or the split is not the model's.
+        DataError: An image of the split cannot be read.
         NumericalError: The file would predict something else than the model.
     """
     import torch
@@ -90,7 +95,7 @@ def export(header: Header, form: str, split: Path | None) -> tuple[bytes, int, f
 
     with open_artifact(header.path) as model:
         network = load_network(model, torch.device("cpu"))
-    images = _images(header, split)
+    images = _images(header, split, root)
     expected = _logits(network, header.info, images)
     content, run = make(network, header, form)
     # Batches of several sizes: the file must not be bound to one.
@@ -117,11 +122,12 @@ def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:
         raise ArtifactError(header.path, f"cannot be exported to {form}: {reason}") from error
 
 
-def _images(header: Header, split: Path | None) -> torch.Tensor:
+def _images(header: Header, split: Path | None, root: str | None) -> torch.Tensor:
     """Return images to check on, uint8 [B, H, W, 3], at least two."""
     import torch
 
     from ltcli.artifacts.store import open_artifact
+    from ltcli.data.batches import Augmentation
 
     if split is None:
         generator = torch.Generator().manual_seed(derive("export"))
@@ -133,11 +139,14 @@ def _images(header: Header, split: Path | None) -> torch.Tensor:
         if artifact.header.digest != header.info["split"]:
             rule = f"is not the split that {header.path} was trained on"
             raise ArtifactError(split, rule, "name that one, or leave --split out")
+        count = artifact.header.size("train.labels", 0)
+        rows = range(0, count, max(1, count // _IMAGES))[:_IMAGES]
         store = artifact.header.info["store"]
-        if store == "files":
-            raise ArtifactError(split, "has its images in files", "leave --split out")
-        images = artifact.tensor(f"train.{store}")
-    return images[:: max(1, len(images) // _IMAGES)][:_IMAGES]
+        if store != "files":
+            return artifact.tensor(f"train.{store}")[list(rows)]
+        check_samples("export", root, artifact.header)
+        files = image_files(artifact, "train", root, Augmentation())
+        return files.images((row, None) for row in rows).permute(0, 2, 3, 1).contiguous()
 
 
 def _logits(network: Network, info: dict[str, Any], images: torch.Tensor) -> torch.Tensor:

@@ -122,7 +122,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     resolved_schedule(params)
     model = headers["model"]
     if params.data == "images":
-        check_samples("finetune", params, headers["split"])
+        check_samples("finetune", params.root, headers["split"])
         check_alike(headers["split"], model)
     if params.method == "logit-adjustment":
         check_follows_prior("finetune", model)

@@ -142,7 +142,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     check_processes("pretrain", method.alone, params.method)
     method.check(params, headers)
     header = headers["split"]
-    check_samples("pretrain", params, header)
+    check_samples("pretrain", params.root, header)
     check_start(params, method, header)
     if header.size("train.labels", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")

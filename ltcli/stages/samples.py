@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
     from ltcli.data.batches import Augmentation, Samples
+    from ltcli.data.files import ImageFiles
 
 _MOST_WORKERS = 16
 
@@ -33,12 +34,12 @@ def workers_option() -> Any:
     return param(None, text, identity=False, ge=0)
 
 
-def check_samples(stage: str, params: Any, split: Header) -> None:
+def check_samples(stage: str, root: str | None, split: Header) -> None:
     """Check that the images of a split of files can be found.
 
     Args:
         stage: What an error names.
-        params: The stage's parameters, with ``root``.
+        root: The folder of the images, as it was given.
         split: The split.
 
     Raises:
@@ -47,11 +48,11 @@ def check_samples(stage: str, params: Any, split: Header) -> None:
     """
     if split.info["store"] != "files":
         return
-    root = _root(params.root, split.path)
-    if root is None:
+    folder = _root(root, split.path)
+    if folder is None:
         raise ParamError(stage, f"root must be given for {split.path}", "its images are in files")
-    if not root.is_dir():
-        raise DataError(root, "no such folder", "name the folder of the images with --root")
+    if not folder.is_dir():
+        raise DataError(folder, "no such folder", "name the folder of the images with --root")
 
 
 def check_alike(split: Header, model: Header) -> None:
@@ -103,14 +104,23 @@ def open_samples(
     augmentation = augmentation or Augmentation()
     if info["store"] == "images":
         return ImageBatches(split.tensor(f"{part}.images"), mean, std, device, augmentation)
-    from ltcli.data.files import FileBatches, ImageFiles
+    from ltcli.data.files import FileBatches
     from ltcli.engine.parallel import here
 
-    root = _root(params.root, split.header.path)
-    assert root is not None  # ``check_samples`` has seen it
-    names, sizes = files_of(split, part)
-    files = ImageFiles(root, names, sizes, info["image_size"][0], augmentation)
+    files = image_files(split, part, params.root, augmentation)
     return FileBatches(files, mean, std, device, _workers(params.workers), here())
+
+
+def image_files(
+    split: Artifact, part: str, root: str | None, augmentation: Augmentation
+) -> ImageFiles:
+    """Return the images of one part of a split of files; ``check_samples`` comes before."""
+    from ltcli.data.files import ImageFiles
+
+    folder = _root(root, split.header.path)
+    assert folder is not None
+    names, sizes = files_of(split, part)
+    return ImageFiles(folder, names, sizes, split.header.info["image_size"][0], augmentation)
 
 
 def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:

@@ -153,6 +153,22 @@ def test_predict_sees_an_image_as_evaluate_does(ltcli, files, of_files):
     torch.testing.assert_close(torch.tensor(made), logits.softmax(1).amax(1), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
+def test_an_exported_model_is_checked_on_images_in_files(ltcli, files, of_files):
+    command = ("pretrain", "--backbone", "resnet20", "--workers", "0", *QUICK)
+    assert ltcli(*command, "-d", files).code == 0
+    out, split = files / "digits.pt2", files / "split.safetensors"
+    command = ("export", files / "pretrain.safetensors", "--to", "torch", "--out", out)
+    write_root(files, files / "gone")
+    done = ltcli(*command, "--split", split)
+    assert done.code == 5
+    assert done.lines[0] == f"error: {files / 'gone'}: no such folder"
+    assert not out.exists()
+    done = ltcli(*command, "--split", split, "--root", of_files / "photos")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[1].startswith(f"{len(rows_of('train'))} training images: ")
+
+
 def test_images_are_looked_for_where_split_saw_them_unless_a_root_is_given(ltcli, files, of_files):
     command = ("pretrain", "--backbone", "resnet20", "--workers", "0", *QUICK, "-d", files)
     gone = files / "gone"
