@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 # Of the largest logit, or of 1: float32 rounds otherwise where operations are ordered otherwise.
 TOLERANCE = 1e-4
+# What one protocol buffer holds, less some room for the graph.
+ONNX_BYTES = 2**31 - 2**24
 _IMAGES = 256
 _BATCH = 64
 _INPUT = (
@@ -93,6 +96,7 @@ def export(
     from ltcli.artifacts.store import open_artifact
     from ltcli.models.network import load_network
 
+    _check_size(header, form)
     with open_artifact(header.path) as model:
         network = load_network(model, torch.device("cpu"))
     images = _images(header, split, root)
@@ -101,6 +105,18 @@ def export(
     # Batches of several sizes: the file must not be bound to one.
     found = torch.cat([run(part) for part in (images[:1], *torch.split(images[1:], _BATCH))])
     return content, len(images), compare(found, expected)
+
+
+def _check_size(header: Header, form: str) -> None:
+    size = sum(
+        4 * math.prod(shape)
+        for name, (_, shape) in header.tensors.items()
+        if name.startswith(("backbone.", "classifier."))
+    )
+    if form == "onnx" and size > ONNX_BYTES:
+        rule = f"must have at most {ONNX_BYTES / 1e9:.1f} GB of weights for onnx"
+        hint = "use --to torch: an ONNX file holds 2 GB"
+        raise ArtifactError(header.path, f"{rule}, got {size / 1e9:.1f} GB", hint)
 
 
 def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:

@@ -5,6 +5,20 @@ import torch
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
+from ltcli.stages import exporting
+
+
+def test_more_weights_than_an_onnx_file_holds_are_refused(ltcli, chain, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(exporting, "ONNX_BYTES", 1_000_000)
+    model, out = chain / "pretrain.safetensors", tmp_path / "digits.onnx"
+    done = ltcli("export", model, "--to", "onnx", "--out", out)
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {model}: must have at most 0.0 GB of weights for onnx, got 0.0 GB",
+        "hint: use --to torch: an ONNX file holds 2 GB",
+    ]
+    assert not out.exists()
 
 
 @pytest.mark.slow
