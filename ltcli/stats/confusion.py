@@ -61,7 +61,7 @@ def graph_and_scores(
         require_finite("confusion", "logits", logits, first)
         rows = slice(first, first + len(logits))
         predicted[rows] = predictions(logits)
-        scores.index_add_(0, labels[rows], logits.to(torch.float64).softmax(dim=1))
+        scores.index_add_(0, labels[rows], logits.softmax(dim=1).to(torch.float64))
         first = rows.stop
     scores /= class_counts(labels, num_classes).clamp(min=1).unsqueeze(1)
     return class_graph(predicted, labels, num_classes), scores
