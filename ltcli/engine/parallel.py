@@ -14,6 +14,10 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+
+# Its default arguments hold the group that is there when something first imports it, and with it
+# threads that abort a process at its end. Imported now, they hold none.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call

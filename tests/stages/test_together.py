@@ -25,13 +25,18 @@ def tensors_of(path):
 
 def launch(*args, size=2):
     """Start a command as so many processes, as torchrun does."""
+    return start("-m", "ltcli", *args, "--device", "cpu", size=size)
+
+
+def start(*args, size=2):
+    """Start Python as so many processes that can find each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "ltcli", *map(str, args), "--device", "cpu"],
+            [sys.executable, *map(str, args)],
             env=os.environ | place | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL if rank == 0 else subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -47,6 +52,30 @@ def together(*args):
     said = [process.communicate(timeout=120) for process in processes]
     said = [said[0][1], "".join(said[1])]
     return [process.returncode for process in processes], said
+
+
+# torchvision is what first imports ``torch.distributed.nn``, in the middle of a run.
+LATE = """
+import os, sys, weakref
+import torch
+import torch.distributed as dist
+from ltcli.engine.parallel import connected
+
+with connected(int(os.environ["RANK"]), 2, torch.device("cpu")) as world:
+    assert "torchvision" not in sys.modules
+    import torchvision
+    group = weakref.ref(dist.group.WORLD)
+    assert world.agreed(True)
+sys.exit(group() is not None)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_of_the_connection_outlives_it():
+    # Threads that do would abort a process at its end, now and then.
+    processes = start("-c", LATE)
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
 
 
 def test_a_stage_that_shares_no_work_is_for_one_process(ltcli, chain, monkeypatch):
