@@ -18,7 +18,7 @@ Source: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,21 +33,29 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
     from ltcli.methods.method import Setting
+    from ltcli.stats.quadratic import Covariances
+    from ltcli.stats.running_moments import Estimator
 
 # What full running covariances may take: a matrix a class, however few images it has.
 MAX_FULL_BYTES = 8e9
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of ISDA."""
+class CovarianceSource:
+    """Parameters of methods whose covariances are running, or those of an artifact."""
 
-    strength: float = param(0.5, "factor of the covariances", ge=0)
-    ramp_start: float = param(0.0, "share of the strength in the first epoch", ge=0, le=1)
     source: Literal["running", "artifact"] = param(
         "running", "covariances: estimated batch by batch, or of the stage covariances"
     )
     form: Literal["full", "diagonal"] = param("full", "of the running covariances")
+
+
+@dataclass(frozen=True)
+class Params(CovarianceSource):
+    """Parameters of ISDA."""
+
+    strength: float = param(0.5, "factor of the covariances", ge=0)
+    ramp_start: float = param(0.0, "share of the strength in the first epoch", ge=0, le=1)
 
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
@@ -83,6 +91,27 @@ def require_room(form: str, model: Header) -> None:
         raise ResourceError("finetune", f"{rule} {sizes}", "use --form diagonal")
 
 
+def reads(params: CovarianceSource) -> tuple[str, ...]:
+    """Return what the covariances need beside model and data."""
+    return ("covariances",) if params.source == "artifact" else ()
+
+
+def covariances_of(
+    params: CovarianceSource, setting: Setting
+) -> tuple[Estimator | None, Callable[[], Covariances]]:
+    """Return the running estimator, if there is one, and what gives the covariances of now."""
+    from ltcli.stats.running_moments import Estimator
+
+    if params.source == "running":
+        num_classes, dim = setting.network.classifier.weight.shape
+        running = Estimator(num_classes, dim, params.form, setting.labels.device)
+        return running, lambda: running.covariances
+    known = setting.covariances
+    if known is None:
+        raise ValueError("the method reads covariances unless they are running")
+    return None, lambda: known
+
+
 def make_steps(params: Params, setting: Setting) -> Steps:
     """Return steps with the augmented logits."""
     from torch.nn import functional as F
@@ -90,24 +119,17 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     from ltcli.engine.schedules import ramp
     from ltcli.engine.steps import feature_step, labels_on_host
     from ltcli.stats import quadratic
-    from ltcli.stats.running_moments import Estimator
 
     classifier = setting.network.classifier
-    num_classes, dim = classifier.weight.shape
-    running = None
-    if params.source == "running":
-        running = Estimator(num_classes, dim, params.form, setting.labels.device)
+    running, covariances = covariances_of(params, setting)
     on_host = labels_on_host(setting.order, setting.labels)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        host, covariances = on_host(batch), setting.covariances
+        host = on_host(batch)
         if running is not None:
             running.update(features, host)
-            covariances = running.covariances
-        if covariances is None:
-            raise ValueError("isda reads covariances unless they are running")
         strength = params.strength * ramp(params.ramp_start, batch.epoch, setting.epochs)
-        raised = quadratic.by_sample(classifier.vectors(), covariances, host)
+        raised = quadratic.by_sample(classifier.vectors(), covariances(), host)
         augmented = classifier(features) + 0.5 * strength * raised
         return setting.reduce(F.cross_entropy(augmented, labels, reduction="none"), labels, batch)
 
@@ -122,6 +144,6 @@ METHOD = Method(
     params=Params,
     steps=make_steps,
     balances=False,
-    reads=lambda params: ("covariances",) if params.source == "artifact" else (),
+    reads=reads,
     check=check,
 )

@@ -38,8 +38,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods import bilevel
-from ltcli.methods.isda import require_room
+from ltcli.methods import bilevel, isda
+from ltcli.methods.isda import CovarianceSource, covariances_of, require_room
 from ltcli.methods.method import FINETUNE, Base, Method, Steps, base_loss
 
 if TYPE_CHECKING:
@@ -54,15 +54,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Params(bilevel.MetaSet, Base):
+class Params(bilevel.MetaSet, Base, CovarianceSource):
     """Parameters of MetaSAug."""
 
     strength: float = param(0.5, "factor of the covariances", ge=0)
     ramp_start: float = param(0.8, "share of the strength in the first epoch", ge=0, le=1)
-    source: Literal["running", "artifact"] = param(
-        "running", "covariances: estimated batch by batch, or of the stage covariances"
-    )
-    form: Literal["full", "diagonal"] = param("full", "of the running covariances")
     variant: Literal["code", "paper"] = param("code", "where paper and released code differ")
     meta_lr: float = param(0.1, "step of the covariances; 0 for no meta step", ge=0)
 
@@ -79,21 +75,17 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
 
 def reads(params: Any) -> tuple[str, ...]:
     """Return what is needed beside model and data."""
-    more = ("covariances",) if params.source == "artifact" else ()
-    return (*bilevel.reads(params), *more)
+    return (*bilevel.reads(params), *isda.reads(params))
 
 
 def make_steps(params: Params, setting: Setting) -> Steps:
     """Return the bi-level steps."""
     from ltcli.engine.steps import labels_on_host
-    from ltcli.stats.running_moments import Estimator
 
     order, meta = bilevel.meta_set(params, setting)
-    num_classes, dim = setting.network.classifier.weight.shape
-    running = None
-    if params.source == "running":
-        running = Estimator(num_classes, dim, params.form, setting.labels.device)
-    steps = _MetaSteps(params, setting, running, meta, labels_on_host(order, setting.labels))
+    running, covariances = covariances_of(params, setting)
+    on_host = labels_on_host(order, setting.labels)
+    steps = _MetaSteps(params, setting, running, covariances, meta, on_host)
     return Steps(steps.step, order=order, state=running, facts=steps.facts)
 
 
@@ -128,7 +120,8 @@ class _MetaSteps:
     Args:
         params: Of the method.
         setting: What is trained, on what.
-        running: The covariances; None for those of the setting.
+        running: The estimator that follows the steps, if the covariances are running.
+        covariances: Gives those of now.
         meta: Makes the held-out batch of a step.
         on_host: Labels of a step on the CPU.
     """
@@ -138,10 +131,12 @@ class _MetaSteps:
         params: Params,
         setting: Setting,
         running: Estimator | None,
+        covariances: Callable[[], Covariances],
         meta: Meta,
         on_host: Callable[[Batch], torch.Tensor],
     ) -> None:
         self._params, self._setting, self._running = params, setting, running
+        self._covariances = covariances
         self._meta, self._on_host = meta, on_host
         self._loss: Loss = base_loss(params, setting.class_counts)
         # Sums over the steps of an epoch: relative sizes of the covariance steps, and their number.
@@ -186,12 +181,6 @@ class _MetaSteps:
                 self._running.replace(corrected)
             self._running.update(now.features, now.host)
         return value
-
-    def _covariances(self) -> Covariances:
-        found = self._setting.covariances if self._running is None else self._running.covariances
-        if found is None:
-            raise ValueError("metasaug reads covariances unless they are running")
-        return found
 
     def _augmented_loss(
         self, now: _Now, features: torch.Tensor, covariances: Covariances
