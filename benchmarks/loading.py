@@ -8,14 +8,16 @@ Rounds alternate, so that a noisy machine slows all alike. Prints images per sec
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from inference import compare
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
@@ -60,12 +62,10 @@ def photographs(root: Path, count: int) -> list[Path]:
     return paths
 
 
-def timed(batches: Iterable[object]) -> float:
-    """Return the seconds that it takes to have all batches."""
-    began = time.perf_counter()
-    for _ in batches:
+def exhaust(loader: Iterable[object]) -> None:
+    """Have all batches."""
+    for _ in loader:
         pass
-    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -99,22 +99,16 @@ def main() -> None:
         ours = FileBatches(files, MEAN, STD, torch.device("cpu"), args.workers)
         ours.read_ahead(lambda epoch: instance_balanced(len(paths), seed=0, epoch=epoch), BATCH)
 
-        def drawn(epoch: int) -> Iterable[torch.Tensor]:
+        epochs = itertools.count()
+
+        def drawn() -> None:
+            epoch = next(epochs)
             order = instance_balanced(len(paths), seed=0, epoch=epoch)
             for number, rows in enumerate(torch.split(order, BATCH)):
-                yield ours.drawn(rows, seed=0, epoch=epoch, first=number * BATCH)
+                ours.drawn(rows, seed=0, epoch=epoch, first=number * BATCH)
 
-        took: dict[str, list[float]] = {"decoding alone": [], "plain": [], "ltcli": []}
-        for number in range(args.rounds + 1):
-            ways = (alone, plain, drawn(number))
-            for times, batches in zip(took.values(), ways, strict=True):
-                seconds = timed(batches)
-                # The first round warms all up.
-                if number:
-                    times.append(seconds)
-    speeds = {name: args.images / statistics.median(times) for name, times in took.items()}
-    for name, speed in speeds.items():
-        print(f"{name}: {speed:,.0f} images/s, ratio {speeds['ltcli'] / speed:.2f}")
+        for name, loader in (("against decoding alone", alone), ("against ImageFolder", plain)):
+            compare(name, partial(exhaust, loader), drawn, args.images, args.rounds)
 
 
 if __name__ == "__main__":

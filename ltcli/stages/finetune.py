@@ -11,12 +11,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.engine.schedules import Schedule, learning_rate
-from ltcli.stages.samples import (
-    check_alike,
-    check_samples,
-    root_option,
-    workers_option,
-)
+from ltcli.stages.samples import check_alike, check_samples, root_option, workers_option
 from ltcli.stages.stage import (
     Input,
     Result,

@@ -12,18 +12,8 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES, Schedule
-from ltcli.stages.samples import (
-    check_samples,
-    open_samples,
-    root_option,
-    workers_option,
-)
-from ltcli.stages.stage import (
-    Input,
-    Result,
-    Stage,
-    check_processes,
-)
+from ltcli.stages.samples import check_samples, open_samples, root_option, workers_option
+from ltcli.stages.stage import Input, Result, Stage, check_processes
 from ltcli.stages.start import (
     backbone_of,
     check_start,
