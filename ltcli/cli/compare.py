@@ -33,7 +33,8 @@ def compare(
     ] = "accuracy",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     published: Annotated[
-        bool, typer.Option("--published", help="Add what papers print for the same setting.")
+        bool,
+        typer.Option("--published", help="Add what papers and their code print for this setting."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,

@@ -1,10 +1,11 @@
-"""Accuracies that papers printed for long-tailed CIFAR, from ``published.csv``.
+"""Accuracies that papers, or their released code, print for long-tailed CIFAR: ``published.csv``.
 
-Every line has the paper and table it stands in. The accuracy is in per cent, 100 minus the error
-where the paper prints errors. largest_class and epochs are empty where they are not known, as for
-rows that a paper quotes from another one. Errata: of RISDA's table 5, the row without re-weighting
-stands among errors and is an accuracy; STG's tables quote BBN higher than BBN prints; its MetaSAug
-is the variant with LDAM.
+Every line has the paper and table, or the document of the code, that it stands in. The accuracy is
+in per cent, 100 minus the error where errors are printed. largest_class and epochs are empty where
+they are not known, as for rows that a paper quotes from another one. Errata: of RISDA's table 5,
+the row without re-weighting stands among errors and is an accuracy; STG's tables quote BBN higher
+than BBN prints; its MetaSAug is the variant with LDAM. Left out: combinations that ltcli cannot run
+(MAMix, BALMS's meta sampler).
 """
 
 import csv
@@ -16,15 +17,15 @@ PATH = Path(__file__).with_name("published.csv")
 
 @dataclass(frozen=True)
 class Published:
-    """One figure of a paper.
+    """One figure of a paper or of its code.
 
     Attributes:
         dataset: As in ``ltcli split``; the classes fall exponentially.
         imbalance_factor: Largest over smallest class.
         backbone: As in ``ltcli pretrain``.
-        method: As the paper calls it.
+        method: As the source calls it.
         accuracy: 0..1, on the test images.
-        source: Paper and table.
+        source: Paper and table, or document of its code.
         largest_class: Training images of the largest class; None if not known.
         epochs: Of the backbone; None if not known.
         note: How its protocol differs from the one of ltcli.
