@@ -39,13 +39,13 @@ _SHARP = (0.01, 0.0001)
 _GENTLE = (0.1, 0.01)
 
 # The authors' released code; where a script switches "at epoch 160" counted from 1, that is 159.
+# metasaug is that of meta-class-weight too. BBN's own warm-up begins at 0.47 of the rate, not 0.2.
 SCHEDULES = {
     "ldam": Schedule(200, 128, 0.1, 5, (160, 180), _SHARP, 2e-4, False, "constant"),
     "metasaug": Schedule(200, 100, 0.1, 0, (159, 179), _SHARP, 5e-4, True, "reflect"),
-    "mcw": Schedule(200, 100, 0.1, 0, (160, 180), _SHARP, 5e-4, True, "reflect"),
-    "mwn": Schedule(100, 100, 0.1, 0, (80, 90), _GENTLE, 5e-4, True, "reflect"),
+    "mwn": Schedule(100, 100, 0.1, 0, (79, 89), _GENTLE, 5e-4, True, "reflect"),
     "mislas": Schedule(200, 128, 0.1, 5, (160, 180), _GENTLE, 2e-4, False, "constant"),
-    "bbn": Schedule(200, 128, 0.1, 5, (120, 160), _SHARP, 2e-4, False, "constant"),
+    "bbn": Schedule(200, 128, 0.1, 5, (119, 159), _SHARP, 2e-4, True, "constant"),
     "gcl": Schedule(200, 64, 0.1, 5, (160, 180), _GENTLE, 2e-4, False, "constant"),
     "fsa": Schedule(300, 128, 0.1, 0, (150,), (0.1,), 5e-4, False, "constant"),
     "cosine": Schedule(200, 128, 0.1, 5, (), (), 5e-4, True, "constant"),

@@ -47,8 +47,8 @@ class Params:
         "start from these: a file, or torchvision's by name, as default or IMAGENET1K_V2",
         identity=False,
     )
-    schedule: Literal["ldam", "metasaug", "mcw", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = (
-        param("ldam", "published recipe that the options below start from")
+    schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
+        "ldam", "published recipe that the options below start from"
     )
     epochs: int | None = param(
         None,

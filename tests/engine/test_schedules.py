@@ -27,10 +27,9 @@ def test_golden_learning_rates(name, rates):
     [
         ("ldam", 200, 128, {5: 0.1, 159: 0.1, 160: 1e-3, 179: 1e-3, 180: 1e-5, 199: 1e-5}),
         ("metasaug", 200, 100, {0: 0.1, 158: 0.1, 159: 1e-3, 178: 1e-3, 179: 1e-5, 199: 1e-5}),
-        ("mcw", 200, 100, {0: 0.1, 159: 0.1, 160: 1e-3, 179: 1e-3, 180: 1e-5, 199: 1e-5}),
-        ("mwn", 100, 100, {0: 0.1, 79: 0.1, 80: 0.01, 89: 0.01, 90: 1e-3, 99: 1e-3}),
+        ("mwn", 100, 100, {0: 0.1, 78: 0.1, 79: 0.01, 88: 0.01, 89: 1e-3, 99: 1e-3}),
         ("mislas", 200, 128, {5: 0.1, 159: 0.1, 160: 0.01, 179: 0.01, 180: 1e-3, 199: 1e-3}),
-        ("bbn", 200, 128, {5: 0.1, 119: 0.1, 120: 1e-3, 159: 1e-3, 160: 1e-5, 199: 1e-5}),
+        ("bbn", 200, 128, {5: 0.1, 118: 0.1, 119: 1e-3, 158: 1e-3, 159: 1e-5, 199: 1e-5}),
         ("gcl", 200, 64, {5: 0.1, 159: 0.1, 160: 0.01, 179: 0.01, 180: 1e-3, 199: 1e-3}),
         ("fsa", 300, 128, {0: 0.1, 149: 0.1, 150: 0.01, 299: 0.01}),
     ],
@@ -56,8 +55,9 @@ def test_weight_decay_momentum_and_border_of_each_recipe():
     }
     plain, nesterov = (2e-4, False, "constant"), (5e-4, True, "reflect")
     assert table == {
-        **dict.fromkeys(("ldam", "mislas", "bbn", "gcl"), plain),
-        **dict.fromkeys(("metasaug", "mcw", "mwn"), nesterov),
+        **dict.fromkeys(("ldam", "mislas", "gcl"), plain),
+        **dict.fromkeys(("metasaug", "mwn"), nesterov),
+        "bbn": (2e-4, True, "constant"),
     }
 
 
