@@ -5,8 +5,10 @@
     L_push = max(0, push_margin - sum over i and c != y_i of |f_i - M_c|^2 / (B C))
 
 Class-aware sampling. The centroids start at the class means of the model that training starts from,
-as its ``covariances`` have them. The whole network moves at a tenth of the rate, and so do the
-centroids. The rejection of unknown classes is left out: every test image has a known class here.
+as its ``covariances`` have them, and learn from the second part of L alone. Backbone and centroids
+move at a tenth of the rate. In the released code a centroid's gradient is divided by one more than
+its samples in the batch, and what recalls centroids starts as the first stage's classifier; here
+neither is so. The rejection of unknown classes is left out: every test image has a known one here.
 
 Source: Liu, Miao, Zhan, Wang, Gong, Yu, CVPR 2019, arXiv 1904.05160 and released code.
 """
@@ -83,7 +85,7 @@ def head(params: Params) -> Head:
     return Head(
         start="fresh",
         trainable=("weight", "memory"),
-        rates={"memory": 0.1, "backbone": 0.1},
+        rates={"memory.centroids": 0.1, "backbone": 0.1},
         form="memory",
         scale=params.scale,
     )
@@ -107,6 +109,6 @@ METHOD = Method(
     },
     steps=make_steps,
     head=head,
-    balances=False,
+    balances=lambda _params: False,
     reads=lambda _params: ("covariances",),
 )

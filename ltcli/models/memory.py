@@ -12,7 +12,8 @@ class Memory(nn.Module):
         o = softmax(H f + h),  e = tanh(S f + s),  r = 10 / min_c |f - M_c|
         v = r (f + e * (o M)),    v / (1 + |v|) is returned
 
-    Features far from every centroid M_c become short. Where e is 0 only their length changes.
+    Features far from every centroid M_c become short. Where e is 0 only their length changes. No
+    gradient of what is made of v reaches M.
 
     Source: Liu, Miao, Zhan, Wang, Gong, Yu, CVPR 2019, arXiv 1904.05160, released code.
 
@@ -30,9 +31,10 @@ class Memory(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return enriched features shorter than 1, float [B, D], of features float [B, D]."""
-        recalled = self.hallucinator(features).softmax(1) @ self.centroids
+        centroids = self.centroids.detach()
+        recalled = self.hallucinator(features).softmax(1) @ centroids
         concept = self.selector(features).tanh()
-        nearest = squared_distances(features, self.centroids).amin(1, keepdim=True)
+        nearest = squared_distances(features, centroids).amin(1, keepdim=True)
         enriched = 10 / (nearest + 1e-12).sqrt() * (features + concept * recalled)
         short: torch.Tensor = enriched / (1 + enriched.norm(dim=1, keepdim=True))
         return short

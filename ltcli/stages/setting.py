@@ -196,8 +196,7 @@ def make_optimizer(
         if parameter.requires_grad:
             part, _, leaf = name.partition(".")
             decay = 0.0 if name in spared else schedule.weight_decay
-            name_of_rate = leaf.partition(".")[0] if part == "classifier" else part
-            rate = head.rates.get(name_of_rate, 1.0)
+            rate = head.rates.get(leaf if part == "classifier" else part, 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
     each = [
         {"params": members, "weight_decay": decay, "rate": rate}

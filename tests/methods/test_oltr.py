@@ -67,4 +67,17 @@ def test_the_record_says_what_the_code_says():
     defaults = METHOD.defaults["finetune"]
     assert (defaults["epochs"], defaults["milestones"]) == (60, (20, 40))
     assert defaults["sampler"] == "class-aware"
-    assert head(Params()).rates == {"memory": 0.1, "backbone": 0.1}
+    assert head(Params()).rates == {"memory.centroids": 0.1, "backbone": 0.1}
+
+
+def test_centroids_learn_from_the_centroid_loss_alone(bilevel, batch, rng):
+    means = torch.randn(4, 5, generator=rng, dtype=torch.float64)
+    case = bilevel()
+    classifier = Classifier(5, 4, "memory").double()
+    network = Network(torch.nn.Identity(), classifier)
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.05)
+    case = dataclasses.replace(case, network=network, optimizer=optimizer, means=means)
+    before = classifier.memory.hallucinator.weight.detach().clone()
+    make_steps(Params(centre_weight=0.0), case).step(batch)
+    assert torch.equal(classifier.memory.centroids.detach(), means)
+    assert not torch.equal(classifier.memory.hallucinator.weight.detach(), before)
