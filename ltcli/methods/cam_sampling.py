@@ -5,7 +5,7 @@
 An epoch has every training image once, and n_max + n_min - n_c more draws of class c. The images of
 these have their foreground turned, shifted or flipped and pasted back on top, see
 ``ltcli.data.foreground``. The foreground is where the class activation map of the model that
-training starts from, scaled to 0..1, is above a threshold; this threshold is a choice. With
+training starts from, scaled to 0..1, reaches 3/4 of its own mean, as in the released code. With
 ``at_most``, as off CIFAR, classes with so many images or more get none, others at most so many.
 
 The paper's bag of tricks is ``pretrain --mixup 1``, this from epoch 161 on, and a last stage of
@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods import bilevel
 from ltcli.methods.method import FINETUNE, Method, Steps, moves_backbone
@@ -40,7 +41,7 @@ class Params:
     """Parameters of CAM-based sampling."""
 
     at_most: int | None = param(None, "moved images of a class; larger classes get none", ge=0)
-    foreground_above: float = param(0.5, "share of the map's range", ge=0, lt=1)
+    foreground_at: float = param(0.75, "least value, as a multiple of the map's mean", ge=0, le=1)
 
 
 def moved_counts(class_counts: torch.Tensor, at_most: int | None) -> torch.Tensor:
@@ -109,8 +110,11 @@ def make_steps(params: Params, setting: Setting) -> Steps:
 
 
 def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a frozen backbone, and one without maps."""
+    """Refuse a frozen backbone, one without maps, and a sampler, as the method is one itself."""
     moves_backbone(params, headers)
+    if params.sampler != "instance-balanced":
+        rule = f"sampler must be instance-balanced for cam-sampling, got {params.sampler}"
+        raise ParamError("finetune", rule, "the method fills up rare classes by itself")
     if headers["model"].info["backbone"].startswith(BORROWED):
         from ltcli.models.network import require_maps
 
@@ -128,7 +132,7 @@ def _mover(
     from ltcli.data.foreground import KINDS, with_moved_foreground
     from ltcli.engine.device import autocast
     from ltcli.engine.infer import backbone_maps
-    from ltcli.stats.fusion import activation_maps, masks
+    from ltcli.stats.fusion import activation_maps, unit_range
 
     maps_of = backbone_maps(setting.network)
     weights = setting.network.classifier.vectors().detach().clone()
@@ -150,7 +154,8 @@ def _mover(
             maps = maps_of(chosen).float()
         activations = activation_maps(maps, weights[labels[which]]).unsqueeze(1)
         activations = F.interpolate(activations, x.shape[2:], mode="bilinear").squeeze(1)
-        foreground, _ = masks(activations, params.foreground_above, 1.0)
+        scaled = unit_range(activations)
+        foreground = scaled >= params.foreground_at * scaled.mean((1, 2), keepdim=True)
         return x.index_copy(0, which, with_moved_foreground(chosen, foreground, kinds, draws))
 
     return move
@@ -163,5 +168,6 @@ METHOD = Method(
     params=Params,
     defaults={"finetune": {**bilevel.SECOND_STAGE, "epochs": 10, "milestones": (5,)}},
     steps=make_steps,
+    balances=lambda params: params.at_most != 0,
     check=check,
 )

@@ -28,6 +28,13 @@ def activation_maps(maps: Tensor, weights: Tensor) -> Tensor:
     return torch.bmm(weights.unsqueeze(1), maps.flatten(2)).view(maps[:, 0].shape)
 
 
+def unit_range(activations: Tensor) -> Tensor:
+    """Return the map of each image, float [B, Y, X], scaled to 0..1; a constant one is all 0."""
+    low = activations.amin((1, 2), keepdim=True)
+    span = activations.amax((1, 2), keepdim=True) - low
+    return (activations - low) / span.where(span > 0, 1.0)
+
+
 def masks(
     activations: Tensor, specific_above: float, generic_below: float
 ) -> tuple[Tensor, Tensor]:
@@ -44,9 +51,7 @@ def masks(
     Returns:
         Two bool [B, Y, X].
     """
-    low = activations.amin((1, 2), keepdim=True)
-    span = activations.amax((1, 2), keepdim=True) - low
-    scaled = (activations - low) / span.where(span > 0, 1.0)
+    scaled = unit_range(activations)
     highest = scaled.amax((1, 2), keepdim=True)
     return (scaled > specific_above) | (scaled == highest), scaled < generic_below
 

@@ -53,7 +53,7 @@ def test_only_the_images_of_further_draws_are_moved(bilevel):
     seen = []
     body = case.network.backbone.forward
     case.network.backbone.forward = lambda x: seen.append(x.clone()) or body(x)
-    steps = make_steps(Params(foreground_above=0.0), case)
+    steps = make_steps(Params(foreground_at=0.0), case)
     rows = steps.order(0)
     _, moved = drawn_rows(LABELS, moved_counts(COUNTS, None), seed=0, epoch=0)
     batch = Batch(0, 1, 12, rows[12:24])
@@ -97,6 +97,32 @@ def test_a_resumed_run_moves_the_same_images(bilevel):
 
 def test_it_tunes_the_whole_network(ltcli, copy):
     assert ltcli("finetune", "--method", "cam-sampling", "--epochs", "1", "-d", copy).code == 0
+
+
+def test_the_foreground_is_three_quarters_of_the_mean_and_more(bilevel, monkeypatch):
+    case, cut = bilevel(whole=True), []
+    maps = torch.arange(12.0).view(1, 3, 4)
+    monkeypatch.setattr(fusion, "activation_maps", lambda m, _w: maps.expand(len(m), 3, 4))
+    monkeypatch.setattr(
+        "ltcli.data.foreground.with_moved_foreground",
+        lambda images, mask, *_: cut.append(mask) or images,
+    )
+    steps = make_steps(Params(), case)
+    steps.step(Batch(0, 1, 12, steps.order(0)[12:24]))
+    at_the_size_of_images = F.interpolate(maps.unsqueeze(1), (8, 8), mode="bilinear")[0, 0]
+    low, high = at_the_size_of_images.min(), at_the_size_of_images.max()
+    scaled = (at_the_size_of_images - low) / (high - low)
+    assert torch.equal(cut[0][0], scaled >= 0.75 * scaled.mean())
+    assert 0 < int(cut[0][0].sum()) < 64
+
+
+def test_a_sampler_is_refused(ltcli, copy):
+    done = ltcli("finetune", "--method", "cam-sampling", "--sampler", "class-aware", "-d", copy)
+    assert done.code == 2
+    assert done.lines == [
+        "error: finetune: sampler must be instance-balanced for cam-sampling, got class-aware",
+        "hint: the method fills up rare classes by itself",
+    ]
 
 
 def test_a_frozen_backbone_is_refused(ltcli, copy):
