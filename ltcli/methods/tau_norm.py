@@ -68,7 +68,8 @@ def _choose(weight: torch.Tensor, trained: Trained) -> float:
 
     def score(tau: float) -> float:
         correct = (trained.val_features @ normalised(weight, tau).T).argmax(1) == labels
-        return float((correct * shares).sum())
+        # Equal scores are equal in whatever order their terms were added.
+        return round(float((correct * shares).sum()), 9)
 
     return max((step / 10 for step in range(21)), key=score)
 
@@ -79,6 +80,8 @@ METHOD = Method(
     stages=FINETUNE,
     params=Params,
     solve=solve,
+    # Of a tau chosen on validation images, the stage says what it came to.
+    balances=lambda params: params.tau is None or params.tau > 0,
     check=check,
     reads=lambda params: ("held-out",) if params.tau is None else (),
 )

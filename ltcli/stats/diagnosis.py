@@ -195,10 +195,14 @@ def nearest(queries: Tensor, bank: Tensor, k: int, left_out: Tensor) -> tuple[Te
         Distances, float32 [S, K], feature units, rising, and rows of the bank, int64 [S, K].
     """
     distances, rows = [], []
+    # Large distances are computed from squares, which lose digits far from the origin.
+    bank = bank.float()
+    centre = bank.mean(0)
+    queries, bank = queries.float() - centre, bank - centre
     step = max(1, _BLOCK // len(bank))
     for first in range(0, len(queries), step):
         some = slice(first, first + step)
-        found = torch.cdist(queries[some].float(), bank.float())
+        found = torch.cdist(queries[some], bank)
         found.scatter_(1, left_out[some].unsqueeze(1), torch.inf)
         values, places = found.topk(k, largest=False, sorted=True)
         distances.append(values)

@@ -3,10 +3,10 @@
     Q[u, c] = (w_c - w_u)' Sigma_u (w_c - w_u)
 
 It depends on the label u, not on the sample, so one row is computed for each class of a batch and
-[B, C, D] never exists. Differences are taken before squaring, which keeps the digits where the
-class vectors are close, and the vectors relative to their mean. ``Sigma_u`` is a full matrix, a
-diagonal, a factor F_u with Sigma_u = F_u' F_u, or the sum of a factor's and a diagonal, all of them
-constants of the loss.
+[B, C, D] never exists. Class vectors are taken relative to their mean and, but for a diagonal,
+differences before squaring, which keeps the digits where the vectors are close. ``Sigma_u`` is a
+full matrix, a diagonal, a factor F_u with Sigma_u = F_u' F_u, or the sum of a factor's and a
+diagonal, all of them constants of the loss.
 
 Source of the term: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
 """
@@ -113,7 +113,7 @@ def difference_variances(weight: Tensor, covariances: Covariances, classes: list
         classes: The U classes wanted.
 
     Returns:
-        float [U, C], Q[u, c]; zero at c = u, and never negative for true covariances.
+        float [U, C], Q[u, c]; for true covariances zero at c = u and not negative, to rounding.
     """
     # Relative to the mean class vector, which changes no difference and loses fewer digits.
     centred = weight - weight.mean(0)

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import pytest
 import torch
 
@@ -117,3 +119,23 @@ def test_a_classifier_on_cosines_is_refused_before_any_work(ltcli, copy):
 def test_held_out_images_are_read_only_to_choose_tau():
     assert METHOD.reads(Params()) == ("held-out",)
     assert METHOD.reads(Params(tau=0.0)) == ()
+
+
+def test_of_equal_scores_the_smallest_tau_is_chosen(rng):
+    # Three classes of 1, 3 and 7 images: shares that are not exact in binary, in many orders.
+    counts = torch.tensor([7, 3, 1, 1])
+    labels = torch.arange(4).repeat_interleave(counts)
+    for seed in range(20):
+        rng.manual_seed(seed)
+        case = trained(rng, (torch.randn(12, 6, generator=rng), labels))
+        weight = case.classifier.vectors().detach()
+        scores = {}
+        for step in range(21):
+            right = (case.val_features @ normalised(weight, step / 10).T).argmax(1) == labels
+            per_class = [int(right[labels == c].sum()) for c in range(4)]
+            scores[step / 10] = sum(
+                Fraction(hit, int(n)) for hit, n in zip(per_class, counts, strict=True)
+            )
+        best = max(scores.values())
+        smallest = min(tau for tau, score in scores.items() if score == best)
+        assert solve(Params(), case)[1] == {"tau": smallest}

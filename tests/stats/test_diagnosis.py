@@ -229,6 +229,15 @@ def test_neighbours_are_those_of_a_full_sort(rng, monkeypatch, block):
         torch.testing.assert_close(distances[i], values[:4])
 
 
+def test_neighbours_far_from_the_origin_keep_their_digits(rng):
+    bank = torch.randn(40, 4, generator=rng, dtype=torch.float64) + 1000
+    distances, rows = nearest(bank, bank, 3, torch.arange(40))
+    exact = (bank.unsqueeze(0) - bank.unsqueeze(1)).norm(dim=2).fill_diagonal_(torch.inf)
+    values, order = exact.sort()
+    assert torch.equal(rows, order[:, :3])
+    torch.testing.assert_close(distances.double(), values[:, :3], rtol=1e-3, atol=0)
+
+
 def test_an_image_is_not_its_own_neighbour():
     bank = torch.tensor([[0.0], [1.0], [3.0]])
     distances, rows = nearest(bank, bank, 1, torch.arange(3))
