@@ -132,7 +132,7 @@ def make_loss(method: Method, params: Any, class_counts: "torch.Tensor") -> "Los
 
 def balances(method: Method, params: Any) -> bool:
     """Return whether a classifier no longer follows the class prior of the training set."""
-    return method.balances or params.beta > 0 or params.sampler != "instance-balanced"
+    return method.balances(params) or params.beta > 0 or params.sampler != "instance-balanced"
 
 
 def options(method: Method, params: Any) -> Any:

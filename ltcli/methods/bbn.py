@@ -14,13 +14,15 @@ Source: Zhou, Cui, Wei, Chen, CVPR 2020, arXiv 1912.02413 and released code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from ltcli.methods.method import Method, NoParams, Steps
+from ltcli.methods.method import Method, NoParams, Steps, takes_no_weights
 
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.artifacts.header import Header
     from ltcli.engine.fit import Batch
     from ltcli.methods.method import Setting
 
@@ -61,11 +63,18 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
     return Steps(descent(setting.optimizer, objective))
 
 
+def check(params: Any, headers: Mapping[str, Header]) -> None:
+    """Refuse class weights: the second branch is what the method has for rare classes."""
+    takes_no_weights(params, headers, "the second branch sees rare classes more often instead")
+
+
 METHOD = Method(
     summary="two branches, for the data as they are and for rare classes, mixed over time",
     source="Zhou et al., CVPR 2020, arXiv 1912.02413",
     stages=("pretrain",),
     defaults={"pretrain": {"schedule": "bbn"}},
     steps=make_steps,
+    alone=True,
+    check=check,
     backbone=lambda _options: "bbn",
 )

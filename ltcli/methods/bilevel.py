@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.methods.isda import require_linear
+from ltcli.methods.method import stage_of, takes_no_weights
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,10 @@ SECOND_STAGE = {
     "nesterov": True,
     "pad_mode": "reflect",
 }
-"""From epoch 160 of 200 on, in the released code of Jamal et al. and of MetaSAug."""
+"""From epoch 160 of 200 on, in the released code of Jamal et al. and of MetaSAug.
+
+The rate falls with that of their virtual step; that of their optimiser falls one epoch before.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,13 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if params.meta_per_class >= fewest:
         rule = f"meta-per-class must be less than {fewest}, got {params.meta_per_class}"
         hint = f"the smallest class has {fewest} training images, and one must be left"
-        raise ParamError(_where(headers), rule, hint)
-
-
-def _where(headers: Mapping[str, Header]) -> str:
-    return "finetune" if "model" in headers else "pretrain"
+        raise ParamError(stage_of(headers), rule, hint)
 
 
 def check_weights(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse class weights too, for a method that weighs every sample by itself."""
     check(params, headers)
-    if params.beta > 0:
-        rule = f"beta must be 0 for {params.method}, got {params.beta}"
-        raise ParamError(_where(headers), rule, "the method finds a weight for every sample itself")
+    takes_no_weights(params, headers, "the method finds a weight for every sample itself")
 
 
 def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tensor], Meta]:
@@ -179,7 +177,7 @@ def behind_virtual_step(
     logits = scales * F.linear(inputs, virtual[0], virtual[1])
     v = torch.autograd.grad(F.cross_entropy(logits, labels), virtual)
     tangent = None
-    if setting.whole:
+    if body:
         direction = dict(zip(body, v[2:], strict=True))
         with autocast(setting.labels.device, setting.dtype):
             tangent = directional_derivative(network.backbone, direction, x).float()

@@ -22,5 +22,5 @@ METHOD = Method(
     stages=BOTH,
     defaults={"pretrain": _OWN, "finetune": _OWN},
     loss=make_loss,
-    balances=False,
+    balances=lambda _params: False,
 )

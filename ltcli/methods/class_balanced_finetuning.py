@@ -25,5 +25,5 @@ METHOD = Method(
         }
     },
     loss=make_loss,
-    balances=False,
+    balances=lambda _params: False,
 )

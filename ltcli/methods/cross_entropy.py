@@ -34,5 +34,5 @@ METHOD = Method(
     source="maximum likelihood",
     stages=BOTH,
     loss=make_loss,
-    balances=False,
+    balances=lambda _params: False,
 )

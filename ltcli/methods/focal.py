@@ -60,5 +60,5 @@ METHOD = Method(
     params=Params,
     loss=make_loss,
     head=head,
-    balances=False,
+    balances=lambda _params: False,
 )

@@ -173,6 +173,6 @@ METHOD = Method(
     defaults={"finetune": {"sampler": "class-aware"}},
     steps=make_steps,
     head=lambda _options: Head(start="fresh", trainable=("weight",), form="cosine"),
-    balances=False,
+    balances=lambda _params: False,
     check=check,
 )

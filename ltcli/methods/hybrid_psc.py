@@ -87,7 +87,7 @@ def contrast(
     similar = F.normalize(features) @ F.normalize(prototypes).T / temperature
     own = F.one_hot(labels, len(prototypes)).bool()
     others = similar.masked_fill(own, -float("inf")).logsumexp(1)
-    return others - similar[own]
+    return others - similar.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 def make_steps(params: Params, setting: Setting) -> Steps:

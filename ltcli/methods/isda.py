@@ -143,7 +143,7 @@ METHOD = Method(
     stages=FINETUNE,
     params=Params,
     steps=make_steps,
-    balances=False,
+    balances=lambda _params: False,
     reads=reads,
     check=check,
 )

@@ -2,9 +2,9 @@
 
     L = mean_i CE(z_i, y_i) + weight L_lifted        see ``ltcli.stats.metric.lifted``
 
-Weight 0 gives cross-entropy. The figures that long-tailed papers quote are from a comparison
-without released code; how it joined this loss to a classifier is not known, and the sum is what
-others do.
+Weight 0 gives cross-entropy. The figures that long-tailed papers quote are from the comparison of
+OLTR, whose code once held this loss with a margin of 5; how it was joined to a classifier is not
+known, and the sum is what others do.
 
 Source: Oh Song, Xiang, Jegelka, Savarese, CVPR 2016, arXiv 1511.06452.
 """
@@ -57,5 +57,5 @@ METHOD = Method(
     defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     steps=make_steps,
     check=moves_backbone,
-    balances=False,
+    balances=lambda _params: False,
 )

@@ -62,4 +62,5 @@ METHOD = Method(
     params=Params,
     loss=make_loss,
     solve=solve,
+    balances=lambda params: params.tau > 0,
 )

@@ -17,6 +17,6 @@ METHOD = Method(
     stages=FINETUNE,
     loss=make_loss,
     defaults={"finetune": {"sampler": "class-aware"}},
-    balances=False,
+    balances=lambda _params: False,
     head=lambda _options: Head(trainable=("scales",)),
 )

@@ -121,11 +121,32 @@ def weighted_mean(params: Any, class_counts: torch.Tensor, first_epoch: int = 0)
     return reduce
 
 
+def stage_of(headers: Mapping[str, Header]) -> str:
+    """Return the stage that has these inputs: only ``finetune`` starts from a model."""
+    return "finetune" if "model" in headers else "pretrain"
+
+
 def moves_backbone(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a frozen backbone, for a method whose loss is of the features themselves."""
+    """Refuse a frozen backbone and embeddings, for a method whose loss is of the features."""
     if "model" in headers and params.train != "all":
         hint = "its loss is of the features, which a classifier alone does not change"
         raise ParamError("finetune", f"train must be all for {params.method}, got classifier", hint)
+    if headers["split"].info["store"] == "features":
+        hint = "there is no backbone that could make other features"
+        raise ParamError(stage_of(headers), f"{params.method} must not be used on embeddings", hint)
+
+
+def takes_no_weights(params: Any, headers: Mapping[str, Header], why: str) -> None:
+    """Refuse class weights, for a method whose steps do not have them.
+
+    Args:
+        params: With ``beta`` and ``method``.
+        headers: Of the inputs, by role.
+        why: The hint.
+    """
+    if params.beta > 0:
+        rule = f"beta must be 0 for {params.method}, got {params.beta}"
+        raise ParamError(stage_of(headers), rule, why)
 
 
 @dataclass(frozen=True)
@@ -156,7 +177,8 @@ class Head:
     Attributes:
         start: The trained classifier, or a fresh one. ``pretrain`` always has a fresh one.
         trainable: Any of weight, bias, scales, memory.
-        rates: Multiple of the learning rate of each of these, and of backbone; 1 for the others.
+        rates: Multiple of the learning rate of any parameter of the classifier, such as scales or
+            memory.centroids, and of backbone; 1 for the others.
         form: Of a fresh classifier, see ``ltcli.models.classifier``.
         scale: Value of all factors at the start; None to leave them as they are.
         rare_bias: A fresh bias is -log(C - 1), at which every sigmoid is 1/C, and has no weight
@@ -274,9 +296,9 @@ class Method:
         loss: (params, class_counts int64 [C] on the device) to the losses of samples.
         steps: Makes steps of its own from own parameters and the setting, for ``finetune``.
         solve: Makes the classifier in closed form, with a record of what it chose for the log.
-        balances: Whether it takes the class prior out of the classifier by itself, without weights
-            or a sampler.
-        alone: Whether one process must run it, as its steps differentiate a training step.
+        balances: (params) to whether it takes the class prior out of the classifier by itself,
+            without weights or a sampler.
+        alone: Whether one process must run it, as its steps do more than use a batch's features.
         head: From own parameters to where fine-tuning starts, what is trained, and the form.
         backbone: From own parameters to what is put behind the backbone's name, see
             ``ltcli.models.network``.
@@ -293,7 +315,7 @@ class Method:
     loss: Callable[[Any, torch.Tensor], Loss] | None = None
     steps: Callable[[Any, Setting], Steps] | None = None
     solve: Callable[[Any, Trained], tuple[Classifier, dict[str, Any]]] | None = None
-    balances: bool = True
+    balances: Callable[[Any], bool] = lambda _params: True
     alone: bool = False
     head: Callable[[Any], Head] = lambda _options: Head()
     backbone: Callable[[Any], str] = lambda _options: ""

@@ -65,5 +65,5 @@ METHOD = Method(
     defaults={"finetune": {"sampler": "class-aware", "weight_decay": 2e-4}},
     loss=make_loss,
     head=head,
-    balances=False,
+    balances=lambda _params: False,
 )

@@ -99,7 +99,8 @@ METHOD = Method(
         }
     },
     steps=make_steps,
+    alone=True,
     head=lambda _options: Head(trainable=("weight",), scale=0.25),
-    balances=False,
+    balances=lambda _params: False,
     backbone=lambda _options: "sla",
 )

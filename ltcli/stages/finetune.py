@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,6 +169,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     class_counts = torch.tensor(info["class_counts"])
     whole = params.train == "all"
     extra: dict[str, torch.Tensor] = {}
+    chosen: dict[str, Any] = {}
     if method.solve is not None:
         known = trained(params, inputs, network, class_counts, dtype)
         network.classifier, chosen = method.solve(methods.options(method, params), known)
@@ -184,7 +186,8 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         | {
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": info["balanced"] or methods.balances(method, params),
+            "balanced": info["balanced"]
+            or methods.balances(method, dataclasses.replace(params, **chosen)),
             "recipe": recipe(_before(inputs), "finetune", as_dict(params)),
         },
     )

@@ -20,8 +20,7 @@ def range_within(features: Tensor, labels: Tensor, num_classes: int, largest: in
     For each class, the harmonic mean of the ``largest`` largest squared distances between its
     samples, or of all where there are fewer; classes with one sample count 0.
 
-    Source: Zhang, Fang, Wen, Li, Qiao, ICCV 2017, arXiv 1611.08976, eq. 4, as re-implemented for
-    the comparison of Liu et al., CVPR 2019, arXiv 1904.05160, whose own code is not released.
+    Source: Zhang, Fang, Wen, Li, Qiao, ICCV 2017, arXiv 1611.08976, eq. 4.
 
     Args:
         features: float [B, D].
@@ -35,7 +34,8 @@ def range_within(features: Tensor, labels: Tensor, num_classes: int, largest: in
     of = torch.where(labels[first] == labels[second], labels[first], num_classes)
     order = distances.detach().argsort(descending=True, stable=True)
     order = order[of[order].argsort(stable=True)]
-    pairs = torch.bincount(of, minlength=num_classes + 1)
+    # A bincount would wait for the device.
+    pairs = of.new_zeros(num_classes + 1).index_add(0, of, torch.ones_like(of))
     start = (pairs.cumsum(0) - pairs)[of[order]]
     rank = torch.arange(len(order), device=order.device) - start
     chosen = (rank < largest) & (of[order] < num_classes)

@@ -112,3 +112,16 @@ def test_mixup_is_refused(ltcli, copy):
 def test_the_record_says_what_the_code_says():
     assert METHOD.defaults["pretrain"] == {"schedule": "bbn"}
     assert METHOD.stages == ("pretrain",)
+
+
+def test_class_weights_are_refused(ltcli, copy):
+    done = ltcli("pretrain", "--method", "bbn", "--beta", "0.9", "--force", "-d", copy)
+    assert done.code == 2
+    assert done.lines == [
+        "error: pretrain: beta must be 0 for bbn, got 0.9",
+        "hint: the second branch sees rare classes more often instead",
+    ]
+
+
+def test_one_process_runs_it():
+    assert METHOD.alone

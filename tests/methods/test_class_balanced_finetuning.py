@@ -7,5 +7,5 @@ def test_each_class_is_drawn_equally_often_and_the_whole_network_moves():
     assert (defaults["data"], defaults["train"]) == ("images", "all")
 
 
-def test_the_sampler_decides_whether_it_balances():
-    assert not METHOD.balances
+def test_the_sampler_decides_whether_it_balances(options):
+    assert not METHOD.balances(options("class-balanced-finetuning", "finetune"))

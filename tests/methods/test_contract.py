@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from ltcli import methods
+from ltcli.artifacts.header import read_header
 from ltcli.core.params import build, specs
 from ltcli.engine.fit import Batch
 from ltcli.methods import METHODS
+from ltcli.methods import method as method_module
 from ltcli.stages import STAGES
 
 WITH_METHODS = {stage.name: stage for stage in STAGES if stage.has_methods}
@@ -19,6 +21,8 @@ WITH_METHODS = {stage.name: stage for stage in STAGES if stage.has_methods}
 COMMON = {"dir", "folder", "out", "config", "device", "force", "dry_run", "json", "as_json"}
 COMMON |= {"verbose", "quiet", "help"}
 BATCH = Batch(0, 0, 0, torch.arange(6))
+# Modules whose settings have the weighted mean of a stage.
+WHERE_WEIGHTED = {"pretrain": "methods.method", "finetune": "stages.setting"}
 # Noise is drawn for the places of a batch: without it, samples do not depend on theirs.
 STILL = {"gcl": {"cloud": 0.0}}
 PAIRS = [(name, stage) for name, method in METHODS.items() for stage in method.stages]
@@ -127,7 +131,41 @@ def test_weights_and_a_sampler_take_the_prior_out_of_any_method(options, name, s
     for given in ({"beta": 0.9}, {"sampler": "class-aware"}):
         assert methods.balances(method, options(name, stage, **given))
     plain = options(name, stage, beta=0.0, sampler="instance-balanced")
-    assert methods.balances(method, plain) == method.balances
+    assert methods.balances(method, plain) == method.balances(plain)
+
+
+STEPPED = [(name, stage) for name, stage in PAIRS if METHODS[name].steps]
+
+
+@pytest.mark.parametrize(("name", "stage"), STEPPED)
+def test_steps_weigh_classes_or_refuse_to(ltcli, copy, monkeypatch, name, stage):
+    used, original = [], method_module.weighted_mean
+
+    def spied(*args):
+        reduce = original(*args)
+
+        def recorded(values, labels, batch, shares=None):
+            used.append(values)
+            return reduce(values, labels, batch, shares)
+
+        return recorded
+
+    monkeypatch.setattr(f"ltcli.{WHERE_WEIGHTED[stage]}.weighted_mean", spied)
+    more = ("--method", name, "--beta", "0.99", "--epochs", "1", "--force", "-q", "-d", copy)
+    done = ltcli(stage, *more, *(("--backbone", "resnet20") if stage == "pretrain" else ()))
+    if done.code == 0:
+        assert used
+    else:
+        assert done.code == 2
+        assert done.lines[0] == f"error: {stage}: beta must be 0 for {name}, got 0.99"
+
+
+@pytest.mark.parametrize("name", ["logit-adjustment", "tau-norm"])
+@pytest.mark.parametrize(("tau", "balanced"), [("0", False), ("1", True)])
+def test_what_changes_nothing_does_not_take_the_prior_out(ltcli, copy, name, tau, balanced):
+    done = ltcli("finetune", "--method", name, "--tau", tau, "-q", "-d", copy)
+    assert done.code == 0
+    assert read_header(copy / f"finetune-{name}.safetensors").info["balanced"] is balanced
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])

@@ -240,7 +240,7 @@ def test_the_record_says_what_the_paper_says():
     assert params.donors_per_image == 3
     assert METHOD.head(params).start == "trained"
     assert METHOD.head(params).trainable == ("weight", "bias")
-    assert METHOD.balances
+    assert METHOD.balances(Params())
     assert METHODS["feature-fusion"] is METHOD
     record = {
         f.name: f.default

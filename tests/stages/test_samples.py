@@ -241,6 +241,31 @@ def test_embeddings_have_no_backbone(ltcli, embeddings, options, rule):
     assert (done.code, done.lines) == (2, [f"error: pretrain: {rule}"])
 
 
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [("pretrain", "range-loss"), ("finetune", "lifted-loss"), ("finetune", "cam-sampling")],
+)
+def test_losses_of_features_and_cut_out_images_are_refused_for_embeddings(
+    ltcli, embeddings, stage, method
+):
+    assert ltcli("pretrain", *QUICK, "-d", embeddings).code == 0
+    done = ltcli(stage, "--method", method, "--force", "-d", embeddings)
+    line = f"error: {stage}: {method} must not be used on embeddings"
+    hint = "hint: there is no backbone that could make other features"
+    assert (done.code, done.lines) == (2, [line, hint])
+
+
+def test_bi_level_methods_work_on_embeddings(ltcli, embeddings):
+    for method in ("l2rw", "meta-weight-net"):
+        out = embeddings / f"{method}.safetensors"
+        done = ltcli("pretrain", "--method", method, "--out", out, *QUICK, "-d", embeddings)
+        assert (done.code, done.lines) == (0, [])
+    assert ltcli("pretrain", *QUICK, "-d", embeddings).code == 0
+    for method in ("meta-class-weight", "metasaug"):
+        done = ltcli("finetune", "--method", method, *QUICK, "-d", embeddings)
+        assert (done.code, done.lines) == (0, [])
+
+
 def test_what_a_model_cannot_take_is_refused(ltcli, embeddings, of_files):
     assert ltcli("pretrain", *QUICK, "-d", embeddings).code == 0
     model, other = embeddings / "pretrain.safetensors", of_files / "split.safetensors"
