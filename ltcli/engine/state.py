@@ -17,6 +17,27 @@ class Stateful(Protocol):
         """Take back what ``tensors`` returned; it may come from another device."""
 
 
+class ModuleState:
+    """The parameters of a module that a method trains beside the network, as its state.
+
+    Args:
+        module: The module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Keep the module."""
+        self.module = module
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return every parameter by its name."""
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``tensors`` returned."""
+        for name, parameter in self.module.named_parameters():
+            parameter.data.copy_(tensors[name])
+
+
 class Snapshots:
     """Copies of a module's state after each of the last epochs of a run.
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
+from ltcli.core.transfer import to_device
 from ltcli.methods import bilevel
 from ltcli.methods.method import FINETUNE, Method, Steps, moves_backbone
 from ltcli.models.names import BORROWED
@@ -146,9 +147,9 @@ def _mover(
             return x
         seed = derive("cam-sampling moves", setting.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
-        kinds = torch.randint(KINDS, which.shape, generator=generator).to(device)
-        draws = torch.rand(len(which), 2, generator=generator).to(device)
-        which = which.to(device)
+        kinds = torch.randint(KINDS, which.shape, generator=generator)
+        draws = torch.rand(len(which), 2, generator=generator)
+        kinds, draws, which = (to_device(some, device) for some in (kinds, draws, which))
         chosen = x[which]
         with autocast(device, setting.dtype):
             maps = maps_of(chosen).float()

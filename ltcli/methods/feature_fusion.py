@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
+from ltcli.core.transfer import to_device
 from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps, head_of
 
 if TYPE_CHECKING:
@@ -225,8 +226,8 @@ def _fused(
             found[tails:end],
             specific[:tails].repeat_interleave(donors, dim=0),
             generic[tails:],
-            shares.to(device),
-            draws.to(device),
+            to_device(shares, device),
+            to_device(draws, device),
         )
         return torch.cat([finished[:tails], finish(fused), finished[end:]]).mean((2, 3))
 

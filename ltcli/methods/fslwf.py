@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
+from ltcli.core.transfer import to_device
 from ltcli.methods.method import FINETUNE, Head, HeadRule, Method, Steps, head_of
 
 if TYPE_CHECKING:
@@ -53,10 +54,21 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         raise ParamError("finetune", rule)
 
 
-class _Weights:
-    """The generator and its parameters; what a resumed run needs of them."""
+class ClassVectors:
+    """The generator of class vectors.
+
+    Args:
+        params: With the rule of head classes.
+        setting: Whose optimiser trains the parts.
+        means: float [C, D], see ``class_means``.
+
+    Attributes:
+        head: bool [C], which classes are head classes.
+        parts: What is trained.
+    """
 
     def __init__(self, params: Params, setting: Setting, means: torch.Tensor) -> None:
+        """Draw the keys; all else starts as ones."""
         import torch
         from torch import nn
 
@@ -103,15 +115,6 @@ class _Weights:
         made = made + self.parts["lent"] * (attention @ F.normalize(weight))
         return torch.where(rare.unsqueeze(1), made, weight)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return all parameters."""
-        return {name: part.detach() for name, part in self.parts.items()}
-
-    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``tensors`` returned."""
-        for name, part in self.parts.items():
-            part.data.copy_(tensors[name])
-
 
 def class_means(setting: Setting) -> torch.Tensor:
     """Return the mean of the features of each class, each divided by its length, float [C, D]."""
@@ -135,10 +138,11 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     from torch.nn import functional as F
 
     from ltcli.core.seeds import derive
+    from ltcli.engine.state import ModuleState
     from ltcli.engine.steps import descent
 
     classifier = setting.network.classifier
-    weights = _Weights(params, setting, class_means(setting))
+    weights = ClassVectors(params, setting, class_means(setting))
     tail = ~weights.head
     heads = weights.head.nonzero().flatten().cpu()
 
@@ -146,7 +150,7 @@ def make_steps(params: Params, setting: Setting) -> Steps:
         seed = derive("fslwf hidden", setting.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
         hidden = heads[torch.randperm(len(heads), generator=generator)[: params.hidden]]
-        rare = tail.index_fill(0, hidden.to(tail.device), True)
+        rare = tail.index_fill(0, to_device(hidden, tail.device), True)
         features, labels = setting.inputs(batch), setting.labels[batch.rows]
         vectors = weights.vectors(classifier.weight, rare)
         cosines = F.linear(F.normalize(features), F.normalize(vectors))
@@ -162,7 +166,7 @@ def make_steps(params: Params, setting: Setting) -> Steps:
             classifier.scales.copy_(weights.parts["scale"].expand_as(classifier.scales))
         return value
 
-    return Steps(step, state=weights)
+    return Steps(step, state=ModuleState(weights.parts))
 
 
 METHOD = Method(

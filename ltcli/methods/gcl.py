@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
+from ltcli.core.transfer import to_device
 from ltcli.methods.method import BOTH, Head, Method
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def make_loss(params: Any, class_counts: torch.Tensor) -> Loss:
     def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         draws = torch.Generator().manual_seed(derive("gcl", params.seed, batch.epoch, batch.step))
         cloud = (torch.randn(logits.shape, generator=draws) / 3).clamp(-1, 1).abs()
-        logits = losses.with_margins(logits - sizes * cloud.to(logits.device), labels, margins)
+        logits = losses.with_margins(
+            logits - sizes * to_device(cloud, logits.device), labels, margins
+        )
         values = F.cross_entropy(logits, labels, reduction="none")
         if params.gamma == 0:
             return values

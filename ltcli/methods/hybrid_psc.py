@@ -24,8 +24,6 @@ from ltcli.methods.bbn import share
 from ltcli.methods.method import Method, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
     from ltcli.engine.fit import Batch
@@ -40,35 +38,25 @@ class Params:
     projection: int = param(128, "dimension of the projection", ge=1)
 
 
-class _Contrast:
-    """The projection and the prototypes; what a resumed run needs of them."""
+def projection_and_prototypes(
+    params: Params, setting: Setting
+) -> tuple[torch.nn.Module, torch.nn.Parameter]:
+    """Return h, float [B, D] to float [B, P], and prototypes, float [C, P], to be trained too."""
+    import torch
+    from torch import nn
 
-    def __init__(self, params: Params, setting: Setting) -> None:
-        import torch
-        from torch import nn
+    from ltcli.core.seeds import derive
+    from ltcli.engine.steps import train_too
 
-        from ltcli.core.seeds import derive
-        from ltcli.engine.steps import train_too
-
-        num_classes, dim = setting.network.classifier.weight.shape
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive("hybrid-psc", setting.seed))
-            layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, params.projection)]
-            self.project = nn.Sequential(*layers).to(setting.labels.device)
-            prototypes = torch.randn(num_classes, params.projection)
-        self.prototypes = nn.Parameter(prototypes.to(setting.labels.device))
-        train_too(setting.optimizer, [*self.project.parameters(), self.prototypes])
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return weights and prototypes."""
-        weights = {f"project.{name}": t.detach() for name, t in self.project.named_parameters()}
-        return weights | {"prototypes": self.prototypes.detach()}
-
-    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``tensors`` returned."""
-        for name, parameter in self.project.named_parameters():
-            parameter.data.copy_(tensors[f"project.{name}"])
-        self.prototypes.data.copy_(tensors["prototypes"])
+    num_classes, dim = setting.network.classifier.weight.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive("hybrid-psc", setting.seed))
+        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, params.projection)]
+        project = nn.Sequential(*layers).to(setting.labels.device)
+        drawn = torch.randn(num_classes, params.projection)
+    prototypes = nn.Parameter(drawn.to(setting.labels.device))
+    train_too(setting.optimizer, [*project.parameters(), prototypes])
+    return project, prototypes
 
 
 def contrast(
@@ -92,26 +80,30 @@ def contrast(
 
 def make_steps(params: Params, setting: Setting) -> Steps:
     """Return steps on two batches, one for features and one for the classifier."""
+    import torch
     from torch.nn import functional as F
 
+    from ltcli.engine.state import ModuleState
     from ltcli.engine.steps import descent, second_batches
 
     labels, classifier = setting.labels, setting.network.classifier
-    state = _Contrast(params, setting)
+    project, prototypes = projection_and_prototypes(params, setting)
+    state = torch.nn.ModuleDict({"project": project})
+    state.register_parameter("prototypes", prototypes)
     second = second_batches(
         labels, len(setting.class_counts), "class-aware", seed=setting.seed, epochs=setting.epochs
     )
 
     def objective(batch: Batch) -> torch.Tensor:
         a, balanced = share(batch.epoch, setting.epochs), second(batch)
-        projected = state.project(setting.features(batch))
-        pulled = contrast(projected, labels[batch.rows], state.prototypes, params.temperature)
+        projected = project(setting.features(batch))
+        pulled = contrast(projected, labels[batch.rows], prototypes, params.temperature)
         y = labels[balanced.rows]
         losses = F.cross_entropy(classifier(setting.features(balanced)), y, reduction="none")
         value: torch.Tensor = a * pulled.mean() + (1 - a) * setting.reduce(losses, y, batch)
         return value
 
-    return Steps(descent(setting.optimizer, objective), state=state)
+    return Steps(descent(setting.optimizer, objective), state=ModuleState(state))
 
 
 METHOD = Method(

@@ -199,8 +199,9 @@ class _MetaSteps:
         """Return the covariances after the meta step."""
         import torch
 
+        from ltcli.core.transfer import to_device
         from ltcli.stats.meta_covariance import covariance_gradient
-        from ltcli.stats.quadratic import Diagonal, Full, as_matrices, to_device
+        from ltcli.stats.quadratic import Diagonal, Full, as_matrices
 
         setting, classifier = self._setting, self._setting.network.classifier
         classes = torch.unique(now.host)

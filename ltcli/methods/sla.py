@@ -18,33 +18,10 @@ from typing import TYPE_CHECKING
 from ltcli.methods.method import Head, Method, NoParams, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
     from ltcli.engine.fit import Batch
     from ltcli.methods.method import Setting
-
-
-class _Biases:
-    """The biases of all joint labels; what a resumed run needs of them."""
-
-    def __init__(self, setting: Setting) -> None:
-        import torch
-
-        from ltcli.engine.steps import train_too
-
-        bias = setting.network.classifier.bias
-        self.values = torch.nn.Parameter(bias.new_zeros(len(bias), 4))
-        train_too(setting.optimizer, [self.values])
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the biases, float [C, 4]."""
-        return {"biases": self.values.detach()}
-
-    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``tensors`` returned."""
-        self.values.data.copy_(tensors["biases"])
 
 
 def make_steps(_params: NoParams, setting: Setting) -> Steps:
@@ -53,13 +30,16 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
     from torch.nn import functional as F
 
     from ltcli.engine.device import autocast
-    from ltcli.engine.steps import descent
+    from ltcli.engine.state import ModuleState
+    from ltcli.engine.steps import descent, train_too
     from ltcli.models.several import Rotations
 
     backbone, classifier = setting.network.backbone, setting.network.classifier
     if not isinstance(backbone, Rotations):
         raise ValueError("sla trains a backbone of four views")
-    biases = _Biases(setting)
+    # Of all joint labels, float [C, 4].
+    biases = torch.nn.Parameter(classifier.bias.new_zeros(len(classifier.bias), 4))
+    train_too(setting.optimizer, [biases])
 
     def objective(batch: Batch) -> torch.Tensor:
         x, labels = setting.inputs(batch), setting.labels[batch.rows]
@@ -68,7 +48,7 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
             features = backbone.of_view(turned).float()
         # A row of 4 C logits, those of a class side by side.
         joint = classifier.weight.view(4 * len(classifier.weight), -1)
-        logits = F.linear(features, joint, biases.values.flatten())
+        logits = F.linear(features, joint, biases.flatten())
         target = torch.cat([4 * labels + quarter for quarter in range(4)])
         losses = F.cross_entropy(logits, target, reduction="none").view(4, -1).mean(0)
         return setting.reduce(losses, labels, batch)
@@ -79,10 +59,10 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
         value = down(batch)
         with torch.no_grad():
             # The classifier's factors of 1/4 make a mean of this.
-            classifier.bias.copy_(biases.values.sum(1))
+            classifier.bias.copy_(biases.sum(1))
         return value
 
-    return Steps(step, state=biases)
+    return Steps(step, state=ModuleState(torch.nn.ParameterDict({"biases": biases})))
 
 
 METHOD = Method(

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
+from ltcli.core.transfer import to_device
 from ltcli.methods.method import FINETUNE, Head, Method, Steps
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def augmentation(
     @torch.no_grad()
     def augment(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         draws = torch.Generator().manual_seed(derive("stg", seed, batch.epoch, batch.step))
-        noise = torch.randn(features.shape, generator=draws).to(features.device)
-        mask = torch.rand(features.shape, generator=draws).to(features.device)
+        noise = to_device(torch.randn(features.shape, generator=draws), features.device)
+        mask = to_device(torch.rand(features.shape, generator=draws), features.device)
         if params.noise == "dropout":
             kept = features / max(1 - params.mask, 1e-9)
             changed = masked(kept, torch.zeros_like(features), mask, params.mask)

@@ -29,7 +29,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ltcli.stats.quadratic import Diagonal, Full, to_device
+from ltcli.core.transfer import to_device
+from ltcli.stats.quadratic import Diagonal, Full
 
 
 @dataclass(frozen=True)

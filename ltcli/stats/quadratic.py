@@ -19,6 +19,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from ltcli.core.transfer import to_device
+
 
 @dataclass(frozen=True)
 class Full:
@@ -152,14 +154,6 @@ def as_matrices(covariances: Full | Factor | LowRank, classes: list[int]) -> Ful
         if isinstance(covariances, LowRank):
             matrices[c].diagonal().add_(covariances.rest.variances[c])
     return Full(matrices)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a small tensor from the CPU to the device without waiting for the device."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    # From ordinary memory the copy would wait for all work that the device still has to do.
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @overload

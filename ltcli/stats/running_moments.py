@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from ltcli.core.errors import DataError
-from ltcli.stats.quadratic import Diagonal, Full, to_device
+from ltcli.core.transfer import to_device
+from ltcli.stats.quadratic import Diagonal, Full
 
 Form = Literal["full", "diagonal"]
 

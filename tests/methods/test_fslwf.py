@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.engine.fit import Batch
-from ltcli.methods.fslwf import METHOD, Params, class_means, make_steps
+from ltcli.methods.fslwf import METHOD, ClassVectors, Params, class_means, make_steps
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
 
@@ -36,7 +36,7 @@ def test_means_are_of_features_of_length_one(case):
 
 
 def test_generated_vectors_are_those_of_the_formula(case):
-    weights = make_steps(PARAMS, case).state
+    weights = ClassVectors(PARAMS, case, class_means(case))
     with torch.no_grad():
         for part in weights.parts.values():
             part.add_(0.1 * torch.randn(part.shape, dtype=part.dtype))
@@ -54,7 +54,9 @@ def test_generated_vectors_are_those_of_the_formula(case):
 
 def test_a_step_hides_a_head_class_and_writes_the_tail_into_the_classifier(case, batch):
     steps = make_steps(PARAMS, case)
-    weights, classifier = steps.state, case.network.classifier
+    classifier = case.network.classifier
+    weights = ClassVectors(PARAMS, case, class_means(case))
+    weights.parts = steps.state.module
     x, labels = F.normalize(case.inputs(batch)), case.labels[batch.rows]
     losses = []
     for hidden in (0, 1):
@@ -67,7 +69,7 @@ def test_a_step_hides_a_head_class_and_writes_the_tail_into_the_classifier(case,
     tail = torch.tensor([False, False, True, True])
     made = weights.vectors(classifier.weight, tail).detach()
     torch.testing.assert_close(classifier.weight.detach(), made)
-    assert (classifier.scales == weights.tensors()["scale"]).all()
+    assert (classifier.scales == weights.parts["scale"].detach()).all()
 
 
 def test_the_generator_goes_on_after_a_restart(case, batch):

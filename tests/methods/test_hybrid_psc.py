@@ -31,17 +31,16 @@ def test_lengths_do_not_matter(rng):
 def test_a_step_is_the_mix_of_both_terms(bilevel, batch):
     case = dataclasses.replace(bilevel(), epochs=200)
     steps = make_steps(Params(projection=6), case)
-    steps.state.project.double()
-    steps.state.prototypes.data = steps.state.prototypes.data.double()
+    parts = steps.state.module.double()
     at = Batch(100, 1, 12, batch.rows)
     other = second_batches(case.labels, 4, "class-aware", seed=0, epochs=200)(at)
-    projected = steps.state.project(case.inputs(at))
-    pulled = contrast(projected, case.labels[at.rows], steps.state.prototypes, 1.0).mean()
+    projected = parts.project(case.inputs(at))
+    pulled = contrast(projected, case.labels[at.rows], parts.prototypes, 1.0).mean()
     plain = F.cross_entropy(case.network.classifier(case.inputs(other)), case.labels[other.rows])
     expected = 0.75 * pulled + 0.25 * plain
-    before = steps.state.prototypes.detach().clone()
+    before = parts.prototypes.detach().clone()
     assert float(steps.step(at).detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
-    assert not torch.equal(steps.state.prototypes.detach(), before)
+    assert not torch.equal(parts.prototypes.detach(), before)
 
 
 def test_in_the_first_epoch_the_classifier_learns_nothing(bilevel, batch):
