@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # Roles of what is fingerprinted, but is no artifact that could be found again and verified.
-OUTSIDE = ("folder", "prior", "costs")
+OUTSIDE = ("folder", "data", "weights", "prior", "costs")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+from ltcli.core.params import build
+from ltcli.data.source_table import SOURCES
 from ltcli.methods import METHODS
+from ltcli.stages import STAGES
+from ltcli.stages.stage import OUTSIDE
 
 
 def test_show_prints_kind_stage_parameters_inputs_and_tensors(ltcli, chain):
@@ -25,6 +29,35 @@ def test_lineage_verifies_every_ancestor(ltcli, chain):
     (model,) = [node for node in tree["inputs"] if node["role"] == "model"]
     assert model["status"] == "verified"
     assert {node["role"] for node in model["inputs"]} == {"features", "model"}
+
+
+def test_lineage_knows_samples_of_a_split_outside(ltcli, tmp_path):
+    rows = [f"{value},{label}" for value, label in enumerate([0] * 8 + [1] * 8)]
+    (tmp_path / "x.csv").write_text("\n".join(["x0,label", *rows]))
+    command = ("split", "embeddings", "--root", tmp_path / "x.csv", "--val-per-class", 0)
+    assert ltcli(*command, "-d", tmp_path).code == 0
+    done = ltcli("lineage", tmp_path / "split.safetensors")
+    assert done.code == 0
+    assert done.out.splitlines()[1].startswith("  data: ? ")
+    assert done.out.endswith(" outside\n")
+
+
+def test_whatever_stages_read_beside_artifacts_is_known_as_outside(tmp_path):
+    file = tmp_path / "x.csv"
+    file.write_text("0,1")
+    given = {
+        "split": [{"source": name, "root": str(tmp_path)} for name in SOURCES],
+        "pretrain": [{"weights": str(file)}],
+        "adjust": [{"costs": str(file)}, {"prior": str(file)}],
+    }
+    reading = {stage.name: stage for stage in STAGES if stage.external is not None}
+    assert given.keys() == reading.keys()
+    found = [
+        stage.external(build(stage.params, values, name))
+        for name, stage in reading.items()
+        for values in given[name]
+    ]
+    assert {role for roles in found for role in roles} == set(OUTSIDE)
 
 
 def test_lineage_names_a_missing_ancestor(ltcli, copy):
