@@ -90,3 +90,8 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
     if close:
         return f"did you mean '{close[0]}'?"
     return "known: " + ", ".join(sorted(known))
+
+
+def cause(error: Exception) -> str:
+    """Return what the system says of a failure, in lower case, to end a message with."""
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ltcli.core.errors import ParamError
+from ltcli.core.errors import ParamError, cause
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 5
@@ -85,8 +85,7 @@ def _read(path: Path) -> bytes:
     except IsADirectoryError:
         raise ParamError(path, "parameter file must be a file, got a directory") from None
     except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise ParamError(path, f"parameter file must be readable: {reason}") from None
+        raise ParamError(path, f"parameter file must be readable: {cause(error)}") from None
     if len(data) > MAX_BYTES:
         raise ParamError(path, "parameter file must be at most 1 MB")
     return data

@@ -10,7 +10,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from ltcli.core.errors import DataError
+from ltcli.core.errors import DataError, cause
 from ltcli.data.pool import Part, Pool
 
 PATH = Path(__file__).with_name("digits.safetensors")
@@ -35,8 +35,7 @@ def load_digits(path: Path = PATH) -> Pool:
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(path, f"cannot be read: {reason}", hint) from error
+        raise DataError(path, f"cannot be read: {cause(error)}", hint) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256:
         raise DataError(path, f"sha256 must be {SHA256[:12]}..., got {digest[:12]}...", hint)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ltcli.core.errors import DataError
+from ltcli.core.errors import DataError, cause
 from ltcli.data.shards import list_shards
 from ltcli.data.source_table import SOURCES, files_of
 
@@ -54,7 +54,7 @@ def _content(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise DataError(path, f"cannot be read: {cause(error)}") from None
 
 
 def _digest(lines: list[str]) -> str:

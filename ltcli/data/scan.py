@@ -10,6 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltcli.core.errors import cause
 from ltcli.data.decode import BadImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -104,7 +105,7 @@ def list_images(root: Path, folder: str) -> Listing:
         try:
             entries = _entries(root / parent)
         except OSError as error:
-            bad.append(Left(parent, f"cannot be listed: {_cause(error)}"))
+            bad.append(Left(parent, f"cannot be listed: {cause(error)}"))
             continue
         for entry in entries:
             path = _join(parent, entry.name)
@@ -138,7 +139,7 @@ def file_size(path: str) -> int:
     try:
         status = os.lstat(path)
     except OSError as error:
-        raise BadImageError(f"cannot be read: {_cause(error)}") from error
+        raise BadImageError(f"cannot be read: {cause(error)}") from error
     if stat.S_ISLNK(status.st_mode):
         raise BadImageError("is a link, and links are not followed")
     if not stat.S_ISREG(status.st_mode):
@@ -179,7 +180,7 @@ def read_file(path: Path) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise BadImageError(f"cannot be read: {_cause(error)}") from error
+        raise BadImageError(f"cannot be read: {cause(error)}") from error
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -217,7 +218,3 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _cause(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from ltcli.core.errors import DataError, ParamError, nearest
+from ltcli.core.errors import DataError, ParamError, cause, nearest
 from ltcli.data import pool as pools
 from ltcli.data.annotations import load_annotations
 from ltcli.data.cifar import load_cifar10, load_cifar100
@@ -76,8 +76,7 @@ def load_source(
         else:
             pool = _load(name, folder, named, download, image_size, on_bad_image)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(error.filename or where, f"cannot be read: {reason}") from error
+        raise DataError(error.filename or where, f"cannot be read: {cause(error)}") from error
     pools.check(pool, where if SOURCES[name].needs_root else name)
     return pool
 

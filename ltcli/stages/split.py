@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 # Side of the images, pixels: if they are decoded now, and if they are decoded when they are used.
 STORED_SIZE, FILES_SIZE = 32, 224
-# Of the files of large sets nothing is measured; nearly all backbones are trained with these.
 
 
 def _file(text: str) -> Any:

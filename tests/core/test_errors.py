@@ -8,6 +8,7 @@ from ltcli.core.errors import (
     ParamError,
     ResourceError,
     StopError,
+    cause,
     nearest,
 )
 
@@ -53,3 +54,15 @@ def test_a_stop_has_the_exit_code_of_its_signal(number, code):
 )
 def test_the_nearest_word_is_named_or_all_of_them(name, known, hint):
     assert nearest(name, known) == hint
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "x"), "no such file or directory"),
+        (OSError("Bad shard"), "bad shard"),
+        (ValueError("embedded null byte"), "embedded null byte"),
+    ],
+)
+def test_a_cause_is_what_the_system_says_or_else_the_text(error, said):
+    assert cause(error) == said
