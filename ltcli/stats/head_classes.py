@@ -20,15 +20,16 @@ def head_classes(
     Args:
         class_counts: Training images of each class.
         rule: share: the fewest classes that have at least this share of the images; top-k: the k
-            largest; min-count: those with more images than this.
-        value: The share, k or count; None for the rule's default. Of equal classes the first count.
+            largest; min-count: those with more images than this. Of equal classes the first count.
+        value: The share, k or count; None for the rule's default, whose share leaves at least the
+            smallest class for the tail.
         where: What an error names.
 
     Raises:
         ParamError: The value does not fit the rule, or no class is left on one side.
     """
+    given, classes = value is not None, len(class_counts)
     value = DEFAULTS[rule] if value is None else value
-    classes = len(class_counts)
     if rule == "min-count":
         head = [count > value for count in class_counts]
     else:
@@ -47,6 +48,9 @@ def head_classes(
             # In whole images: a share that is met exactly counts as met.
             wanted = value * sum(class_counts) - 1e-9
             size = 1 + sum(images < wanted for images in reached)
+            if not given:
+                # The default is for many classes; of few, all but the smallest may hold less.
+                size = min(size, classes - 1)
         head = [False] * classes
         for c in order[:size]:
             head[c] = True

@@ -210,6 +210,26 @@ def test_a_rule_that_leaves_no_head_or_no_tail_is_refused(ltcli, copy, options, 
     assert done.lines == [f"error: stg-train: {message}", hint]
 
 
+def test_of_two_classes_the_smaller_is_the_tail_unless_a_share_is_given(ltcli, tmp_path, rng):
+    rows = [f"{x},{y},{int(x < -1)}" for x, y in torch.randn(200, 2, generator=rng).tolist()]
+    (tmp_path / "x.csv").write_text("\n".join(["x,y,label", *rows]))
+    commands = (
+        ("split", "embeddings", "--root", tmp_path / "x.csv", "--val-per-class", "1"),
+        ("pretrain", "--epochs", "1"),
+        ("dump-features",),
+        ("stg-train", "--epochs", "1"),
+    )
+    for command in commands:
+        assert ltcli(*command, "-q", "-d", tmp_path).code == 0
+    assert tensors_of(tmp_path / "stg-train.safetensors")["head"].tolist() == [True, False]
+    done = ltcli("stg-train", "--head-at", "0.9", "-d", tmp_path)
+    assert done.code == 2
+    assert done.lines == [
+        "error: stg-train: no class is a tail class by share 0.9",
+        "hint: choose another --head or --head-at",
+    ]
+
+
 def test_more_head_classes_than_there_are_is_refused(ltcli, copy):
     done = ltcli("stg-train", "--head", "top-k", "-d", copy)
     assert done.code == 2

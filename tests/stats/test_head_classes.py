@@ -27,6 +27,13 @@ def test_the_fewest_classes_that_reach_the_share():
     assert heads([1, 6, 3], "share", 0.9) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("counts", "head"), [([80, 10], [0]), ([15, 60, 25], [1, 2]), ([5, 5], [0]), ([95, 5], [0])]
+)
+def test_the_default_share_leaves_the_smallest_class_for_the_tail(counts, head):
+    assert heads(counts, "share") == head
+
+
 def test_a_share_that_is_met_exactly_in_decimals_counts_as_met():
     # In floating point 0.55 * 100 is a little more than 55.
     assert heads([55, 25, 20], "share", 0.55) == [0]
