@@ -33,6 +33,7 @@ class Params:
     maps: bool = param(False, "also keep the last feature maps of the training images")
     views: int = param(0, "augmented views of each training image to keep as well", ge=0)
     padding: int = param(4, "pixels of border for the random crops of the views", ge=0)
+    flip: bool = param(True, "flip the views at random")
     from_epoch: int | None = param(
         None, "use the weights that pretrain --snapshots kept after this epoch", ge=1
     )
@@ -85,7 +86,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     def samples(part: str, padding: int = 0) -> Samples:
         # Normalised as in training, also where the images are of another split.
-        varied = Augmentation(padding=padding)
+        varied = Augmentation(padding=padding, flip=params.flip)
         return open_samples(split, part, device, params, model.header.info, varied)
 
     tensors: dict[str, torch.Tensor] = {}

@@ -69,6 +69,7 @@ class Params:
     )
     padding: int = param(4, "pixels of border for the random crop of images", ge=0)
     pad_mode: Literal["constant", "reflect"] = param("constant", "border of the random crop")
+    flip: bool = param(True, "flip images at random")
     least_area: float = param(
         0.08, "image files: share of an image that the random crop has at least", gt=0, le=1
     )

@@ -89,7 +89,8 @@ def _league(info: dict[str, Any]) -> League:
     epochs, of_classifier, extra, pretraining, store = 0, 0, 0, "unknown", "images"
     augmentation: set[str] = set()
     for stage, parameters in info["recipe"]:
-        of = SimpleNamespace(**parameters)
+        # Recipes of before finetune had the option are of models that it trained with flips.
+        of = SimpleNamespace(**{"flip": True, **parameters})
         if stage == "split":
             store = parameters.get("store", "images")
         elif stage == "pretrain":
@@ -98,7 +99,7 @@ def _league(info: dict[str, Any]) -> League:
             origin = str(parameters.get("weights", "none"))[:40]
             pretraining = "unknown" if store == "features" else origin
             epochs = int(SCHEDULES[of.schedule].epochs if of.epochs is None else of.epochs)
-            augmentation |= _augmentation(of, store, flip=of.flip) if epochs else set()
+            augmentation |= _augmentation(of, store) if epochs else set()
             if "held-out" in METHODS[of.method].reads(of):
                 extra = info["held_out"]
         elif stage == "finetune":
@@ -111,7 +112,7 @@ def _league(info: dict[str, Any]) -> League:
                 epochs += int(of.epochs) if whole else 0
                 of_classifier += 0 if whole else int(of.epochs)
                 kept = "features" if of.data == "features" else store
-                augmentation |= _augmentation(of, kept, flip=True)
+                augmentation |= _augmentation(of, kept)
         elif stage == "adjust" and of.tau == "auto":
             extra = info["held_out"]
     return League(
@@ -126,13 +127,13 @@ def _league(info: dict[str, Any]) -> League:
     )
 
 
-def _augmentation(of: Any, store: str, *, flip: bool) -> set[str]:
+def _augmentation(of: Any, store: str) -> set[str]:
     """Return how a stage varied what it trained on."""
     kinds = {f"mixup {of.mixup:g}": of.mixup}
     if store == "images":
-        kinds |= {"flip": flip, "crop": of.padding}
+        kinds |= {"flip": of.flip, "crop": of.padding}
     elif store == "files":
-        kinds |= {"flip": flip, f"crop of {of.least_area:g} to 1": of.least_area < 1}
+        kinds |= {"flip": of.flip, f"crop of {of.least_area:g} to 1": of.least_area < 1}
         kinds |= {f"jitter {of.jitter:g}": of.jitter}
     return {kind for kind, amount in kinds.items() if amount}
 

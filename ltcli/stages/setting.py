@@ -277,6 +277,7 @@ class _Source:
             varied = Augmentation(
                 padding=params.padding,
                 pad_mode=params.pad_mode,
+                flip=params.flip,
                 least_area=params.least_area,
                 jitter=params.jitter,
             )

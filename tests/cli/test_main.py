@@ -97,8 +97,8 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             ["finetune", "--method", "crt", "--tau", "1"],
             [
                 "error: finetune: no parameter 'tau'",
-                "hint: known: batch_size, beta, data, decay, epochs, factors, from_epoch, jitter,"
-                " least_area, lr, method, milestones, mixup, momentum, nesterov, optimizer,"
+                "hint: known: batch_size, beta, data, decay, epochs, factors, flip, from_epoch,"
+                " jitter, least_area, lr, method, milestones, mixup, momentum, nesterov, optimizer,"
                 " pad_mode, padding, precision, reduction, root, sampler, seed, shift_bn,"
                 " snapshots, train, weight_decay, workers",
             ],

@@ -72,6 +72,14 @@ def test_views_differ_from_each_other_and_from_the_plain_images(exact):
     assert error(first, bank["train.features"]) > 0.1
 
 
+def test_views_without_crop_and_flip_are_the_plain_images(ltcli, exact):
+    folder, bank = exact
+    out = folder / "still.safetensors"
+    options = ("--views", "1", "--padding", "0", "--no-flip", "--precision", "fp32", "--out", out)
+    assert ltcli("dump-features", *options, "-d", folder).code == 0
+    torch.testing.assert_close(tensors_of(out)["train.views"][0], bank["train.features"])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_view_without_a_crop_is_as_exact_as_the_features(ltcli, copy, precision):
     # Without a border an image is only flipped, or not: those that are not are the plain images.

@@ -90,6 +90,18 @@ def test_methods_in_closed_form_are_the_same_from_images_and_from_features(ltcli
     torch.testing.assert_close(weights["images"], weights["features"])
 
 
+def test_images_that_do_not_vary_train_a_classifier_like_their_features(ltcli, copy):
+    assert ltcli("dump-features", "--precision", "fp32", "-d", copy).code == 0
+    still, weights = ("--data", "images", "--padding", "0"), {}
+    for name, options in {"bank": (), "flipped": still, "still": (*still, "--no-flip")}.items():
+        out = copy / f"{name}.safetensors"
+        command = ("--method", "crt", "--epochs", "1", "--precision", "fp32", "--out", out)
+        assert ltcli("finetune", *command, *options, "-d", copy).code == 0
+        weights[name] = tensors_of(out)["classifier.weight"]
+    torch.testing.assert_close(weights["still"], weights["bank"], rtol=1e-3, atol=1e-4)
+    assert (weights["flipped"] - weights["bank"]).abs().max() > 0.01
+
+
 def test_the_tau_that_was_chosen_is_in_the_log(ltcli, copy):
     assert ltcli("finetune", "--method", "tau-norm", "-d", copy).code == 0
     lines = (copy / "finetune-tau-norm.run.jsonl").read_text().splitlines()

@@ -151,6 +151,10 @@ def test_augmentation_is_what_any_stage_did_to_images():
     assert after_pretraining(on_images, **bare).augmentation == ("crop", "flip")
     flipped = finetune("crt", data="images", padding=0)
     assert after_pretraining(flipped, **bare).augmentation == ("flip",)
+    assert after_pretraining(finetune("crt", data="images", **bare), **bare).augmentation == ()
+    # Of before the option.
+    del flipped[1]["flip"]
+    assert after_pretraining(flipped, **bare).augmentation == ("flip",)
     # Nothing is trained on these images.
     assert after_pretraining(finetune("ncm", data="images"), **bare).augmentation == ()
 
