@@ -10,11 +10,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-cifar10} factor=${4:-100} backbone=${5:-resnet32} epochs=${6:-300}
-d=${2:-artifacts/$data-lt-$factor}
+other=${backbone#resnet32}
+d=${2:-artifacts/$data-lt-$factor${other:+-$other}}
 
 case $backbone in
     resnet32) training=(--backbone resnet32 --schedule ldam --snapshots 40) ;;
-    mixup) training=(--backbone resnet32 --schedule mislas --mixup 1 --snapshots 40) ;;
+    mixup) training=(--backbone resnet32 --schedule mislas --mixup 1 --snapshots 20) ;;
     *) training=(--backbone "$backbone" --schedule fsa --epochs "$epochs" --snapshots 5) ;;
 esac
 ltcli split "$data" --root "$root" --imbalance-factor "$factor" --protocol holdout -d "$d"

@@ -7,7 +7,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
-d=${2:-artifacts/imagenet-lt}
+other=${backbone#torchvision.resnet50}
+d=${2:-artifacts/imagenet-lt${other:+-$other}}
 
 ltcli split imagenet-lt --root "$root" -d "$d"
 ltcli pretrain --backbone "$backbone" --schedule cosine --epochs 90 --batch-size 512 --lr 0.2 \

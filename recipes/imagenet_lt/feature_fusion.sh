@@ -19,12 +19,10 @@ for loss in cross-entropy focal; do
     ltcli dump-features --out "$d/features-$loss.safetensors" "${start[@]}"
     ltcli confusion --features "$d/features-$loss.safetensors" \
         --out "$d/confusion-$loss.safetensors" "${start[@]}"
-    ltcli finetune --method feature-fusion --data images --epochs 7 --jitter 0.4 \
-        --confusion "$d/confusion-$loss.safetensors" \
-        --out "$d/$loss-fusion.safetensors" "${start[@]}"
-    ltcli finetune --method feature-fusion --donors-per-image 0 --epochs 7 \
-        --features "$d/features-$loss.safetensors" \
-        --out "$d/$loss-control.safetensors" "${start[@]}"
+    fusion=(--method feature-fusion --data images --epochs 7 --jitter 0.4 "${start[@]}")
+    ltcli finetune "${fusion[@]}" --confusion "$d/confusion-$loss.safetensors" \
+        --out "$d/$loss-fusion.safetensors"
+    ltcli finetune "${fusion[@]}" --donors-per-image 0 --out "$d/$loss-control.safetensors"
 done
 ltcli evaluate -d "$d"
 ltcli compare -d "$d"

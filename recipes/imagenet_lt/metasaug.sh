@@ -8,7 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
-d=${2:-artifacts/imagenet-lt}
+other=${backbone#torchvision.resnet50}
+d=${2:-artifacts/imagenet-lt${other:+-$other}}
 stage2=(--data images --train classifier --epochs 20 --batch-size 256 --lr 3e-4 --jitter 0.4)
 metasaug=(--method metasaug --form diagonal --strength 0.25 --ramp-start 0 --beta 0.9999)
 

@@ -8,7 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
-d=${2:-artifacts/imagenet-lt-mixup}
+other=${backbone#torchvision.resnet50}
+d=${2:-artifacts/imagenet-lt-mixup${other:+-$other}}
 
 ltcli split imagenet-lt --root "$root" -d "$d"
 ltcli pretrain --backbone "$backbone" --schedule cosine --epochs 180 --batch-size 256 --lr 0.1 \

@@ -8,7 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
-d=${2:-artifacts/imagenet-lt-risda}
+other=${backbone#torchvision.resnet50}
+d=${2:-artifacts/imagenet-lt-risda${other:+-$other}}
 stage2=(--epochs 20 --batch-size 128 --lr 1e-3 --decay steps --weight-decay 2e-4 -d "$d")
 risda=(--method risda --shift 0 --strength 7.5 --ramp-start 0.8 --head min-count --head-at 100)
 

@@ -7,7 +7,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
-d=${2:-artifacts/imagenet-lt-mixup}
+other=${backbone#torchvision.resnet50}
+d=${2:-artifacts/imagenet-lt-mixup${other:+-$other}}
 head=(--head min-count --head-at 100)
 stg=(--method stg --classifier generalised --epochs 10 --lr 1e-3 --decay cosine)
 

@@ -7,7 +7,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
-d=${2:-artifacts/$data}
+other=${backbone#torchvision.resnet50}
+d=${2:-artifacts/$data${other:+-$other}}
 
 ltcli split "$data" --root "$root" --val-per-class 0 -d "$d"
 ltcli pretrain --backbone "$backbone" --schedule cosine --epochs 200 --batch-size 512 --lr 0.2 \

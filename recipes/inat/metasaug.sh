@@ -8,7 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50} weights=${5:-none}
-d=${2:-artifacts/$data-held-out}
+other=${backbone#torchvision.resnet50}
+d=${2:-artifacts/$data-held-out${other:+-$other}}
 held=2
 [ "$data" = inat2018 ] || held=5
 stage2=(--data images --train classifier --epochs 20 --batch-size 64 --lr 1e-4 -d "$d")

@@ -8,7 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
-d=${2:-artifacts/$data-risda}
+other=${backbone#torchvision.resnet50}
+d=${2:-artifacts/$data-risda${other:+-$other}}
 stage2=(--epochs 40 --batch-size 128 --lr 5e-4 --decay steps --weight-decay 1e-4 -d "$d")
 risda=(--method risda --shift 0 --strength 7.5 --ramp-start 0.67 --head min-count --head-at 100)
 

@@ -16,8 +16,9 @@ ltcli pretrain --backbone torchvision.resnet152 --weights "$weights" --schedule 
     --no-nesterov --jitter 0.4 -d "$d"
 ltcli dump-features -d "$d"
 ltcli confusion -d "$d"
-ltcli finetune --method feature-fusion --data images --epochs 13 --jitter 0.4 -d "$d"
-ltcli finetune --method feature-fusion --donors-per-image 0 --epochs 13 \
-    --out "$d/finetune-feature-fusion-control.safetensors" -d "$d"
+fusion=(--method feature-fusion --data images --epochs 13 --jitter 0.4 -d "$d")
+ltcli finetune "${fusion[@]}"
+ltcli finetune "${fusion[@]}" --donors-per-image 0 \
+    --out "$d/finetune-feature-fusion-control.safetensors"
 ltcli evaluate -d "$d"
 ltcli compare -d "$d"

@@ -19,6 +19,7 @@ ltcli dump-features -d "$d"
 ltcli covariances --form diagonal -d "$d"
 ltcli finetune --method oltr --train classifier --epochs 30 --batch-size 128 --lr 0.01 \
     --milestones 10,20 --factors 0.1,0.01 --weight-decay 5e-4 --jitter 0.4 -d "$d"
-ltcli finetune --method crt --epochs 10 --batch-size 128 -d "$d"
+ltcli finetune --method crt --epochs 10 --batch-size 128 \
+    --out "$d/finetune-oltr-control.safetensors" -d "$d"
 ltcli evaluate -d "$d"
 ltcli compare -d "$d"
