@@ -3,8 +3,9 @@
 plain: a DataLoader with PIL transforms (pad, crop, flip, normalise), float32, NCHW.
 ltcli: images as uint8 on the device, batched augmentation, channels-last, bf16 where there is.
 
-Both train ResNet-32 with batches of 128 on random images of CIFAR's size; rounds alternate, so that
-a noisy machine slows both alike. Prints images per second, their ratio, and augmentation's share.
+Both train ResNet-32 on the same device with batches of 128 random images of CIFAR's size; rounds
+alternate, so that a noisy machine slows both alike. Prints images per second, their ratio, and
+augmentation's share.
 
     python benchmarks/pretrain.py [--rounds 4] [--steps 12] [--workers 2]
 """
@@ -57,9 +58,11 @@ class Photos(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def plain_loop(images: np.ndarray, labels: np.ndarray, workers: int) -> Callable[[int], None]:
+def plain_loop(
+    images: np.ndarray, labels: np.ndarray, device: torch.device, workers: int
+) -> Callable[[int], None]:
     """Return a function that does so many steps of the plain loop."""
-    network = build_network("resnet32", 10, 0)
+    network = build_network("resnet32", 10, 0).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
     loader = DataLoader(Photos(images, labels), BATCH, shuffle=True, num_workers=workers)
 
@@ -71,7 +74,7 @@ def plain_loop(images: np.ndarray, labels: np.ndarray, workers: int) -> Callable
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            x, y = next(batches)
+            x, y = (tensor.to(device) for tensor in next(batches))
             optimizer.zero_grad()
             F.cross_entropy(network(x), y).backward()
             optimizer.step()
@@ -134,24 +137,22 @@ def main() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12_800, 32, 32, 3), dtype=np.uint8)
     labels = rng.integers(0, 10, 12_800)
-    cpu = torch.device("cpu")
     device = resolve_device("auto")
     dtype = resolve_precision("auto", device)
-    plain = plain_loop(images, labels, args.workers)
+    plain = plain_loop(images, labels, device, args.workers)
     ours, augment = our_loop(images, labels, device, dtype)
     for function in (plain, ours, augment):
-        function(2)
+        seconds(function, 2, device)
     rates = {"plain": [], "ltcli": []}
     shares = []
     for _ in range(args.rounds):
-        rates["plain"].append(BATCH * args.steps / seconds(plain, args.steps, cpu))
+        rates["plain"].append(BATCH * args.steps / seconds(plain, args.steps, device))
         took = seconds(ours, args.steps, device)
         rates["ltcli"].append(BATCH * args.steps / took)
         shares.append(seconds(augment, args.steps, device) / took)
     ratios = [b / a for a, b in zip(rates["plain"], rates["ltcli"], strict=True)]
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; ltcli on {device}, {dtype}"
-    )
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {threads} threads; both on {device}, ltcli in {dtype}")
     print(f"plain loop: {statistics.median(rates['plain']):8.0f} images/s")
     print(f"ltcli:      {statistics.median(rates['ltcli']):8.0f} images/s")
     spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
