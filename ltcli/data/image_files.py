@@ -43,15 +43,23 @@ class Decoder:
         try:
             content = read()
             image = decode_image(content, self.image_size)
-            # Copies within a class are kept: people repeat images on purpose.
-            digest = hashlib.sha256(content).digest()
-            group, first = self._taken.setdefault(digest, ((part, label), name))
-            if group != (part, label):
-                raise BadImageError(f"has the same bytes as {shown(first)}")
+            self.require_new(part, label, name, hashlib.sha256(content).digest())
         except BadImageError as error:
             self.bad.append(Left(name, str(error)))
             return None
         return image
+
+    def require_new(self, part: str, label: int, name: str, digest: bytes) -> None:
+        """Refuse an image whose SHA-256 stands in another part or class already.
+
+        Copies within a class are kept: people repeat images on purpose.
+
+        Raises:
+            BadImageError: It is a copy of an image there.
+        """
+        group, first = self._taken.setdefault(digest, ((part, label), name))
+        if group != (part, label):
+            raise BadImageError(f"has the same bytes as {shown(first)}")
 
 
 def load_files(
@@ -74,7 +82,8 @@ def load_files(
         image_size: Side of the decoded images, pixels.
         on_bad_image: ``fail`` reports the number of bad images and the first, ``skip`` leaves them
             out and lists them.
-        verify: Whether images that stay files are decoded once, to find those that are damaged.
+        verify: Whether images that stay files are decoded once, to find those that are damaged and
+            copies under another label or in another part, as they are found in ``images``.
 
     Returns:
         A pool with images uint8 [N, image_size, image_size, 3], or with sizes int64 [N].
@@ -93,7 +102,7 @@ def load_files(
     parts = {
         part: _decoded(root, part, rows, decoder)
         if chosen == "images"
-        else _sized(root, rows, decoder.bad, verify)
+        else _sized(root, part, rows, decoder, verify)
         for part, rows in listed.parts.items()
     }
     bad = sorted(decoder.bad, key=lambda left: left.path)
@@ -157,36 +166,46 @@ def _decoded(root: Path, part: str, rows: Rows, decoder: Decoder) -> Part:
     return Part(images[: len(kept)], labels, tuple(rows.files[row] for row in kept))
 
 
-def _sized(root: Path, rows: Rows, bad: list[Left], verify: bool) -> Part:
+def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) -> Part:
     """Return the bytes of the good files of a part, int64 [N]."""
-    damaged = _damaged(root, rows.files) if verify else {}
+    faults = _faults(root, part, rows, decoder) if verify else {}
     sizes: list[int] = []
     kept: list[int] = []
     # Joining text takes a tenth of the time of joining paths.
     folder = f"{root}/"
     for row, path in enumerate(rows.files):
         try:
-            if path in damaged:
-                raise BadImageError(damaged[path])
+            if path in faults:
+                raise BadImageError(faults[path])
             sizes.append(file_size(folder + path))
             kept.append(row)
         except BadImageError as error:
-            bad.append(Left(path, str(error)))
+            decoder.bad.append(Left(path, str(error)))
     labels = torch.from_numpy(rows.labels[kept])
     files = tuple(rows.files[row] for row in kept)
     return Part(torch.tensor(sizes, dtype=torch.int64), labels, files)
 
 
-def _damaged(root: Path, paths: list[str]) -> dict[str, str]:
-    """Return why some files give no image, by path; Pillow decodes several at once in threads."""
+def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, str]:
+    """Return why some files of a part cannot be taken, by path; several are decoded at once."""
 
-    def reason(path: str) -> str:
+    def look(path: str) -> bytes | BadImageError:
         try:
-            open_image(read_file(root / path))
+            content = read_file(root / path)
+            open_image(content)
         except BadImageError as error:
-            return str(error)
-        return ""
+            return error
+        return hashlib.sha256(content).digest()
 
+    faults: dict[str, str] = {}
+    # Threads do, as Pillow lets go of the interpreter while it decodes.
     with ThreadPoolExecutor(usable_cores()) as threads:
-        reasons = zip(paths, threads.map(reason, paths), strict=True)
-        return {path: reason for path, reason in reasons if reason}
+        seen = zip(rows.files, rows.labels.tolist(), threads.map(look, rows.files), strict=True)
+        for path, label, found in seen:
+            try:
+                if isinstance(found, BadImageError):
+                    raise found
+                decoder.require_new(part, label, path, found)
+            except BadImageError as error:
+                faults[path] = str(error)
+    return faults

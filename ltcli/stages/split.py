@@ -111,7 +111,9 @@ class Params:
         le=512,
     )
     on_bad_image: Literal["fail", "skip"] = param("fail", "what to do with unreadable images")
-    verify: bool = param(False, "store files: decode each image once, to find damaged ones now")
+    verify: bool = param(
+        False, "store files: decode all now, to find damage and copies in another class or part"
+    )
     seed: int = param(0, "which images are taken", ge=0, lt=2**32)
 
 

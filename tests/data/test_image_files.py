@@ -39,8 +39,8 @@ def listed(tmp_path):
     return Listed(("cat", "dog"), parts)
 
 
-def load(root, listed, store="files", on_bad_image="fail"):
-    options = {"store": store, "image_size": 8, "on_bad_image": on_bad_image}
+def load(root, listed, store="files", on_bad_image="fail", **options):
+    options |= {"store": store, "image_size": 8, "on_bad_image": on_bad_image}
     return load_files(root, listed, **options)
 
 
@@ -129,11 +129,26 @@ def test_all_bad_files_are_counted_and_the_first_by_path_is_named(tmp_path, list
     assert str(caught.value) == f"{tmp_path}: {rule}"
 
 
-def test_a_copy_under_another_class_or_in_another_part_is_bad(tmp_path, listed):
+@pytest.mark.parametrize("store", ["images", "files"])
+def test_a_copy_under_another_class_or_in_another_part_is_bad(tmp_path, listed, store):
     (tmp_path / "d" / "e.png").write_bytes(encoded(0))
-    assert load(tmp_path, listed, "images").skipped == ()
+    assert load(tmp_path, listed, store, verify=True).skipped == ()
     (tmp_path / "a.png").write_bytes(encoded(0))
     (tmp_path / "t.png").write_bytes(encoded(0))
-    skipped = load(tmp_path, listed, "images", "skip").skipped
-    assert skipped[0] == "a.png: has the same bytes as b c.png"
-    assert skipped[1] == "t.png: has the same bytes as b c.png"
+    pool = load(tmp_path, listed, store, "skip", verify=True)
+    assert pool.skipped == (
+        "a.png: has the same bytes as b c.png",
+        "t.png: has the same bytes as b c.png",
+    )
+    assert (pool.train.files, pool.test.files) == (("b c.png", "d/e.png"), ())
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, listed, store, verify=True)
+    rule = "number of bad files must be 0, got 2, first a.png: has the same bytes as b c.png"
+    assert [str(caught.value), caught.value.hint] == [f"{tmp_path}: {rule}", REPAIR]
+    # What is bad itself is no original.
+    (tmp_path / "b c.png").write_bytes(b"no image")
+    skipped = load(tmp_path, listed, store, "skip", verify=True).skipped
+    assert skipped[1:] == (
+        "d/e.png: has the same bytes as a.png",
+        "t.png: has the same bytes as a.png",
+    )
