@@ -45,7 +45,9 @@ class HeadRule:
         "share", "head classes: the fewest with a share of the images, the k largest, or by count"
     )
     head_at: float | None = param(
-        None, "that share, that k, or the count to exceed; 0.9, 20 and 100 if not given"
+        None,
+        "that share, that k, or the count to exceed; if not given 0.9, which leaves at least the"
+        " smallest class for the tail, 20 and 100",
     )
 
 
