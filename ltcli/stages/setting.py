@@ -131,7 +131,8 @@ def prepare(
 def _train_batch_norms(backbone: torch.nn.Module) -> None:
     """Let batch-norms follow what they see; dropout and the like stay off."""
     for module in backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        # The latter where several processes share the work.
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.SyncBatchNorm):
             module.train()
 
 

@@ -33,6 +33,13 @@ def test_of_a_frozen_backbone_batch_norms_alone_go_on():
     assert [module.training for module in backbone] == [True, False]
 
 
+def test_batch_norms_that_several_processes_share_go_on_too():
+    norm = torch.nn.BatchNorm2d(3).eval()
+    backbone = torch.nn.SyncBatchNorm.convert_sync_batchnorm(torch.nn.Sequential(norm))
+    _train_batch_norms(backbone)
+    assert backbone[0].training
+
+
 def test_weights_decay_and_factors_do_not():
     shrunk = moved_without_gradients(Head(trainable=PARTS), momentum=0.9)
     for part, share in (("weight", LR * DECAY), ("bias", LR * DECAY), ("scales", 0.0)):
