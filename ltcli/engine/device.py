@@ -4,11 +4,12 @@ import os
 
 import torch
 
+from ltcli.core.context import local_processes
 from ltcli.core.errors import ResourceError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that a user named.
+    """Return the device that a user named, and make it the one that is meant where none is named.
 
     Args:
         name: ``auto`` (the first of cuda, mps, cpu that is there), cpu, cuda, cuda:N or mps.
@@ -16,6 +17,10 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ResourceError: The device is unknown or not there; there is no silent fallback.
     """
+    size = local_processes()
+    if name.startswith("cuda:") and size > 1:
+        rule = f"device must be auto, cuda or cpu for {size} processes on a machine, got {name}"
+        raise ResourceError("--device", rule, "each has a GPU of its own")
     if name in ("auto", "cuda") and torch.cuda.is_available():
         # Each process that torchrun starts on a machine has a GPU of its own.
         local = os.environ.get("LOCAL_RANK")
@@ -37,6 +42,10 @@ def resolve_device(name: str) -> torch.device:
         )
     if not present[device.type]:
         raise ResourceError("--device", f"device {name} is not available", "try --device auto")
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+        # Convolutions in float32 would have the ten bits of TF32.
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcli.core.context import local_processes
 from ltcli.core.environment import usable_cores
 from ltcli.core.errors import ArtifactError, DataError, ParamError
 from ltcli.core.params import param
@@ -30,7 +31,7 @@ def root_option() -> Any:
 
 def workers_option() -> Any:
     """Declare ``workers``, who decode the images of a split of files."""
-    text = "processes that decode image files; as many as cores if not given"
+    text = "processes that decode image files; as many as cores if not given, shared by torchrun's"
     return param(None, text, identity=False, ge=0)
 
 
@@ -146,4 +147,6 @@ def _root(given: str | None, split: Path) -> Path | None:
 
 
 def _workers(given: int | None) -> int:
-    return min(usable_cores(), _MOST_WORKERS) if given is None else given
+    if given is not None:
+        return given
+    return min(max(1, usable_cores() // local_processes()), _MOST_WORKERS)

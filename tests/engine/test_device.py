@@ -43,6 +43,18 @@ def test_an_absent_gpu_is_one_line_on_the_command_line(ltcli, copy):
     assert (copy / "dump-features.safetensors").read_bytes() == before
 
 
+@pytest.fixture
+def four_gpus(monkeypatch):
+    """A machine that says it has four GPUs; the numbers of those that were made current."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    # What it was comes back in the end.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    return current
+
+
 def test_auto_is_a_device_that_is_there():
     device = resolve_device("auto")
     torch.zeros(1, device=device)
@@ -50,14 +62,29 @@ def test_auto_is_a_device_that_is_there():
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_each_process_on_a_machine_has_a_gpu_of_its_own(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+def test_each_process_on_a_machine_has_a_gpu_of_its_own(four_gpus, monkeypatch, name):
     assert resolve_device(name) == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert resolve_device(name) == torch.device("cuda", 3)
     assert resolve_device("cuda:1") == torch.device("cuda", 1)
     assert resolve_device("cpu") == CPU
+    # What asks for no GPU means this one.
+    assert four_gpus == [0, 3, 1]
+
+
+def test_float32_on_a_gpu_is_float32_in_convolutions_too(four_gpus):
+    torch.backends.cudnn.allow_tf32 = True
+    resolve_device("cuda")
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.conv.fp32_precision != "tf32"
+
+
+def test_several_processes_on_one_gpu_are_refused(ltcli, copy, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    done = ltcli("evaluate", "--device", "cuda:0", "--force", "-d", copy)
+    rule = "device must be auto, cuda or cpu for 2 processes on a machine, got cuda:0"
+    assert done.code == 6
+    assert done.lines == [f"error: --device: {rule}", "hint: each has a GPU of its own"]
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ from PIL import Image
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.data.digits import load_digits
-from ltcli.stages.samples import files_of
+from ltcli.stages.samples import _workers, files_of
 
 COUNTS = {"train": (12, 8, 5), "val": (2, 2, 2), "test": (6, 6, 6)}
 QUICK = ("-q", "--epochs", "1", "--batch-size", "8")
@@ -305,3 +305,11 @@ def test_a_folder_may_stay_files_and_damaged_ones_be_found_at_once(ltcli, of_fil
     assert sum(header.size(f"{part}.labels", 0) for part in COUNTS) == 49 - 1
     options = ("--backbone", "resnet20", "--workers", "0", *QUICK)
     assert ltcli("pretrain", *options, "-d", tmp_path).code == 0
+
+
+def test_processes_on_one_machine_share_its_cores_among_their_workers(monkeypatch):
+    monkeypatch.setattr("ltcli.stages.samples.usable_cores", lambda: 24)
+    assert (_workers(None), _workers(3), _workers(0)) == (16, 3, 0)
+    for size, share in ((2, 12), (8, 3), (32, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(size))
+        assert (_workers(None), _workers(3), _workers(0)) == (share, 3, 0)
