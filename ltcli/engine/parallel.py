@@ -8,6 +8,7 @@ backward. The gradients that leave ``World.shared`` are those of the whole batch
 """
 
 import datetime
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -20,13 +21,20 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.func import functional_call
 
 from ltcli.core.errors import ResourceError
+from ltcli.engine.device import autocast
 
-_TIMEOUT = datetime.timedelta(minutes=10)
+# Processes meet after hours of work, where one may be much slower; one that dies is seen at once.
+_TIMEOUT = datetime.timedelta(hours=12)
 # What the back ends say when the other end is gone.
-_LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL error", "Timed out")
+_LOST = (
+    *("Connection closed", "Connection reset", "Broken pipe", "Timed out"),
+    *("ncclRemoteError", "ncclSystemError"),
+)
 
 
 class World:
@@ -72,6 +80,20 @@ class World:
         joined[self.rank] = own
         return torch.cat(joined)
 
+    def joint(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return what a function makes of rows, in float32 or better; all compute it together.
+
+        Args:
+            function: Rows to rows, float [B, ...].
+            x: All rows, float [B, ...].
+        """
+        own = x[self.rows(len(x))]
+        if len(own):
+            return self.gathered(_wide(function(own)), len(x))
+        # The others' batch-norms on CUDA send float32, and one without rows the type of its input.
+        with autocast(x.device, torch.float32):
+            return self.gathered(_wide(function(own)), len(x))
+
     def shared(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return a module whose rows are computed by all processes together.
 
@@ -87,8 +109,7 @@ class World:
             moving: dict[str, Tensor] = {n: p for n, p in named.items() if p.requires_grad}
             if moving and torch.is_grad_enabled():
                 moving = dict(zip(moving, _Joint.apply(*moving.values()), strict=True))
-            own = functional_call(module, moving, (x[self.rows(len(x))],))
-            return self.gathered(_wide(own), len(x))
+            return self.joint(lambda own: functional_call(module, moving, (own,)), x)
 
         return whole
 
@@ -100,7 +121,8 @@ class World:
         """
         if self.size == 1:
             return module
-        if next(module.parameters()).device.type == "cuda":
+        first = next(module.parameters(), None)
+        if first is not None and first.device.type == "cuda":
             made = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
             return cast(nn.Module, made)
         for child in module.modules():
@@ -120,7 +142,7 @@ class World:
 
 @contextmanager
 def connected(rank: int, size: int, device: torch.device) -> Iterator[World]:
-    """Connect the processes of this run.
+    """Connect the processes of this run; when they have parted, they can be connected again.
 
     Args:
         rank: From 0.
@@ -134,16 +156,26 @@ def connected(rank: int, size: int, device: torch.device) -> Iterator[World]:
         yield World()
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=size, timeout=_TIMEOUT)
+    # What torchrun keeps for the processes would still have the addresses of the last connection.
+    store = _store(rank, size)
+    store = PrefixStore(str(store.add(f"connections of {rank}", 1)), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
         yield here()
     except RuntimeError as error:
         if any(sign in str(error) for sign in _LOST):
-            rule = "another process of this run has died"
+            rule = f"another process of this run has died: {' '.join(str(error).split())}"
             raise ResourceError("torchrun", rule, "the same command again goes on") from None
         raise
     finally:
         dist.destroy_process_group()
+
+
+@functools.cache
+def _store(rank: int, size: int) -> Store:
+    """Return where the processes find each other: one for all connections, as one serves it."""
+    store: Store = next(rendezvous("env://", rank, size))[0]
+    return store
 
 
 def here() -> World:

@@ -265,8 +265,7 @@ class _Source:
         def frozen(batch: Batch) -> torch.Tensor:
             images = pictures(batch)
             with torch.no_grad(), autocast(self._device, self._dtype):
-                own = function(images[world.rows(len(images))]).float()
-            return world.gathered(own, len(images))
+                return world.joint(function, images)
 
         return frozen
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ltcli.data.batches import Augmentation
 from ltcli.data.files import FileBatches, ImageFiles
+from ltcli.engine.device import autocast
 from ltcli.engine.parallel import World, connected
 from ltcli.models.network import build_network
 
@@ -140,6 +141,31 @@ def test_without_gradients_a_shared_module_gives_all_rows(tmp_path, rng):
     expected = features(World())
     for made in together(2, features, tmp_path):
         torch.testing.assert_close(made, expected)
+
+
+def test_a_module_without_parameters_is_shared_too(tmp_path, rng):
+    # As the backbone of embeddings.
+    x = torch.randn(5, 3, generator=rng)
+    module = nn.Flatten()
+    results = together(2, lambda world: world.shared(world.synchronised(module))(x), tmp_path)
+    assert all(made.equal(x) for made in results)
+
+
+def test_a_share_without_rows_is_computed_in_float32(tmp_path, rng):
+    # In bfloat16, torch's batch-norm on CUDA would send what the others do not expect.
+    x = torch.randn(1, 3, generator=rng)
+
+    def work(world):
+        torch.manual_seed(0)
+        module, seen = nn.Linear(3, 2), []
+        module.register_forward_hook(lambda _module, _x, made: seen.append(str(made.dtype)))
+        with torch.no_grad(), autocast(CPU, torch.bfloat16):
+            return world.joint(module, x), seen
+
+    (joined, first), (other, second) = together(2, work, tmp_path)
+    assert (first, second) == (["torch.float32"], ["torch.bfloat16"])
+    assert joined.equal(other)
+    assert joined.shape == (1, 2)
 
 
 def test_processes_decode_their_rows_of_a_batch_and_have_all(tmp_path):
