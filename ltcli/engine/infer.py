@@ -1,6 +1,7 @@
 """Inference: features, maps and logits of many images, in small batches that fit the cache."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -14,8 +15,9 @@ from ltcli.engine.parallel import here
 from ltcli.models.network import Backbone, Network
 from ltcli.models.resnet import ResNet
 
-# Larger batches are slower in every layout on a CPU; a GPU wants more.
-_BATCH = {"cpu": 128}
+# Larger batches are slower in every layout on a CPU. A GPU wants more, as far as its memory goes:
+# 1024 images of 64x64 pixels.
+_LEAST, _MOST, _PIXELS = 128, 1024, 2**22
 
 
 def backbone_maps(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -75,16 +77,19 @@ def features_of(network: Network, samples: Samples, dtype: torch.dtype) -> torch
 
     Several processes compute their shares of them, in the batches that one would have made.
     """
-    world, size = here(), batch_size(samples.device)
+    world, size = here(), batch_size(samples)
     function = backbone_features(network)
     batches = samples.in_order(world.rows(samples.size, size), size)
     own = applied(function, batches, samples.device, dtype)
     return world.gathered(own, samples.size, size)
 
 
-def batch_size(device: torch.device) -> int:
+def batch_size(samples: Samples) -> int:
     """Return how many samples inference takes at once."""
-    return _BATCH.get(device.type, 1024)
+    if samples.device.type == "cpu":
+        return _LEAST
+    none = next(samples.in_order(slice(0, 0), 1))
+    return max(_LEAST, min(_MOST, _PIXELS // math.prod(none.shape[2:])))
 
 
 def applied(

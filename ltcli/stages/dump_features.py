@@ -100,13 +100,14 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
                 tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:
-        images, size = samples("train"), batch_size(device)
+        images = samples("train")
+        size = batch_size(images)
         batches = images.in_order(slice(0, images.size), size)
         maps = applied(backbone_maps(network), batches, device, dtype)
         tensors["train.maps"] = maps.to(stored)
     if params.views:
         images, function = samples("train", params.padding), backbone_features(network)
-        rows, size = torch.arange(images.size), batch_size(device)
+        rows, size = torch.arange(images.size), batch_size(images)
         images.read_ahead(lambda _epoch: rows, size)
 
         def view(number: int) -> torch.Tensor:

@@ -250,7 +250,8 @@ def _translated(job: Job, inputs: Mapping[str, Any], context: Context) -> Result
     """Run the stage; memory that runs out becomes an error with a remedy."""
     import torch
 
-    hint = "use a smaller --batch-size, or fewer images"
+    smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
+    hint = f"use {smaller}fewer images"
     try:
         return job.stage.run(job.params, inputs, context)
     except (MemoryError, torch.OutOfMemoryError):

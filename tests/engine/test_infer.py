@@ -2,8 +2,8 @@ import pytest
 import torch
 from torchvision.models import VisionTransformer
 
-from ltcli.data.batches import ImageBatches
-from ltcli.engine.infer import _folded, applied, backbone_maps, features_of
+from ltcli.data.batches import FeatureBatches, ImageBatches
+from ltcli.engine.infer import _folded, applied, backbone_maps, batch_size, features_of
 from ltcli.models.borrowed import Borrowed
 from ltcli.models.network import build_network, place
 
@@ -148,6 +148,18 @@ def test_rows_come_in_order_and_on_the_cpu():
     made = applied(lambda part: part[:, None].double(), rows.split(128), CPU, torch.float32)
     assert made.dtype == torch.float32
     assert made.flatten().tolist() == rows.tolist()
+
+
+def test_batches_of_large_images_are_smaller_where_memory_is_the_limit():
+    # Tensors without values, for all devices but a CPU.
+    elsewhere = torch.device("meta")
+    sizes = {}
+    for side in (8, 64, 96, 224, 1024):
+        pixels = torch.empty(1, side, side, 3, dtype=torch.uint8)
+        sizes[side] = batch_size(ImageBatches(pixels, (0.5,) * 3, (0.25,) * 3, elsewhere))
+    assert sizes == {8: 1024, 64: 1024, 96: 455, 224: 128, 1024: 128}
+    assert batch_size(FeatureBatches(torch.empty(5, 64), elsewhere)) == 1024
+    assert batch_size(FeatureBatches(torch.empty(5, 64), CPU)) == 128
 
 
 @pytest.mark.gpu

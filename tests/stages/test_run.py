@@ -567,13 +567,16 @@ def test_memory_that_runs_out_is_an_error_with_a_remedy(ltcli, copy, monkeypatch
     ]
     for failure in failures:
 
-        def fail(*_args: object, failure: Exception = failure) -> None:
+        def fail(*_args: object, failure: Exception = failure, **_named: object) -> None:
             raise failure
 
         monkeypatch.setattr("ltcli.stats.moments.class_counts", fail)
         done = ltcli("covariances", "-q", "--force", "-d", copy)
+        assert_wrong(done, 6, "covariances: out of memory", "use fewer images")
+        monkeypatch.setattr("ltcli.engine.fit.fit", fail)
+        done = ltcli(*CRT, "-q", "--force", "-d", copy)
         hint = "use a smaller --batch-size, or fewer images"
-        assert_wrong(done, 6, "covariances: out of memory", hint)
+        assert_wrong(done, 6, "finetune: out of memory", hint)
 
 
 # One interpreter that has torch loaded forks every process below.
