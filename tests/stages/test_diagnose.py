@@ -368,6 +368,15 @@ def test_an_oracle_of_another_model_is_refused(ltcli, own):
     assert_wrong(done, 3, message, APART)
 
 
+@pytest.mark.parametrize("role", ["confusion", "generator", "oracle"])
+def test_statistics_of_another_epoch_are_refused(ltcli, own, role):
+    other = saved_again(inputs_in(own)[role], own / "early.safetensors", epoch=1)
+    done = ltcli("diagnose", f"--{role}", other, "-d", own)
+    bank = own / "dump-features.safetensors"
+    message = f"{other}: is of another epoch of the model than {bank}"
+    assert_wrong(done, 3, message, "make both with one --from-epoch")
+
+
 def test_only_the_oracle_may_be_of_another_split(ltcli, own):
     oracle = own / "oracle.safetensors"
     done = ltcli("diagnose", "--features", oracle, *options(own, "confusion"), "-d", own)
