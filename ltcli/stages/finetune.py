@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli import methods
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.core.params import as_dict, param
+from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule, learning_rate
 from ltcli.stages.samples import check_alike, check_samples, root_option, workers_option
 from ltcli.stages.stage import (
@@ -19,6 +19,7 @@ from ltcli.stages.stage import (
     Stage,
     check_follows_prior,
     check_kept,
+    check_momentum,
     check_processes,
     recipe,
 )
@@ -116,7 +117,10 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
     method = methods.find(params.method, "finetune")
     check_processes("finetune", method.alone, params.method)
+    if method.solve is not None:
+        _check_untrained(params)
     resolved_schedule(params)
+    check_momentum("finetune", params.nesterov and params.optimizer == "sgd", params.momentum)
     model = headers["model"]
     if params.data == "images":
         check_samples("finetune", params.root, headers["split"])
@@ -131,7 +135,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if params.shift_bn and (params.data, params.train) != ("images", "classifier"):
         hint = "it needs --data images and --train classifier"
         raise ParamError("finetune", "shift-bn must be off here", hint)
-    if method.loss is None or method.solve is not None:
+    if method.loss is None:
         for name, given in (("mixup", params.mixup > 0), ("shift-bn", params.shift_bn)):
             if given:
                 rule = f"{name} must be off for {params.method}"
@@ -140,10 +144,19 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     method.check(params, headers)
 
 
+def _check_untrained(params: Any) -> None:
+    """Refuse what only training would read."""
+    used = ("method", "data", "from_epoch", "root", "workers", "precision", "seed")
+    for spec in specs(Params):
+        if spec.name not in used and getattr(params, spec.name) != spec.default:
+            rule = f"{spec.flag[2:]} must not be given for {params.method}"
+            raise ParamError("finetune", rule, "it solves for the classifier and trains nothing")
+
+
 def _check_epoch(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse an epoch that was not kept, and statistics of another epoch's features."""
     check_kept("finetune", params.from_epoch, headers["model"])
-    for role in ("features", "covariances", "generator"):
+    for role in ("features", "covariances", "confusion", "generator"):
         if role in headers and headers[role].info.get("epoch") != params.from_epoch:
             epoch = headers[role].info.get("epoch")
             rule = f"is of {'the last epoch' if epoch is None else f'epoch {epoch}'}"

@@ -13,7 +13,7 @@ from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES, Schedule
 from ltcli.stages.samples import check_samples, open_samples, root_option, workers_option
-from ltcli.stages.stage import Input, Result, Stage, check_processes
+from ltcli.stages.stage import Input, Result, Stage, check_momentum, check_processes
 from ltcli.stages.start import (
     backbone_of,
     check_start,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
     from ltcli.engine.steps import Mixing
-    from ltcli.methods.method import Setting
+    from ltcli.methods.method import Method, Setting
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ def resolved_schedule(params: Params) -> Schedule:
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Check what can be known before any work."""
     schedule = resolved_schedule(params)
+    check_momentum("pretrain", schedule.nesterov, params.momentum)
     if params.defer >= schedule.epochs:
         rule = f"defer must be less than the {schedule.epochs} epochs of schedule {params.schedule}"
         raise ParamError("pretrain", f"{rule}, got {params.defer}")
@@ -187,7 +188,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             "backbone": backbone_of(params, method, split.header),
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": methods.balances(method, params) or _labels_favour_the_tail(params),
+            "balanced": epochs > 0 and _balances(method, params),
             "epochs": epochs,
             **({"centre": CENTRE} if info["store"] == "files" else {}),
             "recipe": recipe_of(params, split.header),
@@ -266,8 +267,9 @@ def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context)
     )
 
 
-def _labels_favour_the_tail(params: Any) -> bool:
-    return bool(params.mixed_labels == "remix" and params.remix_below > 0)
+def _balances(method: Method, params: Any) -> bool:
+    remix = bool(params.mixed_labels == "remix" and params.remix_below > 0)
+    return remix or methods.balances(method, params)
 
 
 def _mixing(params: Any, class_counts: torch.Tensor) -> Mixing | None:

@@ -167,6 +167,17 @@ def check_processes(stage: str, alone: bool, what: str) -> None:
         raise ParamError(stage, f"{what} must be run by 1 process, got {size}", hint)
 
 
+def check_momentum(stage: str, nesterov: bool, momentum: float) -> None:
+    """Check that there is momentum where it shall be Nesterov's.
+
+    Raises:
+        ParamError: There is none.
+    """
+    if nesterov and momentum == 0:
+        rule = "momentum must be greater than 0 with nesterov, got 0"
+        raise ParamError(stage, rule, "use --no-nesterov")
+
+
 def check_kept(stage: str, epoch: int | None, model: Header) -> None:
     """Check that a model has kept the weights after an epoch.
 

@@ -25,13 +25,18 @@ def same(one, other):
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
+def epochs(name, number):
+    """The option, for methods that train."""
+    return () if methods.METHODS[name].solve else ("--epochs", number)
+
+
 # GCL's second stage starts from a model of its first; the others move the backbone.
 ON_A_BANK = set(methods.names("finetune")) - {"gcl", "range-loss", "lifted-loss", "cam-sampling"}
 
 
 @pytest.mark.parametrize("name", sorted(ON_A_BANK))
 def test_every_method_works_on_the_feature_bank(ltcli, copy, name):
-    options = ("--data", "features", "--train", "classifier", "--epochs", "2", "--force")
+    options = ("--data", "features", "--train", "classifier", "--force", *epochs(name, 2))
     done = ltcli("finetune", "--method", name, *options, "-d", copy)
     assert done.code == 0
     out = copy / f"finetune-{name}.safetensors"
@@ -62,7 +67,7 @@ def test_every_method_works_on_the_feature_bank(ltcli, copy, name):
 @pytest.mark.parametrize("name", ["crt", "lws", "cross-entropy", "tau-norm", "ncm"])
 def test_images_leave_the_frozen_backbone_bit_identical_buffers_included(ltcli, copy, name):
     out = copy / "images.safetensors"
-    options = ("--method", name, "--data", "images", "--epochs", "1", "--out", out)
+    options = ("--method", name, "--data", "images", "--out", out, *epochs(name, 1))
     assert ltcli("finetune", *options, "-d", copy).code == 0
     before, after = tensors_of(copy / "pretrain.safetensors"), tensors_of(out)
     assert any("running_var" in key for key in before)
@@ -241,6 +246,42 @@ def test_train_all_needs_images_and_a_method_that_trains_the_classifier(ltcli, c
     ]
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--sampler", "class-aware"),
+        ("--beta", "0.9"),
+        ("--snapshots", "2"),
+        ("--epochs", "20"),
+        ("--lr", "1"),
+        ("--mixup", "1"),
+        ("--data", "images", "--train", "all"),
+        ("--data", "images", "--shift-bn"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("name", ["tau-norm", "ncm", "logit-adjustment"])
+def test_what_only_training_reads_is_refused_where_nothing_is_trained(ltcli, copy, name, option):
+    done = ltcli("finetune", "--method", name, *option, "-d", copy)
+    flag = next(word for word in reversed(option) if word.startswith("--"))[2:]
+    assert done.code == 2
+    assert done.lines == [
+        f"error: finetune: {flag} must not be given for {name}",
+        "hint: it solves for the classifier and trains nothing",
+    ]
+
+
+def test_nesterov_without_momentum_is_refused(ltcli, copy):
+    options = ("--nesterov", "--momentum", "0", "--epochs", "1", "--force", "-d", copy)
+    done = ltcli("finetune", "--method", "crt", *options)
+    assert done.code == 2
+    assert done.lines == [
+        "error: finetune: momentum must be greater than 0 with nesterov, got 0",
+        "hint: use --no-nesterov",
+    ]
+    assert ltcli("finetune", "--method", "crt", "--optimizer", "adam", *options).code == 0
+
+
 def test_features_of_another_model_are_refused(ltcli, copy):
     model = copy / "finetune-crt.safetensors"
     done = ltcli("finetune", "--method", "lws", "--model", model, "-d", copy)
@@ -256,7 +297,7 @@ def test_features_of_another_model_are_refused(ltcli, copy):
 @pytest.mark.parametrize("data", ["features", "images"])
 @pytest.mark.parametrize("name", sorted(ON_A_BANK))
 def test_every_method_works_on_a_gpu(ltcli, copy, name, data):
-    options = ("--method", name, "--data", data, "--train", "classifier", "--epochs", "1")
+    options = ("--method", name, "--data", data, "--train", "classifier", *epochs(name, 1))
     assert ltcli("finetune", *options, "--device", "cuda", "--force", "-d", copy).code == 0
     before = tensors_of(copy / "pretrain.safetensors")
     after = tensors_of(copy / f"finetune-{name}.safetensors")
@@ -278,6 +319,17 @@ def test_a_bank_of_an_earlier_epoch_is_for_that_epoch_alone(ltcli, copy):
     assert done.code == 3
     assert done.lines == [
         f"error: {bank}: is of epoch 1, not of the one to start from",
+        "hint: --from-epoch must be the same here and in dump-features",
+    ]
+    graph = copy / "confusion-last.safetensors"
+    last = copy / "bank-last.safetensors"
+    assert ltcli("dump-features", *model, "--out", last, *common).code == 0
+    assert ltcli("confusion", *model, "--features", last, "--out", graph, *common).code == 0
+    risda = ("finetune", "--method", "risda", *model, *earlier, *common)
+    done = ltcli(*risda, "--features", bank, "--covariances", own, "--confusion", graph)
+    assert done.code == 3
+    assert done.lines == [
+        f"error: {graph}: is of the last epoch, not of the one to start from",
         "hint: --from-epoch must be the same here and in dump-features",
     ]
     out = copy / "crt-1.safetensors"

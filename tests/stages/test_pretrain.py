@@ -101,6 +101,15 @@ def test_milestones_without_their_factors_are_refused():
     assert str(caught.value) == f"pretrain: {rule}"
 
 
+def test_nesterov_without_momentum_is_refused(ltcli, copy):
+    done = ltcli("pretrain", "--nesterov", "--momentum", "0", "--force", "-d", copy)
+    assert done.code == 2
+    assert done.lines == [
+        "error: pretrain: momentum must be greater than 0 with nesterov, got 0",
+        "hint: use --no-nesterov",
+    ]
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "fast"])
 def test_a_learning_rate_out_of_range_is_refused(ltcli, tmp_path, value):
     done = ltcli("pretrain", "--lr", value, "-d", tmp_path)

@@ -100,6 +100,16 @@ def test_a_changed_file_of_weights_is_seen_and_a_moved_one_is_the_same(
     assert ltcli(*command[:3], "--epochs", "1", "-d", tmp_path, "--dry-run").code == 0
 
 
+def test_weights_that_are_kept_follow_the_class_prior_of_their_origin(
+    ltcli, chain, weights, tmp_path
+):
+    shutil.copy(chain / "split.safetensors", tmp_path)
+    kept = ("pretrain", "--backbone", NAME, "--weights", weights, "--epochs", "0")
+    # Without epochs there is nothing that a sampler or weights could balance.
+    assert ltcli(*kept, "--sampler", "class-aware", "--beta", "0.9", "-d", tmp_path).code == 0
+    assert not read_header(tmp_path / "pretrain.safetensors").info["balanced"]
+
+
 def test_training_starts_from_the_weights(ltcli, copy):
     start = build_network("resnet20", 10, 3)
     with open_artifact(copy / "pretrain.safetensors") as model:
