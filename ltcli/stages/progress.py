@@ -40,7 +40,9 @@ def report(
     precision = str(dtype).removeprefix("torch.")
     logger.info("%s: on %s in %s", context.name, device, precision)
     context.log({"event": "training", "device": str(device), "precision": precision})
-    bar = _bar(context.name, epochs) if sys.stderr.isatty() else None
+    # Of several processes one alone logs, and draws.
+    draws = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+    bar = _bar(context.name, epochs) if draws else None
     try:
         for epoch in training:
             more = facts()
