@@ -13,6 +13,7 @@ from ltcli.data.batches import Samples
 from ltcli.data.samplers import Sampler, order_of
 from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
+from ltcli.stats.quadratic import to_device
 
 Inputs = Callable[[Batch], torch.Tensor]
 """Makes the inputs of a step, float [B, ...], on the device."""
@@ -228,7 +229,7 @@ def mixed_loss(
         mixing: How.
     """
     share, partner = mixture(len(y), mixing.alpha, mixing.seed, batch)
-    partner = partner.to(y.device)
+    partner = to_device(partner, y.device)
     other = y[partner]
     logits = network(share * x + (1 - share) * x[partner]).float()
     shares = torch.full_like(logits[:, 0], share)
