@@ -138,6 +138,11 @@ class TrainingState:
             slots.setdefault(int(index), {})[name] = tensor
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**state, "state": slots})
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if value.dim() == 4:
+                    # In the memory layout of the weights, as where nothing was interrupted.
+                    values[name] = torch.empty_like(parameter).copy_(value)
         if self.method is not None:
             self.method.restore(groups.get("method", {}))
         self.snapshots.restore(groups.get("snapshot", {}))

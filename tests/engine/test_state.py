@@ -68,3 +68,16 @@ def test_every_kind_of_optimiser_state_survives():
         trained(copy, other, 3)
         expected = whole.state_dict()
         assert all(value.equal(expected[name]) for name, value in copy.state_dict().items())
+
+
+def test_what_comes_back_has_the_memory_layout_of_the_weights():
+    whole = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(whole.parameters(), lr=0.1, momentum=0.9)
+    whole(torch.ones(2, 3, 5, 5)).square().mean().backward()
+    optimizer.step()
+    state = TrainingState(whole, optimizer, Snapshots(whole, 0))
+    saved = {name: tensor.detach().clone().contiguous() for name, tensor in state.tensors().items()}
+    state.restore(saved)
+    momentum = optimizer.state[whole.weight]["momentum_buffer"]
+    assert momentum.equal(saved["optimizer.0.momentum_buffer"])
+    assert momentum.stride() == whole.weight.stride() != saved["module.weight"].stride()
