@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from ltcli.core.seeds import derive
+from ltcli.core.transfer import to_device
 from ltcli.data.batches import Samples
 from ltcli.data.samplers import Sampler, order_of
 from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
-from ltcli.stats.quadratic import to_device
 
 Inputs = Callable[[Batch], torch.Tensor]
 """Makes the inputs of a step, float [B, ...], on the device."""
