@@ -137,7 +137,7 @@ LIGHT = [
     name
     for name in FILES
     if name in LIGHT_FILES or (name.split(".")[1:2] and name.split(".")[1] in LIGHT_PACKAGES)
-    if name not in ("ltcli.artifacts.store", "ltcli.stages.setting")
+    if name not in ("ltcli.artifacts.store", "ltcli.stages.setting", "ltcli.stages.fresh_setting")
 ]
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ltcli.methods.method import Method, NoParams, Steps, takes_no_weights
+from ltcli.methods.method import Method, NoParams, Steps
+from ltcli.methods.refusals import takes_no_weights
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.methods.isda import require_linear
-from ltcli.methods.method import stage_of, takes_no_weights
+from ltcli.methods.refusals import stage_of, takes_no_weights
 
 if TYPE_CHECKING:
     import torch

@@ -26,7 +26,8 @@ from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.core.transfer import to_device
 from ltcli.methods import bilevel
-from ltcli.methods.method import FINETUNE, Method, Steps, moves_backbone
+from ltcli.methods.method import FINETUNE, Method, Steps
+from ltcli.methods.refusals import moves_backbone
 from ltcli.models.names import BORROWED
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 
 if TYPE_CHECKING:
@@ -121,34 +120,6 @@ def weighted_mean(params: Any, class_counts: torch.Tensor, first_epoch: int = 0)
         return losses.reduce(values, now[labels], params.reduction, shares)
 
     return reduce
-
-
-def stage_of(headers: Mapping[str, Header]) -> str:
-    """Return the stage that has these inputs: only ``finetune`` starts from a model."""
-    return "finetune" if "model" in headers else "pretrain"
-
-
-def moves_backbone(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a frozen backbone and embeddings, for a method whose loss is of the features."""
-    if "model" in headers and params.train != "all":
-        hint = "its loss is of the features, which a classifier alone does not change"
-        raise ParamError("finetune", f"train must be all for {params.method}, got classifier", hint)
-    if headers["split"].info["store"] == "features":
-        hint = "there is no backbone that could make other features"
-        raise ParamError(stage_of(headers), f"{params.method} must not be used on embeddings", hint)
-
-
-def takes_no_weights(params: Any, headers: Mapping[str, Header], why: str) -> None:
-    """Refuse class weights, for a method whose steps do not have them.
-
-    Args:
-        params: With ``beta`` and ``method``.
-        headers: Of the inputs, by role.
-        why: The hint.
-    """
-    if params.beta > 0:
-        rule = f"beta must be 0 for {params.method}, got {params.beta}"
-        raise ParamError(stage_of(headers), rule, why)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method, Steps, moves_backbone
+from ltcli.methods.method import BOTH, Method, Steps
+from ltcli.methods.refusals import moves_backbone
 
 if TYPE_CHECKING:
     import torch

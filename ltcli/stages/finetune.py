@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli import methods
 from ltcli.core.context import Context
-from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule, learning_rate
 from ltcli.stages.samples import check_alike, check_samples, root_option, workers_option
@@ -17,8 +17,8 @@ from ltcli.stages.stage import (
     Input,
     Result,
     Stage,
+    check_epoch,
     check_follows_prior,
-    check_kept,
     check_momentum,
     check_processes,
     recipe,
@@ -140,7 +140,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
             if given:
                 rule = f"{name} must be off for {params.method}"
                 raise ParamError("finetune", rule, "it is for methods with a loss of logits")
-    _check_epoch(params, headers)
+    check_epoch("finetune", params.from_epoch, headers)
     method.check(params, headers)
 
 
@@ -151,17 +151,6 @@ def _check_untrained(params: Any) -> None:
         if spec.name not in used and getattr(params, spec.name) != spec.default:
             rule = f"{spec.flag[2:]} must not be given for {params.method}"
             raise ParamError("finetune", rule, "it solves for the classifier and trains nothing")
-
-
-def _check_epoch(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse an epoch that was not kept, and statistics of another epoch's features."""
-    check_kept("finetune", params.from_epoch, headers["model"])
-    for role in ("features", "covariances", "confusion", "generator"):
-        if role in headers and headers[role].info.get("epoch") != params.from_epoch:
-            epoch = headers[role].info.get("epoch")
-            rule = f"is of {'the last epoch' if epoch is None else f'epoch {epoch}'}"
-            hint = "--from-epoch must be the same here and in dump-features"
-            raise ArtifactError(headers[role].path, f"{rule}, not of the one to start from", hint)
 
 
 def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:

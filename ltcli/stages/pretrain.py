@@ -12,24 +12,20 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES, Schedule
-from ltcli.stages.samples import check_samples, open_samples, root_option, workers_option
+from ltcli.stages.samples import check_samples, root_option, workers_option
 from ltcli.stages.stage import Input, Result, Stage, check_momentum, check_processes
 from ltcli.stages.start import (
     backbone_of,
     check_start,
     fingerprint,
-    load_start,
     pixels,
     recipe_of,
 )
 
 if TYPE_CHECKING:
-    import torch
-
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.engine.steps import Mixing
-    from ltcli.methods.method import Method, Setting
+    from ltcli.methods.method import Method
 
 
 @dataclass(frozen=True)
@@ -145,16 +141,17 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     from ltcli.engine.fit import fit
     from ltcli.engine.schedules import learning_rate
     from ltcli.engine.state import Snapshots, TrainingState
+    from ltcli.stages.fresh_setting import fresh_setting, mixing_of
     from ltcli.stages.progress import report
     from ltcli.stages.setting import make_steps
 
     split = inputs["split"]
     info = split.header.info
     schedule = resolved_schedule(params)
-    setting = _setting(params, schedule, split, context)
+    setting = fresh_setting(params, schedule, split, context)
     network, epochs = setting.network, setting.epochs
     method = methods.find(params.method, "pretrain")
-    steps = make_steps(params, method, setting, _mixing(params, setting.class_counts))
+    steps = make_steps(params, method, setting, mixing_of(params, setting.class_counts))
     order = steps.order or setting.order
     if setting.images is not None:
         setting.images.samples.read_ahead(order, schedule.batch_size)
@@ -196,100 +193,9 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     )
 
 
-def _setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:
-    """Return a fresh network, its optimiser and its images."""
-    import torch
-
-    from ltcli.data.batches import Augmentation
-    from ltcli.data.samplers import Sampler, order_of
-    from ltcli.engine.device import resolve_device, resolve_precision
-    from ltcli.engine.parallel import here
-    from ltcli.engine.steps import Augmented
-    from ltcli.methods.method import Setting, weighted_mean
-    from ltcli.models.network import build_network, place
-    from ltcli.stages.setting import make_optimizer, start_classifier
-
-    device = resolve_device(context.device)
-    method = methods.find(params.method, "pretrain")
-    options = methods.options(method, params)
-    head, held_out = method.head(options), "held-out" in method.reads(options)
-    class_counts: list[int] = split.header.info["class_counts"]
-    epochs = schedule.epochs if params.epochs is None else params.epochs
-    # At least the last epoch of a short run has what was asked for.
-    deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
-
-    seen = pixels(params, split.header)
-    augmentation = Augmentation(
-        padding=params.padding,
-        pad_mode=schedule.pad_mode,
-        flip=params.flip,
-        least_area=params.least_area,
-        jitter=params.jitter,
-    )
-
-    def images(part: str) -> Augmented:
-        samples = open_samples(split, part, device, params, seen, augmentation)
-        return Augmented(samples, params.seed)
-
-    # A last layer alone is small, and its logits decide.
-    embeddings = split.header.info["store"] == "features"
-    name, size = backbone_of(params, method, split.header), split.header.info["image_size"]
-    network = build_network(name, len(class_counts), params.seed, head.form, size)
-    start_classifier(network.classifier, head, fresh=True)
-    load_start(network, params)
-    network = place(network, device)
-    network.share(here())
-    labels = split.tensor("train.labels")
-
-    def order(epoch: int) -> torch.Tensor:
-        sampler: Sampler = params.sampler if epoch >= deferred else "instance-balanced"
-        drawn = {"seed": params.seed, "epoch": epoch, "epochs": epochs}
-        return order_of(sampler, labels, len(class_counts), **drawn)
-
-    counts, pictures = torch.tensor(class_counts, device=device), images("train")
-    return Setting(
-        network=network,
-        whole=True,
-        optimizer=make_optimizer(network, head, schedule, momentum=params.momentum),
-        inputs=pictures,
-        maps=None,
-        labels=labels.to(device),
-        held_out=images("val") if held_out else None,
-        held_out_labels=split.tensor("val.labels", device) if held_out else None,
-        class_counts=counts,
-        order=order,
-        reduce=weighted_mean(params, counts, deferred),
-        epochs=epochs,
-        batch_size=schedule.batch_size,
-        seed=params.seed,
-        dtype=torch.float32 if embeddings else resolve_precision(params.precision, device),
-        images=pictures,
-    )
-
-
 def _balances(method: Method, params: Any) -> bool:
     remix = bool(params.mixed_labels == "remix" and params.remix_below > 0)
     return remix or methods.balances(method, params)
-
-
-def _mixing(params: Any, class_counts: torch.Tensor) -> Mixing | None:
-    """Return how images and labels are mixed, if they are."""
-    from functools import partial
-
-    from ltcli.engine.steps import Mixing
-    from ltcli.stats.losses import remix_shares
-
-    if params.mixup == 0:
-        return None
-    shares = None
-    if params.mixed_labels == "remix":
-        shares = partial(
-            remix_shares,
-            class_counts=class_counts,
-            ratio=params.remix_ratio,
-            below=params.remix_below,
-        )
-    return Mixing(params.mixup, params.seed, shares)
 
 
 STAGE = Stage(

@@ -200,3 +200,24 @@ def check_kept(stage: str, epoch: int | None, model: Header) -> None:
     if not last - kept < epoch <= last:
         rule = f"from-epoch must be in {last - kept + 1} ... {last}, got {epoch}"
         raise ParamError(stage, rule, f"{model.path} keeps these")
+
+
+def check_epoch(stage: str, epoch: int | None, headers: Mapping[str, Header]) -> None:
+    """Check the epoch that a stage starts from: it was kept, and all that is read is of it.
+
+    Args:
+        stage: What an error names.
+        epoch: From 1; None for the last one.
+        headers: Of the inputs, by role; one is the model.
+
+    Raises:
+        ArtifactError: Statistics are of another epoch's features, or see ``check_kept``.
+        ParamError: See ``check_kept``.
+    """
+    check_kept(stage, epoch, headers["model"])
+    for role in ("features", "covariances", "confusion", "generator"):
+        if role in headers and headers[role].info.get("epoch") != epoch:
+            other = headers[role].info.get("epoch")
+            rule = f"is of {'the last epoch' if other is None else f'epoch {other}'}"
+            hint = "--from-epoch must be the same here and in dump-features"
+            raise ArtifactError(headers[role].path, f"{rule}, not of the one to start from", hint)

@@ -22,7 +22,7 @@ COMMON = {"dir", "folder", "out", "config", "device", "force", "dry_run", "json"
 COMMON |= {"verbose", "quiet", "help"}
 BATCH = Batch(0, 0, 0, torch.arange(6))
 # Modules whose settings have the weighted mean of a stage.
-WHERE_WEIGHTED = {"pretrain": "methods.method", "finetune": "stages.setting"}
+WHERE_WEIGHTED = {"pretrain": "stages.fresh_setting", "finetune": "stages.setting"}
 # Noise is drawn for the places of a batch: without it, samples do not depend on theirs.
 STILL = {"gcl": {"cloud": 0.0}}
 PAIRS = [(name, stage) for name, method in METHODS.items() for stage in method.stages]
@@ -50,8 +50,8 @@ def test_each_method_is_a_file_of_its_name_with_a_test_file(name, method):
 def test_each_file_is_in_the_table():
     folder = Path(methods.__file__).parent
     files = {path.stem.replace("_", "-") for path in folder.glob("*.py")}
-    # method is the record, bilevel what some methods share.
-    assert files - {"--init--", "method", "bilevel"} == set(METHODS)
+    # method is the record, bilevel and refusals what some methods share.
+    assert files - {"--init--", "method", "bilevel", "refusals"} == set(METHODS)
 
 
 def test_docstring_and_record_name_the_source(name, method):

@@ -88,10 +88,14 @@ def test_statistics_cannot_follow_a_feature_bank(ltcli, copy):
 
 
 @pytest.mark.parametrize("option", [("--mixup", "1"), ("--shift-bn", "--data", "images")])
-def test_neither_is_for_methods_without_a_loss_of_logits(ltcli, copy, option):
-    done = ltcli("finetune", "--method", "ncm", *option, "-d", copy)
+@pytest.mark.parametrize(
+    ("method", "rule", "hint"),
+    [
+        ("isda", "must be off for isda", "it is for methods with a loss of logits"),
+        ("ncm", "must not be given for ncm", "it solves for the classifier and trains nothing"),
+    ],
+)
+def test_neither_is_for_methods_without_a_loss_of_logits(ltcli, copy, option, method, rule, hint):
+    done = ltcli("finetune", "--method", method, *option, "-d", copy)
     assert done.code == 2
-    assert done.lines == [
-        f"error: finetune: {option[0][2:]} must be off for ncm",
-        "hint: it is for methods with a loss of logits",
-    ]
+    assert done.lines == [f"error: finetune: {option[0][2:]} {rule}", f"hint: {hint}"]
