@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -69,7 +68,7 @@ def print_csv(rows: Sequence[Placed], papers: Sequence[Published]) -> None:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
-    sys.stdout.write(text.getvalue())
+    typer.echo(text.getvalue(), nl=False)
 
 
 def print_json(rows: Sequence[Placed], papers: Sequence[Published], level: float) -> None:

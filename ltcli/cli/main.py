@@ -71,15 +71,28 @@ def run(argv: list[str]) -> int:
     gets one document in that case too. Anything unexpected is a bug and keeps its traceback.
     """
     try:
-        code = build(argv)(argv, prog_name="ltcli", standalone_mode=False)
-    except LtcliError as error:
-        return _fail(argv, str(error), error.hint, error.exit_code)
-    except KeyboardInterrupt:
-        return _fail(argv, "interrupted", None, 130)
+        return _called(argv)
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _called(argv: list[str]) -> int:
+    try:
+        code = build(argv)(argv, prog_name="ltcli", standalone_mode=False)
+        # What Typer makes of Ctrl-C in a command.
+        if code == 130:
+            raise KeyboardInterrupt
+    except LtcliError as error:
+        return _fail(argv, str(error), error.hint, error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(argv, "interrupted", None, 130)
+    except SystemExit as left:
+        # What Typer makes of a broken pipe.
+        if isinstance(left.__context__, BrokenPipeError):
+            raise left.__context__ from None
+        raise
     except Exception as error:
         # Typer's own usage errors; their class lives in a private module.
         if not hasattr(error, "format_message"):

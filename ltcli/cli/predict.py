@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,7 +95,7 @@ def _print_csv(predictions: Sequence[Prediction]) -> None:
     for prediction in predictions:
         for rank, (name, share) in enumerate(prediction.classes, 1):
             writer.writerow([_shown(prediction.file), rank, name, f"{share:.6f}"])
-    sys.stdout.write(text.getvalue())
+    typer.echo(text.getvalue(), nl=False)
 
 
 def add_to(app: typer.Typer) -> None:
