@@ -1,6 +1,7 @@
 """The program: the commands, and one place where failures become lines and exit codes."""
 
 import functools
+import io
 import json
 import os
 import sys
@@ -130,4 +131,7 @@ def _fail(argv: list[str], message: str, hint: str | None, code: int) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    # The name of a file need not be text; standard error escapes what is not by itself.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

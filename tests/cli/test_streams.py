@@ -1,12 +1,17 @@
 """Standard output: readers that stop, Ctrl-C, and names that it cannot show."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ltcli import __version__
+from ltcli.cli.main import main
 
 # The words of a command line that prints, and of one that fails and prints with --json.
 PRINTING = [
@@ -40,3 +45,25 @@ def test_an_interrupted_command_says_so(ltcli, chain, monkeypatch, options):
     assert done.err.splitlines() == ["error: interrupted"]
     error = {"code": 130, "message": "interrupted", "hint": None}
     assert done.out == (json.dumps({"error": error}) + "\n" if options else "")
+
+
+def test_a_name_that_standard_output_cannot_show_is_escaped(chain, tmp_path):
+    file = tmp_path / "split-\udcff.safetensors"
+    shutil.copy(chain / "split.safetensors", file)
+    code = "from ltcli.cli.main import main; main()"
+    call = [sys.executable, "-c", code, "show", file]
+    done = subprocess.run(
+        call, capture_output=True, env=os.environ | {"PYTHONUTF8": "1"}, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    first = done.stdout.decode().splitlines()[0]
+    assert first.startswith(f"{tmp_path}/split-\\udcff.safetensors: split (")
+
+
+def test_standard_output_may_be_replaced_by_what_has_no_encoding(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.argv", ["ltcli", "--version"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert (left.value.code, out.getvalue()) == (0, f"{__version__}\n")
