@@ -31,15 +31,12 @@ def examine(folder: Path) -> list[Finding]:
     return [_versions(), _pair(), _devices(), _precision(), *_disk(folder)]
 
 
-def raise_first(findings: list[Finding]) -> None:
-    """Raise the first finding that is not ok.
-
-    Raises:
-        ResourceError: Something is not ok.
-    """
+def first_error(findings: list[Finding]) -> ResourceError | None:
+    """Return the first finding that is not ok as an error, None if all are ok."""
     for finding in findings:
         if not finding.ok:
-            raise ResourceError("doctor", f"{finding.name}: {finding.text}", finding.hint)
+            return ResourceError("doctor", f"{finding.name}: {finding.text}", finding.hint)
+    return None
 
 
 def _versions() -> Finding:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -86,7 +86,7 @@ def _called(argv: list[str]) -> int:
         if code == 130:
             raise KeyboardInterrupt
     except LtcliError as error:
-        return _fail(argv, str(error), error.hint, error.exit_code)
+        return _fail(argv, str(error), error.hint, error.exit_code, error.found)
     except KeyboardInterrupt:
         return _fail(argv, "interrupted", None, 130)
     except SystemExit as left:
@@ -118,14 +118,21 @@ def _usage_error(argv: list[str], error: Any) -> int:
     return _fail(argv, f"{command}: {text}", hint, 2)
 
 
-def _fail(argv: list[str], message: str, hint: str | None, code: int) -> int:
+def _fail(
+    argv: list[str],
+    message: str,
+    hint: str | None,
+    code: int,
+    found: Mapping[str, Any] | None = None,
+) -> int:
     # A file's name need not be text.
     message = message.replace("\n", " ").encode(errors="backslashreplace").decode()
     typer.echo(f"error: {message}", err=True)
     if hint is not None:
         typer.echo(f"hint: {hint}", err=True)
     if "--json" in argv:
-        typer.echo(json.dumps({"error": {"code": code, "message": message, "hint": hint}}))
+        document = {**(found or {}), "error": {"code": code, "message": message, "hint": hint}}
+        typer.echo(json.dumps(document, sort_keys=True))
     return code
 
 

@@ -76,7 +76,7 @@ def lineage(
     file: Annotated[Path, typer.Argument(help="The artifact.", metavar="FILE")],
     folder: Annotated[
         list[Path] | None,
-        typer.Option("--dir", "-d", help="Where to look for ancestors [default: beside FILE]."),
+        typer.Option("--dir", "-d", help="Also look here for ancestors, not only beside FILE."),
     ] = None,
     as_json: _Json = False,
 ) -> None:
@@ -88,19 +88,27 @@ def lineage(
       ltcli lineage --json artifacts/digits/evaluate-pretrain.safetensors
     """
     root = verify(file)
-    found, damaged = _scan(folder or [file.parent], root)
+    found, damaged = _scan([file.parent, *(folder or [])], root)
     tree = _node("", root.digest, found)
-    if as_json:
-        typer.echo(json.dumps({"tree": tree, "damaged": damaged}, sort_keys=True))
-    else:
-        _print_tree(tree, "")
+    document = {"tree": tree, "damaged": damaged}
     missing = _missing(tree)
+    if not as_json:
+        _print_tree(tree, "")
+    elif not missing:
+        typer.echo(json.dumps(document, sort_keys=True))
+    if missing:
+        error = _not_found(file, missing[0], damaged)
+        error.found = document
+        raise error
+
+
+def _not_found(file: Path, node: dict[str, Any], damaged: dict[str, str]) -> ArtifactError:
+    """Return an error about the damaged file that an ancestor may be, or about the ancestor."""
     if damaged:
         path, message = next(iter(damaged.items()))
-        raise ArtifactError(path, message, "it may be one of the ancestors: make it again")
-    if missing:
-        rule = f"ancestor '{missing[0]['role']}' is missing or was altered: {missing[0]['digest']}"
-        raise ArtifactError(file, rule, "name its folder with --dir, or make it again")
+        return ArtifactError(path, message, "it may be one of the ancestors: make it again")
+    rule = f"ancestor '{node['role']}' is missing or was altered: {node['digest']}"
+    return ArtifactError(file, rule, "name its folder with --dir, or make it again")
 
 
 def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[str, str]]:
@@ -233,12 +241,17 @@ def doctor(
       ltcli doctor --json -d artifacts
     """
     findings = checks.examine(folder)
-    if as_json:
-        typer.echo(json.dumps([finding.__dict__ for finding in findings], sort_keys=True))
-    else:
+    error = checks.first_error(findings)
+    document = [finding.__dict__ for finding in findings]
+    if not as_json:
         for finding in findings:
             typer.echo(f"{'ok' if finding.ok else 'FAILED':<7} {finding.name}: {finding.text}")
-    checks.raise_first(findings)
+    elif error is None:
+        typer.echo(json.dumps(document, sort_keys=True))
+    else:
+        error.found = {"findings": document}
+    if error is not None:
+        raise error
 
 
 def add_to(app: typer.Typer) -> None:

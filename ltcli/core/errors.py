@@ -11,6 +11,9 @@
 Anything else that escapes is a bug: it keeps its traceback and exits with 1.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class LtcliError(Exception):
     """An expected failure: one line of what is wrong, and one of what to do.
@@ -19,6 +22,9 @@ class LtcliError(Exception):
         where: What the message is about: a file, a command, a stage.
         message: The rule and the value that breaks it, lower case, no full stop.
         hint: The remedy, or nothing.
+
+    Attributes:
+        found: What a command found before it failed, for its JSON document: key to plain value.
     """
 
     exit_code = 1
@@ -28,6 +34,7 @@ class LtcliError(Exception):
         self.where = str(where)
         self.message = message
         self.hint = hint
+        self.found: Mapping[str, Any] = {}
         super().__init__(f"{self.where}: {message}")
 
 

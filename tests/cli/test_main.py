@@ -1,7 +1,6 @@
 """Exit codes, streams and the two lines of every error that the command line itself makes."""
 
 import json
-from pathlib import Path
 
 import pytest
 

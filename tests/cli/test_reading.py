@@ -86,6 +86,40 @@ def test_lineage_names_an_altered_ancestor(ltcli, copy):
     ]
 
 
+def test_a_damaged_file_that_is_no_ancestor_does_not_matter(ltcli, copy):
+    (copy / "x.safetensors").write_bytes(b"x")
+    done = ltcli("lineage", "--json", copy / "confusion.safetensors")
+    assert done.code == 0
+    assert list(json.loads(done.out)["damaged"]) == [str(copy / "x.safetensors")]
+
+
+def test_lineage_looks_beside_the_file_and_in_other_folders(ltcli, copy):
+    other = copy / "other"
+    other.mkdir()
+    (copy / "split.safetensors").rename(other / "split.safetensors")
+    file = copy / "confusion.safetensors"
+    assert ltcli("lineage", file).code == 3
+    done = ltcli("lineage", file, "-d", other)
+    assert (done.code, done.err) == (0, "")
+    assert str(other / "split.safetensors") in done.out
+
+
+def test_a_tree_that_is_not_whole_is_one_document_with_its_error(ltcli, copy):
+    digest = json.loads(ltcli("show", "--json", copy / "split.safetensors").out)["digest"]
+    (copy / "split.safetensors").unlink()
+    file = copy / "confusion.safetensors"
+    done = ltcli("lineage", "--json", file)
+    assert (done.code, done.lines) == (3, ltcli("lineage", file).lines)
+    document = json.loads(done.out)
+    assert sorted(document) == ["damaged", "error", "tree"]
+    assert document["tree"]["status"] == "verified"
+    assert document["error"] == {
+        "code": 3,
+        "message": f"{file}: ancestor 'split' is missing or was altered: {digest}",
+        "hint": "name its folder with --dir, or make it again",
+    }
+
+
 def test_methods_lists_every_method_with_its_source_and_parameters(ltcli):
     text = ltcli("methods").out
     table = json.loads(ltcli("methods", "--json").out)
@@ -111,7 +145,17 @@ def test_doctor_reports_a_folder_that_cannot_be_written(ltcli, tmp_path):
     file.write_text("")
     done = ltcli("doctor", "-d", file)
     assert done.code == 6
-    assert done.lines[0].startswith(f"error: doctor: write test: {file} cannot be written")
+    assert done.lines == [
+        f"error: doctor: write test: {file} cannot be written: Not a directory",
+        "hint: choose another --dir",
+    ]
+    document = json.loads(ltcli("doctor", "--json", "-d", file).out)
+    assert [finding["ok"] for finding in document["findings"]] == [True] * 5 + [False]
+    assert document["error"] == {
+        "code": 6,
+        "message": f"doctor: write test: {file} cannot be written: Not a directory",
+        "hint": "choose another --dir",
+    }
 
 
 @pytest.mark.parametrize(
