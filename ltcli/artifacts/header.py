@@ -82,22 +82,6 @@ def read_header(path: Path) -> Header:
         return parse_header(path, file)
 
 
-def read_folder(folder: Path, hint: str) -> list[Header]:
-    """Read the headers of all artifacts of a folder, in order of their names.
-
-    Args:
-        folder: Where to look.
-        hint: What to do about a file that is not a sound artifact.
-
-    Raises:
-        ArtifactError: A file is not a sound artifact.
-    """
-    try:
-        return [read_header(path) for path in sorted(folder.glob("*.safetensors"))]
-    except ArtifactError as error:
-        raise ArtifactError(error.where, error.message, hint) from None
-
-
 def verify(path: Path) -> Header:
     """Read a header and check the digest over the whole file.
 

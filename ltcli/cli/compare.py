@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ltcli.artifacts.header import Header, read_folder, read_header
+from ltcli.artifacts.folder import read_folder
+from ltcli.artifacts.header import Header, read_header
 from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
 from ltcli.core.errors import ArtifactError, ParamError

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcli import methods
-from ltcli.artifacts.header import read_folder
+from ltcli.artifacts.folder import read_folder
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import build, specs
 from ltcli.core.yaml_file import read_mapping

@@ -1,6 +1,7 @@
 """plot: figures of a diagnosis, from its artifact alone."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltcli.artifacts.header import Header, read_folder, read_header
+from ltcli.artifacts.folder import read_folder
+from ltcli.artifacts.header import Header, read_header
 from ltcli.cli import figures_classes, figures_samples
 from ltcli.cli.commands import help_of
 from ltcli.cli.figure_parts import Facts
@@ -53,7 +55,7 @@ def plot(
 
 def _found(place: Path) -> list[Header]:
     hint = "run ltcli diagnose first"
-    if not place.is_dir():
+    if not os.path.isdir(place):
         header = read_header(place)
         if header.kind != "diagnosis":
             raise ArtifactError(place, f"must be of kind diagnosis, got {header.kind}", hint)

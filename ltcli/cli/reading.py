@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ltcli import methods
+from ltcli.artifacts.folder import list_folder
 from ltcli.artifacts.header import Header, verify
 from ltcli.artifacts.kinds import KINDS
 from ltcli.cli import doctor as checks
@@ -115,7 +116,7 @@ def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[st
     """Return the sound artifacts of some folders by digest, and what is wrong with the others."""
     found, damaged = {root.digest: root}, {}
     for folder in folders:
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in list_folder(folder):
             try:
                 header = verify(path)
                 found.setdefault(header.digest, header)

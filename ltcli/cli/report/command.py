@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ltcli.artifacts.header import Header, read_folder
+from ltcli.artifacts.folder import read_folder
+from ltcli.artifacts.header import Header
 from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
 from ltcli.cli.compare import predictions_on_test

@@ -227,10 +227,10 @@ def test_classes_without_test_images_are_left_out_of_the_figure(ltcli, tmp_path)
 
 
 def test_a_folder_without_predictions_is_an_error(ltcli, tmp_path):
-    done = ltcli("report", tmp_path / "nowhere")
+    done = ltcli("report", tmp_path)
     assert done.code == 3
     assert done.lines == [
-        f"error: {tmp_path}/nowhere: has no predictions on the test set",
+        f"error: {tmp_path}: has no predictions on the test set",
         "hint: run ltcli evaluate first",
     ]
 

@@ -1,0 +1,41 @@
+"""The artifacts of a folder."""
+
+import os
+from pathlib import Path
+
+from ltcli.artifacts.header import Header, read_header
+from ltcli.core.errors import ArtifactError
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return the files of a folder that are named like artifacts, by name.
+
+    Raises:
+        ArtifactError: There is no such folder, or it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except FileNotFoundError:
+        hint = "name the folder that holds the artifacts"
+        raise ArtifactError(folder, "no such folder", hint) from None
+    except OSError as error:
+        raise ArtifactError(folder, f"cannot be read: {error.strerror}") from None
+    return [folder / name for name in names if name.endswith(".safetensors")]
+
+
+def read_folder(folder: Path, hint: str) -> list[Header]:
+    """Read the headers of all artifacts of a folder, in order of their names.
+
+    Args:
+        folder: Where to look.
+        hint: What to do about a file that is not a sound artifact.
+
+    Raises:
+        ArtifactError: The folder cannot be read, or a file is not a sound artifact.
+    """
+    paths = list_folder(folder)
+    try:
+        return [read_header(path) for path in paths]
+    except ArtifactError as error:
+        raise ArtifactError(error.where, error.message, hint) from None
