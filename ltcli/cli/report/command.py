@@ -97,7 +97,6 @@ def _facts(
     return Facts(
         folder=folder.resolve().name,
         names=found[0].info["class_names"],
-        counts=found[0].info["class_counts"],
         test_counts=images_of_class(runs[0]),
         # Between two whole numbers, as both bounds belong to medium.
         bounds=(few_below - 0.5, many_above + 0.5),

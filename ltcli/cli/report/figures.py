@@ -55,8 +55,8 @@ def intervals(rows: Sequence["Row"]) -> Markup:
 
 def by_class_size(
     accuracies: Sequence[float | None],
-    first: Sequence[float | None],
     counts: Sequence[int],
+    reference: Sequence[tuple[float, float]],
     names: Sequence[str],
     bounds: Sequence[float],
     label: str,
@@ -65,13 +65,14 @@ def by_class_size(
 
     Args:
         accuracies: Of each class, 0..1; None where there are no test images.
-        first: The same of the first row.
         counts: Training images.
+        reference: Training images and mean accuracy of groups of classes of the first row.
         names: Of the classes.
         bounds: Training images between few, medium and many.
         label: What it is called where it cannot be seen.
     """
-    low, high = min(counts), max(counts)
+    groups = [round(n) for n, _ in reference]
+    low, high = min(*counts, *groups), max(*counts, *groups)
     x = Scale(low, high, 36, WIDTH - 12, logarithmic=True)
     y = Scale(0, 1, 196, 22)
     marks = [(n, f"{n:,}") for n in count_ticks(low, high)]
@@ -80,8 +81,8 @@ def by_class_size(
         if low < bound < high:
             parts.append(segment(x.place(bound), y.start, x.place(bound), y.end, "bound"))
     lines = []
-    for shares, class_ in ((first, "reference"), (accuracies, "line0")):
-        places = [(x.place(n), y.place(share)) for n, share in means(shares, counts)]
+    for found, class_ in ((reference, "reference"), (means(accuracies, counts), "line0")):
+        places = [(x.place(n), y.place(share)) for n, share in found]
         lines.append(line(places, class_))
     shown = [(c, share) for c, share in enumerate(accuracies) if share is not None]
     points = [(x.place(counts[c]), y.place(share)) for c, share in shown]

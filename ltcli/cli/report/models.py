@@ -52,6 +52,7 @@ class Model:
 
     Attributes:
         row: Its scores.
+        counts: Training images of the classes.
         accuracies: Of each class, 0..1; None for a class without test images.
         bins: By rising confidence, without those that hold no image.
         matrix: Share of the test images of class i taken for class j; None for many classes.
@@ -59,6 +60,7 @@ class Model:
     """
 
     row: Row
+    counts: list[int]
     accuracies: list[float | None]
     bins: list[Bin]
     matrix: list[list[float]] | None
@@ -92,6 +94,7 @@ def _model(row: Row, runs: Sequence[Run]) -> Model:
         matrix = torch.stack(graphs).mean(0).tolist()
     return Model(
         row=row,
+        counts=runs[0].class_counts.tolist(),
         # NaN, the only value that is not itself, stands for classes without images.
         accuracies=[share if share == share else None for share in shares.tolist()],
         bins=_bins(runs),

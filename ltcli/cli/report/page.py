@@ -23,7 +23,6 @@ class Facts:
     Attributes:
         folder: Its name.
         names: Of the classes.
-        counts: Training images of the classes.
         test_counts: Test images of the classes.
         bounds: Training images between few and medium, and between medium and many.
         heads: Of the comparison.
@@ -35,7 +34,6 @@ class Facts:
 
     folder: str
     names: Sequence[str]
-    counts: Sequence[int]
     test_counts: Sequence[int]
     bounds: tuple[float, float]
     heads: Sequence[str]
@@ -45,8 +43,19 @@ class Facts:
     files: Sequence[File]
 
     @property
+    def counts(self) -> Sequence[int]:
+        """Training images of the classes, those of the first row."""
+        return self.models[0].counts
+
+    @property
+    def whose(self) -> str:
+        """Whose counts these are; nothing where they are those of all rows."""
+        same = all(model.counts == self.counts for model in self.models)
+        return "" if same else f" of {self.models[0].row.name}"
+
+    @property
     def order(self) -> list[int]:
-        """Classes, the largest first."""
+        """Classes, the largest of the first row first."""
         return sorted(range(len(self.names)), key=lambda c: (-self.counts[c], c))
 
 
@@ -90,8 +99,8 @@ def _summary(facts: Facts) -> str:
     most, least = max(facts.counts), min(facts.counts)
     return (
         f"{len(facts.models)} classifiers in {runs} runs. {len(facts.names):,} classes with"
-        f" {sum(facts.counts):,} training images, {most:,} in the largest and {least:,} in the"
-        f" smallest class; {sum(facts.test_counts):,} test images."
+        f" {sum(facts.counts):,} training images{facts.whose}, {most:,} in the largest and"
+        f" {least:,} in the smallest class; {sum(facts.test_counts):,} test images."
     )
 
 
@@ -134,12 +143,14 @@ def _classes(facts: Facts) -> list[Markup]:
 
     def draw(model: Model) -> Markup:
         label = f"Accuracy of {model.row.name} by training images of the class"
-        known = model.accuracies, first.accuracies
-        return figures.by_class_size(*known, facts.counts, facts.names, facts.bounds, label)
+        reference = figures.means(first.accuracies, first.counts)
+        known = model.accuracies, model.counts, reference
+        return figures.by_class_size(*known, facts.names, facts.bounds, label)
 
     parts = [element("p", text), _panels(facts.models, draw)]
     if len(facts.names) <= figures.NAMED:
-        heads = ["class", "training images", "test images", *(m.row.name for m in facts.models)]
+        counted = f"training images{facts.whose}"
+        heads = ["class", counted, "test images", *(m.row.name for m in facts.models)]
         lines = [
             [
                 facts.names[c],
@@ -198,7 +209,7 @@ def _confusion(facts: Facts) -> list[Markup]:
     text = (
         "Of the test images of each row's class, how many % were taken for each column's class,"
         " mean over runs; the stronger the colour, the more. The class with most training images"
-        " comes first."
+        f"{facts.whose} comes first."
     )
     names = [facts.names[c] for c in facts.order]
 
@@ -213,7 +224,7 @@ def _confusion(facts: Facts) -> list[Markup]:
 def _pairs(facts: Facts, model: Model) -> Markup:
     lines = [
         [
-            f"{facts.names[pair.true]} ({facts.counts[pair.true]:,})",
+            f"{facts.names[pair.true]} ({model.counts[pair.true]:,})",
             facts.names[pair.predicted],
             f"{pair.images:.1f}",
             f"{100 * pair.share:.1f}",

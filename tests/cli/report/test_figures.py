@@ -52,7 +52,12 @@ def test_intervals_of_one_perfect_row_can_be_drawn():
 
 def test_classes_lie_by_their_counts_and_accuracies():
     text = figures.by_class_size(
-        [1.0, 0.0, None], [0.5, 0.5, 0.5], [99, 0, 9], "abc", (19.5, 100.5), "x"
+        [1.0, 0.0, None],
+        [99, 0, 9],
+        [(0, 0.5), (9, 0.5), (99, 0.5)],
+        "abc",
+        (19.5, 100.5),
+        "x",
     ).text
     # log(1 + n): 0 and 99 at the ends of 36 .. 328; 0..1 on 196 .. 22.
     assert circles(text) == [
@@ -64,6 +69,14 @@ def test_classes_lie_by_their_counts_and_accuracies():
     # Of the bounds one lies within: log(20.5) / log(100) of the way.
     (bound,) = paths(text, "bound")
     assert float(bound[1:].split()[0]) == pytest.approx(36 + 292 * 0.6559, abs=0.01)
+
+
+def test_the_axis_reaches_the_first_row_where_that_has_other_counts():
+    reference = [(1, 0.0), (999, 1.0)]
+    text = figures.by_class_size([1.0, 0.0], [99, 9], reference, "ab", (0, 0), "x").text
+    assert paths(text, "reference") == ["M36 196 328 22"]
+    assert circles(text)[0][2] == "a: 99 training images, 100.0 %"
+    assert all(36 < x < 328 for x, _, _ in circles(text))
 
 
 def test_classes_of_one_size_share_a_place_of_the_line():
@@ -84,7 +97,7 @@ def test_classes_of_many_sizes_are_averaged_in_groups():
 
 def test_a_thousand_classes_are_a_cloud_without_names():
     counts = [1 + c for c in range(1000)]
-    text = figures.by_class_size([0.5] * 1000, [0.5] * 1000, counts, ["c"] * 1000, (0, 0), "x").text
+    text = figures.by_class_size([0.5] * 1000, counts, [(1, 0.5)], ["c"] * 1000, (0, 0), "x").text
     assert circles(text) == []
     (cloud,) = paths(text, "cloud")
     assert cloud.count("h0") == 1000

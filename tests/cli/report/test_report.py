@@ -103,6 +103,24 @@ def test_rows_of_another_league_have_a_table_of_their_own(ltcli, tmp_path):
     assert "tie (other league)" in page.words
 
 
+def test_rows_of_several_splits_are_each_shown_by_their_own_counts(ltcli, tmp_path):
+    labels, names = torch.tensor([0, 1, 1]), ["a", "b"]
+    logits = torch.eye(2)[labels]
+    predictions(tmp_path / "evaluate-a.safetensors", names, [7, 4], logits, labels)
+    one, both = tmp_path / "one.html", tmp_path / "both.html"
+    assert ltcli("report", tmp_path, "--out", one).code == 0
+    predictions(tmp_path / "evaluate-b.safetensors", names, [9, 2], logits, labels, epochs=3)
+    assert ltcli("report", tmp_path, "--out", both).code == 0
+    alone, words = Page(one.read_text()).words, Page(both.read_text()).words
+    for count in ("7", "9"):
+        assert f"a: {count} training images, 100.0 %" in words
+    assert "training images" in alone
+    assert "training images of a" in words
+    assert any("with 11 training images, 7 in the largest" in word for word in alone)
+    assert any("with 11 training images of a, 7 in the largest" in word for word in words)
+    assert any("most training images of a comes first" in word for word in words)
+
+
 def test_the_groups_are_those_asked_for(ltcli, chain, tmp_path):
     out, bounds = tmp_path / "page.html", ["--many-above", 50, "--few-below", 15]
     assert ltcli("report", chain, "--out", out, *bounds).code == 0
