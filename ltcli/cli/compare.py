@@ -62,7 +62,8 @@ def compare(
         raise ParamError("compare", f"at most {_FLAG} may be given")
     if score not in ("accuracy", "balanced"):
         raise ParamError("compare", f"score must be accuracy or balanced, got {score}")
-    _check_ranges(level, resamples, many_above, few_below)
+    check_groups("compare", many_above, few_below)
+    _check_ranges(level, resamples, seed)
     if files:
         headers = [read_header(path) for path in files]
     else:
@@ -88,14 +89,27 @@ def compare(
         show(rows, papers, level, images)
 
 
-def _check_ranges(level: float, resamples: int, many_above: int, few_below: int) -> None:
+def check_groups(command: str, many_above: int, few_below: int) -> None:
+    """Check that no class is both many and few.
+
+    Raises:
+        ParamError: One may be, or a bound is negative.
+    """
+    for name, bound in (("many_above", many_above), ("few_below", few_below)):
+        if bound < 0:
+            raise ParamError(command, f"{name} must be at least 0, got {bound}")
+    if few_below > many_above + 1:
+        rule = f"few_below must be at most many_above + 1 = {many_above + 1}, got {few_below}"
+        raise ParamError(command, rule)
+
+
+def _check_ranges(level: float, resamples: int, seed: int) -> None:
     if not 0 < level < 1:
         raise ParamError("compare", f"level must be between 0 and 1, got {level:g}")
     if resamples < 100:
         raise ParamError("compare", f"resamples must be at least 100, got {resamples}")
-    if not 0 <= few_below <= many_above + 1:
-        rule = f"few_below must be at most many_above, got {few_below} and {many_above}"
-        raise ParamError("compare", rule)
+    if seed < 0:
+        raise ParamError("compare", f"seed must be at least 0, got {seed}")
 
 
 def predictions_on_test(folder: Path, headers: list[Header]) -> list[Header]:

@@ -288,6 +288,29 @@ def test_row_order_follows_the_files_given(ltcli, chain):
     assert [row["name"] for row in rows] == ["finetune-crt", "pretrain"]
 
 
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["--few-below", -1], "few_below must be at least 0, got -1"),
+        (["--many-above", -2], "many_above must be at least 0, got -2"),
+        (
+            ["--many-above", 10, "--few-below", 20],
+            "few_below must be at most many_above + 1 = 11, got 20",
+        ),
+    ],
+)
+def test_groups_that_overlap_are_refused_before_any_file_is_read(ltcli, tmp_path, options, rule):
+    for command in (("compare", "-d", tmp_path / "no"), ("report", tmp_path / "no")):
+        done = ltcli(*command, *options)
+        assert (done.code, done.lines) == (2, [f"error: {command[0]}: {rule}"])
+
+
+def test_a_seed_must_not_be_negative(ltcli, chain):
+    done = ltcli("compare", "--seed", -1, "-d", chain)
+    line = "error: compare: seed must be at least 0, got -1"
+    assert (done.code, done.lines) == (2, [line])
+
+
 def test_a_folder_without_predictions_is_an_error(ltcli, tmp_path):
     done = ltcli("compare", "-d", tmp_path)
     assert done.code == 3

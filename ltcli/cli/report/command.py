@@ -10,7 +10,7 @@ from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import Header
 from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
-from ltcli.cli.compare import predictions_on_test
+from ltcli.cli.compare import check_groups, predictions_on_test
 from ltcli.cli.report.files import lineage
 from ltcli.cli.report.models import images_of_class, measure
 from ltcli.cli.report.page import MARK, Facts, page
@@ -45,6 +45,7 @@ def report(
       ltcli report artifacts/digits
       ltcli report artifacts/c10-100 --out c10-100.html
     """
+    check_groups("report", many_above, few_below)
     target = out or folder / "report.html"
     if target.suffix != ".html":
         raise ParamError("report", f"out must end in .html, got {target}")

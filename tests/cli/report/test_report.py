@@ -310,14 +310,6 @@ def test_a_report_is_replaced_and_anything_else_is_not(ltcli, copy):
     assert not list(copy.glob(".report.html.*.tmp"))
 
 
-def test_groups_that_overlap_are_refused(ltcli, chain, tmp_path):
-    bounds = ["--many-above", 10, "--few-below", 20]
-    done = ltcli("report", chain, "--out", tmp_path / "page.html", *bounds)
-    assert done.code == 2
-    assert done.lines == ["error: class groups: few_below must be at most many_above + 1, got 20"]
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_file_must_be_a_page(ltcli, copy):
     done = ltcli("report", copy, "--out", copy / "split.safetensors", "--force")
     assert done.code == 2
