@@ -35,8 +35,9 @@ def check_same_images(headers: Sequence[Header]) -> None:
     """Check that files are predictions on the same images, and that they say how they were made.
 
     Raises:
-        ArtifactError: One is not, or does not.
+        ArtifactError: One is not, or does not, or two are of one model: they are no two runs.
     """
+    models: dict[str, Header] = {}
     for header in headers:
         if header.kind != "predictions":
             rule = f"must be of kind predictions, got {header.kind}"
@@ -46,6 +47,10 @@ def check_same_images(headers: Sequence[Header]) -> None:
                 rule = f"was made on other images or classes than {headers[0].path}"
                 raise ArtifactError(header.path, rule, "compare predictions of one test set")
         read_provenance(header)
+        first = models.setdefault(header.info["model"], header)
+        if first is not header:
+            rule = f"was made by the same model as {first.path}"
+            raise ArtifactError(header.path, rule, "leave one of them out: copies are no runs")
 
 
 def compare_files(
@@ -118,19 +123,18 @@ def _load(header: Header, name: str) -> Run:
 def _names(headers: Sequence[Header]) -> list[str]:
     """Return the row of each file: equal for runs that differ in their seeds alone.
 
-    A row is named after the file of its first run, without ``evaluate-``, and with as many of its
-    folders as it takes to tell it from others.
+    A row is named after the file of its first run, without ``evaluate-`` and suffix if these tell
+    no two rows apart, and with as many of its folders as it takes to tell it from others.
     """
     keys = [header.info["recipe"] for header in headers]
-    firsts = [headers[keys.index(key)].path for key in keys]
-    stems = [path.stem.removeprefix("evaluate-") for path in firsts]
-    names = list(stems)
+    firsts = [headers[keys.index(key)].path.absolute() for key in keys]
+    places = [(*path.parts[1:-1], path.stem.removeprefix("evaluate-")) for path in firsts]
+    if len(set(places)) < len(set(firsts)):
+        places = [path.parts[1:] for path in firsts]
     depth = 1
-    while len(set(names)) < len(set(firsts)) and depth < 9:
-        folders = ["/".join(path.resolve().parts[1:-1][-depth:]) for path in firsts]
-        names = [f"{folder}/{stem}" for folder, stem in zip(folders, stems, strict=True)]
+    while len({place[-depth:] for place in places}) < len(set(firsts)):
         depth += 1
-    return names
+    return ["/".join(place[-depth:]) for place in places]
 
 
 def published_beside(headers: Sequence[Header]) -> list[Published]:

@@ -22,12 +22,12 @@ def two_seeds(copy, ltcli):
 
 
 def rewritten(path, out, recipe=None, **info):
-    """Save predictions under another provenance; ``recipe`` maps stages to changed parameters."""
+    """Save predictions as if of another model; ``recipe`` maps stages to changed parameters."""
     with open_artifact(path) as artifact:
         header, tensors = artifact.header, artifact.load("*")
     steps = [[name, old | (recipe or {}).get(name, {})] for name, old in header.info["recipe"]]
     facts = {"parameters": header.parameters, "inputs": header.inputs}
-    info = header.info | {"recipe": steps} | info
+    info = header.info | {"recipe": steps, "model": str(out)} | info
     save(out, "predictions", tensors, stage="evaluate", info=info, **facts)
     return out
 
@@ -240,6 +240,45 @@ def test_rows_of_one_name_from_two_folders_stay_apart(ltcli, chain, tmp_path):
     second = rewritten(first, tmp_path / "b" / first.name, {"pretrain": {"mixup": 1.0}})
     rows = json.loads(ltcli("compare", "--json", first, second).out)["rows"]
     assert [row["name"] for row in rows] == [f"{chain.name}/pretrain", "b/pretrain"]
+
+
+def test_rows_of_one_name_in_one_folder_keep_what_tells_them_apart(ltcli, chain, tmp_path):
+    source = chain / "evaluate-pretrain.safetensors"
+    names = ["x.safetensors", "evaluate-x.safetensors", "x.old"]
+    files = [
+        rewritten(source, tmp_path / name, {"pretrain": {"mixup": 0.1 * i}})
+        for i, name in enumerate(names)
+    ]
+    for chosen in (names[:2], names):
+        done = ltcli("compare", "--json", *files[: len(chosen)])
+        assert [row["name"] for row in json.loads(done.out)["rows"]] == chosen
+
+
+def test_links_to_files_of_one_folder_stay_apart(ltcli, chain, tmp_path):
+    store, links = tmp_path / "store", []
+    store.mkdir()
+    for i, name in enumerate("ab"):
+        recipe = {"pretrain": {"mixup": 0.1 * i}}
+        file = rewritten(chain / "evaluate-pretrain.safetensors", store / name, recipe)
+        link = tmp_path / name / "x.safetensors"
+        link.parent.mkdir()
+        link.symlink_to(file)
+        links.append(link)
+    rows = json.loads(ltcli("compare", "--json", *links).out)["rows"]
+    assert [row["name"] for row in rows] == ["a/x", "b/x"]
+
+
+def test_two_predictions_of_one_model_are_no_two_runs(ltcli, copy):
+    first = copy / "evaluate-pretrain.safetensors"
+    second = copy / "evaluate-pretrain-again.safetensors"
+    shutil.copy(first, second)
+    for command in (("compare", first, second), ("report", copy)):
+        done = ltcli(*command)
+        assert done.code == 3
+        assert done.lines == [
+            f"error: {second}: was made by the same model as {first}",
+            "hint: leave one of them out: copies are no runs",
+        ]
 
 
 @pytest.mark.parametrize(
