@@ -102,7 +102,8 @@ def heads(rows: Sequence[Placed], level: float) -> list[str]:
     """Return the names of the columns."""
     together = "together" if len(rows) > 2 else "interval"
     scores = ["accuracy", "balanced"]
-    first, second = scores if rows[0].row.judged == "accuracy" else scores[::-1]
+    plain = rows[0].row.judged == "accuracy"
+    first, second = scores if plain else scores[::-1]
     return [
         "method",
         "runs",
@@ -117,7 +118,7 @@ def heads(rows: Sequence[Placed], level: float) -> list[str]:
         "vs first",
         f"{100 * level:g} % {together}",
         "",
-        "best*",
+        "best*" if plain else "best* accuracy",
     ]
 
 
@@ -204,7 +205,7 @@ def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list
 
 
 def _marked(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _flat(placed: Placed) -> dict[str, Any]:

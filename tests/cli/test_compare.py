@@ -105,6 +105,9 @@ def test_rows_can_be_judged_by_the_mean_over_classes(ltcli, two_seeds):
     done = ltcli("compare", "--score", "balanced", "-d", two_seeds)
     lines = done.out.splitlines()
     assert lines[0].split()[2:4] == ["balanced", "%"]
+    # Kept epochs are judged by plain accuracy all the same.
+    assert lines[0].endswith("best* accuracy")
+    assert ltcli("compare", "-d", two_seeds).out.splitlines()[0].endswith("  best*")
     assert lines[1].split()[2] == f"{100 * rows[0]['balanced']:.2f}"
     assert lines[4].startswith("Difference: of balanced accuracy; paired bootstrap over images")
     other = json.loads(ltcli("compare", "--score", "balanced", "--json", "-d", two_seeds).out)
@@ -252,6 +255,14 @@ def test_rows_of_one_name_in_one_folder_keep_what_tells_them_apart(ltcli, chain,
     for chosen in (names[:2], names):
         done = ltcli("compare", "--json", *files[: len(chosen)])
         assert [row["name"] for row in json.loads(done.out)["rows"]] == chosen
+
+
+def test_a_bar_in_a_name_does_not_end_a_cell_of_markdown(ltcli, chain, tmp_path):
+    file = tmp_path / "evaluate-a|b.safetensors"
+    shutil.copy(chain / "evaluate-pretrain.safetensors", file)
+    head, _, line = ltcli("compare", "--markdown", file).out.splitlines()[:3]
+    assert line.startswith("| a\\|b | 1 | ")
+    assert line.replace("\\|", "").count("|") == head.count("|")
 
 
 def test_links_to_files_of_one_folder_stay_apart(ltcli, chain, tmp_path):
