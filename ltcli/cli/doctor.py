@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,7 @@ class Finding:
 
 def examine(folder: Path) -> list[Finding]:
     """Return everything that was checked, in order."""
-    return [_versions(), _pair(), _devices(), _precision(), *_disk(folder)]
+    return [_versions(), *_torch(), *_disk(folder)]
 
 
 def first_error(findings: list[Finding]) -> ResourceError | None:
@@ -51,47 +52,62 @@ def _versions() -> Finding:
     return Finding("packages", True, ", ".join(found))
 
 
-def _pair() -> Finding:
-    hint = "install torch and torchvision together, from the same index"
-    try:
-        import torchvision
+def _torch() -> Iterator[Finding]:
+    """Yield what needs torch, up to the first that fails."""
+    pair = "install torch and torchvision together, from the same index"
+    driver = "install the torch that fits the driver of this machine"
+    for name, look, hint in (
+        ("torch and torchvision", _pair, pair),
+        ("devices", _devices, driver),
+        ("default", _precision, driver),
+    ):
+        try:
+            yield Finding(name, True, look())
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            reason = str(error) or type(error).__name__
+            yield Finding(name, False, reason.splitlines()[0], hint)
+            return
 
-        torchvision.ops.nms  # noqa: B018  - the operator that a mismatched pair lacks
-    except (ImportError, RuntimeError, AttributeError) as error:
-        return Finding("torch and torchvision", False, str(error).splitlines()[0], hint)
-    return Finding("torch and torchvision", True, "belong together")
+
+def _pair() -> str:
+    import torchvision
+
+    torchvision.ops.nms  # noqa: B018  - the operator that a mismatched pair lacks
+    return "belong together"
 
 
-def _devices() -> Finding:
+def _devices() -> str:
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         names.append("Apple MPS")
-    cpu = f"CPU with {torch.get_num_threads()} threads"
-    return Finding("devices", True, ", ".join([*names, cpu]))
+    return ", ".join([*names, f"CPU with {torch.get_num_threads()} threads"])
 
 
-def _precision() -> Finding:
+def _precision() -> str:
     from ltcli.engine.device import resolve_device, resolve_precision
 
     device = resolve_device("auto")
     dtype = str(resolve_precision("auto", device)).removeprefix("torch.")
-    return Finding("default", True, f"{dtype} on {device}")
+    return f"{dtype} on {device}"
 
 
-def _disk(folder: Path) -> list[Finding]:
+def _disk(folder: Path) -> Iterator[Finding]:
     there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    hint = "free some space, or choose another --dir"
-    space = Finding("disk", free > 1e9, f"{free / 1e9:.1f} GB free at {there}", hint)
     try:
+        while not there.exists():
+            there = there.parent
+        disk = shutil.disk_usage(there)
+        # Some network file systems know no size, and say zero.
+        free = f"{disk.free / 1e9:.1f} GB free" if disk.total else "unknown space"
+        hint = "free some space, or choose another --dir"
+        yield Finding("disk", not disk.total or disk.free > 1e9, f"{free} at {there}", hint)
         with tempfile.NamedTemporaryFile(dir=there) as file:
             file.write(b"ltcli")
             file.flush()
     except OSError as error:
         text = f"{there} cannot be written: {error.strerror}"
-        return [space, Finding("write test", False, text, "choose another --dir")]
-    return [space, Finding("write test", True, f"{there} can be written")]
+        yield Finding("write test", False, text, "choose another --dir")
+    else:
+        yield Finding("write test", True, f"{there} can be written")

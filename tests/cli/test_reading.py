@@ -1,4 +1,4 @@
-"""show, lineage, methods and doctor."""
+"""show, lineage and methods."""
 
 import json
 
@@ -129,33 +129,6 @@ def test_methods_lists_every_method_with_its_source_and_parameters(ltcli):
         assert table[name]["source"] == method.source
     assert "--tau" in ltcli("methods", "tau-norm").out
     assert "crt:" not in ltcli("methods", "tau-norm").out
-
-
-def test_doctor_finds_a_sound_installation(ltcli, tmp_path):
-    done = ltcli("doctor", "-d", tmp_path)
-    assert done.code == 0
-    assert done.out.count("ok ") == 6
-    names = [finding["name"] for finding in json.loads(ltcli("doctor", "--json").out)]
-    expected = ["packages", "torch and torchvision", "devices", "default", "disk", "write test"]
-    assert names == expected
-
-
-def test_doctor_reports_a_folder_that_cannot_be_written(ltcli, tmp_path):
-    file = tmp_path / "file"
-    file.write_text("")
-    done = ltcli("doctor", "-d", file)
-    assert done.code == 6
-    assert done.lines == [
-        f"error: doctor: write test: {file} cannot be written: Not a directory",
-        "hint: choose another --dir",
-    ]
-    document = json.loads(ltcli("doctor", "--json", "-d", file).out)
-    assert [finding["ok"] for finding in document["findings"]] == [True] * 5 + [False]
-    assert document["error"] == {
-        "code": 6,
-        "message": f"doctor: write test: {file} cannot be written: Not a directory",
-        "hint": "choose another --dir",
-    }
 
 
 @pytest.mark.parametrize(
