@@ -11,6 +11,7 @@ from ltcli.cli.commands import help_of
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError, nearest
 from ltcli.stages.exporting import FORMATS, check_extra
 from ltcli.stages.exporting import export as export_model
+from ltcli.stages.memory import memory_needed
 from ltcli.stages.run import check_output
 
 
@@ -52,7 +53,8 @@ def export(
         _header(split, "split", "name the split that the model was trained on")
     check_output(out, [model] if split is None else [model, split])
     check_extra(to)
-    content, images, difference = export_model(header, to, split, root)
+    with memory_needed("export", "use a machine with more memory, or a smaller model"):
+        content, images, difference = export_model(header, to, split, root)
     made = _write(out, content, force)
     document = {
         "out": str(out),

@@ -12,6 +12,7 @@ import typer
 from ltcli.artifacts.header import read_header
 from ltcli.cli.commands import help_of
 from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.stages.memory import memory_needed
 from ltcli.stages.prediction import Prediction, find_images
 from ltcli.stages.prediction import predict as predict_files
 
@@ -57,16 +58,17 @@ def predict(
         hint = "name a file of pretrain, finetune or adjust"
         raise ArtifactError(model, f"must be of kind model, got {header.kind}", hint)
     files = find_images(places)
-    found = list(
-        predict_files(
-            header,
-            files,
-            top=top,
-            on_bad_image="skip" if on_bad_image == "skip" else "fail",
-            device=device,
-            precision=precision,
+    with memory_needed("predict", "name fewer images at once, or use --device cpu"):
+        found = list(
+            predict_files(
+                header,
+                files,
+                top=top,
+                on_bad_image="skip" if on_bad_image == "skip" else "fail",
+                device=device,
+                precision=precision,
+            )
         )
-    )
     for prediction in found:
         if prediction.bad is not None:
             typer.echo(f"predict: skipped {_shown(prediction.file)}: {prediction.bad}", err=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli import __version__
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 from ltcli.core.seeds import derive
+from ltcli.stages.memory import ran_out
 from ltcli.stages.samples import check_samples, image_files
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:
     try:
         return _MAKERS[form](_program(network, header), facts(header))
     except RuntimeError as error:
+        if ran_out(error):
+            raise
         # Those of torch's exporters are of this type; the first line says what they cannot do.
         reason = str(error).strip().partition("\n")[0]
         raise ArtifactError(header.path, f"cannot be exported to {form}: {reason}") from error

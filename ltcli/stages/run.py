@@ -18,6 +18,7 @@ from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context, processes
 from ltcli.core.errors import ArtifactError, ResourceError
 from ltcli.core.params import as_dict
+from ltcli.stages.memory import memory_needed
 from ltcli.stages.resume import ResumeFile, Unsaved, checkpoint_of
 from ltcli.stages.stage import Stage, check_processes, check_together
 
@@ -243,23 +244,9 @@ def _work(job: Job, now: Plan, context: Context) -> Result:
         for role, artifact in inputs.items():
             if artifact.header.digest != now.inputs[role]:
                 raise ArtifactError(job.inputs[role], "was replaced just now", "run again")
-        return _translated(job, inputs, context)
-
-
-def _translated(job: Job, inputs: Mapping[str, Any], context: Context) -> Result:
-    """Run the stage; memory that runs out becomes an error with a remedy."""
-    import torch
-
-    smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
-    hint = f"use {smaller}fewer images"
-    try:
-        return job.stage.run(job.params, inputs, context)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise ResourceError(job.stage.name, "out of memory", hint) from None
-    except RuntimeError as error:
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise ResourceError(job.stage.name, "out of memory", hint) from None
-        raise
+        smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
+        with memory_needed(job.stage.name, f"use {smaller}fewer images"):
+            return job.stage.run(job.params, inputs, context)
 
 
 @contextmanager

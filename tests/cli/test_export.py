@@ -136,6 +136,22 @@ def test_what_is_no_model_or_not_its_split_is_refused(ltcli, copy):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("place", ["ltcli.engine.infer.features_of", "torch.export.export"])
+def test_memory_that_runs_out_is_an_error(ltcli, copy, monkeypatch, place):
+    def fail(*_args: object, **_more: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 TB")
+
+    monkeypatch.setattr(place, fail)
+    out = copy / "x.pt2"
+    done = ltcli("export", copy / "pretrain.safetensors", "--to", "torch", "--out", out)
+    assert done.code == 6
+    assert done.lines == [
+        "error: export: out of memory",
+        "hint: use a machine with more memory, or a smaller model",
+    ]
+    assert not out.exists()
+
+
 def test_a_missing_package_is_named_before_work(ltcli, copy, monkeypatch):
     monkeypatch.setattr("ltcli.stages.exporting.find_spec", lambda name: None)
     out = copy / "x.onnx"

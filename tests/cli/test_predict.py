@@ -126,6 +126,27 @@ def test_what_is_no_model_or_no_image_is_refused(ltcli, chain, photos, tmp_path)
     assert (done.code, done.lines) == (5, [f"error: {tmp_path}/empty: has no images"])
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_an_error(ltcli, chain, photos, monkeypatch, failure):
+    def fail(*_args: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("ltcli.engine.infer.features_of", fail)
+    done = ltcli("predict", photos, "--model", model(chain))
+    assert (done.code, done.out) == (6, "")
+    assert done.lines == [
+        "error: predict: out of memory",
+        "hint: name fewer images at once, or use --device cpu",
+    ]
+
+
 def test_chunks_give_what_one_piece_gives(ltcli, chain, photos, monkeypatch):
     whole = ltcli("predict", photos, "--json", "--model", model(chain)).out
     monkeypatch.setattr("ltcli.stages.prediction._CHUNK", 4)
