@@ -34,11 +34,12 @@ def tsne(facts: Facts) -> Figure:
     )
     beside = sorted(set(labels.tolist()) - set(facts.tables["smallest"]))
     panels = figure.subplots(1, len(made), squeeze=False).flatten()
+    # Words come before names, as a legend leaves out what starts with an underscore.
     for panel, name in zip(panels, made, strict=True):
         for c, marker in zip(beside, "sDv^<>" * len(beside), strict=False):
             mine = labels == c
             style = {"marker": marker, "s": 14, "color": "#BBBBBB", "linewidths": 0}
-            panel.scatter(*places[mine].T, label=f"{facts.names[c]}, real (head)", **style)
+            panel.scatter(*places[mine].T, label=f"real, {facts.names[c]} (head)", **style)
         for c, colour in zip(facts.smallest, CLASS_COLOURS, strict=False):
             real = (labels == c) & (origin == 0)
             new = (labels == c) & (origin == ORIGINS.index(name))
@@ -48,7 +49,7 @@ def tsne(facts: Facts) -> Figure:
                 facecolors="none",
                 edgecolors=colour,
                 linewidths=1,
-                label=f"{facts.names[c]}, real",
+                label=f"real, {facts.names[c]}",
             )
             panel.scatter(
                 *places[new].T,
@@ -56,7 +57,7 @@ def tsne(facts: Facts) -> Figure:
                 marker="x",
                 color=colour,
                 linewidths=1,
-                label=f"{facts.names[c]}, augmented",
+                label=f"augmented, {facts.names[c]}",
             )
         panel.set_title(WORDS[name], fontsize=10)
         panel.set_xticks([])

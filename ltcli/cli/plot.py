@@ -1,5 +1,6 @@
 """plot: figures of a diagnosis, from its artifact alone."""
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -75,28 +76,30 @@ def _require_extra() -> None:
 
 
 def _draw(header: Header, out: Path | None, dpi: int) -> list[Path]:
-    from ltcli.artifacts.store import open_artifact
+    from ltcli.artifacts.store import open_artifact, save_bytes
 
     with open_artifact(header.path) as artifact:
         tensors = {name: tensor.numpy() for name, tensor in artifact.load("*").items()}
     folder = header.path.parent if out is None else out
-    made = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in _figures(_facts(tensors, header.info)):
-            path = folder / f"{header.path.stem}-{name}.png"
-            # Long names on an axis may reach beyond the figure that was planned.
-            figure.savefig(path, dpi=dpi, bbox_inches="tight")
-            made.append(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        rule = f"cannot be written: {reason}"
+        rule = f"cannot be written: {error.strerror}"
         raise ResourceError(folder, rule, "choose another --out") from None
+    made = []
+    for name, figure in _figures(_facts(tensors, header.info)):
+        path, content = folder / f"{header.path.stem}-{name}.png", io.BytesIO()
+        # Long names on an axis may reach beyond the figure that was planned.
+        figure.savefig(content, format="png", dpi=dpi, bbox_inches="tight")
+        save_bytes(path, content.getvalue())
+        made.append(path)
     return made
 
 
 def _facts(tensors: "Mapping[str, Array]", info: Mapping[str, Any]) -> Facts:
-    names, counts, tail = info["class_names"], info["class_counts"], set(info["tables"]["tail"])
+    # Between two dollars Matplotlib reads mathematics.
+    names = [name.replace("$", r"\$") for name in info["class_names"]]
+    counts, tail = info["class_counts"], set(info["tables"]["tail"])
     order = sorted(range(len(names)), key=lambda c: (c in tail, -counts[c], c))
     return Facts(tensors, info["tables"], names, counts, order, len(names) - len(tail))
 

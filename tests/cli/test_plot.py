@@ -81,15 +81,17 @@ def test_a_folder_gives_the_figures_of_its_diagnoses_and_those_of_missing_inputs
 
 
 class NoFigure:
-    def savefig(self, path, dpi, bbox_inches):
-        path.touch()
+    def savefig(self, file, format, dpi, bbox_inches):
+        file.write(b"")
 
 
-def drawn(path):
-    """Return what a diagnosis is drawn from."""
+def drawn(path, names=()):
+    """Return what a diagnosis is drawn from, its first classes under other names."""
     with open_artifact(path) as artifact:
         tensors = {name: tensor.numpy() for name, tensor in artifact.load("*").items()}
-    return command._facts(tensors, artifact.header.info)
+    info = artifact.header.info
+    info = info | {"class_names": [*names, *info["class_names"][len(names) :]]}
+    return command._facts(tensors, info)
 
 
 def test_classes_stand_in_order_of_size_and_are_named(folder):
@@ -105,6 +107,38 @@ def test_classes_stand_in_order_of_size_and_are_named(folder):
     first = axes.images[0].get_array()[0, 0]
     c = facts.order[0]
     assert first == pytest.approx(100 * facts.tensors["confusion.before"][c, c])
+
+
+def test_class_names_are_shown_as_they_are(folder):
+    from ltcli.cli import figures_classes, figures_samples
+
+    names = [r"$\bad$", "a$b", *(f"_{c}" for c in range(2, 10))]
+    facts = drawn(folder / "diagnose.safetensors", names)
+    legend = figures_samples.tsne(facts).legends[0]
+    shown = [label.get_text() for label in legend.get_texts()]
+    assert all(f"real, {facts.names[c]}" in shown for c in facts.smallest)
+    figure = figures_classes.classes(facts)
+    figure.draw_without_rendering()
+    labels = figure.axes[-1].get_xticklabels()
+    assert len(labels) == len(facts.names)
+    # What Matplotlib takes for text, not for mathematics, and what is left of it then.
+    found = {label._preprocess_math(label.get_text()) for label in labels}
+    counts = facts.counts
+    assert {(rf"$\bad$ ({counts[0]})", False), (f"a$b ({counts[1]})", False)} <= found
+
+
+def test_a_figure_is_replaced_as_a_whole_or_not_at_all(ltcli, folder, tmp_path, monkeypatch):
+    class Broken:
+        def savefig(self, file, **_options):
+            file.write(b"half")
+            raise RuntimeError("stopped")
+
+    monkeypatch.setattr("ltcli.cli.figures_classes.spectra", lambda _facts: Broken())
+    old = tmp_path / "diagnose-spectrum.png"
+    old.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="stopped"):
+        ltcli("plot", folder, "--out", tmp_path)
+    assert old.read_bytes() == b"old"
 
 
 def test_many_classes_are_not_all_named(folder):
