@@ -128,7 +128,7 @@ def plain(value: Any) -> str:
     """Return a default as it is written on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _method_options(stage: Stage) -> dict[str, list[tuple[str, Spec]]]:

@@ -12,8 +12,8 @@ from ltcli.artifacts.header import Header, verify
 from ltcli.artifacts.kinds import KINDS
 from ltcli.cli import doctor as checks
 from ltcli.cli.commands import help_of, plain
-from ltcli.core.errors import ArtifactError, LtcliError
-from ltcli.core.params import build, specs
+from ltcli.core.errors import ArtifactError, LtcliError, ParamError, nearest
+from ltcli.core.params import Spec, build, specs
 from ltcli.methods.method import Method
 from ltcli.stages import STAGES
 from ltcli.stages.stage import OUTSIDE
@@ -169,8 +169,9 @@ def list_methods(
     """
     chosen = methods.METHODS
     if name is not None:
-        stage = chosen[name].stages[0] if name in chosen else "finetune"
-        chosen = {name: methods.find(name, stage)}
+        if name not in chosen:
+            raise ParamError("methods", f"no method '{name}'", nearest(name, list(chosen)))
+        chosen = {name: chosen[name]}
     table = {key: _method_facts(method) for key, method in chosen.items()}
     if as_json:
         typer.echo(json.dumps(table, sort_keys=True))
@@ -183,7 +184,8 @@ def list_methods(
             own = [_as_option(option, value) for option, value in defaults.items()]
             typer.echo(f"  in {stage}: {' '.join(own)}")
         for option, spec in facts["parameters"].items():
-            typer.echo(f"  {option} [default: {spec['default']}]  {spec['help']}")
+            default = _default_text(spec["default"])
+            typer.echo(f"  {option} [default: {default}]  {spec['help']}")
 
 
 def _as_option(name: str, value: Any) -> str:
@@ -195,9 +197,8 @@ def _as_option(name: str, value: Any) -> str:
 
 
 def _method_facts(method: Method) -> dict[str, Any]:
-    own = {name: value for values in method.defaults.values() for name, value in values.items()}
     parameters = {
-        spec.flag: {"default": own.get(spec.name, spec.default), "help": spec.help}
+        spec.flag: {"default": _default(method, spec), "help": spec.help}
         for spec in specs(method.params)
     }
     needs = "a trained classifier and features" if method.solve else "labels"
@@ -210,6 +211,19 @@ def _method_facts(method: Method) -> dict[str, Any]:
         "defaults": {stage: dict(values) for stage, values in method.defaults.items()},
         "parameters": parameters,
     }
+
+
+def _default(method: Method, spec: Spec) -> Any:
+    """Return a parameter's default, or stage to default where its stages have different ones."""
+    own = {s: method.defaults.get(s, {}).get(spec.name, spec.default) for s in method.stages}
+    first, *others = own.values()
+    return own if any(value != first for value in others) else first
+
+
+def _default_text(default: Any) -> str:
+    if isinstance(default, dict):
+        return ", ".join(f"{plain(value)} in {stage}" for stage, value in default.items())
+    return plain(default)
 
 
 def _reads(method: Method) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ltcli import __version__
+from ltcli.methods import METHODS
 from ltcli.stages import STAGES
 
 
@@ -125,13 +126,13 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
         (
             ["methods", "cutmix"],
             [
-                "error: finetune: no method 'cutmix'",
-                "hint: known: balanced-softmax, cam-sampling, class-balanced,"
-                " class-balanced-finetuning, cross-entropy, crt, feature-fusion, focal, fslwf,"
-                " gcl, isda, l2rw, ldam, lifted-loss,"
-                " logit-adjustment, lws, meta-class-weight, meta-weight-net, metasaug, mislas, ncm,"
-                " oltr, range-loss, risda, stg, tau-norm",
+                "error: methods: no method 'cutmix'",
+                f"hint: known: {', '.join(sorted(METHODS))}",
             ],
+        ),
+        (
+            ["methods", "remx"],
+            ["error: methods: no method 'remx'", "hint: did you mean 'remix'?"],
         ),
         (
             ["pretrain", "--beta", "1"],

@@ -171,6 +171,24 @@ def test_methods_show_the_default_that_a_parameter_has_in_the_method(ltcli):
     )
 
 
+def test_a_default_that_differs_between_stages_is_said_for_each(ltcli):
+    shown = ltcli("methods", "gcl").out
+    assert "  --scale [default: 30.0 in pretrain, 20.0 in finetune]" in shown
+    parameters = json.loads(ltcli("methods", "gcl", "--json").out)["gcl"]["parameters"]
+    assert parameters["--scale"]["default"] == {"pretrain": 30.0, "finetune": 20.0}
+    # One word where both agree, also on what a stage has of its own.
+    shown = ltcli("methods", "class-balanced").out
+    assert " in finetune, " not in shown
+    assert " in pretrain, " not in shown
+
+
+def test_defaults_are_shown_as_they_are_written_on_the_command_line(ltcli):
+    shown = ltcli("methods").out
+    assert "[default: none]" in shown
+    for word in ("None", "True", "False"):
+        assert not [line for line in shown.splitlines() if f"[default: {word}]" in line]
+
+
 def test_methods_say_what_they_read_and_which_defaults_are_their_own(ltcli):
     shown = ltcli("methods", "risda").out.splitlines()
     assert "  for finetune; needs labels, covariances, a confusion graph" in shown
