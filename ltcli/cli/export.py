@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ltcli.artifacts.header import Header, read_header
+from ltcli.artifacts.header import Header, opened, read_header
 from ltcli.cli.commands import help_of
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError, nearest
 from ltcli.stages.exporting import FORMATS, check_extra
@@ -48,10 +48,16 @@ def export(
         raise ParamError("export", rule, nearest(to, list(FORMATS)))
     if out.suffix != FORMATS[to]:
         raise ParamError("export", f"out must end in {FORMATS[to]} for {to}, got {out}")
+    if root is not None and split is None:
+        raise ParamError("export", "root is of the images of a split: --root needs --split")
     header = _header(model, "model", "name a file of pretrain, finetune or adjust")
     if split is not None:
         _header(split, "split", "name the split that the model was trained on")
     check_output(out, [model] if split is None else [model, split])
+    if out.exists() and not force:
+        # Unreadable files are found before the work, not after it.
+        with opened(out):
+            pass
     check_extra(to)
     with memory_needed("export", "use a machine with more memory, or a smaller model"):
         content, images, difference = export_model(header, to, split, root)
@@ -89,8 +95,9 @@ def _write(out: Path, content: bytes, force: bool) -> bool:
         raise ResourceError(out, rule, "choose another --out") from None
     with locked(out):
         if out.exists() and not force:
-            if out.read_bytes() == content:
-                return False
+            with opened(out) as file:
+                if file.read() == content:
+                    return False
             hint = "--force replaces it, --out writes elsewhere"
             raise ArtifactError(out, "is there with another content", hint)
         save_bytes(out, content)

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -91,6 +92,11 @@ def test_a_program_of_torch_is_made_once_and_not_put_in_place_of_another(ltcli, 
             ["error: export: out must end in .pt2 for torch, got x.onnx"],
         ),
         (
+            ["--to", "torch", "--out", "x.pt2", "--root", "."],
+            2,
+            ["error: export: root is of the images of a split: --root needs --split"],
+        ),
+        (
             ["--to", "torch", "--out", "nowhere/file/x.pt2"],
             6,
             [
@@ -108,6 +114,31 @@ def test_wrong_options_are_refused(ltcli, chain, tmp_path, monkeypatch, options,
     done = ltcli("export", chain / "pretrain.safetensors", *options)
     assert (done.code, done.lines) == (code, lines)
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_an_output_that_cannot_be_read_is_found_before_the_work(ltcli, copy, monkeypatch):
+    def work(*_args: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("ltcli.cli.export.export_model", work)
+    out = copy / "x.pt2"
+    out.symlink_to("/dev/null")
+    done = ltcli("export", copy / "pretrain.safetensors", "--to", "torch", "--out", out)
+    assert (done.code, done.lines) == (3, [f"error: {out}: must be a regular file"])
+    out.unlink()
+    out.touch()
+
+    open_file = os.open
+
+    def refuse(path, *more):
+        if path == out:
+            raise PermissionError(13, "Permission denied")
+        return open_file(path, *more)
+
+    monkeypatch.setattr("os.open", refuse)
+    done = ltcli("export", copy / "pretrain.safetensors", "--to", "torch", "--out", out)
+    assert done.lines == [f"error: {out}: cannot be read: Permission denied"]
+    assert done.code == 3
 
 
 def test_what_is_no_model_or_not_its_split_is_refused(ltcli, copy):
