@@ -85,7 +85,7 @@ def _show(stage: Stage, result: dict[str, Any], dry_run: bool) -> None:
     typer.echo(result["out"])
     if dry_run:
         for name, value in result["parameters"].items():
-            typer.echo(f"  {name}: {value}")
+            typer.echo(f"  {name}: {written(value)}")
         for line in result["preview"]:
             typer.echo(line)
     elif stage.show is not None:
@@ -129,6 +129,11 @@ def plain(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def written(value: Any) -> str:
+    """Return a value as JSON, of which every character can be shown on a terminal."""
+    return log.printable(json.dumps(value, ensure_ascii=False))
 
 
 def _method_options(stage: Stage) -> dict[str, list[tuple[str, Spec]]]:

@@ -11,8 +11,9 @@ from ltcli.artifacts.folder import list_folder
 from ltcli.artifacts.header import Header, verify
 from ltcli.artifacts.kinds import KINDS
 from ltcli.cli import doctor as checks
-from ltcli.cli.commands import help_of, plain
+from ltcli.cli.commands import help_of, plain, written
 from ltcli.core.errors import ArtifactError, LtcliError, ParamError, nearest
+from ltcli.core.log import printable
 from ltcli.core.params import Spec, build, specs
 from ltcli.methods.method import Method
 from ltcli.stages import STAGES
@@ -53,7 +54,7 @@ def show(
     typer.echo(f"{header.path}: {header.kind} ({KINDS[header.kind].summary})")
     typer.echo(f"made by {header.stage} of ltcli {header.writer}, sha256 {header.digest}")
     _block("inputs", header.inputs)
-    _block("parameters", header.parameters)
+    _block("parameters", {name: written(value) for name, value in header.parameters.items()})
     _block("info", {name: _short(value) for name, value in header.info.items()})
     lines = {}
     for name, (dtype, shape) in sorted(header.tensors.items()):
@@ -61,15 +62,16 @@ def show(
     _block("tensors", lines)
 
 
-def _block(title: str, values: dict[str, Any]) -> None:
+def _block(title: str, values: dict[str, str]) -> None:
     typer.echo(f"{title}:")
-    width = max((len(name) for name in values), default=0)
-    for name, value in values.items():
+    shown = {printable(name): value for name, value in values.items()}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
         typer.echo(f"  {name:<{width}}  {value}")
 
 
-def _short(value: Any) -> Any:
-    text = json.dumps(value, ensure_ascii=False)
+def _short(value: Any) -> str:
+    text = written(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 

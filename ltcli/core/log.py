@@ -1,5 +1,6 @@
 """Logging to stderr, set up once by the command line; library code only calls ``getLogger``."""
 
+import json
 import logging
 import sys
 
@@ -29,3 +30,8 @@ def plural(count: int, noun: str) -> str:
     if count == 1:
         return f"1 {noun}"
     return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters and the like are escaped as in JSON."""
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context, processes
 from ltcli.core.errors import ArtifactError, ResourceError
+from ltcli.core.log import printable
 from ltcli.core.params import as_dict
 from ltcli.stages.memory import memory_needed
 from ltcli.stages.resume import ResumeFile, Unsaved, checkpoint_of
@@ -137,7 +138,8 @@ def _reason(job: Job, inputs: Mapping[str, str]) -> str | None:
     parameters = as_dict(job.params)
     for name in sorted(parameters.keys() | old.parameters.keys()):
         if parameters.get(name) != old.parameters.get(name):
-            return f"{name} changed from {old.parameters.get(name)} to {parameters.get(name)}"
+            before, after = old.parameters.get(name), parameters.get(name)
+            return printable(f"{name} changed from {before} to {after}")
     return None
 
 

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from ltcli.artifacts.store import save
 from ltcli.core.params import build
 from ltcli.data.source_table import SOURCES
 from ltcli.methods import METHODS
@@ -20,6 +22,25 @@ def test_show_prints_kind_stage_parameters_inputs_and_tensors(ltcli, chain):
     assert facts["parameters"]["method"] == "crt"
     assert set(facts["inputs"]) == {"model", "features"}
     assert facts["tensors"]["classifier.weight"] == {"dtype": "F32", "shape": [10, 64]}
+
+
+def test_show_writes_parameters_as_json_and_escapes_what_a_terminal_would_obey(ltcli, tmp_path):
+    hostile = "\x1b[2J\x9b\u202e"
+    info = {"class_names": [hostile, "b"], "class_counts": [2, 1], "split": "0", "model": "0"}
+    parameters = {"on": True, "rank": None, "form": "full", hostile: hostile}
+    tensors = {"graph": torch.zeros(2, 2), "scores": torch.zeros(2, 2), "top": torch.zeros(2, 1)}
+    tensors["top"] = tensors["top"].long()
+    facts = {"stage": "confusion", "parameters": parameters, "inputs": {}, "info": info}
+    file = tmp_path / "confusion.safetensors"
+    save(file, "confusion", tensors, **facts)
+    shown = ltcli("show", file).out
+    lines = [line.split(maxsplit=1) for line in shown.splitlines() if line.startswith("  ")]
+    escaped = "\\u001b[2J\\u009b\\u202e"
+    for name, value in (("on", "true"), ("rank", "null"), ("form", '"full"')):
+        assert [name, value] in lines
+    assert [escaped, f'"{escaped}"'] in lines
+    assert f'["{escaped}", "b"]' in shown
+    assert all(char.isprintable() for line in shown.splitlines() for char in line)
 
 
 def test_lineage_verifies_every_ancestor(ltcli, chain):

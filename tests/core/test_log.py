@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ltcli.core.log import plural, setup
+from ltcli.core.log import plural, printable, setup
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +61,8 @@ def test_nothing_reaches_the_loggers_of_others(logger):
 )
 def test_a_count_goes_with_its_noun(count, noun, text):
     assert plural(count, noun) == text
+
+
+def test_what_a_terminal_would_obey_is_escaped_and_the_rest_left_alone():
+    assert printable("a\x1b[2Jb\x9b1m\u202ec\n") == "a\\u001b[2Jb\\u009b1m\\u202ec\\n"
+    assert printable("größe 3 \U0001f600") == "größe 3 \U0001f600"

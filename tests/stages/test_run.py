@@ -96,6 +96,18 @@ def test_a_changed_parameter_is_a_reason_to_run(ltcli, copy):
     assert read_header(copy / "covariances.safetensors").parameters["divisor"] == "n"
 
 
+def test_a_reason_from_a_stranger_s_file_holds_nothing_that_a_terminal_would_obey(ltcli, copy):
+    out = copy / "covariances.safetensors"
+    with open_artifact(out) as artifact:
+        header, tensors = artifact.header, artifact.load("*")
+    parameters = header.parameters | {"\x9b2J": 1}
+    facts = {"parameters": parameters, "inputs": header.inputs, "info": header.info}
+    save(out, header.kind, tensors, stage=header.stage, **facts)
+    done = ltcli("covariances", "--dry-run", "-d", copy)
+    reason = "\\u009b2J changed from 1 to None"
+    assert done.out.splitlines()[0] == f"covariances: would run: {reason}"
+
+
 def test_a_changed_input_is_a_reason_to_run_and_the_same_again_is_not(ltcli, copy):
     assert ltcli("dump-features", "-d", copy).code == 0
     done = ltcli("covariances", "-d", copy)
@@ -128,10 +140,10 @@ def test_a_dry_run_writes_nothing(ltcli, copy, tmp_path):
     assert done.out.splitlines() == [
         "covariances: would run: form changed from auto to factor",
         str(copy / "covariances.safetensors"),
-        "  form: factor",
-        "  memory: 4GB",
-        "  rank: None",
-        "  divisor: n-1",
+        '  form: "factor"',
+        '  memory: "4GB"',
+        "  rank: null",
+        '  divisor: "n-1"',
         "  full              0.2 MB  exact",
         "  factor            0.1 MB  exact    chosen",
         "  low-rank          0.1 MB  rank 64",
