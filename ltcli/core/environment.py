@@ -53,12 +53,12 @@ def _processor() -> str:
 
 
 def peak_memory() -> dict[str, float]:
-    """Return the peak memory of this process and of its GPU, in MB."""
+    """Return the peak memory of this process and of its GPU, in MB of 10^6 bytes."""
     import torch
 
-    # Linux counts kilobytes, macOS bytes.
-    scale = 1e6 if sys.platform == "darwin" else 1e3
-    peak = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
+    # Linux counts in 1,024 bytes, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"peak_memory_mb": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
     if torch.cuda.is_available():
         peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
     return peak
