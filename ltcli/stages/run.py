@@ -88,9 +88,12 @@ def plan(job: Job) -> Plan:
     inputs = {role: header.digest for role, header in headers.items()}
     if job.stage.external is not None:
         inputs |= job.stage.external(job.params)
-    check_output(job.out, job.inputs.values())
+    _check_name(job.out, job.inputs.values())
+    reason = _reason(job, inputs)
+    if reason is not None:
+        _check_writable(job.out)
     preview = [] if job.stage.preview is None else job.stage.preview(job.params, headers)
-    return Plan(inputs, _reason(job, inputs), preview)
+    return Plan(inputs, reason, preview)
 
 
 def check_output(out: Path, inputs: Iterable[Path]) -> None:
@@ -99,6 +102,11 @@ def check_output(out: Path, inputs: Iterable[Path]) -> None:
     Raises:
         ResourceError: It cannot.
     """
+    _check_name(out, inputs)
+    _check_writable(out)
+
+
+def _check_name(out: Path, inputs: Iterable[Path]) -> None:
     hint = "choose another --out"
     # Names of temporary files are longer, and the limit of file systems is 255.
     length = len(os.fsencode(out.name))
@@ -109,7 +117,14 @@ def check_output(out: Path, inputs: Iterable[Path]) -> None:
             raise ResourceError(out, "must be a file, got a folder", hint)
         if os.path.realpath(out) in {os.path.realpath(path) for path in inputs}:
             raise ResourceError(out, "the output must not be one of the inputs", hint)
-        folder = out.parent
+    except OSError as error:
+        raise ResourceError(out, f"cannot be written: {error.strerror}", hint) from None
+
+
+def _check_writable(out: Path) -> None:
+    hint = "choose another --out"
+    folder = out.parent
+    try:
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):

@@ -71,6 +71,15 @@ def test_what_is_up_to_date_is_said_and_not_written_again(ltcli, copy):
     assert sidecar(out) == entries
 
 
+def test_what_is_up_to_date_need_not_be_writable(ltcli, copy, monkeypatch):
+    monkeypatch.setattr("os.access", lambda _path, mode: not mode & os.W_OK)
+    done = ltcli("covariances", "-d", copy)
+    assert (done.code, done.err) == (0, "covariances: up to date\n")
+    done = ltcli("covariances", "--force", "-d", copy)
+    rule = f"cannot be written: {copy} is not a writable folder"
+    assert_wrong(done, 6, f"{copy}/covariances.safetensors: {rule}", "choose another --out")
+
+
 def test_force_makes_the_same_bytes_in_a_new_file(ltcli, copy):
     for args in (("covariances",), CRT):
         stem = args[0] if args[0] == "covariances" else "finetune-crt"
