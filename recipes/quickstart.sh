@@ -13,8 +13,11 @@ ltcli pretrain --backbone resnet20 --schedule mislas --epochs 60 --batch-size 32
 ltcli dump-features -d "$d"
 ltcli covariances -d "$d"
 ltcli confusion -d "$d"
-for method in cross-entropy crt lws tau-norm ncm balanced-softmax logit-adjustment; do
+for method in cross-entropy crt lws balanced-softmax; do
     ltcli finetune --method "$method" --epochs 30 --batch-size 32 -d "$d"
+done
+for method in tau-norm ncm logit-adjustment; do
+    ltcli finetune --method "$method" -d "$d"
 done
 ltcli evaluate -d "$d"
 ltcli compare --many-above 50 --few-below 15 -d "$d"

@@ -42,11 +42,11 @@ def calls(tmp_path):
     return of
 
 
-def check(ltcli, words):
+def check(ltcli, words, codes=(0, 3)):
     """Check that the program takes a command line; only what is not there yet may be missing."""
     extra = [] if words[0] in ("compare", "plot", "report") else ["--dry-run"]
     result = ltcli(*words, *extra)
-    assert result.code in (0, 3), result.err
+    assert result.code in codes, result.err
     assert "Traceback" not in result.err
 
 
@@ -136,3 +136,26 @@ def test_the_papers_numbers_are_those_of_the_setting(
         check(ltcli, words)
     (psc,) = [words for words in runs if after(words, "--method") == ["hybrid-psc"]]
     assert after(psc, "--temperature") == [temperature]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "own_data"])
+def test_commands_for_any_data_are_taken_where_their_inputs_are(name, copy, ltcli, calls):
+    (recipe,) = [path for path in RECIPES if path.stem == name]
+    made = [words for words in calls(recipe, copy) if words[0] not in ("split", "pretrain")]
+    assert len(made) > 8
+    for words in made:
+        check(ltcli, words, codes=(0,))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.stem}-{path.stem}")
+def test_no_method_of_a_recipe_refuses_its_options(recipe, copy, ltcli, calls):
+    # On other data: what depends on classes, kept epochs and backbones is not looked at.
+    given = {"--model", "--features", "--covariances", "--confusion", "--generator", "--out", "-d"}
+    of_data = ("head-at", "meta-per-class", "from-epoch", "snapshots")
+    arguments = [copy] if recipe.parent.name == "recipes" else []
+    for words in calls(recipe, *arguments):
+        if words[0] == "finetune":
+            dropped = {i + k for i, word in enumerate(words) if word in given for k in (0, 1)}
+            left = [word for i, word in enumerate(words) if i not in dropped]
+            result = ltcli(*left, "--dry-run", "-d", copy)
+            assert result.code in (0, 3) or any(word in result.err for word in of_data), words

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ltcli.artifacts.header import Header, read_header
-from ltcli.core.errors import ArtifactError
+from ltcli.core.errors import ArtifactError, cause
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -20,7 +20,7 @@ def list_folder(folder: Path) -> list[Path]:
         hint = "name the folder that holds the artifacts"
         raise ArtifactError(folder, "no such folder", hint) from None
     except OSError as error:
-        raise ArtifactError(folder, f"cannot be read: {error.strerror}") from None
+        raise ArtifactError(folder, f"cannot be read: {cause(error)}") from None
     return [folder / name for name in names if name.endswith(".safetensors")]
 
 

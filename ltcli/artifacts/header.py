@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from ltcli.artifacts.kinds import KINDS
 from ltcli.artifacts.schema import check_schema
-from ltcli.core.errors import ArtifactError
+from ltcli.core.errors import ArtifactError, cause
 
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
@@ -108,8 +108,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         hint = "run the stage that makes it first"
         raise ArtifactError(path, "no such artifact", hint) from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ArtifactError(path, f"cannot be read: {reason}") from None
+        raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ArtifactError(path, "must be a regular file")
@@ -202,7 +201,7 @@ def _read(path: Path, file: BinaryIO, size: int) -> bytes:
     try:
         return file.read(size)
     except OSError as error:
-        raise ArtifactError(path, f"cannot be read: {error.strerror}") from None
+        raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
 
 
 def _tensors(

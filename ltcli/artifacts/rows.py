@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
-from ltcli.core.errors import ArtifactError
+from ltcli.core.errors import ArtifactError, cause
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ class StoredRows:
             try:
                 count = os.preadv(self._descriptor, [memory], position)
             except OSError as error:
-                raise ArtifactError(self._path, f"cannot be read: {error.strerror}") from None
+                raise ArtifactError(self._path, f"cannot be read: {cause(error)}") from None
             if not count:
                 raise ArtifactError(self._path, "cannot be read: it has become shorter")
             memory, position = memory[count:], position + count

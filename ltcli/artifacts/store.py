@@ -22,7 +22,7 @@ from ltcli.artifacts.header import parse_header as _parse_header
 from ltcli.artifacts.kinds import KINDS
 from ltcli.artifacts.rows import StoredRows, is_finite
 from ltcli.artifacts.schema import check_schema
-from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
+from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause
 
 logger = logging.getLogger(__name__)
 
@@ -247,8 +247,7 @@ def _unwritable(path: Path, error: Exception) -> ResourceError:
     full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
     if full or "File too large" in str(error):
         return ResourceError(path, "the disk is full", "free some space and run again")
-    reason = getattr(error, "strerror", None) or str(error)
-    return ResourceError(path, f"cannot be written: {reason}", "choose another --out")
+    return ResourceError(path, f"cannot be written: {cause(error)}", "choose another --out")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from ltcli.cli import jobs
 from ltcli.core import log
 from ltcli.core.context import processes
 from ltcli.core.params import Spec, as_dict, specs
+from ltcli.core.text import printable
 from ltcli.stages import STAGES
 from ltcli.stages.run import Job, plan
 from ltcli.stages.run import run as run_job
@@ -133,7 +134,7 @@ def plain(value: Any) -> str:
 
 def written(value: Any) -> str:
     """Return a value as JSON, of which every character can be shown on a terminal."""
-    return log.printable(json.dumps(value, ensure_ascii=False))
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 def _method_options(stage: Stage) -> dict[str, list[tuple[str, Spec]]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ltcli.core.errors import ResourceError
+from ltcli.core.errors import ResourceError, cause
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
             file.write(b"ltcli")
             file.flush()
     except OSError as error:
-        text = f"{there} cannot be written: {error.strerror}"
+        text = f"{there} cannot be written: {cause(error)}"
         yield Finding("write test", False, text, "choose another --dir")
     else:
         yield Finding("write test", True, f"{there} can be written")

@@ -8,7 +8,7 @@ import typer
 
 from ltcli.artifacts.header import Header, opened, read_header
 from ltcli.cli.commands import help_of
-from ltcli.core.errors import ArtifactError, ParamError, ResourceError, nearest
+from ltcli.core.errors import ArtifactError, ParamError, ResourceError, cause, nearest
 from ltcli.stages.exporting import FORMATS, check_extra
 from ltcli.stages.exporting import export as export_model
 from ltcli.stages.memory import memory_needed
@@ -91,7 +91,7 @@ def _write(out: Path, content: bytes, force: bool) -> bool:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        rule = f"cannot be written: {error.strerror}"
+        rule = f"cannot be written: {cause(error)}"
         raise ResourceError(out, rule, "choose another --out") from None
     with locked(out):
         if out.exists() and not force:

@@ -15,7 +15,7 @@ from ltcli.artifacts.header import Header, read_header
 from ltcli.cli import figures_classes, figures_samples
 from ltcli.cli.commands import help_of
 from ltcli.cli.figure_parts import Facts
-from ltcli.core.errors import ArtifactError, ParamError, ResourceError
+from ltcli.core.errors import ArtifactError, ParamError, ResourceError, cause
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def _draw(header: Header, out: Path | None, dpi: int) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        rule = f"cannot be written: {error.strerror}"
+        rule = f"cannot be written: {cause(error)}"
         raise ResourceError(folder, rule, "choose another --out") from None
     made = []
     for name, figure in _figures(_facts(tensors, header.info)):

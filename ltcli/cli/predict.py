@@ -58,7 +58,7 @@ def predict(
         hint = "name a file of pretrain, finetune or adjust"
         raise ArtifactError(model, f"must be of kind model, got {header.kind}", hint)
     files = find_images(places)
-    with memory_needed("predict", "name fewer images at once, or use --device cpu"):
+    with memory_needed("predict", "use --device cpu, or a machine with more memory"):
         found = list(
             predict_files(
                 header,
@@ -80,9 +80,9 @@ def predict(
 
 
 def _shown(file: Path) -> str:
-    from ltcli.data.scan import shown
+    from ltcli.core.text import printable
 
-    return shown(str(file))
+    return printable(str(file))
 
 
 def _document(prediction: Prediction) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from ltcli.artifacts.kinds import KINDS
 from ltcli.cli import doctor as checks
 from ltcli.cli.commands import help_of, plain, written
 from ltcli.core.errors import ArtifactError, LtcliError, ParamError, nearest
-from ltcli.core.log import printable
 from ltcli.core.params import Spec, build, specs
+from ltcli.core.text import printable
 from ltcli.methods.method import Method
 from ltcli.stages import STAGES
 from ltcli.stages.stage import OUTSIDE
@@ -117,7 +117,7 @@ def _not_found(file: Path, node: dict[str, Any], damaged: dict[str, str]) -> Art
 def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[str, str]]:
     """Return the sound artifacts of some folders by digest, and what is wrong with the others."""
     found, damaged = {root.digest: root}, {}
-    for folder in folders:
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
         for path in list_folder(folder):
             try:
                 header = verify(path)
@@ -259,14 +259,14 @@ def doctor(
     """
     findings = checks.examine(folder)
     error = checks.first_error(findings)
-    document = [finding.__dict__ for finding in findings]
+    document = {"findings": [finding.__dict__ for finding in findings]}
     if not as_json:
         for finding in findings:
             typer.echo(f"{'ok' if finding.ok else 'FAILED':<7} {finding.name}: {finding.text}")
     elif error is None:
         typer.echo(json.dumps(document, sort_keys=True))
     else:
-        error.found = {"findings": document}
+        error.found = document
     if error is not None:
         raise error
 

@@ -1,6 +1,5 @@
 """Logging to stderr, set up once by the command line; library code only calls ``getLogger``."""
 
-import json
 import logging
 import sys
 
@@ -23,15 +22,3 @@ def setup(verbosity: int) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
-
-
-def plural(count: int, noun: str) -> str:
-    """Return ``1 class``, ``2 classes``: a count with its noun."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-def printable(text: str) -> str:
-    """Return a text whose control characters and the like are escaped as in JSON."""
-    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

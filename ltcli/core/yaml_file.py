@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcli.core.errors import ParamError, cause
+from ltcli.core.text import clipped
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 5
@@ -56,7 +57,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         # An unclosed bracket is noticed behind the end: name the last line that holds something.
         last = len(_LINE_BREAK.findall(text.rstrip()))
         line = min(mark.line if mark else loader.line, last) + 1
-        message = f"must be YAML: {_shown(error.problem or error.context or '', 120)}"
+        message = f"must be YAML: {clipped(error.problem or error.context or '', 120)}"
         hint = "indent with spaces, not tabs" if "'\\t'" in message else None
         raise _wrong(path, line, message, hint) from None
     except (yaml.YAMLError, ValueError, OverflowError, IndexError):
@@ -67,13 +68,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def _wrong(path: Path, line: int, message: str, hint: str | None = None) -> ParamError:
     return ParamError(f"{path}:{line}", message, hint)
-
-
-def _shown(text: str, width: int = 60) -> str:
-    """Return a text on one line, short enough for a message."""
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return line if len(line) <= width else line[: width - 3] + "..."
 
 
 def _read(path: Path) -> bytes:
@@ -137,7 +131,7 @@ class _Reader:
             value = {}
         if not isinstance(value, dict):
             self.line = event.start_mark.line + 1
-            got = "a list" if isinstance(value, list) else _shown(event.value or "empty text")
+            got = "a list" if isinstance(value, list) else clipped(event.value or "empty text")
             raise self.wrong(f"must be a mapping of parameters, got {got}", "write name: value")
         self.next()
         if not isinstance(self.next(), yaml.StreamEndEvent):
@@ -156,13 +150,13 @@ class _Reader:
         import yaml
 
         if isinstance(event, yaml.AliasEvent):
-            alias = _shown(event.anchor or "")
+            alias = clipped(event.anchor or "")
             raise self.wrong(f"aliases are not allowed, got *{alias}", "repeat the value")
         if event.anchor is not None:
-            raise self.wrong(f"anchors are not allowed, got &{_shown(event.anchor)}", "remove it")
+            raise self.wrong(f"anchors are not allowed, got &{clipped(event.anchor)}", "remove it")
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise self.wrong(f"tags are not allowed, got {_shown(tag)}", "remove it")
+            raise self.wrong(f"tags are not allowed, got {clipped(tag)}", "remove it")
         if isinstance(event, yaml.ScalarEvent):
             return self.scalar(event)
         if depth > MAX_DEPTH:
@@ -182,7 +176,7 @@ class _Reader:
         while not isinstance(event := self.next(), yaml.MappingEndEvent):
             key = self.key(event)
             if key in lines:
-                message = f"key '{_shown(key)}' must be given once, first on line {lines[key]}"
+                message = f"key '{clipped(key)}' must be given once, first on line {lines[key]}"
                 raise self.wrong(message, "remove one of the two")
             lines[key] = self.line
             values[key] = self.value(self.next(), depth + 1)
@@ -197,11 +191,11 @@ class _Reader:
         key = self.value(event, depth=1)
         if not isinstance(key, str):
             got = event.value or "nothing"
-            raise self.wrong(f"key must be text, got {_shown(got)}")
+            raise self.wrong(f"key must be text, got {clipped(got)}")
         if key == "<<" and event.implicit[0]:
             raise self.wrong("merge keys are not allowed, got <<", "repeat the values")
         if not key.isprintable():
-            raise self.wrong(f"key must be one line of printable text, got {_shown(key)}")
+            raise self.wrong(f"key must be one line of printable text, got {clipped(key)}")
         return key
 
     def scalar(self, event: Any) -> Any:
@@ -215,18 +209,18 @@ class _Reader:
         if _LEADING_ZERO.fullmatch(text):
             plain = text.lstrip("+-0") or "0"
             sign = "-" if text[0] == "-" else ""
-            hint = f"write {_shown(sign + plain)}, or quote it for text"
-            raise self.wrong(f"integer must have no leading zero, got {_shown(text)}", hint)
+            hint = f"write {clipped(sign + plain)}, or quote it for text"
+            raise self.wrong(f"integer must have no leading zero, got {clipped(text)}", hint)
         if _INTEGER.fullmatch(text):
             # The length comes first: int() refuses thousands of digits with a ValueError.
             if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-                raise self.wrong(f"integer must fit in 64 bits, got {_shown(text)}")
+                raise self.wrong(f"integer must fit in 64 bits, got {clipped(text)}")
             return int(text)
         if _NOT_FINITE.fullmatch(text):
             raise self.wrong(f"number must be finite, got {text}", "quote it for text")
         if _FLOAT.fullmatch(text):
             number = float(text)
             if not math.isfinite(number):
-                raise self.wrong(f"number must be finite, got {_shown(text)}")
+                raise self.wrong(f"number must be finite, got {clipped(text)}")
             return number
         return text

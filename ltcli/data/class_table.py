@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltcli.core.errors import ParamError, nearest
+from ltcli.core.errors import ParamError, cause, nearest
+from ltcli.core.text import clipped
 
 
 def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> list[float]:
@@ -25,7 +26,7 @@ def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> lis
     lines = _lines(path)
     header = lines[0][1] if lines else []
     if header != ["class", column]:
-        rule = f"must have the columns class,{column}, got {_shown(','.join(header)) or 'none'}"
+        rule = f"must have the columns class,{column}, got {clipped(','.join(header)) or 'none'}"
         matrix = "a matrix of costs is no fixed change of logits; give one cost for each class"
         raise ParamError(path, rule, matrix if column == "cost" and len(header) > 2 else None)
     known = set(class_names)
@@ -36,13 +37,13 @@ def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> lis
             raise ParamError(where, f"must have 2 columns, got {len(cells)}")
         name, text = cells
         if name not in known:
-            raise ParamError(where, f"no class '{_shown(name)}'", nearest(name, list(class_names)))
+            raise ParamError(where, f"no class '{clipped(name)}'", nearest(name, list(class_names)))
         if name in values:
-            raise ParamError(where, f"class '{_shown(name)}' must be there once, got it again")
+            raise ParamError(where, f"class '{clipped(name)}' must be there once, got it again")
         values[name] = _positive(where, column, text)
     for name in class_names:
         if name not in values:
-            raise ParamError(path, f"must have every class, got none of '{_shown(name)}'")
+            raise ParamError(path, f"must have every class, got none of '{clipped(name)}'")
     return [values[name] for name in class_names]
 
 
@@ -69,7 +70,7 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError:
         raise ParamError(path, "must be UTF-8") from None
     except OSError as error:
-        raise ParamError(path, f"cannot be read: {error.strerror}") from None
+        raise ParamError(path, f"cannot be read: {cause(error)}") from None
     # Not splitlines: a name in quotes may hold a line break.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines = []
@@ -86,15 +87,9 @@ def _positive(where: str, column: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ParamError(where, f"{column} must be a number, got {_shown(text)}") from None
+        raise ParamError(where, f"{column} must be a number, got {clipped(text)}") from None
     if not (math.isfinite(value) and value > 0):
         hint = "a class that never comes gets a small share" if value == 0 else None
         rule = f"{column} must be finite and greater than 0, got {text.strip()}"
         raise ParamError(where, rule, hint if column == "share" else None)
     return value
-
-
-def _shown(text: str) -> str:
-    """Return a text on one line, short enough for a message."""
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else f"{line[:57]}..."

@@ -13,10 +13,11 @@ import torch
 
 from ltcli.core.environment import usable_cores
 from ltcli.core.errors import DataError, ResourceError
+from ltcli.core.text import printable
 from ltcli.data.decode import BadImageError, decode_image, open_image
 from ltcli.data.listed import Listed, Rows
 from ltcli.data.pool import Part, Pool, Store
-from ltcli.data.scan import Left, file_size, read_file, shown
+from ltcli.data.scan import Left, file_size, read_file
 
 MAX_BYTES = 4 * 2**30
 OnBadImage = Literal["fail", "skip"]
@@ -59,7 +60,7 @@ class Decoder:
         """
         group, first = self._taken.setdefault(digest, ((part, label), name))
         if group != (part, label):
-            raise BadImageError(f"has the same bytes as {shown(first)}")
+            raise BadImageError(f"has the same bytes as {printable(first)}")
 
 
 def load_files(

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ltcli.core.errors import DataError, nearest
+from ltcli.core.text import clipped, printable
 from ltcli.data.listed import Listed, Rows, number_classes, sound_paths
-from ltcli.data.scan import shown
 from ltcli.data.source_table import PARTS
 
 
@@ -49,7 +49,7 @@ def _read_list(path: Path) -> tuple[list[str], list[str]]:
             names.append(fields[0])
             labels.append(fields[1])
         elif fields:
-            got = shown(b" ".join(fields).decode())[:200]
+            got = printable(b" ".join(fields).decode())[:200]
             rule = f"line {number} must be a path and a class number from 0, got '{got}'"
             raise DataError(path, rule)
     shortest = {label: str(int(label)) for label in set(labels)}
@@ -109,7 +109,8 @@ def load_table(path: Path) -> Listed:
 def _columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:
     for name in ("path", "label", "split"):
         if header.count(name) > 1 or (name != "split" and name not in header):
-            rule = f"header must have one column '{name}', got '{shown(','.join(header))[:200]}'"
+            got = clipped(",".join(header), 200)
+            rule = f"header must have one column '{name}', got '{got}'"
             raise DataError(path, rule)
     return (
         header.index("path"),

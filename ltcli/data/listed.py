@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltcli.core.errors import DataError
-from ltcli.data.scan import Left, shown
+from ltcli.core.text import printable
+from ltcli.data.scan import Left
 from ltcli.data.source_table import Counts
 
 Labels = NDArray[np.int64]
@@ -71,7 +72,7 @@ def number_classes(
         try:
             numbered[part] = np.array([ranks[text] for text in texts], np.int64)
         except KeyError as error:
-            label = shown(str(error.args[0]))
+            label = printable(str(error.args[0]))
             if class_names is None:
                 rule = f"class '{label}' must have at least 1 training image, got 0"
                 raise DataError(where, rule, f"it stands in the {part} part") from None
@@ -120,7 +121,7 @@ def _are_plain(paths: Sequence[str]) -> bool:
 def _shortest(path: str, where: object) -> str:
     short = posixpath.normpath(path)
     if short in (".", "..") or short.startswith(("/", "../")) or not _is_name(path):
-        rule = f"paths must lead to a file below the root, got '{shown(path)}'"
+        rule = f"paths must lead to a file below the root, got '{printable(path)}'"
         raise DataError(where, rule)
     return short
 
@@ -134,7 +135,7 @@ def _is_name(path: str) -> bool:
 
 
 def _refuse_repeated(where: object, path: str, places: str) -> None:
-    rule = f"each path must be listed once, got '{shown(path)}' {places}"
+    rule = f"each path must be listed once, got '{printable(path)}' {places}"
     raise DataError(where, rule, "remove one of the two")
 
 

@@ -4,8 +4,8 @@ Every line has the paper and table, or the document of the code, that it stands 
 in per cent, 100 minus the error where errors are printed. largest_class and epochs are empty where
 they are not known, as for rows that a paper quotes from another one. Errata: of RISDA's table 5,
 the row without re-weighting stands among errors and is an accuracy; STG's tables quote BBN higher
-than BBN prints; its MetaSAug is the variant with LDAM. Left out: combinations that ltcli cannot run
-(MAMix, BALMS's meta sampler).
+than BBN prints; its MetaSAug is the variant with LDAM. RIDE's figure is with its router, which
+ltcli does not have; what else ltcli cannot run is left out, as MAMix, DiVE and BALMS's sampler.
 """
 
 import csv

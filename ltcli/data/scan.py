@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltcli.core.errors import cause
+from ltcli.core.text import printable
 from ltcli.data.decode import BadImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -28,7 +29,7 @@ class Left:
 
     def __str__(self) -> str:
         """Return ``path: reason`` on one line, whatever the path holds."""
-        return f"{shown(self.path)}: {self.reason}"
+        return f"{printable(self.path)}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,6 @@ class Listing:
     found: tuple[str, ...]
     harmless: tuple[Left, ...]
     bad: tuple[Left, ...]
-
-
-def shown(path: str) -> str:
-    """Return a path in one line of printable text: control characters and stray bytes escaped."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in path
-    )
 
 
 def list_folders(root: Path, folder: str) -> Listing:
@@ -126,7 +120,7 @@ def list_images(root: Path, folder: str) -> Listing:
     for path in sorted(images):
         same = first.setdefault(images[path], path)
         if same != path:
-            harmless.append(Left(path, f"is the same file as {shown(same)}"))
+            harmless.append(Left(path, f"is the same file as {printable(same)}"))
     return Listing(tuple(sorted(first.values())), tuple(harmless), tuple(bad))
 
 

@@ -43,7 +43,9 @@ class Params:
     """Parameters of CAM-based sampling."""
 
     at_most: int | None = param(None, "moved images of a class; larger classes get none", ge=0)
-    foreground_at: float = param(0.75, "least value, as a multiple of the map's mean", ge=0, le=1)
+    foreground_at: float = param(
+        0.75, "least activation of the foreground, times the mean", ge=0, le=1
+    )
 
 
 def moved_counts(class_counts: torch.Tensor, at_most: int | None) -> torch.Tensor:

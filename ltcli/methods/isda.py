@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.errors import ArtifactError, ResourceError
-from ltcli.core.log import plural
 from ltcli.core.params import param
+from ltcli.core.text import plural
 from ltcli.methods.method import FINETUNE, Method, Steps
 
 if TYPE_CHECKING:

@@ -45,8 +45,8 @@ class HeadRule:
     )
     head_at: float | None = param(
         None,
-        "that share, that k, or the count to exceed; if not given 0.9, which leaves at least the"
-        " smallest class for the tail, 20 and 100",
+        "that share, that k, or the count to exceed; 0.9, 20 and 100 if not given, and this 0.9"
+        " leaves at least the smallest class for the tail",
     )
 
 
@@ -268,7 +268,8 @@ class Method:
         defaults: By stage, defaults of its parameters and of its own that the method has there.
         loss: (params, class_counts int64 [C] on the device) to the losses of samples.
         steps: Makes steps of its own from own parameters and the setting, for ``finetune``.
-        solve: Makes the classifier in closed form, with a record of what it chose for the log.
+        solve: Makes the classifier in closed form, with the values of own parameters, by name, that
+            it chose because they were not given.
         balances: (params) to whether it takes the class prior out of the classifier by itself,
             without weights or a sampler.
         alone: Whether one process must run it, as its steps do more than use a batch's features.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ParamError, ResourceError
-from ltcli.core.log import plural
+from ltcli.core.text import plural
 
 if TYPE_CHECKING:
     from ltcli.stats.covariance_forms import Form

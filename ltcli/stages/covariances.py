@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
-from ltcli.core.log import plural
 from ltcli.core.params import param
+from ltcli.core.text import plural
 from ltcli.stages.covariance_plan import Plan, planned
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 

@@ -12,7 +12,7 @@ from ltcli.core.params import param
 from ltcli.methods.method import HeadRule
 from ltcli.stages.diagnose_samples import Known, samples_of
 from ltcli.stages.diagnose_tables import lines_of
-from ltcli.stages.stage import Input, Result, Stage, of_bank
+from ltcli.stages.stage import Input, Result, Stage, check_epoch, of_bank
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         if getattr(params, name) > limit:
             rule = f"{name} must be at most {limit}, got {getattr(params, name)}"
             raise ParamError("diagnose", rule)
-    _check_epochs(bank, headers)
+    check_epoch(bank.info.get("epoch"), headers, ("confusion", "generator", "oracle"))
     _check_learned(bank, headers.get("learned"))
     _check_predictions(headers.get("before"), headers.get("after"))
     if "generator" in headers:
@@ -66,14 +66,6 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         if head != _head(rule, value, counts):
             hint = f"it was trained with --head {rule}" + ("" if value is None else f" {value:g}")
             raise ArtifactError(made.path, "has other head classes", hint)
-
-
-def _check_epochs(bank: Header, headers: Mapping[str, Header]) -> None:
-    """Refuse statistics of another epoch's features than those of the bank."""
-    for role in ("confusion", "generator", "oracle"):
-        if role in headers and headers[role].info.get("epoch") != bank.info.get("epoch"):
-            rule = f"is of another epoch of the model than {bank.path}"
-            raise ArtifactError(headers[role].path, rule, "make both with one --from-epoch")
 
 
 def _check_learned(bank: Header, model: Header | None) -> None:

@@ -19,6 +19,7 @@ from ltcli.stages.stage import (
     Stage,
     check_epoch,
     check_follows_prior,
+    check_kept,
     check_momentum,
     check_processes,
     recipe,
@@ -140,7 +141,9 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
             if given:
                 rule = f"{name} must be off for {params.method}"
                 raise ParamError("finetune", rule, "it is for methods with a loss of logits")
-    check_epoch("finetune", params.from_epoch, headers)
+    check_kept("finetune", params.from_epoch, model)
+    read = ("features", "covariances", "confusion", "generator")
+    check_epoch(params.from_epoch, headers, read)
     method.check(params, headers)
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ArtifactError
-from ltcli.core.log import plural
+from ltcli.core.text import plural
 from ltcli.data.source_table import SOURCES
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods import METHODS
@@ -81,7 +81,7 @@ def read_provenance(header: Header) -> tuple[League, Benchmark]:
     try:
         return _league(info), _benchmark(info["recipe"])
     except (AttributeError, KeyError, TypeError, ValueError):
-        hint = "evaluate the model again"
+        hint = "train the model again, or leave it out"
         raise ArtifactError(header.path, "recipe is not one of this ltcli", hint) from None
 
 
@@ -98,7 +98,7 @@ def _league(info: dict[str, Any]) -> League:
             # nobody says.
             origin = str(parameters.get("weights", "none"))[:40]
             pretraining = "unknown" if store == "features" else origin
-            epochs = int(SCHEDULES[of.schedule].epochs if of.epochs is None else of.epochs)
+            epochs = _epochs_of(of.schedule) if of.epochs is None else int(of.epochs)
             augmentation |= _augmentation(of, store) if epochs else set()
             if "held-out" in METHODS[of.method].reads(of):
                 extra = info["held_out"]
@@ -125,6 +125,11 @@ def _league(info: dict[str, Any]) -> League:
         views=info["views"],
         classifier_epochs=of_classifier,
     )
+
+
+def _epochs_of(schedule: str) -> int:
+    # A schedule of before had the epochs of the one that it was found to equal.
+    return SCHEDULES["metasaug" if schedule == "mcw" else schedule].epochs
 
 
 def _augmentation(of: Any, store: str) -> set[str]:

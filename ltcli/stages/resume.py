@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli import __version__
 from ltcli.artifacts.header import Header, verify
-from ltcli.core.errors import LtcliError, ResourceError
+from ltcli.core.errors import LtcliError, ResourceError, cause
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ class ResumeFile:
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:
-            raise ResourceError(self._path, f"cannot be removed: {error.strerror}") from None
+            raise ResourceError(self._path, f"cannot be removed: {cause(error)}") from None
 
 
 class Unsaved:

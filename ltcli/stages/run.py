@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context, processes
-from ltcli.core.errors import ArtifactError, ResourceError
-from ltcli.core.log import printable
+from ltcli.core.errors import ArtifactError, ResourceError, cause
 from ltcli.core.params import as_dict
+from ltcli.core.text import printable
 from ltcli.stages.memory import memory_needed
 from ltcli.stages.resume import ResumeFile, Unsaved, checkpoint_of
 from ltcli.stages.stage import Stage, check_processes, check_together
@@ -118,7 +118,7 @@ def _check_name(out: Path, inputs: Iterable[Path]) -> None:
         if os.path.realpath(out) in {os.path.realpath(path) for path in inputs}:
             raise ResourceError(out, "the output must not be one of the inputs", hint)
     except OSError as error:
-        raise ResourceError(out, f"cannot be written: {error.strerror}", hint) from None
+        raise ResourceError(out, f"cannot be written: {cause(error)}", hint) from None
 
 
 def _check_writable(out: Path) -> None:
@@ -131,7 +131,7 @@ def _check_writable(out: Path) -> None:
             rule = f"cannot be written: {folder} is not a writable folder"
             raise ResourceError(out, rule, hint)
     except OSError as error:
-        raise ResourceError(out, f"cannot be written: {error.strerror}", hint) from None
+        raise ResourceError(out, f"cannot be written: {cause(error)}", hint) from None
 
 
 def _reason(job: Job, inputs: Mapping[str, str]) -> str | None:
@@ -177,7 +177,7 @@ def run(job: Job) -> bool:
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        rule = f"cannot be written: {error.strerror}"
+        rule = f"cannot be written: {cause(error)}"
         raise ResourceError(job.out, rule, "choose another --out") from None
     # Heavy imports start here: nothing above needs torch.
     from ltcli.artifacts.store import locked
@@ -228,7 +228,7 @@ def _run_locked(job: Job, now: Plan) -> None:
             with sidecar.open(mode) as file:
                 file.write(json.dumps(record, sort_keys=True) + "\n")
         except OSError as error:
-            raise ResourceError(sidecar, f"cannot be written: {error.strerror}") from None
+            raise ResourceError(sidecar, f"cannot be written: {cause(error)}") from None
 
     event, mode = ("resume", "a") if resumed else ("start", "w")
     log({"event": event, "time": started, **describe(job.device)}, mode)

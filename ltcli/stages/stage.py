@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,22 +202,22 @@ def check_kept(stage: str, epoch: int | None, model: Header) -> None:
         raise ParamError(stage, rule, f"{model.path} keeps these")
 
 
-def check_epoch(stage: str, epoch: int | None, headers: Mapping[str, Header]) -> None:
-    """Check the epoch that a stage starts from: it was kept, and all that is read is of it.
+def check_epoch(epoch: int | None, headers: Mapping[str, Header], roles: Sequence[str]) -> None:
+    """Check that what is read was made of the features of one epoch.
 
     Args:
-        stage: What an error names.
         epoch: From 1; None for the last one.
-        headers: Of the inputs, by role; one is the model.
+        headers: Of the inputs, by role.
+        roles: What must be of this epoch, where it is read.
 
     Raises:
-        ArtifactError: Statistics are of another epoch's features, or see ``check_kept``.
-        ParamError: See ``check_kept``.
+        ArtifactError: One is of another epoch.
     """
-    check_kept(stage, epoch, headers["model"])
-    for role in ("features", "covariances", "confusion", "generator"):
+    for role in roles:
         if role in headers and headers[role].info.get("epoch") != epoch:
-            other = headers[role].info.get("epoch")
-            rule = f"is of {'the last epoch' if other is None else f'epoch {other}'}"
-            hint = "--from-epoch must be the same here and in dump-features"
-            raise ArtifactError(headers[role].path, f"{rule}, not of the one to start from", hint)
+            rule = f"is of {_named(headers[role].info.get('epoch'))}, not of {_named(epoch)}"
+            raise ArtifactError(headers[role].path, rule, "--from-epoch must be the same in all")
+
+
+def _named(epoch: int | None) -> str:
+    return "the last epoch" if epoch is None else f"epoch {epoch}"

@@ -73,12 +73,10 @@ def group_of_class(train_counts: Tensor, many_above: int = 100, few_below: int =
         int64 [C], indices into ``GROUPS``.
 
     Raises:
-        ParamError: The two groups would overlap.
+        ValueError: The two groups would overlap.
     """
     if few_below > many_above + 1:
-        raise ParamError(
-            "class groups", f"few_below must be at most many_above + 1, got {few_below}"
-        )
+        raise ValueError("few_below must be at most many_above + 1")
     few = (train_counts < few_below).to(torch.int64)
     return 1 + few - (train_counts > many_above).to(torch.int64)
 

@@ -47,7 +47,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(ltcli, chain, tmp_path):
     for words in (*commands(folder, chain / "split.safetensors"), ("plot", folder)):
         done = ltcli(*words)
         assert (done.code, done.out) == (3, "")
-        assert done.lines == [f"error: {folder}: cannot be read: File name too long"]
+        assert done.lines == [f"error: {folder}: cannot be read: file name too long"]
 
 
 def test_a_folder_without_permission_is_not_an_empty_one(ltcli, chain, tmp_path, monkeypatch):
@@ -62,4 +62,4 @@ def test_a_folder_without_permission_is_not_an_empty_one(ltcli, chain, tmp_path,
     for words in (*commands(tmp_path, chain / "split.safetensors"), ("plot", tmp_path)):
         done = ltcli(*words)
         assert (done.code, done.out) == (3, "")
-        assert done.lines == [f"error: {tmp_path}: cannot be read: Permission denied"]
+        assert done.lines == [f"error: {tmp_path}: cannot be read: permission denied"]

@@ -328,7 +328,7 @@ def test_a_recipe_that_cannot_be_read_is_refused(ltcli, chain, tmp_path, recipe)
     assert done.code == 3
     assert done.lines == [
         f"error: {file}: recipe is not one of this ltcli",
-        "hint: evaluate the model again",
+        "hint: train the model again, or leave it out",
     ]
 
 

@@ -14,7 +14,7 @@ def test_doctor_finds_a_sound_installation(ltcli, tmp_path):
     done = ltcli("doctor", "-d", tmp_path)
     assert done.code == 0
     assert done.out.count("ok ") == 6
-    names = [finding["name"] for finding in json.loads(ltcli("doctor", "--json").out)]
+    names = [finding["name"] for finding in json.loads(ltcli("doctor", "--json").out)["findings"]]
     expected = ["packages", "torch and torchvision", "devices", "default", "disk", "write test"]
     assert names == expected
 
@@ -23,7 +23,7 @@ def test_a_folder_that_cannot_be_written_is_named_also_in_the_one_document(ltcli
     file = tmp_path / "file"
     file.write_text("")
     done = ltcli("doctor", "-d", file)
-    message = f"doctor: write test: {file} cannot be written: Not a directory"
+    message = f"doctor: write test: {file} cannot be written: not a directory"
     hint = "choose another --dir"
     assert done.code == 6
     assert done.lines == [f"error: {message}", f"hint: {hint}"]
@@ -37,7 +37,7 @@ def test_a_name_that_no_folder_can_have_is_no_traceback(ltcli, tmp_path):
     done = ltcli("doctor", "-d", folder)
     assert done.code == 6
     assert done.lines == [
-        f"error: doctor: write test: {folder} cannot be written: File name too long",
+        f"error: doctor: write test: {folder} cannot be written: file name too long",
         "hint: choose another --dir",
     ]
 

@@ -137,7 +137,7 @@ def test_an_output_that_cannot_be_read_is_found_before_the_work(ltcli, copy, mon
 
     monkeypatch.setattr("os.open", refuse)
     done = ltcli("export", copy / "pretrain.safetensors", "--to", "torch", "--out", out)
-    assert done.lines == [f"error: {out}: cannot be read: Permission denied"]
+    assert done.lines == [f"error: {out}: cannot be read: permission denied"]
     assert done.code == 3
 
 

@@ -224,6 +224,6 @@ def test_a_folder_that_cannot_be_written_is_named(ltcli, folder, tmp_path):
     done = ltcli("plot", folder, "--out", tmp_path / "file")
     assert done.code == 6
     assert done.lines == [
-        f"error: {tmp_path}/file: cannot be written: File exists",
+        f"error: {tmp_path}/file: cannot be written: file exists",
         "hint: choose another --out",
     ]

@@ -143,7 +143,7 @@ def test_memory_that_runs_out_is_an_error(ltcli, chain, photos, monkeypatch, fai
     assert (done.code, done.out) == (6, "")
     assert done.lines == [
         "error: predict: out of memory",
-        "hint: name fewer images at once, or use --device cpu",
+        "hint: use --device cpu, or a machine with more memory",
     ]
 
 

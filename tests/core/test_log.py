@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ltcli.core.log import plural, printable, setup
+from ltcli.core.log import setup
 
 
 @pytest.fixture(autouse=True)
@@ -47,22 +47,3 @@ def test_nothing_reaches_the_loggers_of_others(logger):
     setup(0)
     assert not logger.propagate
     assert logging.getLogger().level == logging.WARNING
-
-
-@pytest.mark.parametrize(
-    ("count", "noun", "text"),
-    [
-        (0, "image", "0 images"),
-        (1, "image", "1 image"),
-        (1, "class", "1 class"),
-        (2, "class", "2 classes"),
-        (12406, "image", "12,406 images"),
-    ],
-)
-def test_a_count_goes_with_its_noun(count, noun, text):
-    assert plural(count, noun) == text
-
-
-def test_what_a_terminal_would_obey_is_escaped_and_the_rest_left_alone():
-    assert printable("a\x1b[2Jb\x9b1m\u202ec\n") == "a\\u001b[2Jb\\u009b1m\\u202ec\\n"
-    assert printable("größe 3 \U0001f600") == "größe 3 \U0001f600"

@@ -81,7 +81,7 @@ def test_a_wrong_table_names_its_line(tmp_path, text, line, message, hint):
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    for path, reason in ((tmp_path / "x.csv", "no such file"), (tmp_path, "cannot be read: Is a")):
+    for path, reason in ((tmp_path / "x.csv", "no such file"), (tmp_path, "cannot be read: is a")):
         with pytest.raises(ParamError, match=reason) as caught:
             read_class_table(path, "cost", NAMES)
         assert caught.value.where == str(path)

@@ -344,7 +344,7 @@ BAD = {
         "cat/0\\udcff.png: has a name that is not UTF-8",
     ),
     "newline in a name": (put("cat/0\n.png", b""), "cat/0\\n.png: is empty"),
-    "escape in a name": (put("cat/0\x1b[2J.png", b""), "cat/0\\x1b[2J.png: is empty"),
+    "escape in a name": (put("cat/0\x1b[2J.png", b""), "cat/0\\u001b[2J.png: is empty"),
     "copy in another class": (copy_across, "dog/3.jpg: has the same bytes as cat/2.png"),
     "hard link in another class": (hard_link_across, "dog/3.png: has the same bytes as cat/2.png"),
     "linked class": (
@@ -353,7 +353,7 @@ BAD = {
     ),
     "class with a control character": (
         put("eel\x07/1.png", encoded(9)),
-        "eel\\x07: is a class name that cannot be printed",
+        "eel\\u0007: is a class name that cannot be printed",
     ),
     "too deep": (
         put("cat/" + "d/" * 17 + "1.png", encoded(9)),

@@ -102,7 +102,7 @@ def test_published_lists_read_as_they_are(tmp_path):
         ("a.jpg 1.0", "a.jpg 1.0"),
         ("a.jpg 1_0", "a.jpg 1_0"),
         ("a.jpg \u0661", "a.jpg \u0661"),
-        ("a\x1bb.jpg", "a\\x1bb.jpg"),
+        ("a\x1bb.jpg", "a\\u001bb.jpg"),
         ("a.jpg " + "1" * 19, "a.jpg " + "1" * 19),
     ],
 )

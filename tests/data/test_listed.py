@@ -69,7 +69,7 @@ def test_paths_are_those_that_one_at_a_time_would_give(paths):
         ("/etc/passwd", "/etc/passwd"),
         ("../a.jpg", "../a.jpg"),
         ("a/../../b.jpg", "a/../../b.jpg"),
-        ("a\0b.jpg", "a\\x00b.jpg"),
+        ("a\0b.jpg", "a\\u0000b.jpg"),
         ("\ud800.jpg", "\\ud800.jpg"),
     ],
 )

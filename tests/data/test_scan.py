@@ -3,7 +3,7 @@ import os
 import pytest
 
 from ltcli.data.decode import BadImageError
-from ltcli.data.scan import list_folders, read_file, shown
+from ltcli.data.scan import list_folders, read_file
 
 
 def refuse(path):
@@ -25,11 +25,6 @@ def test_what_took_the_place_of_a_file_since_the_scan_is_not_read(tmp_path):
     assert refuse(tmp_path / "pipe") == "is no regular file"
     assert refuse(tmp_path) == "is no regular file"
     assert refuse(tmp_path / "none") == "cannot be read: no such file or directory"
-
-
-def test_a_path_is_shown_on_one_line_of_printable_text():
-    assert shown("caf\u00e9/\U0001f408 1.png") == "caf\u00e9/\U0001f408 1.png"
-    assert shown("a\nb\x1b[31m\udcff\u202e") == "a\\nb\\x1b[31m\\udcff\\u202e"
 
 
 def test_folders_are_listed_by_name(tmp_path):

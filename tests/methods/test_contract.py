@@ -14,6 +14,8 @@ from ltcli.core.params import build, specs
 from ltcli.engine.fit import Batch
 from ltcli.methods import METHODS
 from ltcli.methods import method as method_module
+from ltcli.methods.method import Trained
+from ltcli.models.classifier import Classifier
 from ltcli.stages import STAGES
 
 WITH_METHODS = {stage.name: stage for stage in STAGES if stage.has_methods}
@@ -88,6 +90,20 @@ def test_a_loss_or_steps_or_a_solution_in_closed_form(method):
         assert method.solve is None
     if "pretrain" in method.stages:
         assert method.loss is not None or method.steps is not None
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.solve])
+def test_what_is_chosen_are_own_parameters(rng, name):
+    labels = torch.arange(3).repeat_interleave(4)
+    known = Trained(
+        Classifier(5, 3),
+        torch.tensor([40, 9, 3]),
+        *(torch.randn(12, 5, generator=rng), labels),
+        *(torch.randn(12, 5, generator=rng), labels),
+    )
+    params = METHODS[name].params()
+    _, chosen = METHODS[name].solve(params, known)
+    assert set(chosen) <= {field.name for field in dataclasses.fields(params)}
 
 
 def test_what_is_trained_exists(method):

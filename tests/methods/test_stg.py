@@ -271,9 +271,8 @@ def test_a_generator_of_another_epoch_is_refused(ltcli, copy):
     done = ltcli(*STG, "--data", "images", "--from-epoch", "1", "-d", copy)
     assert done.code == 3
     assert done.lines == [
-        f"error: {copy / 'stg-train.safetensors'}: is of the last epoch, not of the one to"
-        " start from",
-        "hint: --from-epoch must be the same here and in dump-features",
+        f"error: {copy / 'stg-train.safetensors'}: is of the last epoch, not of epoch 1",
+        "hint: --from-epoch must be the same in all",
     ]
 
 

@@ -320,8 +320,8 @@ def test_a_bank_of_an_earlier_epoch_is_for_that_epoch_alone(ltcli, copy):
     done = ltcli(*crt, "--features", bank, "--force")
     assert done.code == 3
     assert done.lines == [
-        f"error: {bank}: is of epoch 1, not of the one to start from",
-        "hint: --from-epoch must be the same here and in dump-features",
+        f"error: {bank}: is of epoch 1, not of the last epoch",
+        "hint: --from-epoch must be the same in all",
     ]
     graph = copy / "confusion-last.safetensors"
     last = copy / "bank-last.safetensors"
@@ -331,8 +331,8 @@ def test_a_bank_of_an_earlier_epoch_is_for_that_epoch_alone(ltcli, copy):
     done = ltcli(*risda, "--features", bank, "--covariances", own, "--confusion", graph)
     assert done.code == 3
     assert done.lines == [
-        f"error: {graph}: is of the last epoch, not of the one to start from",
-        "hint: --from-epoch must be the same here and in dump-features",
+        f"error: {graph}: is of the last epoch, not of epoch 1",
+        "hint: --from-epoch must be the same in all",
     ]
     out = copy / "crt-1.safetensors"
     assert ltcli(*crt, "--features", bank, *earlier, "--out", out).code == 0

@@ -159,6 +159,11 @@ def test_augmentation_is_what_any_stage_did_to_images():
     assert after_pretraining(finetune("ncm", data="images"), **bare).augmentation == ()
 
 
+def test_a_model_of_a_schedule_that_is_gone_has_its_epochs():
+    base = ("pretrain", step("pretrain", "l2rw") | {"schedule": "mcw"})
+    assert read(("split", step("split", source="cifar10")), base)[0].epochs == 200
+
+
 def test_only_what_differs_is_said():
     short, long = after_pretraining(epochs=100), after_pretraining(epochs=1, padding=0, flip=False)
     names = names_of_differences([short, long, short])

@@ -318,7 +318,7 @@ def test_a_place_that_cannot_be_written_is_named_before_any_work(ltcli, copy):
             f"cannot be written: {copy}/file is not a writable folder",
         ),
         (copy / long, "file name must be at most 200 bytes, got 201"),
-        (copy / ("y" * 300) / "o.safetensors", "cannot be written: File name too long"),
+        (copy / ("y" * 300) / "o.safetensors", "cannot be written: file name too long"),
     ):
         done = ltcli("covariances", "-d", copy, "--out", out)
         assert_wrong(done, 6, f"{out}: {rule}", "choose another --out")
@@ -329,7 +329,7 @@ def test_a_place_that_cannot_be_written_is_named_before_any_work(ltcli, copy):
 @pytest.mark.skipif(not Path("/proc/self").exists() or os.geteuid() != 0, reason="other words here")
 def test_a_folder_that_takes_no_file_is_named_at_once(ltcli, copy):
     done = ltcli("covariances", "-d", copy, "--out", "/proc/o.safetensors")
-    message = "/proc/o.safetensors: cannot be written: No such file or directory"
+    message = "/proc/o.safetensors: cannot be written: no such file or directory"
     assert_wrong(done, 6, message, "choose another --out")
 
 
@@ -515,7 +515,7 @@ def test_a_checkpoint_that_does_not_fit_is_left_with_a_warning(ltcli, copy, sign
         resume.mkdir()
         done = ltcli(*command)
         assert done.code == 6
-        assert done.lines == [f"error: {resume}: cannot be removed: Is a directory"]
+        assert done.lines == [f"error: {resume}: cannot be removed: is a directory"]
         return
     done = ltcli(*command)
     assert done.code == 0

@@ -74,7 +74,7 @@ def test_groups_of_long_tailed_cifar100_have_the_published_sizes():
 
 
 def test_groups_that_overlap_are_refused():
-    with pytest.raises(ParamError, match="few_below must be at most many_above"):
+    with pytest.raises(ValueError, match="few_below must be at most many_above"):
         group_of_class(torch.tensor([5]), many_above=10, few_below=12)
 
 

@@ -14,7 +14,7 @@ from ltcli.cli.compare import check_groups, predictions_on_test
 from ltcli.cli.report.files import lineage
 from ltcli.cli.report.models import images_of_class, measure
 from ltcli.cli.report.page import MARK, Facts, page
-from ltcli.core.errors import ArtifactError, ParamError, ResourceError
+from ltcli.core.errors import ArtifactError, ParamError, ResourceError, cause
 from ltcli.stages.comparison import check_same_images, place, read_runs
 from ltcli.stages.run import check_output
 
@@ -64,7 +64,7 @@ def _write(target: Path, text: str, force: bool) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        rule = f"cannot be written: {error.strerror}"
+        rule = f"cannot be written: {cause(error)}"
         raise ResourceError(target, rule, "choose another --out") from None
     with locked(target):
         # Another process may have written it since the first look.
@@ -80,7 +80,7 @@ def _check_ours(target: Path, force: bool) -> None:
         with target.open("rb") as file:
             ours = file.read(len(MARK)) == MARK.encode()
     except OSError as error:
-        raise ArtifactError(target, f"cannot be read: {error.strerror}") from None
+        raise ArtifactError(target, f"cannot be read: {cause(error)}") from None
     if not ours:
         rule = "was not made by ltcli report"
         raise ArtifactError(target, rule, "--force replaces it, --out writes elsewhere")
