@@ -4,7 +4,24 @@ import os
 from pathlib import Path
 
 from ltcli.artifacts.header import Header, read_header
-from ltcli.core.errors import ArtifactError, cause
+from ltcli.core.errors import ArtifactError, ResourceError, cause
+
+
+def make_folder(folder: Path, where: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Args:
+        folder: The folder.
+        where: What is to be written, for the message.
+
+    Raises:
+        ResourceError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        rule = f"cannot be written: {cause(error)}"
+        raise ResourceError(where, rule, "choose another --out") from None
 
 
 def list_folder(folder: Path) -> list[Path]:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from ltcli.artifacts.folder import make_folder
 from ltcli.artifacts.header import Header, opened, read_header
 from ltcli.cli.commands import help_of
-from ltcli.core.errors import ArtifactError, ParamError, ResourceError, cause, nearest
+from ltcli.core.errors import ArtifactError, ParamError, nearest
 from ltcli.stages.exporting import FORMATS, check_extra
 from ltcli.stages.exporting import export as export_model
 from ltcli.stages.memory import memory_needed
@@ -88,11 +89,7 @@ def _write(out: Path, content: bytes, force: bool) -> bool:
     """Write a file unless it is there as it shall be; return whether it was written."""
     from ltcli.artifacts.store import locked, save_bytes
 
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        rule = f"cannot be written: {cause(error)}"
-        raise ResourceError(out, rule, "choose another --out") from None
+    make_folder(out.parent, out)
     with locked(out):
         if out.exists() and not force:
             with opened(out) as file:

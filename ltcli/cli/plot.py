@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltcli.artifacts.folder import read_folder
+from ltcli.artifacts.folder import make_folder, read_folder
 from ltcli.artifacts.header import Header, read_header
 from ltcli.cli import figures_classes, figures_samples
 from ltcli.cli.commands import help_of
 from ltcli.cli.figure_parts import Facts
-from ltcli.core.errors import ArtifactError, ParamError, ResourceError, cause
+from ltcli.core.errors import ArtifactError, ParamError, ResourceError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,11 +81,7 @@ def _draw(header: Header, out: Path | None, dpi: int) -> list[Path]:
     with open_artifact(header.path) as artifact:
         tensors = {name: tensor.numpy() for name, tensor in artifact.load("*").items()}
     folder = header.path.parent if out is None else out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        rule = f"cannot be written: {cause(error)}"
-        raise ResourceError(folder, rule, "choose another --out") from None
+    make_folder(folder, folder)
     made = []
     for name, figure in _figures(_facts(tensors, header.info)):
         path, content = folder / f"{header.path.stem}-{name}.png", io.BytesIO()

@@ -189,24 +189,24 @@ def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) ->
 
 def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, str]:
     """Return why some files of a part cannot be taken, by path; several are decoded at once."""
+    faults: dict[str, str] = {}
 
-    def look(path: str) -> bytes | BadImageError:
+    def digest(path: str) -> bytes | None:
         try:
             content = read_file(root / path)
             open_image(content)
         except BadImageError as error:
-            return error
+            faults[path] = str(error)
+            return None
         return hashlib.sha256(content).digest()
 
-    faults: dict[str, str] = {}
     # Threads do, as Pillow lets go of the interpreter while it decodes.
     with ThreadPoolExecutor(usable_cores()) as threads:
-        seen = zip(rows.files, rows.labels.tolist(), threads.map(look, rows.files), strict=True)
-        for path, label, found in seen:
+        digests = threads.map(digest, rows.files)
+        for path, label, found in zip(rows.files, rows.labels.tolist(), digests, strict=True):
             try:
-                if isinstance(found, BadImageError):
-                    raise found
-                decoder.require_new(part, label, path, found)
+                if found is not None:
+                    decoder.require_new(part, label, path, found)
             except BadImageError as error:
                 faults[path] = str(error)
     return faults

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ltcli.artifacts.folder import make_folder
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context, processes
 from ltcli.core.errors import ArtifactError, ResourceError, cause
@@ -174,11 +175,7 @@ def run(job: Job) -> bool:
         if rank == 0:
             _resume_file(job, first.inputs).remove_leftover()
         return False
-    try:
-        job.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        rule = f"cannot be written: {cause(error)}"
-        raise ResourceError(job.out, rule, "choose another --out") from None
+    make_folder(job.out.parent, job.out)
     # Heavy imports start here: nothing above needs torch.
     from ltcli.artifacts.store import locked
     from ltcli.engine import parallel

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ltcli.artifacts.folder import read_folder
+from ltcli.artifacts.folder import make_folder, read_folder
 from ltcli.artifacts.header import Header
 from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
@@ -14,7 +14,7 @@ from ltcli.cli.compare import check_groups, predictions_on_test
 from ltcli.cli.report.files import lineage
 from ltcli.cli.report.models import images_of_class, measure
 from ltcli.cli.report.page import MARK, Facts, page
-from ltcli.core.errors import ArtifactError, ParamError, ResourceError, cause
+from ltcli.core.errors import ArtifactError, ParamError, cause
 from ltcli.stages.comparison import check_same_images, place, read_runs
 from ltcli.stages.run import check_output
 
@@ -61,11 +61,7 @@ def report(
 def _write(target: Path, text: str, force: bool) -> None:
     from ltcli.artifacts.store import locked, save_bytes
 
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        rule = f"cannot be written: {cause(error)}"
-        raise ResourceError(target, rule, "choose another --out") from None
+    make_folder(target.parent, target)
     with locked(target):
         # Another process may have written it since the first look.
         _check_ours(target, force)
