@@ -1,5 +1,6 @@
 """The program: the commands, and one place where failures become lines and exit codes."""
 
+import errno
 import functools
 import io
 import json
@@ -14,7 +15,7 @@ from typer.main import get_command
 from ltcli import __version__
 from ltcli.cli import commands, compare, export, plot, predict, reading
 from ltcli.cli.report import command as report
-from ltcli.core.errors import LtcliError
+from ltcli.core.errors import LtcliError, ResourceError
 
 _EXIT_CODES = (
     "Exit codes: 2 parameters, 3 artifacts, 4 numerics, 5 data set, 6 resources,"
@@ -74,9 +75,22 @@ def run(argv: list[str]) -> int:
     try:
         return _called(argv)
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone; nothing is left to say.
+        _drop_output()
         return 141
+    except OSError as error:
+        # Whatever writes a file names it and says so itself; only standard output has no name.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if error.filename is not None or not full:
+            raise
+        _drop_output()
+        reason = ResourceError("standard output", "the disk is full", "free some space")
+        return _fail([], str(reason), reason.hint, reason.exit_code)
+
+
+def _drop_output() -> None:
+    # What is still in the buffer must not fail once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _called(argv: list[str]) -> int:

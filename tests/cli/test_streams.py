@@ -34,6 +34,29 @@ def test_output_can_be_piped_into_a_reader_that_stops(chain: Path, words: tuple[
     assert b"Exception ignored" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", PRINTING, ids=lambda words: words[-2])
+def test_output_that_cannot_be_written_is_an_error(chain: Path, words: tuple[str, ...]):
+    code = "from ltcli.cli.main import main; main()"
+    with Path("/dev/full").open("wb") as full:
+        call = [sys.executable, "-c", code, *words]
+        done = subprocess.run(call, cwd=chain, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 6
+    lines = ["error: standard output: the disk is full", "hint: free some space"]
+    assert done.stderr.decode().splitlines()[-2:] == lines
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full", "a.txt"), OSError(5, "input/output error")])
+def test_other_failures_of_the_system_are_bugs(ltcli, chain, monkeypatch, error):
+    def fail(*_args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ltcli.cli.reading.verify", fail)
+    with pytest.raises(OSError, match=str(error.strerror)):
+        ltcli("show", chain / "split.safetensors")
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_an_interrupted_command_says_so(ltcli, chain, monkeypatch, options):
     def interrupt(*_args: object) -> None:
