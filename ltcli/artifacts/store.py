@@ -1,6 +1,5 @@
 """Write artifacts whole or not at all, and load tensors only from files that are sound."""
 
-import errno
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from ltcli.artifacts.header import parse_header as _parse_header
 from ltcli.artifacts.kinds import KINDS
 from ltcli.artifacts.rows import StoredRows, is_finite
 from ltcli.artifacts.schema import check_schema
-from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause
+from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause, disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -243,9 +242,8 @@ def _check_space(path: Path, needed: int) -> None:
 
 
 def _unwritable(path: Path, error: Exception) -> ResourceError:
-    number = getattr(error, "errno", None)
-    full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
-    if full or "File too large" in str(error):
+    # What safetensors raises has no number, only words.
+    if disk_full(error) or re.search("No space left|File too large", str(error)):
         return ResourceError(path, "the disk is full", "free some space and run again")
     return ResourceError(path, f"cannot be written: {cause(error)}", "choose another --out")
 

@@ -1,6 +1,5 @@
 """The program: the commands, and one place where failures become lines and exit codes."""
 
-import errno
 import functools
 import io
 import json
@@ -15,7 +14,7 @@ from typer.main import get_command
 from ltcli import __version__
 from ltcli.cli import commands, compare, export, plot, predict, reading
 from ltcli.cli.report import command as report
-from ltcli.core.errors import LtcliError, ResourceError
+from ltcli.core.errors import LtcliError, ResourceError, disk_full
 
 _EXIT_CODES = (
     "Exit codes: 2 parameters, 3 artifacts, 4 numerics, 5 data set, 6 resources,"
@@ -80,8 +79,7 @@ def run(argv: list[str]) -> int:
         return 141
     except OSError as error:
         # Whatever writes a file names it and says so itself; only standard output has no name.
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if error.filename is not None or not full:
+        if error.filename is not None or not disk_full(error):
             raise
         _drop_output()
         reason = ResourceError("standard output", "the disk is full", "free some space")

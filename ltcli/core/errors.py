@@ -11,6 +11,7 @@
 Anything else that escapes is a bug: it keeps its traceback and exits with 1.
 """
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,3 +103,8 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
 def cause(error: Exception) -> str:
     """Return what the system says of a failure, in lower case, to end a message with."""
     return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def disk_full(error: Exception) -> bool:
+    """Return whether the disk, a quota or the limit of a file's size left no room to write."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
