@@ -14,6 +14,7 @@ from ltcli.data.published import Published
 from ltcli.stages.comparison import check_same_images, compare_files, published_beside
 from ltcli.stages.league import read_provenance
 
+_MOST_IMAGES, _MOST_RESAMPLES = 10**9, 10**6
 _FLAG = "one of --json, --csv and --markdown"
 
 
@@ -93,11 +94,11 @@ def check_groups(command: str, many_above: int, few_below: int) -> None:
     """Check that no class is both many and few.
 
     Raises:
-        ParamError: One may be, or a bound is negative.
+        ParamError: One may be, or a bound is no number of images.
     """
     for name, bound in (("many_above", many_above), ("few_below", few_below)):
-        if bound < 0:
-            raise ParamError(command, f"{name} must be at least 0, got {bound}")
+        if not 0 <= bound <= _MOST_IMAGES:
+            raise ParamError(command, f"{name} must be between 0 and {_MOST_IMAGES}, got {bound}")
     if few_below > many_above + 1:
         rule = f"few_below must be at most many_above + 1 = {many_above + 1}, got {few_below}"
         raise ParamError(command, rule)
@@ -106,8 +107,9 @@ def check_groups(command: str, many_above: int, few_below: int) -> None:
 def _check_ranges(level: float, resamples: int, seed: int) -> None:
     if not 0 < level < 1:
         raise ParamError("compare", f"level must be between 0 and 1, got {level:g}")
-    if resamples < 100:
-        raise ParamError("compare", f"resamples must be at least 100, got {resamples}")
+    if not 100 <= resamples <= _MOST_RESAMPLES:
+        rule = f"resamples must be between 100 and {_MOST_RESAMPLES}, got {resamples}"
+        raise ParamError("compare", rule)
     if seed < 0:
         raise ParamError("compare", f"seed must be at least 0, got {seed}")
 
@@ -123,9 +125,10 @@ def predictions_on_test(folder: Path, headers: list[Header]) -> list[Header]:
         rule = "has no predictions on the test set"
         raise ArtifactError(folder, rule, "run ltcli evaluate first")
 
-    def place(header: Header) -> tuple[bool, bool, str]:
-        info = header.info
-        return info["stage"] != "pretrain", info["method"] != "cross-entropy", header.path.stem
+    def place(header: Header) -> tuple[bool, bool, bool, str]:
+        info, name = header.info, header.path.stem
+        trained_on = info["stage"] != "pretrain", info["method"] != "cross-entropy"
+        return *trained_on, name != "evaluate-pretrain", name
 
     return sorted(found, key=place)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ltcli.artifacts.folder import make_folder
+from ltcli.artifacts.folder import make_folder, sidecar_of
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.core.context import Context, processes
 from ltcli.core.errors import ArtifactError, ResourceError, cause
@@ -216,16 +216,17 @@ def _run_locked(job: Job, now: Plan) -> None:
     from ltcli.core.environment import describe, peak_memory
 
     checkpoint = _resume_file(job, now.inputs)
-    sidecar = job.out.with_suffix(".run.jsonl")
+    # The sidecar is that of the artifact beside it until there is another one.
+    sidecar, unfinished = sidecar_of(job.out), job.out.with_suffix(".resume.jsonl")
     resumed = checkpoint.exists()
     started = time.time()
 
     def log(record: Mapping[str, Any], mode: str = "a") -> None:
         try:
-            with sidecar.open(mode) as file:
+            with unfinished.open(mode) as file:
                 file.write(json.dumps(record, sort_keys=True) + "\n")
         except OSError as error:
-            raise ResourceError(sidecar, f"cannot be written: {cause(error)}") from None
+            raise ResourceError(unfinished, f"cannot be written: {cause(error)}") from None
 
     event, mode = ("resume", "a") if resumed else ("start", "w")
     log({"event": event, "time": started, **describe(job.device)}, mode)
@@ -244,6 +245,10 @@ def _run_locked(job: Job, now: Plan) -> None:
     checkpoint.remove()
     seconds = round(time.time() - started, 3)
     log({"event": "end", "seconds": seconds, "digest": digest, **peak_memory()})
+    try:
+        unfinished.replace(sidecar)
+    except OSError as error:
+        raise ResourceError(sidecar, f"cannot be written: {cause(error)}") from None
     logger.info("%s: done in %.1f s", job.stage.name, seconds)
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcli.artifacts.folder import sidecar_of
 from ltcli.core.context import local_processes
 from ltcli.core.environment import usable_cores
 from ltcli.core.errors import ArtifactError, DataError, ParamError
@@ -49,7 +50,7 @@ def check_samples(stage: str, root: str | None, split: Header) -> None:
     """
     if split.info["store"] != "files":
         return
-    folder = _root(root, split.path)
+    folder = _root(root, split)
     if folder is None:
         raise ParamError(stage, f"root must be given for {split.path}", "its images are in files")
     if not folder.is_dir():
@@ -118,7 +119,7 @@ def image_files(
     """Return the images of one part of a split of files; ``check_samples`` comes before."""
     from ltcli.data.files import ImageFiles
 
-    folder = _root(root, split.header.path)
+    folder = _root(root, split.header)
     assert folder is not None
     names, sizes = files_of(split, part)
     return ImageFiles(folder, names, sizes, split.header.info["image_size"][0], augmentation)
@@ -134,15 +135,16 @@ def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:
     return names[rows], split.tensor("sizes")[rows].tolist()
 
 
-def _root(given: str | None, split: Path) -> Path | None:
+def _root(given: str | None, split: Header) -> Path | None:
     """Return the folder of the images: as given, or where ``split`` found them."""
     if given is not None:
         return Path(given)
-    with suppress(OSError, ValueError):
-        for line in split.with_suffix(".run.jsonl").read_text().splitlines():
-            record = json.loads(line)
-            if record.get("event") == "root":
-                return Path(record["root"])
+    with suppress(OSError, ValueError, AttributeError):
+        records = [json.loads(line) for line in sidecar_of(split.path).read_text().splitlines()]
+        if records and records[-1].get("digest") == split.digest:
+            for record in records:
+                if record.get("event") == "root":
+                    return Path(record["root"])
     return None
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from ltcli.stats import accuracy as scores
-from ltcli.stats.intervals import resampled_rows, score_interval
+from ltcli.stats.intervals import class_strata, resampled_rows, score_interval
 from ltcli.stats.simultaneous import Difference, differences
 
 Score = Literal["accuracy", "balanced"]
@@ -93,8 +93,8 @@ def compare(
         many_above: A class with more training images than this is many.
         few_below: A class with fewer is few.
         seed: Of the bootstrap.
-        score: What intervals and differences are of. For the balanced accuracy, resamples have as
-            many images of each class as there are.
+        score: What intervals and differences are of. For the balanced accuracy, each class is
+            resampled by itself.
     """
     by_name: dict[str, list[Run]] = {}
     for run in runs:
@@ -103,11 +103,11 @@ def compare(
     values = [
         torch.stack([_values(run, balanced) for run in members]) for members in by_name.values()
     ]
-    classes = runs[0].labels if balanced else None
-    resampled = resampled_rows(values, resamples=resamples, seed=seed, classes=classes)
+    strata = class_strata(runs[0].labels) if balanced else None
+    resampled = resampled_rows(values, resamples=resamples, seed=seed, strata=strata)
     found: list[Difference | None] = [None]
     if len(by_name) > 1:
-        found += differences(values, resampled, level)
+        found += differences(values, resampled, level, strata)
     return [
         _row(
             members,

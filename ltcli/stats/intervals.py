@@ -1,17 +1,23 @@
 """How far an accuracy may be chance: bootstrap over images and seeds.
 
-Every resample draws N test images with replacement, or, for a balanced score, as many of each class
-as there are; with more than one seed it also draws as many
+Every resample draws N test images with replacement; with more than one seed it also draws as many
 seeds with replacement, independently of the images, and averages over them. All rows of a table
 are scored on the same resampled images. The interval of a row runs between percentiles of its
 resampled means (percentile method).
+
+For a balanced score each class is drawn by itself, n - 1 images of its n, each counting n / (n - 1)
+times: the mean of n draws would have only (n - 1) / n of the variance, half of it where a class has
+two images. What a class of one image varies by cannot be seen in it, so such classes are drawn as
+one; a lone one with the smallest other class, which makes more of it than it varies by.
 
 With several seeds this is the pigeonhole bootstrap, which is on the wide side: it counts the
 interaction of image and seed up to three times. With two or three seeds it is too narrow for what
 the seeds themselves contribute, by the factor (S - 1) / S in variance.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; Owen, "The
-Pigeonhole Bootstrap", Annals of Applied Statistics 2007, arXiv 0712.1111.
+Pigeonhole Bootstrap", Annals of Applied Statistics 2007, arXiv 0712.1111; Rao and Wu, "Resampling
+Inference with Complex Survey Data", Journal of the American Statistical Association 1988 (n - 1
+draws of a stratum).
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,11 +31,13 @@ from ltcli.core.errors import ParamError
 
 _CHUNK_ELEMENTS = 1 << 22  # counts in memory at once
 
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
 
 def bootstrap_weights(
-    num_samples: int, resamples: int, seed: int, classes: Tensor | None = None
+    num_samples: int, resamples: int, seed: int, strata: Tensor | None = None
 ) -> Iterator[Tensor]:
-    """Draw how often each sample is in each resample: multinomial counts that sum to N.
+    """Draw how much each sample counts in each resample: weights that sum to N.
 
     A pure function of its arguments: methods scored with the same seed see the same resamples.
 
@@ -37,10 +45,11 @@ def bootstrap_weights(
         num_samples: N, at least 1.
         resamples: R, at least 1.
         seed: Of these draws only.
-        classes: int64 [N], where each class is drawn by itself; None where samples are alike.
+        strata: int64 [N], which samples are drawn by themselves, see ``class_strata``; None where
+            all are alike.
 
     Yields:
-        float32 [B, N], whole numbers, in chunks that add up to R rows.
+        float64 [B, N], whole numbers without strata, in chunks that add up to R rows.
     """
     for name, value in (("num_samples", num_samples), ("resamples", resamples)):
         if value < 1:
@@ -49,30 +58,53 @@ def bootstrap_weights(
     rows = max(1, _CHUNK_ELEMENTS // num_samples)
     for first in range(0, resamples, rows):
         count = min(rows, resamples - first)
-        if classes is None:
+        if strata is None:
             draws = generator.integers(num_samples, size=(count, num_samples))
+            worth = torch.ones(num_samples, dtype=torch.float64)
         else:
-            draws = _within(classes, generator.random((count, num_samples)))
+            draws, worth = _draw_within(strata.numpy(), generator, count)
         draws += np.arange(count)[:, None] * num_samples
         counts = np.bincount(draws.ravel(), minlength=count * num_samples)
-        yield torch.from_numpy(counts.astype(np.float32)).view(count, num_samples)
+        yield torch.from_numpy(counts).view(count, num_samples) * worth
 
 
-def _within(
-    classes: Tensor, shares: np.ndarray[Any, np.dtype[np.float64]]
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Turn draws in [0, 1), [B, N], into positions: draw n is of the class of sample n."""
-    labels = classes.numpy()
-    order = np.argsort(labels, kind="stable")
-    sizes = np.bincount(labels)
+def _draw_within(
+    strata: Integers, generator: np.random.Generator, count: int
+) -> tuple[Integers, Tensor]:
+    """Draw n - 1 samples of each stratum of n: positions [B, N - H], and their worth [N]."""
+    order = np.argsort(strata, kind="stable")
+    sizes = np.bincount(strata)
+    draws = np.where(sizes > 1, sizes - 1, sizes)
+    drawn = np.repeat(np.arange(len(sizes)), draws)
+    shares = generator.random((count, len(drawn)))
+    inside = np.minimum((shares * sizes[drawn]).astype(np.int64), sizes[drawn] - 1)
     starts = np.cumsum(sizes) - sizes
-    inside = np.minimum((shares * sizes[labels]).astype(np.int64), sizes[labels] - 1)
-    drawn: np.ndarray[Any, np.dtype[np.int64]] = order[starts[labels] + inside]
-    return drawn
+    positions: Integers = order[starts[drawn] + inside]
+    return positions, torch.from_numpy((sizes / np.maximum(draws, 1))[strata])
+
+
+def class_strata(labels: Tensor) -> Tensor:
+    """Return the strata that a balanced score is resampled in, of two samples each or more.
+
+    Args:
+        labels: int64 [N]. With N = 1 its stratum is of one sample.
+
+    Returns:
+        int64 [N], the label, or one label for all classes of one sample. A lone such class has that
+        of the smallest other class.
+    """
+    sizes = labels.bincount()
+    together = (sizes == 1).nonzero()[:, 0]
+    if len(together) == 1 and len(labels) > 1:
+        others = torch.where(sizes > 1, sizes, len(labels))
+        together = torch.cat([together, others.argmin()[None]])
+    stratum = torch.arange(len(sizes))
+    stratum[together] = together[:1]
+    return stratum[labels]
 
 
 def resampled_scores(
-    values: Tensor, *, resamples: int = 2000, seed: int = 0, classes: Tensor | None = None
+    values: Tensor, *, resamples: int = 2000, seed: int = 0, strata: Tensor | None = None
 ) -> Tensor:
     """Score every row on the same resamples of the images.
 
@@ -81,15 +113,15 @@ def resampled_scores(
             accuracy whether it is predicted right.
         resamples: R.
         seed: Of the resamples.
-        classes: As for ``bootstrap_weights``.
+        strata: As for ``bootstrap_weights``.
 
     Returns:
-        float64 [R, S]. Counts are exact for N up to 2^24, where float32 still counts.
+        float64 [R, S].
     """
     images = values.shape[1]
-    columns = values.to(device="cpu", dtype=torch.float32).T.contiguous()
-    drawn = bootstrap_weights(images, resamples, seed, classes)
-    return torch.cat([weights @ columns for weights in drawn]).to(torch.float64) / images
+    columns = values.to(device="cpu", dtype=torch.float64).T.contiguous()
+    drawn = bootstrap_weights(images, resamples, seed, strata)
+    return torch.cat([weights @ columns for weights in drawn]) / images
 
 
 def resampled_rows(
@@ -97,7 +129,7 @@ def resampled_rows(
     *,
     resamples: int = 2000,
     seed: int = 0,
-    classes: Tensor | None = None,
+    strata: Tensor | None = None,
 ) -> list[Tensor]:
     """Score the runs of several rows on the same resamples of the images.
 
@@ -105,13 +137,13 @@ def resampled_rows(
         rows: K times [S, N], as for ``resampled_scores``; S may vary.
         resamples: R.
         seed: Of the resamples.
-        classes: As for ``bootstrap_weights``.
+        strata: As for ``bootstrap_weights``.
 
     Returns:
         K times float64 [R, S], as of ``resampled_scores``.
     """
     joined = torch.cat(list(rows))
-    scores = resampled_scores(joined, resamples=resamples, seed=seed, classes=classes)
+    scores = resampled_scores(joined, resamples=resamples, seed=seed, strata=strata)
     return list(torch.split(scores, [len(row) for row in rows], dim=1))
 
 
@@ -132,7 +164,7 @@ def score_interval(scores: Tensor, *, level: float = 0.95, seed: int = 0) -> tup
     tail = (1 - level) / 2
     means = scores.gather(1, chosen).mean(dim=1)
     low, high = np.quantile(means.numpy(), [tail, 1 - tail])
-    return float(low), float(high)
+    return float(low), min(float(high), 1.0)
 
 
 def require_level(level: float) -> None:

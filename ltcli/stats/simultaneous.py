@@ -26,6 +26,9 @@ This counts what a seed does to single images twice, so verdicts on several seed
 With two seeds f is hardly known, and several rows may be wrong more often (see the simulation in
 the tests).
 
+Of a balanced score, images are few too where classes are: a class of n images adds u^2 / (n - 1) to
+the sum, u its part in s_k^2. Such verdicts err to a tie as well.
+
 A row of true difference D is called different with the chance Phi(|D| / s_k - c), the other sign
 being out of reach, which gives the smallest detectable one at a power:
 
@@ -39,8 +42,9 @@ may show it.
 Source: Westfall and Young, "Resampling-Based Multiple Testing", 1993, section 2.3 (single step);
 Romano and Wolf, "Exact and Approximate Stepdown Methods for Multiple Hypothesis Testing", Journal
 of the American Statistical Association 2005 (studentised, bootstrap, joint intervals); Welch,
-Biometrika 1947 (degrees of freedom); Wallace, Annals of Mathematical Statistics 1959 (Student's t
-from the normal, within 0.5 % for 4 degrees and more, too wide for fewer).
+Biometrika 1947, and Satterthwaite, Biometrics Bulletin 1946 (degrees of freedom); Wallace, Annals
+of Mathematical Statistics 1959 (Student's t from the normal, within 0.5 % for 4 degrees and more,
+too wide for fewer).
 """
 
 import math
@@ -56,7 +60,7 @@ from ltcli.stats.intervals import require_level
 
 POWER = 0.8  # of the smallest detectable difference
 
-# Differences are multiples of 1 / (N S); below this a spread is rounding.
+# Differences are multiples of 1 / (N S), or 1 / (N S C) and more; what is below this is rounding.
 _ROUNDING = 1e-12
 
 
@@ -82,7 +86,9 @@ class Difference:
         return low <= 0 <= high
 
 
-def differences(rows: Sequence[Tensor], scores: Sequence[Tensor], level: float) -> list[Difference]:
+def differences(
+    rows: Sequence[Tensor], scores: Sequence[Tensor], level: float, strata: Tensor | None = None
+) -> list[Difference]:
     """Compare all rows but the first with the first one.
 
     Args:
@@ -90,6 +96,7 @@ def differences(rows: Sequence[Tensor], scores: Sequence[Tensor], level: float) 
             times N.
         scores: K times float64 [R, S], their scores on the same resamples of the images.
         level: Chance that all intervals hold the true differences, between 0 and 1.
+        strata: int64 [N], images that were resampled by themselves; None where all are alike.
 
     Returns:
         K - 1 differences.
@@ -97,6 +104,7 @@ def differences(rows: Sequence[Tensor], scores: Sequence[Tensor], level: float) 
     require_level(level)
     means = torch.stack([row.double().mean() for row in rows])
     values = means[1:] - means[0]
+    values = torch.where(values.abs() > _ROUNDING, values, 0.0)
     resampled = torch.stack([score.mean(dim=1) for score in scores], dim=1)
     draws = resampled[:, 1:] - resampled[:, :1]
     errors = draws.std(dim=0, correction=0)
@@ -107,16 +115,27 @@ def differences(rows: Sequence[Tensor], scores: Sequence[Tensor], level: float) 
     critical = max(normal, float(np.quantile(steps.amax(dim=1).numpy(), level)))
     found = []
     for row, value, of_images in zip(rows[1:], values.tolist(), errors.tolist(), strict=True):
-        error, factor = _with_seeds(of_images, critical, (row, rows[0]))
+        pair = (row, rows[0])
+        uncertain = 0.0 if strata is None or of_images == 0 else _uncertain(pair, strata)
+        error, factor = _with_seeds(of_images, uncertain, critical, pair)
         interval = (value - factor * error, value + factor * error)
         detectable = (factor + NormalDist().inv_cdf(POWER)) * error
         found.append(Difference(value, interval, detectable if error > 0 else None))
     return found
 
 
-def _with_seeds(error: float, critical: float, pair: Sequence[Tensor]) -> tuple[float, float]:
-    """Return a standard error and a critical value that count in the seeds of both rows."""
-    variance, uncertain = error**2, 0.0
+def _with_seeds(
+    error: float, uncertain: float, critical: float, pair: Sequence[Tensor]
+) -> tuple[float, float]:
+    """Return a standard error and a critical value that count in the seeds of both rows.
+
+    Args:
+        error: Over images.
+        uncertain: The sum of squared parts of its square over their degrees of freedom.
+        critical: For infinite degrees of freedom.
+        pair: The rows compared, [S, N] each.
+    """
+    variance = error**2
     for row in pair:
         if len(row) > 1:
             of_mean = float(row.double().mean(dim=1).var()) / len(row)
@@ -125,6 +144,16 @@ def _with_seeds(error: float, critical: float, pair: Sequence[Tensor]) -> tuple[
     if uncertain == 0:
         return error, critical
     return math.sqrt(variance), student(critical, variance**2 / uncertain)
+
+
+def _uncertain(pair: Sequence[Tensor], strata: Tensor) -> float:
+    """Return the sum over strata of u^2 / (n - 1), u = n s^2 / N^2 of the paired difference."""
+    row, reference = (values.double().mean(dim=0) for values in pair)
+    total = 0.0
+    for part in torch.split((row - reference)[strata.argsort()], strata.bincount().tolist()):
+        if len(part) > 1:
+            total += (len(part) * float(part.var()) / len(row) ** 2) ** 2 / (len(part) - 1)
+    return total
 
 
 def student(normal: float, freedom: float) -> float:

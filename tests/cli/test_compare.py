@@ -53,12 +53,16 @@ def test_first_row_is_the_pretrained_model_and_seeds_share_a_row(ltcli, two_seed
 
 
 def test_of_several_pretrained_models_the_first_is_that_by_cross_entropy(ltcli, chain, tmp_path):
-    source = chain / "evaluate-pretrain.safetensors"
-    for name, method in (("a", "bbn"), ("b", "cross-entropy"), ("c", "ldam")):
+    source, plain = chain / "evaluate-pretrain.safetensors", "cross-entropy"
+    names = {"a": "bbn", "b": plain, "c": "ldam", "d": plain, "pretrain": plain}
+    found = []
+    for rate, (name, method) in enumerate(names.items(), start=1):
         out = tmp_path / f"evaluate-{name}.safetensors"
-        rewritten(source, out, {"pretrain": {"method": method}}, method=method)
-    rows = json.loads(ltcli("compare", "--json", "-d", tmp_path).out)["rows"]
-    assert [row["name"] for row in rows] == ["b", "a", "c"]
+        rewritten(source, out, {"pretrain": {"method": method, "lr": rate}}, method=method)
+        rows = json.loads(ltcli("compare", "--json", "-d", tmp_path).out)["rows"]
+        found.append([row["name"] for row in rows])
+    # Of several by cross-entropy, the one of the stage's own name.
+    assert found[-2:] == [["b", "d", "a", "c"], ["pretrain", "b", "d", "a", "c"]]
 
 
 def test_formats_agree(ltcli, two_seeds):
@@ -341,8 +345,8 @@ def test_row_order_follows_the_files_given(ltcli, chain):
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        (["--few-below", -1], "few_below must be at least 0, got -1"),
-        (["--many-above", -2], "many_above must be at least 0, got -2"),
+        (["--few-below", -1], "few_below must be between 0 and 1000000000, got -1"),
+        (["--many-above", 10**20], f"many_above must be between 0 and 1000000000, got {10**20}"),
         (
             ["--many-above", 10, "--few-below", 20],
             "few_below must be at most many_above + 1 = 11, got 20",
@@ -353,6 +357,13 @@ def test_groups_that_overlap_are_refused_before_any_file_is_read(ltcli, tmp_path
     for command in (("compare", "-d", tmp_path / "no"), ("report", tmp_path / "no")):
         done = ltcli(*command, *options)
         assert (done.code, done.lines) == (2, [f"error: {command[0]}: {rule}"])
+
+
+@pytest.mark.parametrize("resamples", [99, 10**14])
+def test_resamples_are_as_many_as_can_be_drawn(ltcli, chain, resamples):
+    done = ltcli("compare", "--resamples", resamples, "-d", chain)
+    line = f"error: compare: resamples must be between 100 and 1000000, got {resamples}"
+    assert (done.code, done.lines) == (2, [line])
 
 
 def test_a_seed_must_not_be_negative(ltcli, chain):

@@ -385,6 +385,19 @@ def test_the_sidecar_has_what_the_result_has_not(ltcli, copy):
     assert [entry["event"] for entry in sidecar(out)] == [entry["event"] for entry in entries]
 
 
+def test_a_run_that_fails_leaves_the_sidecar_of_what_is_there(ltcli, copy):
+    out = copy / "finetune-crt.safetensors"
+    before = sidecar(out)
+    done = ltcli(*CRT, "--lr", 1e30, "-d", copy)
+    assert done.code == 4, done.err
+    assert sidecar(out) == before
+    log = (copy / "finetune-crt.resume.jsonl").read_text().splitlines()
+    assert json.loads(log[0])["event"] == "start"
+    assert ltcli(*CRT, "-q", "-d", copy, "--force").code == 0
+    assert [entry["event"] for entry in sidecar(out)] == [entry["event"] for entry in before]
+    assert not (copy / "finetune-crt.resume.jsonl").exists()
+
+
 def test_no_path_no_host_and_no_time_is_in_any_artifact(chain):
     found = sorted(chain.glob("*.safetensors"))
     assert len(found) == 9
@@ -574,7 +587,7 @@ def test_a_stage_that_cannot_go_on_stops_at_once(ltcli, copy, monkeypatch, numbe
         "hint: run the same command again to go on",
     ]
     assert reached == []
-    assert [path.name for path in copy.glob("o.*")] == ["o.run.jsonl"]
+    assert [path.name for path in copy.glob("o.*")] == ["o.resume.jsonl"]
     monkeypatch.undo()
     assert ltcli("covariances", "-q", "-d", copy, "--out", out).code == 0
     assert out.read_bytes() == (copy / "covariances.safetensors").read_bytes()

@@ -75,8 +75,14 @@ def of_files(tmp_path_factory, digits):
 
 
 def write_root(folder, root):
-    record = {"event": "root", "root": str(root)}
-    (folder / "split.run.jsonl").write_text('{"event": "start"}\n' + json.dumps(record) + "\n")
+    digest = read_header(folder / "split.safetensors").digest
+    records = [
+        {"event": "start"},
+        {"event": "root", "root": str(root)},
+        {"event": "end", "digest": digest},
+    ]
+    lines = [json.dumps(record) + "\n" for record in records]
+    (folder / "split.run.jsonl").write_text("".join(lines))
 
 
 @pytest.fixture
@@ -176,10 +182,14 @@ def test_images_are_looked_for_where_split_saw_them_unless_a_root_is_given(ltcli
     done = ltcli(*command)
     hint = "hint: name the folder of the images with --root"
     assert (done.code, done.lines) == (5, [f"error: {gone}: no such folder", hint])
-    (files / "split.run.jsonl").unlink()
-    done = ltcli(*command)
+    sidecar = files / "split.run.jsonl"
+    write_root(files, of_files / "photos")
+    of_another_run = sidecar.read_text().replace('"digest": "', '"digest": "0')
     line = f"error: pretrain: root must be given for {files / 'split.safetensors'}"
-    assert (done.code, done.lines) == (2, [line, "hint: its images are in files"])
+    for content in (of_another_run, "[]\n", "", None):
+        sidecar.unlink() if content is None else sidecar.write_text(content)
+        done = ltcli(*command)
+        assert (done.code, done.lines) == (2, [line, "hint: its images are in files"])
     assert ltcli(*command, "--root", of_files / "photos").code == 0
     assert ltcli("evaluate", "-q", "-d", files).code == 2
 

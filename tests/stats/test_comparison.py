@@ -93,8 +93,9 @@ def test_balanced_scores_count_classes_the_same():
     assert rows[1].difference == pytest.approx((0.5 + 1 + 1) / 3 - (1 + 0.5 + 0) / 3)
     assert rows[1].balanced - rows[0].balanced == pytest.approx(rows[1].difference)
     assert (rows[0].accuracy, rows[0].groups) == (plain[0].accuracy, plain[0].groups)
-    # Class 2 is right or wrong in every resample, class 0 of a always right.
-    assert rows[0].interval == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    # Class 0 of a is always right. Of the other three images one is, of class 1: of two draws that
+    # count for 1.5 images each, none to both.
+    assert rows[0].interval == (pytest.approx(1 / 3), pytest.approx(1 / 3 + 2 * 1.5 / 2 / 3))
 
 
 def test_a_balanced_interval_has_the_spread_of_the_classes():

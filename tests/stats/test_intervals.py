@@ -7,6 +7,7 @@ import torch
 from ltcli.core.errors import ParamError
 from ltcli.stats.intervals import (
     bootstrap_weights,
+    class_strata,
     resampled_rows,
     resampled_scores,
     score_interval,
@@ -139,14 +140,46 @@ def test_nothing_to_draw_from_is_refused():
         interval(torch.ones(1, 5, dtype=torch.bool), resamples=0)
 
 
-def test_within_classes_each_resample_has_as_many_of_each_class():
-    classes = torch.tensor([2, 0, 0, 2, 2, 0, 2, 3])
-    weights = torch.cat(list(bootstrap_weights(8, 300, 4, classes)))
-    for c, size in ((0, 3), (2, 4), (3, 1)):
-        assert weights[:, classes == c].sum(1).eq(size).all()
-    # Of a class, all samples come equally often: within four standard errors.
-    for c, size in ((0, 3), (2, 4)):
-        means = weights[:, classes == c].mean(0)
-        assert (means - 1).abs().max() < 4 * ((1 - 1 / size) / 300) ** 0.5
-    again = torch.cat(list(bootstrap_weights(8, 300, 4, classes)))
+def test_within_classes_each_resample_weighs_every_class_as_much_as_there_is_of_it():
+    classes = torch.tensor([2, 0, 0, 2, 2, 0, 2, 3, 5])
+    weights = torch.cat(list(bootstrap_weights(9, 2000, 4, class_strata(classes))))
+    for group, size in (((0,), 3), ((2,), 4), ((3, 5), 2)):
+        members = weights[:, torch.isin(classes, torch.tensor(group))]
+        assert torch.allclose(members.sum(1), torch.tensor(float(size)).double())
+        # One draw less than samples, each for n / (n - 1).
+        unit = size / (size - 1)
+        assert set((members / unit).round(decimals=9).unique().tolist()) <= set(range(size))
+        # All samples come equally often: within four standard errors.
+        assert (members.mean(0) - 1).abs().max() < 4 * (unit * (1 - 1 / size) / 2000) ** 0.5
+    again = torch.cat(list(bootstrap_weights(9, 2000, 4, class_strata(classes))))
     assert torch.equal(again, weights)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 5, 2), (1, 1, 1, 4), (30,)])
+def test_within_classes_the_mean_of_a_class_varies_by_the_sample_variance_over_n(sizes, rng):
+    classes = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    values = torch.randn(1, len(classes), generator=rng)
+    scores = resampled_scores(values, resamples=20_000, seed=1, strata=class_strata(classes))
+    # Classes of one sample count as one class; the sum over a class varies by n s^2.
+    groups = [values[0, classes == c] for c in range(len(sizes)) if sizes[c] > 1]
+    groups.append(values[0, torch.tensor(sizes)[classes] == 1])
+    expected = sum(len(group) * group.double().var() for group in groups if len(group))
+    assert scores.var() * len(classes) ** 2 == pytest.approx(expected.item(), rel=0.05)
+    assert scores.mean().item() == pytest.approx(values.mean().item(), abs=0.02)
+
+
+def test_a_single_class_of_one_sample_is_drawn_with_the_smallest_other():
+    classes = torch.tensor([0, 0, 0, 0, 1, 2, 2])
+    weights = torch.cat(list(bootstrap_weights(7, 500, 0, class_strata(classes))))
+    assert weights[:, :4].sum(1).eq(4).all()
+    assert weights[:, 4].unique().tolist() == [0.0, 1.5, 3.0]
+    assert torch.cat(list(bootstrap_weights(1, 5, 0, class_strata(torch.tensor([3]))))).eq(1).all()
+
+
+def test_the_interval_of_a_score_ends_at_one():
+    # The one image of class 1 counts as much as four of class 0, and is drawn up to three times.
+    classes = torch.tensor([0, 0, 0, 0, 1])
+    values = torch.tensor([[5 / 8] * 4 + [5 / 2]])
+    scores = resampled_scores(values, strata=class_strata(classes))
+    assert scores.max() > 1
+    assert score_interval(scores)[1] == 1.0

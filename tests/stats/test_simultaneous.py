@@ -192,6 +192,32 @@ def test_three_seeds_have_two_degrees_of_freedom():
     assert found.interval == pytest.approx((-half, half), rel=1e-6)
 
 
+def test_few_images_of_a_class_by_hand():
+    # d is 1, 0, 0 in class 0 and 1, 0 in class 1, of 5 images: s^2 of 1/3 and 1/2, parts
+    # u = 3 / 3 / 25 and 2 / 2 / 25. So s_k^2 is 0.08 and f = 0.08^2 / (0.04^2 / 2 + 0.04^2) = 8/3.
+    reference, row = torch.tensor([[0, 0, 0, 0, 1]]), torch.tensor([[1, 0, 0, 1, 1]])
+    moved = math.sqrt(0.08) * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    scores = [torch.full((2, 1), 0.2, dtype=torch.float64), 0.6 + moved]
+    strata = torch.tensor([0, 0, 0, 1, 1])
+    (found,) = differences([reference, row], scores, 0.95, strata)
+    half = student(1.959964, 8 / 3) * math.sqrt(0.08)
+    assert found.interval == pytest.approx((0.4 - half, 0.4 + half), rel=1e-6)
+    # In another order of the images, too.
+    order = torch.tensor([3, 0, 4, 2, 1])
+    (mixed,) = differences([reference[:, order], row[:, order]], scores, 0.95, strata[order])
+    assert mixed.interval == pytest.approx(found.interval)
+
+
+def test_rounding_is_no_difference():
+    # All right in class 0, of 3 images, against all right in class 1, of 21: half each.
+    strata = torch.tensor([0] * 3 + [1] * 21)
+    worth = torch.tensor([4.0] * 3 + [4 / 7] * 21, dtype=torch.float64)
+    rows = [(worth * (strata == c)).unsqueeze(0) for c in (0, 1)]
+    assert 0 < abs(float(rows[1].mean() - rows[0].mean())) < 1e-15
+    (found,) = differences(rows, resampled_rows(rows, strata=strata), 0.95, strata)
+    assert (found.value, found.interval, found.tie, found.detectable) == (0, (0, 0), True, None)
+
+
 def test_seeds_that_agree_are_one_seed(rng):
     a, b = draw(rng, 0.7), draw(rng, 0.75)
     (alone,), (three,) = judged(a, b), judged(a.expand(3, 400), b.expand(3, 400))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltcli.stats.comparison import Run, compare
-from ltcli.stats.intervals import resampled_scores
+from ltcli.stats.intervals import class_strata, resampled_scores
 from ltcli.stats.simultaneous import differences
 
 TRIALS = 1000
@@ -39,12 +39,36 @@ def predicted_right(gains, *, images, shared=0.8, runs=1, spread=0.0, trials=TRI
     return difficulty < bounds + spread * torch.randn(*shape, 1, generator=rng)
 
 
-def judged(correct, resamples=1000):
+def judged(correct, resamples=1000, strata=None):
     """Compare the rows of each trial, as ``compare`` does; the resamples are shared."""
     trials, rows, runs, images = correct.shape
-    scores = resampled_scores(correct.reshape(-1, images), resamples=resamples)
+    values = correct.reshape(-1, images)
+    scores = resampled_scores(values, resamples=resamples, strata=strata)
     scores = scores.view(resamples, trials, rows, runs).permute(1, 2, 0, 3)
-    return [differences(list(correct[t]), list(scores[t]), 0.95) for t in range(trials)]
+    return [differences(list(correct[t]), list(scores[t]), 0.95, strata) for t in range(trials)]
+
+
+TEST_COUNTS = [60, 40, 25, 15, 10, 8, 6, 5, 4, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [TEST_COUNTS, [*TEST_COUNTS[:15], 1], [1] * 60, [2] * 60],
+    ids=["long tail", "one class of one image", "all of one", "all of two"],
+)
+@pytest.mark.parametrize("rows", [1, 5], ids=["one row", "five rows"])
+def test_identical_methods_of_balanced_score_are_called_different_in_at_most_5_percent(
+    rows, counts
+):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    images = 10 * -(-len(labels) // 10)
+    correct = predicted_right([0.0] * (rows + 1), images=images)
+    # Difficulty goes up with the position: every image of the test set gets one of its own.
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(1))[: len(labels)]
+    worth = len(labels) / len(counts) / torch.tensor(counts)[labels]
+    found = judged(correct[..., order] * worth.double(), strata=class_strata(labels))
+    wrong = share(any(not row.tie for row in table) for table in found)
+    assert wrong < 0.05 + 3 * STANDARD_ERROR
 
 
 def share(flags):

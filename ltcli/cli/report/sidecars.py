@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ltcli.artifacts.folder import sidecar_of
 from ltcli.artifacts.header import Header, opened
 from ltcli.core.errors import ArtifactError
 
@@ -45,7 +46,7 @@ class Sidecar:
 
 def read_sidecar(header: Header) -> Sidecar | str:
     """Return the run of an artifact, or why it is not known."""
-    path = header.path.with_suffix(".run.jsonl")
+    path = sidecar_of(header.path)
     try:
         with opened(path) as file:
             records = [record for record in map(_record, file) if record is not None]
