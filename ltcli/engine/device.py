@@ -6,6 +6,7 @@ import torch
 
 from ltcli.core.context import local_processes
 from ltcli.core.errors import ResourceError
+from ltcli.core.seeds import derive
 
 
 def resolve_device(name: str) -> torch.device:
@@ -65,11 +66,12 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def seed_layers(device: torch.device, seed: int) -> None:
-    """Seed what layers such as dropout draw from on a device.
+def seed_layers(device: torch.device, seed: int, epoch: int, step: int) -> None:
+    """Seed what layers such as dropout draw from on a device, for one step of a run.
 
     ``torch.manual_seed`` would seed all kinds of devices, which takes as long as a small step.
     """
+    seed = derive("layers", seed, epoch, step)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     elif device.type == "mps":

@@ -8,7 +8,6 @@ import torch
 
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
-from ltcli.core.seeds import derive
 from ltcli.engine.device import seed_layers
 from ltcli.engine.state import TrainingState
 
@@ -95,7 +94,7 @@ def fit(
                 group["lr"] = rate * group.get("rate", 1.0)
             for start in range(first_step * batch_size, len(rows), batch_size):
                 batch = Batch(epoch, start // batch_size, start, rows[start : start + batch_size])
-                seed_layers(device, derive("layers", seed, epoch, batch.step))
+                seed_layers(device, seed, epoch, batch.step)
                 loss = step(batch).detach()
                 # Sums and the first bad step stay on the device: no synchronisation in a step.
                 meters[0] += loss.to(meters.dtype) * len(batch.rows)

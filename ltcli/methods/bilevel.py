@@ -135,6 +135,7 @@ def behind_virtual_step(
     x: torch.Tensor,
     held_out: tuple[torch.Tensor, torch.Tensor],
     setting: Setting,
+    batch: Batch,
 ) -> Tangents:
     """Return v, the gradient of the held-out cross-entropy behind a virtual step.
 
@@ -143,16 +144,18 @@ def behind_virtual_step(
 
     Args:
         loss: Features float [B, D] to the training loss; None for no step at all.
-        features: float [B, D], of the training batch, with their graph if the backbone is trained.
+        features: float [B, D], of the training batch, with their graph if the backbone is trained;
+            the first in this step for which the backbone drew anything.
         x: What they were made of.
         held_out: Images or features of the meta batch, and int64 labels.
         setting: What is trained.
+        batch: Of the step.
     """
     import torch
     from torch.func import functional_call
     from torch.nn import functional as F
 
-    from ltcli.engine.device import autocast
+    from ltcli.engine.device import autocast, seed_layers
     from ltcli.engine.tangent import directional_derivative
     from ltcli.stats.meta_covariance import Tangents
 
@@ -179,6 +182,8 @@ def behind_virtual_step(
     tangent = None
     if body:
         direction = dict(zip(body, v[2:], strict=True))
+        # Dropout and the like draw as for the features: v is a direction of that network.
+        seed_layers(labels.device, setting.seed, batch.epoch, batch.step)
         with autocast(setting.labels.device, setting.dtype):
             tangent = directional_derivative(network.backbone, direction, x).float()
     return Tangents(scales.unsqueeze(1) * v[0], scales * v[1], tangent)
@@ -262,7 +267,7 @@ def reweighting(
             def virtual(found: torch.Tensor) -> torch.Tensor:
                 return before(base(classifier(found), labels, batch), labels, batch)
 
-        tangents = behind_virtual_step(virtual, features, x, meta(batch), setting)
+        tangents = behind_virtual_step(virtual, features, x, meta(batch), setting, batch)
         agreed = alignments(lambda z: base(z, labels, batch), features, setting, tangents)
         return after(base(classifier(features), labels, batch), agreed, labels, batch)
 

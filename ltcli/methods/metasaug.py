@@ -215,6 +215,7 @@ class _MetaSteps:
             now.x,
             self._meta(now.batch),
             setting,
+            now.batch,
         )
         gradient = covariance_gradient(
             lambda logits: self._mean_loss(now, logits),

@@ -3,6 +3,7 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from ltcli.engine.device import seed_layers
 from ltcli.engine.fit import Batch
 from ltcli.methods import bilevel as shared
 from ltcli.methods.method import Base, base_loss
@@ -54,7 +55,7 @@ def found(case, batch, base, weights):
 
     held_out = case.held_out(Batch(0, 0, 0, torch.arange(8))), HELD_OUT
     loss = virtual if weights.abs().sum() > 0 else None
-    tangents = shared.behind_virtual_step(loss, features, x, held_out, case)
+    tangents = shared.behind_virtual_step(loss, features, x, held_out, case, batch)
     agreed = shared.alignments(lambda z: base(z, labels, batch), features, case, tangents)
     return -case.optimizer.param_groups[0]["lr"] * agreed
 
@@ -107,6 +108,21 @@ def test_they_are_finite_differences_of_the_held_out_loss(bilevel, batch):
         step[i] = 1e-5
         slope = (measured(weights + step) - measured(weights - step)) / 2e-5
         assert float(mine[i].detach()) == pytest.approx(slope, abs=1e-8)
+
+
+def test_what_dropout_takes_from_the_features_it_takes_from_their_derivative(bilevel, batch):
+    case = bilevel(whole=True)
+    case.network.backbone = torch.nn.Sequential(case.network.backbone, torch.nn.Dropout(0.5))
+    held_out = case.held_out(Batch(0, 0, 0, torch.arange(8))), HELD_OUT
+    with torch.random.fork_rng():
+        seed_layers(torch.device("cpu"), case.seed, batch.epoch, batch.step)
+        x = case.inputs(batch)
+        features = case.features_of(x)
+        found = shared.behind_virtual_step(None, features, x, held_out, case, batch).features
+    dropped = features == 0
+    assert 0.4 < dropped.double().mean() < 0.6
+    assert found[dropped].eq(0).all()
+    assert found[~dropped].ne(0).all()
 
 
 def test_nothing_but_the_step_moves_the_network(bilevel, batch):
