@@ -151,7 +151,7 @@ def test_commands_for_any_data_are_taken_where_their_inputs_are(name, copy, ltcl
 def test_no_method_of_a_recipe_refuses_its_options(recipe, copy, ltcli, calls):
     # On other data: what depends on classes, kept epochs and backbones is not looked at.
     given = {"--model", "--features", "--covariances", "--confusion", "--generator", "--out", "-d"}
-    of_data = ("head-at", "meta-per-class", "from-epoch", "snapshots")
+    of_data = ("head-at", "meta-per-class", "from-epoch", "snapshots", "jitter", "least-area")
     arguments = [copy] if recipe.parent.name == "recipes" else []
     for words in calls(recipe, *arguments):
         if words[0] == "finetune":

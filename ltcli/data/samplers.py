@@ -200,6 +200,24 @@ def some_of_each(labels: torch.Tensor, num_classes: int, count: int, *, seed: in
     return torch.cat(by_class)
 
 
+def balanced(labels: torch.Tensor) -> torch.Tensor:
+    """Return every sample once, and again those of smaller classes, up to the largest class.
+
+    Args:
+        labels: int64 [N].
+
+    Returns:
+        int64 [at least N], positions in ``labels``, the first N in order.
+    """
+    again = []
+    largest = int(labels.bincount().max())
+    for c in range(int(labels.max()) + 1):
+        members = (labels == c).nonzero()[:, 0]
+        times = -(-largest // max(1, len(members)))
+        again.append(members.repeat(times)[len(members) : largest])
+    return torch.cat([torch.arange(len(labels)), *again])
+
+
 def random_batches(
     rows: torch.Tensor, size: int, steps: int, *, seed: int, epoch: int
 ) -> torch.Tensor:

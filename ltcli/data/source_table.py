@@ -31,6 +31,7 @@ class Source:
         mean: Mean of each colour channel, 0..1; None where the training images decide.
         std: Standard deviation of each colour channel, 0..1; None where the training images decide.
         of_files: Whether its images are files of their own, which need not be decoded by ``split``.
+        of_images: Whether ``split`` decodes images of any size and number out of other files.
         forms: The sets of files that can describe it, the first one found is read: parameter to
             published name under the root, None where there is none.
         required: Parameters that must be given.
@@ -45,6 +46,7 @@ class Source:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     of_files: bool = False
+    of_images: bool = False
     forms: tuple[Mapping[str, str | None], ...] = ({},)
     required: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
@@ -183,6 +185,7 @@ SOURCES: dict[str, Source] = {
         Source(
             "parquet",
             "Images in Parquet files as Hugging Face writes them: columns image and label.",
+            of_images=True,
             suffixes=(".parquet",),
         ),
         Source(
@@ -224,6 +227,7 @@ def require_options(name: str, given: Collection[str]) -> None:
     source = SOURCES[name]
     read = {option for form in source.forms for option in form}
     read |= {"store", "verify"} if source.of_files else set()
+    read |= {"image_size", "on_bad_image"} if source.of_files or source.of_images else set()
     read |= {"partial"} if source.counts else set()
     for option in given:
         if option not in read:

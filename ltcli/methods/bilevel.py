@@ -62,6 +62,11 @@ def reads(params: Any) -> tuple[str, ...]:
     return ("held-out",) if params.meta_source == "held-out" else ()
 
 
+def counts(params: MetaSet, class_counts: torch.Tensor) -> torch.Tensor:
+    """Return how many samples of each class are left beside the meta set."""
+    return class_counts - (params.meta_per_class if params.meta_source == "train" else 0)
+
+
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse a classifier whose logits are not linear, and a missing or impossible meta set."""
     if "model" in headers:
@@ -78,6 +83,10 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         rule = f"meta-per-class must be less than {fewest}, got {params.meta_per_class}"
         hint = f"the smallest class has {fewest} training images, and one must be left"
         raise ParamError(stage_of(headers), rule, hint)
+    if params.sampler != "instance-balanced":
+        rule = "sampler must be instance-balanced with --meta-source train"
+        hint = "split with --protocol holdout, whose meta set is none of the images drawn"
+        raise ParamError(stage_of(headers), f"{rule}, got {params.sampler}", hint)
 
 
 def check_weights(params: Any, headers: Mapping[str, Header]) -> None:
@@ -90,7 +99,7 @@ def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tenso
     """Return the training rows of an epoch, and what makes the meta batch of a step."""
     import torch
 
-    from ltcli.data.samplers import random_batches, some_of_each
+    from ltcli.data.samplers import balanced, random_batches, some_of_each
     from ltcli.engine.fit import Batch
 
     device = setting.labels.device
@@ -98,7 +107,7 @@ def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tenso
         if setting.held_out is None or setting.held_out_labels is None:
             raise ValueError("the method reads held-out data")
         inputs, labels, order = setting.held_out, setting.held_out_labels, setting.order
-        rows, first = torch.arange(len(labels)), 0
+        rows, first = balanced(labels.cpu()), 0
     else:
         inputs, labels = setting.inputs, setting.labels
         num_classes, count = len(setting.class_counts), params.meta_per_class

@@ -117,5 +117,6 @@ METHOD = Method(
     steps=make_steps,
     alone=True,
     reads=bilevel.reads,
+    counts=bilevel.counts,
     check=bilevel.check_weights,
 )

@@ -257,5 +257,6 @@ METHOD = Method(
     steps=make_steps,
     alone=True,
     reads=reads,
+    counts=bilevel.counts,
     check=check,
 )

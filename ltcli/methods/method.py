@@ -181,7 +181,7 @@ class Setting:
         held_out: Makes images or features, as ``inputs``, of held-out samples; None, as their
             labels, unless the method reads "held-out".
         held_out_labels: int64 [V].
-        class_counts: int64 [C].
+        class_counts: int64 [C], of what is trained on.
         order: Rows that an epoch draws by the sampler, int64 on the CPU.
         reduce: Losses of a step's samples, float [B], labels and batch to the mean, float [].
         epochs: Length of the run.
@@ -278,6 +278,7 @@ class Method:
             ``ltcli.models.network``.
         reads: (params) to what it needs beside model and data: covariances, confusion, generator,
             maps, held-out.
+        counts: From own parameters and the samples of each class, int64 [C], to those trained on.
         check: (params, headers of the inputs by role) raises what is wrong before any work.
     """
 
@@ -294,4 +295,7 @@ class Method:
     head: Callable[[Any], Head] = lambda _options: Head()
     backbone: Callable[[Any], str] = lambda _options: ""
     reads: Callable[[Any], tuple[str, ...]] = lambda _params: ()
+    counts: Callable[[Any, torch.Tensor], torch.Tensor] = lambda _options, class_counts: (
+        class_counts
+    )
     check: Callable[[Any, Mapping[str, Header]], None] = lambda _params, _headers: None

@@ -86,6 +86,8 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     way, model = _way(params), headers["model"]
     if params.target != "balanced-accuracy" and params.tau != "auto":
         raise ParamError("adjust", f"target needs --tau auto, got {params.target}")
+    if params.data == "images" and params.tau != "auto":
+        raise ParamError("adjust", "data needs --tau auto, got images")
     _check_first(way, model)
     if way == "tau":
         check_follows_prior("adjust", model)

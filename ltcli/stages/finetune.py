@@ -12,7 +12,13 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule, learning_rate
-from ltcli.stages.samples import check_alike, check_samples, root_option, workers_option
+from ltcli.stages.samples import (
+    check_alike,
+    check_samples,
+    refuse_augmentation,
+    root_option,
+    workers_option,
+)
 from ltcli.stages.stage import (
     Input,
     Result,
@@ -23,6 +29,7 @@ from ltcli.stages.stage import (
     check_momentum,
     check_processes,
     recipe,
+    refuse_given,
 )
 
 if TYPE_CHECKING:
@@ -126,6 +133,10 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if params.data == "images":
         check_samples("finetune", params.root, headers["split"])
         check_alike(headers["split"], model)
+    store = headers["split"].info["store"] if params.data == "images" else "features"
+    refuse_augmentation("finetune", params, store)
+    if params.beta == 0:
+        refuse_given("finetune", params, ("reduction",), "without --beta")
     if params.method == "logit-adjustment":
         check_follows_prior("finetune", model)
     trainable = method.head(methods.options(method, params)).trainable
@@ -149,11 +160,10 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
 
 def _check_untrained(params: Any) -> None:
     """Refuse what only training would read."""
-    used = ("method", "data", "from_epoch", "root", "workers", "precision", "seed")
-    for spec in specs(Params):
-        if spec.name not in used and getattr(params, spec.name) != spec.default:
-            rule = f"{spec.flag[2:]} must not be given for {params.method}"
-            raise ParamError("finetune", rule, "it solves for the classifier and trains nothing")
+    used = {"method", "data", "from_epoch", "root", "workers", "precision", "seed"}
+    unread = {spec.name for spec in specs(Params)} - used
+    hint = "it solves for the classifier and trains nothing"
+    refuse_given("finetune", params, unread, f"for {params.method}", hint)
 
 
 def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:

@@ -61,7 +61,8 @@ def fresh_setting(params: Any, schedule: Schedule, split: Artifact, context: Con
         drawn = {"seed": params.seed, "epoch": epoch, "epochs": epochs}
         return order_of(sampler, labels, len(class_counts), **drawn)
 
-    counts, pictures = torch.tensor(class_counts, device=device), images("train")
+    counts = method.counts(options, torch.tensor(class_counts, device=device))
+    pictures = images("train")
     return Setting(
         network=network,
         whole=True,

@@ -12,8 +12,20 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES, Schedule
-from ltcli.stages.samples import check_samples, root_option, workers_option
-from ltcli.stages.stage import Input, Result, Stage, check_momentum, check_processes
+from ltcli.stages.samples import (
+    check_samples,
+    refuse_augmentation,
+    root_option,
+    workers_option,
+)
+from ltcli.stages.stage import (
+    Input,
+    Result,
+    Stage,
+    check_momentum,
+    check_processes,
+    refuse_given,
+)
 from ltcli.stages.start import (
     backbone_of,
     check_start,
@@ -120,8 +132,16 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if params.defer >= schedule.epochs:
         rule = f"defer must be less than the {schedule.epochs} epochs of schedule {params.schedule}"
         raise ParamError("pretrain", f"{rule}, got {params.defer}")
+    if params.defer and params.beta == 0 and params.sampler == "instance-balanced":
+        rule = "defer must be 0 without --beta and --sampler"
+        raise ParamError("pretrain", f"{rule}, got {params.defer}", "nothing else is put off")
     if params.mixed_labels == "remix" and params.mixup == 0:
         raise ParamError("pretrain", "mixed-labels must be share without --mixup, got remix")
+    if params.mixed_labels == "share":
+        names = ("remix_ratio", "remix_below")
+        refuse_given("pretrain", params, names, "without --mixed-labels remix")
+    if params.beta == 0:
+        refuse_given("pretrain", params, ("reduction",), "without --beta")
     method = methods.find(params.method, "pretrain")
     if method.steps is not None and params.mixup > 0:
         rule = f"mixup must be 0 for {params.method}, got {params.mixup:g}"
@@ -130,6 +150,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     method.check(params, headers)
     header = headers["split"]
     check_samples("pretrain", params.root, header)
+    refuse_augmentation("pretrain", params, header.info["store"])
     check_start(params, method, header)
     if header.size("train.labels", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")

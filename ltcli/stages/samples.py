@@ -13,6 +13,7 @@ from ltcli.core.context import local_processes
 from ltcli.core.environment import usable_cores
 from ltcli.core.errors import ArtifactError, DataError, ParamError
 from ltcli.core.params import param
+from ltcli.stages.stage import refuse_given
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
     from ltcli.data.files import ImageFiles
 
 _MOST_WORKERS = 16
+
+# Options that nothing reads, by where the samples are.
+_UNREAD = {
+    "images": (("least_area", "jitter"), "for images in the split", "it is of image files"),
+    "files": (("padding", "pad_mode"), "for image files", "they are cropped by --least-area"),
+    "features": (
+        ("padding", "pad_mode", "flip", "least_area", "jitter"),
+        "on features",
+        "it is of images",
+    ),
+}
 
 
 def root_option() -> Any:
@@ -55,6 +67,20 @@ def check_samples(stage: str, root: str | None, split: Header) -> None:
         raise ParamError(stage, f"root must be given for {split.path}", "its images are in files")
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "name the folder of the images with --root")
+
+
+def refuse_augmentation(stage: str, params: Any, store: str) -> None:
+    """Refuse options of an augmentation that samples kept like this do not have.
+
+    Args:
+        stage: What an error names.
+        params: Its parameters.
+        store: As in a split; features also for a feature bank.
+
+    Raises:
+        ParamError: One was given.
+    """
+    refuse_given(stage, params, *_UNREAD[store])
 
 
 def check_alike(split: Header, model: Header) -> None:

@@ -73,8 +73,8 @@ def prepare(
     """
     device = network.classifier.weight.device
     whole = params.train == "all"
-    reads = method.reads(params)
-    head = method.head(methods.options(method, params))
+    reads, options = method.reads(params), methods.options(method, params)
+    head, counts = method.head(options), method.counts(options, class_counts.to(device))
     is_fresh = head.start == "fresh"
     if is_fresh:
         dim, num_classes = network.backbone.feature_dim, len(class_counts)
@@ -116,9 +116,9 @@ def prepare(
         labels=labels,
         held_out=source.inputs("val", maps=False) if held_out else None,
         held_out_labels=source.labels("val")[1] if held_out else None,
-        class_counts=class_counts.to(device),
+        class_counts=counts,
         order=order,
-        reduce=weighted_mean(params, class_counts.to(device)),
+        reduce=weighted_mean(params, counts),
         epochs=params.epochs,
         batch_size=params.batch_size,
         seed=params.seed,

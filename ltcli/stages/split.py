@@ -137,9 +137,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     for line in pool.skipped:
         logger.warning("split: skipped %s", line)
         context.log({"event": "skipped", "file": line})
-    profile = params.profile
-    if profile == "auto":
-        profile = "natural" if SOURCES[params.source].natural else "exp"
+    profile = _profile(params)
     wanted = _val_per_class(params, pool)
     chosen = _choose(params, pool, profile, wanted)
     tensors = _tensors(pool, chosen)
@@ -160,6 +158,12 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     }
     warn_of_short_classes(pool.class_names, counts["val"], wanted, counts["test"])
     return Result(tensors, info)
+
+
+def _profile(params: Params) -> Profile:
+    if params.profile != "auto":
+        return params.profile
+    return "natural" if SOURCES[params.source].natural else "exp"
 
 
 def _image_size(params: Params, pool: Pool) -> list[int]:
@@ -274,9 +278,13 @@ def check(params: Params, _headers: Mapping[str, Any]) -> None:
     require_factor(params.imbalance_factor)
     require_root(params.source, params.root)
     given = list(_named(params))
-    given += ["store"] if params.store != "auto" else []
+    unset = {"store": "auto", "image_size": None, "on_bad_image": "fail"}
+    given += [name for name, default in unset.items() if getattr(params, name) != default]
     given += [name for name in ("partial", "verify") if getattr(params, name)]
     require_options(params.source, given)
+    if _profile(params) == "natural" and params.imbalance_factor != Params.imbalance_factor:
+        rule = "imbalance_factor must not be given for profile natural"
+        raise ParamError("split", rule, "--profile exp or step gives the classes that ratio")
 
 
 STAGE = Stage(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcli.core.context import Context, processes
 from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.params import specs
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +166,26 @@ def check_processes(stage: str, alone: bool, what: str) -> None:
     if alone and size > 1:
         hint = "start it without torchrun"
         raise ParamError(stage, f"{what} must be run by 1 process, got {size}", hint)
+
+
+def refuse_given(
+    stage: str, params: Any, names: Collection[str], where: str, hint: str | None = None
+) -> None:
+    """Refuse options that nothing reads: those whose values are not the defaults.
+
+    Args:
+        stage: What an error names.
+        params: Its parameters.
+        names: Of the parameters that are not read.
+        where: What does not read them: "for tau-norm".
+        hint: Why.
+
+    Raises:
+        ParamError: One was given.
+    """
+    for spec in specs(type(params)):
+        if spec.name in names and getattr(params, spec.name) != spec.default:
+            raise ParamError(stage, f"{spec.flag[2:]} must not be given {where}", hint)
 
 
 def check_momentum(stage: str, nesterov: bool, momentum: float) -> None:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ltcli.data.samplers import (
+    balanced,
     by_class,
     class_aware,
     class_probabilities,
@@ -223,3 +224,17 @@ def test_the_first_and_the_last_epoch_are_the_ends_of_progressive(labels):
         probabilities = class_probabilities(counts, "progressive", progress)
         expected = by_class(labels, probabilities, seed=0, epoch=epoch, length=54)
         assert order.equal(expected)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 0, 0, 2], [3, 3, 1, 1], [5]], ids=str)
+def test_balanced_rows_have_every_class_as_often_as_the_largest(labels):
+    labels = torch.tensor(labels)
+    rows = balanced(labels)
+    assert rows[: len(labels)].tolist() == list(range(len(labels)))
+    largest = int(labels.bincount().max())
+    assert set(labels[rows].bincount().tolist()) <= {0, largest}
+    # No sample comes twice before all of its class have come.
+    times = rows.bincount()
+    for c in labels.unique():
+        of_class = times[labels == c]
+        assert of_class.max() - of_class.min() <= 1

@@ -27,7 +27,11 @@ def test_options_that_a_source_does_not_read_are_refused():
     require_options("list", ["train_list", "class_names", "store"])
     require_options("imagenet-lt", ["partial", "store"])
     require_options("digits", [])
-    hint = "it reads --class-names, --store, --test-list, --train-list, --val-list, --verify"
+    require_options("parquet", ["image_size", "on_bad_image"])
+    hint = (
+        "it reads --class-names, --image-size, --on-bad-image, --store, --test-list, --train-list,"
+        " --val-list, --verify"
+    )
     assert refused("list", "train_list", "table") == ["source 'list' does not read --table", hint]
     assert refused("list", "partial") == ["source 'list' does not read --partial", hint]
     assert refused("digits", "store") == ["source 'digits' does not read --store", None]

@@ -12,7 +12,7 @@ from ltcli.core.errors import StopError
 from ltcli.engine import fit
 from ltcli.engine.fit import Batch
 from ltcli.methods.bilevel import check
-from ltcli.methods.metasaug import Params, make_steps
+from ltcli.methods.metasaug import METHOD, Params, make_steps
 from ltcli.methods.method import Base, Setting, base_loss, weighted_mean
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone
@@ -318,6 +318,30 @@ def test_a_meta_set_from_the_training_set_is_taken_out_of_it():
     assert meta.first >= N  # draws of its own
 
 
+def test_classes_are_weighed_by_the_samples_that_a_meta_set_leaves():
+    counts = torch.tensor([200, 12])
+    assert METHOD.counts(Params(), counts).tolist() == [200, 12]
+    left = METHOD.counts(Params(meta_source="train", meta_per_class=10), counts)
+    assert left.tolist() == [190, 2]
+
+
+def test_a_meta_batch_is_balanced_whatever_the_held_out_samples_are():
+    case, seen = fresh(False), []
+    labels = torch.tensor([0] * 7 + [1] * 3 + [2] * 2 + [3])
+    held_out = torch.zeros(13, case.held_out(Batch(0, 0, 0, torch.arange(1))).shape[1])
+    case = dataclasses.replace(
+        case,
+        held_out=lambda batch: (seen.append(batch.rows), held_out[batch.rows])[1],
+        held_out_labels=labels,
+    )
+    steps = make_steps(Params(meta_batch=28), case)
+    for batch in batches(case, 2):
+        steps.step(batch)
+    for rows in seen:
+        assert labels[rows].bincount().tolist() == [7] * 4
+        assert len(rows.unique()) == 13
+
+
 def test_a_meta_batch_is_drawn_anew_in_each_step():
     case = fresh(False)
     seen = []
@@ -388,6 +412,14 @@ def test_no_meta_set_is_refused_before_any_work(ltcli, tmp_path):
     assert done.lines == [
         f"error: finetune: meta-per-class must be less than {fewest}, got {fewest}",
         f"hint: the smallest class has {fewest} training images, and one must be left",
+    ]
+    options = ("--meta-source", "train", "--meta-per-class", "2", "--sampler", "class-aware")
+    done = ltcli("finetune", "--method", "metasaug", *options, *common)
+    assert done.code == 2
+    assert done.lines == [
+        "error: finetune: sampler must be instance-balanced with --meta-source train,"
+        " got class-aware",
+        "hint: split with --protocol holdout, whose meta set is none of the images drawn",
     ]
     options = ("--meta-source", "train", "--meta-per-class", "2", "--epochs", "1")
     assert ltcli("finetune", "--method", "metasaug", *options, *common).code == 0

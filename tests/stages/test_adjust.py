@@ -208,6 +208,7 @@ def test_another_classifier_no_longer_says_what_was_added(ltcli, adjust, copy):
         ),
         (("--tau", "much"), "tau must be auto or a number, got much"),
         (("--tau", "1", "--target", "log-loss"), "target needs --tau auto, got log-loss"),
+        (("--tau", "1", "--data", "images"), "data needs --tau auto, got images"),
     ],
 )
 def test_wrong_parameters_are_refused(adjust, options, line):

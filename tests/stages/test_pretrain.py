@@ -21,6 +21,7 @@ from ltcli.stats.class_weights import effective_number_weights
 
 CPU = torch.device("cpu")
 COMMAND = ("pretrain", "--backbone", "resnet20", "--epochs", "2")
+UNREAD = "must not be given"
 
 
 def tensors_of(path):
@@ -288,8 +289,13 @@ def test_a_model_says_whether_its_classifier_still_follows_the_class_prior(
             ("--mixed-labels", "remix"),
             "mixed-labels must be share without --mixup, got remix",
         ),
+        (
+            ("--mixup", "1", "--remix-ratio", "5"),
+            f"remix-ratio {UNREAD} without --mixed-labels remix",
+        ),
+        (("--reduction", "mean-of-weighted"), f"reduction {UNREAD} without --beta"),
     ],
-    ids=["defer", "other schedule", "mixed labels"],
+    ids=["defer", "other schedule", "mixed labels", "remix ratio", "reduction"],
 )
 def test_options_that_cannot_work_together_are_refused_before_any_work(ltcli, copy, options, rule):
     out = copy / "made.safetensors"
@@ -297,6 +303,21 @@ def test_options_that_cannot_work_together_are_refused_before_any_work(ltcli, co
     assert done.code == 2
     assert done.lines == [f"error: pretrain: {rule}"]
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--method", "balanced-softmax", "--defer", "160"),
+        ("--method", "remix-drw", "--beta", "0"),
+        ("--method", "ce-drs", "--sampler", "instance-balanced"),
+    ],
+    ids=lambda options: options[1],
+)
+def test_what_is_put_off_must_be_there(ltcli, copy, options):
+    done = ltcli("pretrain", *options, "--force", "-d", copy)
+    line = "error: pretrain: defer must be 0 without --beta and --sampler, got 160"
+    assert (done.code, done.lines) == (2, [line, "hint: nothing else is put off"])
 
 
 @pytest.mark.parametrize("name", [*methods.names("pretrain"), "mixup"])

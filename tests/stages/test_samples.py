@@ -55,6 +55,10 @@ def digits():
     return [pool.train.data[pool.train.labels == c] for c in range(3)]
 
 
+CROPPED, OF_IMAGES = "they are cropped by --least-area", "it is of images"
+FILES = "it is of image files"
+
+
 @pytest.fixture(scope="module")
 def of_files(tmp_path_factory, digits):
     """A folder with a split of files, and the files in a folder that its sidecar names."""
@@ -323,3 +327,38 @@ def test_processes_on_one_machine_share_its_cores_among_their_workers(monkeypatc
     for size, share in ((2, 12), (8, 3), (32, 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(size))
         assert (_workers(None), _workers(3), _workers(0)) == (share, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("of", "options", "line", "hint"),
+    [
+        ("files", ("--padding", "2"), "padding must not be given for image files", CROPPED),
+        ("files", ("--pad-mode", "reflect"), "pad-mode must not be given for image files", CROPPED),
+        ("embeddings", ("--no-flip",), "flip must not be given on features", OF_IMAGES),
+        ("embeddings", ("--jitter", "0.5"), "jitter must not be given on features", OF_IMAGES),
+        ("chain", ("--jitter", "0.5"), "jitter must not be given for images in the split", FILES),
+        (
+            "chain",
+            ("--least-area", "1"),
+            "least-area must not be given for images in the split",
+            FILES,
+        ),
+    ],
+)
+def test_an_augmentation_that_samples_do_not_have_is_refused(
+    request, ltcli, copy, of, options, line, hint
+):
+    folder = copy if of == "chain" else request.getfixturevalue(of)
+    done = ltcli("pretrain", *options, "--force", "-d", folder)
+    assert (done.code, done.lines) == (2, [f"error: pretrain: {line}", f"hint: {hint}"])
+
+
+def test_features_are_not_augmented_by_finetune_either(ltcli, copy):
+    done = ltcli("finetune", "--method", "crt", "--no-flip", "-d", copy)
+    line = "error: finetune: flip must not be given on features"
+    assert (done.code, done.lines) == (2, [line, f"hint: {OF_IMAGES}"])
+    images = ("--data", "images", "--no-flip", "--dry-run")
+    assert ltcli("finetune", "--method", "crt", *images, "-d", copy).code == 0
+    done = ltcli("finetune", "--method", "crt", "--reduction", "mean-of-weighted", "-d", copy)
+    line = "error: finetune: reduction must not be given without --beta"
+    assert (done.code, done.lines) == (2, [line])

@@ -292,7 +292,7 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             2,
             [
                 "split: source 'csv' does not read --train-list",
-                "it reads --store, --table, --verify",
+                "it reads --image-size, --on-bad-image, --store, --table, --verify",
             ],
         ),
         (["csv", "--root", "."], 2, ["split: source 'csv' needs --table", "name the file"]),
@@ -325,6 +325,27 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             ["digits", "--store", "files"],
             2,
             ["split: source 'digits' does not read --store"],
+        ),
+        (
+            ["digits", "--image-size", "64"],
+            2,
+            ["split: source 'digits' does not read --image-size"],
+        ),
+        (
+            ["digits", "--profile", "natural", "--imbalance-factor", "4"],
+            2,
+            [
+                "split: imbalance_factor must not be given for profile natural",
+                "--profile exp or step gives the classes that ratio",
+            ],
+        ),
+        (
+            ["folder", "--root", ".", "--imbalance-factor", "4"],
+            2,
+            [
+                "split: imbalance_factor must not be given for profile natural",
+                "--profile exp or step gives the classes that ratio",
+            ],
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
