@@ -65,7 +65,7 @@ class DifferenceTargets:
         memory: Features that the memory holds at most; 0 for the batch alone.
         momentum: Share of the old value, 0 to 1.
         min_set: Features that a usable set has at least, 1 or more.
-        include_self: Whether a sample is in its own set.
+        include_self: Whether a sample is in its own set, by this visit or an earlier one.
         device: Of all tensors.
     """
 
@@ -87,13 +87,14 @@ class DifferenceTargets:
         self._state = {
             "memory": torch.zeros(0, dim, device=device),
             "labels": torch.zeros(0, dtype=torch.int64, device=device),
+            "rows": torch.zeros(0, dtype=torch.int64, device=device),
             "means": torch.zeros(num_samples, dim, device=device),
             "variances": torch.zeros(num_samples, dim, device=device),
             "seen": torch.zeros(num_samples, dtype=torch.bool, device=device),
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return memory (float [M, D]), labels, means, variances (float [N, D]) and seen."""
+        """Return memory (float [M, D]), its labels and rows, means, variances [N, D] and seen."""
         return dict(self._state)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -116,7 +117,14 @@ class DifferenceTargets:
         state = self._state
         pool = torch.cat([state["memory"], features])
         pool_labels = torch.cat([state["labels"], labels])
-        means, variances, usable = self._moments(features, labels, pool, pool_labels)
+        pool_rows = torch.cat([state["rows"], rows])
+        counts, means, variances = (
+            found[labels] for found in class_moments(pool, pool_labels, self._num_classes)
+        )
+        if not self._include_self:
+            copies = (rows.unsqueeze(1) == pool_rows).sum(1)
+            counts, means, variances = _without(features, copies, counts, means, variances)
+        means, usable = means - features, counts >= self._min_set
         old_means, old_variances = state["means"][rows], state["variances"][rows]
         old = (self._momentum * state["seen"][rows]).unsqueeze(1)
         means = torch.where(usable[:, None], torch.lerp(means, old_means, old), old_means)
@@ -127,23 +135,23 @@ class DifferenceTargets:
         state["seen"][rows] = state["seen"][rows] | usable
         first = max(0, len(pool) - self._size)
         state["memory"], state["labels"] = pool[first:].clone(), pool_labels[first:].clone()
+        state["rows"] = pool_rows[first:].clone()
         return means, variances, usable
 
-    def _moments(
-        self, features: Tensor, labels: Tensor, pool: Tensor, pool_labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        found = class_moments(pool, pool_labels, self._num_classes)
-        counts, means, variances = (values[labels] for values in found)
-        if not self._include_self:
-            # Leave one of k out: with d = a - mean, the mean moves by -d / (k - 1) and the sum of
-            # squares falls by d^2 k / (k - 1).
-            others = (counts - 1).clamp(min=1).unsqueeze(1)
-            offset = features - means
-            means = means - offset / others
-            share = counts.unsqueeze(1) / others
-            variances = (share * (variances - offset.square() / others)).clamp(min=0)
-            counts = counts - 1
-        return means - features, variances, counts >= self._min_set
+
+def _without(
+    features: Tensor, copies: Tensor, counts: Tensor, means: Tensor, variances: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return number, mean and variance of sets without m copies of a feature each.
+
+    With d = a - mean, of k the mean moves by -m d / (k - m), and the sum of squares falls by
+    m d^2 k / (k - m).
+    """
+    others = (counts - copies).clamp(min=1).unsqueeze(1)
+    offset, copied = features - means, copies.unsqueeze(1)
+    share = counts.unsqueeze(1) / others
+    variances = (share * (variances - copied * offset.square() / others)).clamp(min=0)
+    return counts - copies, means - copied * offset / others, variances
 
 
 def regression_losses(

@@ -91,6 +91,30 @@ def test_without_itself_a_sample_has_the_others_of_its_class(rng):
         torch.testing.assert_close(variances[i], variance, rtol=1e-4, atol=1e-5)
 
 
+def test_without_itself_no_copy_of_a_sample_is_in_its_set(rng):
+    # Row 0 is in the memory twice and in the batch twice.
+    bank, of_class = features_of(rng, torch.zeros(5)), torch.zeros(5, dtype=torch.int64)
+    found = targets(include_self=False, memory=20)
+    for rows in ([0, 1, 2], [0, 3]):
+        found.visit(torch.tensor(rows), bank[rows], of_class[rows])
+    fresh = targets(include_self=False, memory=20, momentum=0.0)
+    fresh.restore(found.tensors())
+    rows = torch.tensor([0, 4, 0])
+    means, variances, usable = fresh.visit(rows, bank[rows], of_class[rows])
+    assert usable.all()
+    for place in (0, 2):
+        mean, variance = naive(bank[0], [bank[1], bank[2], bank[3], bank[4]])
+        torch.testing.assert_close(means[place], mean)
+        torch.testing.assert_close(variances[place], variance, rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_of_one_image_has_no_set_without_it(rng):
+    found = targets(include_self=False, memory=20)
+    feature, labels = features_of(rng, torch.ones(1)), torch.ones(1, dtype=torch.int64)
+    for _ in range(4):
+        assert not found.visit(torch.tensor([7]), feature, labels)[2].any()
+
+
 def test_without_memory_the_batch_alone_counts(rng):
     labels = torch.tensor([0, 0, 1, 1])
     found = targets(memory=0)
