@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from ltcli.core.seeds import derive
 from ltcli.core.transfer import to_device
@@ -109,7 +108,7 @@ def train_too(
 
 
 def plain_step(
-    network: nn.Module,
+    network: Callable[[torch.Tensor], torch.Tensor],
     optimizer: torch.optim.Optimizer,
     loss: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
     reduce: Reduce,

@@ -178,7 +178,9 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     # What adjust says of the logits is not true of those of another classifier.
     info = {k: v for k, v in model.header.info.items() if k != "adjustment"}
     device = resolve_device(context.device)
-    dtype = resolve_precision(params.precision, device)
+    # A feature bank leaves nothing for the backbone to do, whose precision this is.
+    of_bank = params.data == "features"
+    dtype = torch.float32 if of_bank else resolve_precision(params.precision, device)
     method = methods.find(params.method, "finetune")
     epoch = None if params.from_epoch is None else params.from_epoch - 1
     network = load_network(model, device, epoch)

@@ -147,15 +147,14 @@ def make_steps(params: Any, method: Method, setting: Setting, mixing: Mixing | N
     """
     if method.steps is not None:
         return method.steps(methods.options(method, params), setting)
-    network: torch.nn.Module = setting.network
+    network: Callable[[torch.Tensor], torch.Tensor] = setting.network
     inputs, dtype = setting.inputs, setting.dtype
     if not setting.whole:
+        # A last layer alone is small, and its logits decide: it is trained in float32.
+        network, dtype = setting.network.classifier, torch.float32
         if mixing is not None and setting.images is not None:
             # Images are mixed before the frozen backbone.
-            inputs = setting.images
-        else:
-            # A last layer alone is small, and its logits decide: it is trained in float32.
-            network, dtype = setting.network.classifier, torch.float32
+            network, inputs = _behind_frozen(setting), setting.images
     step = plain_step(
         network,
         setting.optimizer,
@@ -167,6 +166,19 @@ def make_steps(params: Any, method: Method, setting: Setting, mixing: Mixing | N
         mixing=mixing,
     )
     return Steps(step)
+
+
+def _behind_frozen(setting: Setting) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return images to logits, by the frozen backbone in its precision, the classifier outside."""
+    network, device = setting.network, setting.labels.device
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), autocast(device, setting.dtype):
+            features = network.features(images).float()
+        found: torch.Tensor = network.classifier(features)
+        return found
+
+    return logits
 
 
 def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None:

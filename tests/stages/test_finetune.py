@@ -9,6 +9,7 @@ from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.data.samplers import order_of
+from ltcli.models.classifier import Classifier
 from ltcli.stats.class_weights import effective_number_weights
 
 
@@ -351,3 +352,28 @@ def test_a_bank_of_an_earlier_epoch_is_for_that_epoch_alone(ltcli, copy):
         f"error: {copy / 'pretrain.safetensors'}: keeps no earlier epochs of its pre-training",
         "hint: use pretrain --snapshots",
     ]
+
+
+def test_a_classifier_behind_a_frozen_backbone_is_trained_in_float32(ltcli, copy, monkeypatch):
+    lowered, forward = [], Classifier.forward
+
+    def watched(self, features):
+        lowered.append(torch.is_autocast_enabled("cpu"))
+        return forward(self, features)
+
+    monkeypatch.setattr(Classifier, "forward", watched)
+    command = ("finetune", "--method", "crt", "--data", "images", "--precision", "bf16")
+    for mixup in ("0", "1"):
+        assert ltcli(*command, "--mixup", mixup, "--epochs", "1", "-d", copy).code == 0
+    assert lowered
+    assert not any(lowered)
+
+
+@pytest.mark.parametrize(("data", "said"), [("features", "float32"), ("images", "bfloat16")])
+def test_the_precision_that_is_said_is_that_of_the_backbone_if_it_works(ltcli, copy, data, said):
+    command = ("finetune", "--method", "crt", "--epochs", "1", "--force", "--precision", "bf16")
+    done = ltcli(*command, "--data", data, "-d", copy)
+    assert f"finetune: on cpu in {said}" in done.err.splitlines()
+    lines = (copy / "finetune-crt.run.jsonl").read_text().splitlines()
+    training = [record for record in map(json.loads, lines) if record["event"] == "training"]
+    assert [record["precision"] for record in training] == [said]
