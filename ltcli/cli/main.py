@@ -1,5 +1,6 @@
 """The program: the commands, and one place where failures become lines and exit codes."""
 
+import errno
 import functools
 import io
 import json
@@ -14,7 +15,7 @@ from typer.main import get_command
 from ltcli import __version__
 from ltcli.cli import commands, compare, export, plot, predict, reading
 from ltcli.cli.report import command as report
-from ltcli.core.errors import LtcliError, ResourceError, disk_full
+from ltcli.core.errors import DataError, LtcliError, ResourceError, cause, disk_full
 
 _EXIT_CODES = (
     "Exit codes: 2 parameters, 3 artifacts, 4 numerics, 5 data set, 6 resources,"
@@ -101,6 +102,13 @@ def _called(argv: list[str]) -> int:
         return _fail(argv, str(error), error.hint, error.exit_code, error.found)
     except KeyboardInterrupt:
         return _fail(argv, "interrupted", None, 130)
+    except OSError as error:
+        # Looking at a path may fail too; whatever opens or writes a file says so itself.
+        known = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+        if error.filename is None or error.errno not in known:
+            raise
+        refused = DataError(os.fsdecode(error.filename), f"cannot be read: {cause(error)}")
+        return _fail(argv, str(refused), None, refused.exit_code)
     except SystemExit as left:
         # What Typer makes of a broken pipe.
         if isinstance(left.__context__, BrokenPipeError):

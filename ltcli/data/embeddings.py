@@ -1,8 +1,10 @@
 """Features of images that some other model made, with labels: the matrix is the data set."""
 
 import csv
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -140,9 +142,11 @@ def _features(path: Path, name: str, array: Any) -> torch.Tensor:
 
 def _texts(path: Path, name: str, array: Any, num_samples: int) -> list[str]:
     """Return labels as text."""
-    values = array.numpy() if isinstance(array, torch.Tensor) else array
-    if values.dtype.kind not in "iuU" or values.ndim != 1:
-        got = f"{values.dtype} {[*values.shape]}"
+    of_torch = isinstance(array, torch.Tensor)
+    # Not all of torch's floating point types are ones of NumPy.
+    values = array.numpy() if of_torch and not array.is_floating_point() else array
+    if getattr(values.dtype, "kind", "f") not in "iuU" or values.ndim != 1:
+        got = f"{str(values.dtype).removeprefix('torch.')} {[*values.shape]}"
         raise DataError(path, f"{name} must be whole numbers or text [N], got {got}")
     if len(values) != num_samples:
         rule = f"{name} must be as many as features, {num_samples}, got {len(values)}"
@@ -163,7 +167,8 @@ def _npz(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
             return {n: arrays[n] for n in arrays.files if n.endswith(("features", "labels"))}
-    except (BadZipFile, ValueError, EOFError) as error:
+    except (BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
+        # RuntimeError: encrypted, or packed in a way that Python does not know.
         raise DataError(path, f"must be an npz file of plain arrays: {error}") from None
 
 
@@ -171,7 +176,7 @@ def _npy(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return npy_format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:
         raise DataError(path, f"must be an npy file of a plain array: {error}") from None
 
 

@@ -29,7 +29,7 @@ class Left:
 
     def __str__(self) -> str:
         """Return ``path: reason`` on one line, whatever the path holds."""
-        return f"{printable(self.path)}: {self.reason}"
+        return f"{printable(self.path) or '.'}: {self.reason}"
 
 
 @dataclass(frozen=True)

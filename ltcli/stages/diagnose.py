@@ -22,18 +22,28 @@ if TYPE_CHECKING:
     from ltcli.stats.diagnosis import Spectrum
 
 
+# What is taken where nothing is given, or all where there are fewer.
+_USUAL = {"leading": 5, "smallest": 3, "neighbours": 5, "confusing": 3}
+
+
+def _number(name: str, text: str) -> Any:
+    return param(None, f"{text}; up to {_USUAL[name]} if not given", ge=1)
+
+
 @dataclass(frozen=True)
 class Params(HeadRule):
     """Parameters of diagnose."""
 
-    leading: int = param(5, "leading directions of covariances to compare", ge=1)
-    smallest: int = param(3, "how many of the smallest classes to look at image by image", ge=1)
+    leading: int | None = _number("leading", "leading directions of covariances to compare")
+    smallest: int | None = _number(
+        "smallest", "how many of the smallest classes to look at image by image"
+    )
     samples: int = param(50, "images of each of these classes, at most", ge=2)
-    neighbours: int = param(5, "nearest training images of a feature to keep", ge=1)
+    neighbours: int | None = _number("neighbours", "nearest training images of a feature to keep")
     strength: float = param(0.5, "factor of the covariance of Gaussian features (ISDA)", ge=0)
     stg_strength: float = param(1.0, "factor of the generator's differences", ge=0)
     mask: float = param(0.5, "share of the channels that the generator changes", ge=0, le=1)
-    confusing: int = param(3, "classes that lend to a class in feature-fusion", ge=1)
+    confusing: int | None = _number("confusing", "classes that lend to a class in feature-fusion")
     pictures: int = param(2, "images to show per class and origin, with --split", ge=1)
     seed: int = param(0, "of the draws", ge=0, lt=2**32)
 
@@ -47,16 +57,10 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     bank = headers["features"]
     counts = bank.info["class_counts"]
     head = _head(params.head, params.head_at, counts)
-    limits = {
-        "smallest": head.count(False),
-        "leading": bank.size("train.features", 1),
-        "neighbours": bank.size("train.features", 0) - 1,
-        "confusing": len(counts) - 1,
-    }
-    for name, limit in limits.items():
-        if getattr(params, name) > limit:
-            rule = f"{name} must be at most {limit}, got {getattr(params, name)}"
-            raise ParamError("diagnose", rule)
+    for name, limit in _limits(bank, head).items():
+        given = getattr(params, name)
+        if given is not None and given > limit:
+            raise ParamError("diagnose", f"{name} must be at most {limit}, got {given}")
     check_epoch(bank.info.get("epoch"), headers, ("confusion", "generator", "oracle"))
     _check_learned(bank, headers.get("learned"))
     _check_predictions(headers.get("before"), headers.get("after"))
@@ -66,6 +70,16 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         if head != _head(rule, value, counts):
             hint = f"it was trained with --head {rule}" + ("" if value is None else f" {value:g}")
             raise ArtifactError(made.path, "has other head classes", hint)
+
+
+def _limits(bank: Header, head: list[bool]) -> dict[str, int]:
+    """Return how many there are of what some parameters count."""
+    return {
+        "smallest": head.count(False),
+        "leading": bank.size("train.features", 1),
+        "neighbours": bank.size("train.features", 0) - 1,
+        "confusing": len(head) - 1,
+    }
 
 
 def _check_learned(bank: Header, model: Header | None) -> None:
@@ -106,11 +120,15 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     bank = inputs["features"]
     info = bank.header.info
     counts = torch.tensor(info["class_counts"])
-    head = torch.tensor(_head(params.head, params.head_at, info["class_counts"]))
+    of_head = _head(params.head, params.head_at, info["class_counts"])
+    head, limits = torch.tensor(of_head), _limits(bank.header, of_head)
+    numbers = {
+        name: getattr(params, name) or min(usual, limits[name]) for name, usual in _USUAL.items()
+    }
     features, labels = bank.tensor("train.features").float(), bank.tensor("train.labels")
     means = class_means(features, labels, len(counts))
     own = _factors(features, labels, len(counts))
-    known = Known(features, labels, counts, head, means, own)
+    known = Known(features, labels, counts, head, means, own, numbers)
     tensors = {"tail": (~head).nonzero().flatten()}
     tables: dict[str, Any] = {"tail": tensors["tail"].tolist()}
     for measure in (_spectra, _errors, _donors, samples_of):
@@ -134,21 +152,23 @@ def _factors(features: torch.Tensor, labels: torch.Tensor, classes: int) -> list
 
 
 def _spectra(
-    params: Params, inputs: Mapping[str, Artifact], known: Known
+    _params: Params, inputs: Mapping[str, Artifact], known: Known
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Compare the covariances: estimated, learned by a run, and of the oracle."""
     import torch
 
     from ltcli.stats import diagnosis
 
+    leading = known.numbers["leading"]
+
     def of_rows(rows: torch.Tensor) -> Spectrum:
-        return diagnosis.spectrum_of_factor(rows, params.leading)
+        return diagnosis.spectrum_of_factor(rows, leading)
 
     classes = range(len(known.counts))
     spectra = {"estimated": [of_rows(rows) for rows in known.factors]}
     if "learned" in inputs:
         matrices = inputs["learned"].tensor("method.covariances")
-        spectra["learned"] = [diagnosis.spectrum_of_matrix(m, params.leading) for m in matrices]
+        spectra["learned"] = [diagnosis.spectrum_of_matrix(m, leading) for m in matrices]
     shares: dict[str, list[float]] = {}
     if "oracle" in inputs:
         bank = inputs["oracle"]
@@ -160,7 +180,7 @@ def _spectra(
     angles = {
         f"{first}-{second}": torch.stack(
             [
-                diagnosis.principal_angles(a.leading, b.leading, params.leading)
+                diagnosis.principal_angles(a.leading, b.leading, leading)
                 for a, b in zip(spectra[first], spectra[second], strict=True)
             ]
         )
@@ -205,7 +225,7 @@ def _errors(
 
 
 def _donors(
-    params: Params, inputs: Mapping[str, Artifact], known: Known
+    _params: Params, inputs: Mapping[str, Artifact], known: Known
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Find which classes lend variation to each tail class, and how much, by method."""
     import torch
@@ -220,7 +240,8 @@ def _donors(
         found = inputs["confusion"].load("graph", "scores")
         traces = torch.stack([rows.double().square().sum() for rows in known.factors])
         donors["risda"] = diagnosis.risda_donors(found["graph"], traces, tail)
-        donors["feature-fusion"] = diagnosis.fusion_donors(found["scores"], params.confusing, tail)
+        most = known.numbers["confusing"]
+        donors["feature-fusion"] = diagnosis.fusion_donors(found["scores"], most, tail)
     table = {name: [_largest(row) for row in shares] for name, shares in donors.items()}
     return {f"donors.{name}": shares for name, shares in donors.items()}, {"donors": table}
 

@@ -25,6 +25,8 @@ class Known:
         head: bool [C].
         means: float64 [C, D].
         factors: F of each class's covariance F'F, float32 [R, D].
+        numbers: Leading directions, smallest classes, neighbours and confusing classes to take, by
+            the parameter.
     """
 
     features: torch.Tensor
@@ -33,6 +35,7 @@ class Known:
     head: torch.Tensor
     means: torch.Tensor
     factors: list[torch.Tensor]
+    numbers: Mapping[str, int]
 
 
 def samples_of(
@@ -45,7 +48,7 @@ def samples_of(
     from ltcli.stats.differences import nearest_head
 
     tail = (~known.head).nonzero().flatten()
-    smallest = tail[known.counts[tail].argsort(stable=True)[: params.smallest]].tolist()
+    smallest = tail[known.counts[tail].argsort(stable=True)[: known.numbers["smallest"]]].tolist()
     rows = {c: _drawn(params, known, c) for c in smallest}
     chosen = torch.cat(list(rows.values()))
     heads = nearest_head(known.features, known.means.float(), known.head)
@@ -62,7 +65,9 @@ def samples_of(
     origin = [torch.full((len(chosen),), ORIGINS.index(name)) for name in made]
     features = torch.cat([*made.values(), known.features[context]])
     row = torch.cat([chosen.repeat(len(made)), context])
-    distances, nearest = diagnosis.nearest(features, known.features, params.neighbours, row)
+    distances, nearest = diagnosis.nearest(
+        features, known.features, known.numbers["neighbours"], row
+    )
     tensors = {
         "samples.features": features,
         "samples.labels": known.labels[row],

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -155,3 +156,29 @@ def test_chunks_give_what_one_piece_gives(ltcli, chain, photos, monkeypatch):
         assert one["file"] == other["file"]
         assert one["classes"][0]["class"] == other["classes"][0]["class"]
     assert torch.tensor([e["classes"][0]["probability"] for e in parts]).isfinite().all()
+
+
+def test_a_path_that_must_not_be_looked_at_is_an_error(ltcli, chain, monkeypatch):
+    command = ("predict", "--model", chain / "pretrain.safetensors")
+    name = "x" * 300
+    done = ltcli(*command, name)
+    line = f"error: {name}: cannot be read: file name too long"
+    assert (done.code, done.lines) == (5, [line])
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    done = ltcli(*command, "private/a.png")
+    line = "error: private/a.png: cannot be read: permission denied"
+    assert (done.code, done.lines) == (5, [line])
+
+
+def test_a_folder_that_cannot_be_listed_is_named(ltcli, chain, tmp_path, monkeypatch):
+    def refuse(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ltcli.data.scan._entries", refuse)
+    done = ltcli("predict", tmp_path, "--model", chain / "pretrain.safetensors")
+    line = f"error: {tmp_path}: must be read whole: .: cannot be listed: permission denied"
+    assert (done.code, done.lines) == (5, [line])

@@ -241,6 +241,40 @@ def test_another_file_is_refused(tmp_path, name, rule):
     assert refused(path)[0].startswith(f"{path}: {rule}")
 
 
+def test_a_damaged_archive_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, features=np.random.default_rng(0).random((50, 8)), labels=[0] * 50)
+    data = bytearray(path.read_bytes())
+    # Inside the packed features: the checksum is behind them, and unpacking fails before.
+    data[200:208] = b"\xff" * 8
+    path.write_bytes(data)
+    assert refused(path)[0].startswith(f"{path}: must be an npz file of plain arrays: ")
+    # Encrypted, by the flag of its directory.
+    npz(path, "float32")
+    data = bytearray(path.read_bytes())
+    for at in (data.find(b"PK\x01\x02") + 8, 6):
+        data[at] |= 1
+    path.write_bytes(data)
+    assert refused(path)[0].startswith(f"{path}: must be an npz file of plain arrays: ")
+
+
+def test_a_header_of_npy_that_is_no_python_is_refused(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, FEATURES)
+    np.save(tmp_path / "y.npy", LABELS)
+    path.write_bytes(path.read_bytes().replace(b"}", b"("))
+    found = refused(path, tmp_path / "y.npy")[0]
+    assert found.startswith(f"{path}: must be an npy file of a plain array: ")
+
+
+def test_labels_are_whole_numbers_or_text(tmp_path):
+    path = tmp_path / "x.safetensors"
+    tensors = {"features": torch.ones(4, 2), "labels": torch.zeros(4, dtype=torch.bfloat16)}
+    save_file(tensors, path)
+    line = f"{path}: labels must be whole numbers or text [N], got bfloat16 [4]"
+    assert refused(path) == [line, None]
+
+
 def test_labels_belong_to_an_npy_file(tmp_path):
     labels = npy(tmp_path / "x.npy", "float32")
     line = f"split: labels must be given, as {tmp_path}/x.npy holds features alone"

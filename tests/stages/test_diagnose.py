@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
@@ -437,6 +438,34 @@ def test_more_than_there_is_is_refused(ltcli, copy, name, limit):
 def test_more_classes_than_the_tail_has_are_refused(ltcli, copy):
     done = ltcli("diagnose", "--smallest", 3, "--head", "top-k", "--head-at", 8, "-d", copy)
     assert_wrong(done, 2, "diagnose: smallest must be at most 2, got 3")
+
+
+def test_without_a_number_it_takes_what_there_is(ltcli, copy, tmp_path):
+    for c in range(2):
+        for i in range(3):
+            path = tmp_path / "photos" / "ab"[c] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (40 * i, 100 * c, 0)).save(path)
+    split = ("split", "folder", "--root", tmp_path / "photos", "--image-size", 8)
+    assert ltcli(*split, "--val-per-class", 0, "-d", tmp_path).code == 0
+    for command in (("pretrain", "--epochs", 1), ("dump-features",), ("confusion",), ("diagnose",)):
+        confusion = ("--confusion", tmp_path / "confusion.safetensors")
+        options = confusion if command[0] == "diagnose" else ()
+        done = ltcli(*command, *options, "-d", tmp_path)
+        assert done.code == 0, done.err
+    header = read_header(tmp_path / "diagnose.safetensors")
+    assert header.parameters["smallest"] is None
+    bank = read_header(tmp_path / "dump-features.safetensors")
+    assert bank.size("train.features", 0) == 4
+    assert header.size("neighbours.row", 1) == 3
+    # What a bank has enough of is what was taken before.
+    told = ("--leading", 5, "--smallest", 3, "--neighbours", 5, "--confusing", 3)
+    for name, options in (("usual", ()), ("told", told)):
+        out = copy / f"{name}.safetensors"
+        assert ltcli("diagnose", *options, "--out", out, "-d", copy).code == 0
+    usual, told = (tensors_of(copy / f"{name}.safetensors") for name in ("usual", "told"))
+    assert usual.keys() == told.keys()
+    assert all(usual[name].equal(told[name]) for name in usual)
 
 
 def test_optional_inputs_are_read_only_if_they_are_named(ltcli, copy):
