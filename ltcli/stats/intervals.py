@@ -49,7 +49,8 @@ def bootstrap_weights(
             all are alike.
 
     Yields:
-        float64 [B, N], whole numbers without strata, in chunks that add up to R rows.
+        float [B, N] in chunks that add up to R rows: without strata float32, whole numbers; with
+        them float64.
     """
     for name, value in (("num_samples", num_samples), ("resamples", resamples)):
         if value < 1:
@@ -60,12 +61,12 @@ def bootstrap_weights(
         count = min(rows, resamples - first)
         if strata is None:
             draws = generator.integers(num_samples, size=(count, num_samples))
-            worth = torch.ones(num_samples, dtype=torch.float64)
         else:
             draws, worth = _draw_within(strata.numpy(), generator, count)
         draws += np.arange(count)[:, None] * num_samples
         counts = np.bincount(draws.ravel(), minlength=count * num_samples)
-        yield torch.from_numpy(counts).view(count, num_samples) * worth
+        weights = torch.from_numpy(counts).view(count, num_samples)
+        yield weights.float() if strata is None else weights * worth
 
 
 def _draw_within(
@@ -116,12 +117,13 @@ def resampled_scores(
         strata: As for ``bootstrap_weights``.
 
     Returns:
-        float64 [R, S].
+        float64 [R, S]. Without strata exact for N up to 2^24, where float32 still counts.
     """
     images = values.shape[1]
-    columns = values.to(device="cpu", dtype=torch.float64).T.contiguous()
+    dtype = torch.float32 if strata is None else torch.float64
+    columns = values.to(device="cpu", dtype=dtype).T.contiguous()
     drawn = bootstrap_weights(images, resamples, seed, strata)
-    return torch.cat([weights @ columns for weights in drawn]) / images
+    return torch.cat([weights @ columns for weights in drawn]).double() / images
 
 
 def resampled_rows(
