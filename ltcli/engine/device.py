@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from ltcli.core.context import local_processes
+from ltcli.core.context import local_processes, processes
 from ltcli.core.errors import ResourceError
 from ltcli.core.seeds import derive
 
@@ -69,9 +69,11 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 def seed_layers(device: torch.device, seed: int, epoch: int, step: int) -> None:
     """Seed what layers such as dropout draw from on a device, for one step of a run.
 
+    Of several processes each draws other numbers, as each has other rows of the batch.
     ``torch.manual_seed`` would seed all kinds of devices, which takes as long as a small step.
     """
-    seed = derive("layers", seed, epoch, step)
+    rank = processes()[0]
+    seed = derive("layers", seed, epoch, step, *([rank] if rank else []))
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     elif device.type == "mps":

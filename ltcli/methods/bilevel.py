@@ -107,7 +107,7 @@ def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tenso
         if setting.held_out is None or setting.held_out_labels is None:
             raise ValueError("the method reads held-out data")
         inputs, labels, order = setting.held_out, setting.held_out_labels, setting.order
-        rows, first = balanced(labels.cpu()), 0
+        rows = balanced(labels.cpu())
     else:
         inputs, labels = setting.inputs, setting.labels
         num_classes, count = len(setting.class_counts), params.meta_per_class
@@ -119,8 +119,8 @@ def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tenso
             drawn = setting.order(epoch)
             return drawn[left[drawn]]
 
-        # Behind those of the training batches, so that no two images of an epoch share their draws.
-        first = len(labels)
+    # Behind those of the training batches, so that no two images of an epoch share their draws.
+    first = len(setting.labels)
     size = min(params.meta_batch, len(rows))
     drawn: dict[int, torch.Tensor] = {}
 

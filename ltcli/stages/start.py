@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcli import methods
-from ltcli.artifacts.header import opened
+from ltcli.artifacts.header import opened, read_header
 from ltcli.core.errors import ArtifactError, ParamError, nearest
 from ltcli.core.params import as_dict
 from ltcli.data.source_table import IMAGENET_MEAN, IMAGENET_STD
@@ -44,8 +44,12 @@ def plain_backbone(params: Any, split: Header) -> str:
 def pixels(params: Any, split: Header) -> dict[str, list[float]]:
     """Return mean and standard deviation of each colour, 0..1, that the network shall know.
 
-    Those of the split, or ImageNet's, with which all weights of torchvision's networks were made.
+    Those of the model that the weights are of; of a network of torchvision with other weights
+    ImageNet's, with which all published ones were made; else those of the split.
     """
+    model = _model_of(params)
+    if model is not None:
+        return {"mean": model.info["mean"], "std": model.info["std"]}
     if params.weights is not None and params.backbone.startswith(BORROWED):
         return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     return {"mean": split.info["mean"], "std": split.info["std"]}
@@ -98,6 +102,17 @@ def _check_borrowed(name: str, as_it_is: bool, method: str, split: Header) -> No
         rule = f"{name} takes no images of {height}x{width}"
         hint = "make the split with another --image-size, or choose another backbone"
         raise ArtifactError(split.path, rule, hint)
+
+
+def _model_of(params: Any) -> Header | None:
+    """Return the header of the weights where they are a model of ltcli."""
+    if params.weights is None or not _is_file(params.weights):
+        return None
+    try:
+        header = read_header(Path(params.weights))
+    except ArtifactError:
+        return None
+    return header if header.kind == "model" else None
 
 
 def _is_file(weights: str) -> bool:

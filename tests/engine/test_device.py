@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ltcli.core.errors import ResourceError
-from ltcli.engine.device import autocast, resolve_device, resolve_precision
+from ltcli.engine.device import autocast, resolve_device, resolve_precision, seed_layers
 
 CPU = torch.device("cpu")
 
@@ -108,3 +108,19 @@ def test_autocast_only_acts_in_bfloat16():
     for dtype in (torch.float32, torch.bfloat16):
         with autocast(CPU, dtype):
             assert (a @ a).dtype == dtype
+
+
+def test_layers_draw_anew_in_each_step_and_process_and_the_same_again(monkeypatch):
+    def drawn(*position, rank=None):
+        if rank is not None:
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("WORLD_SIZE", "3")
+        with torch.random.fork_rng():
+            seed_layers(CPU, *position)
+            return tuple(torch.rand(4).tolist())
+
+    first = drawn(0, 0, 0)
+    others = [drawn(1, 0, 0), drawn(0, 1, 0), drawn(0, 0, 1)]
+    ranks = [drawn(0, 0, 0, rank=rank) for rank in (0, 1, 2)]
+    assert ranks[0] == first
+    assert len({*others, *ranks}) == 6

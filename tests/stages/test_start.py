@@ -125,6 +125,20 @@ def test_training_starts_from_the_weights(ltcli, copy):
         torch.testing.assert_close(trained[name], value.detach(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("backbone", ["resnet20", "torchvision.shufflenet_v2_x0_5"])
+def test_a_model_s_own_weights_know_its_colours(ltcli, copy, tmp_path, backbone):
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    network = ("pretrain", "--backbone", backbone, "-d", copy)
+    assert ltcli(*network, "--epochs", "1", "--out", first).code == 0
+    # Other images, whose colours are others.
+    split = ("split", "digits", "--imbalance-factor", "2", "-d", copy)
+    assert ltcli(*split, "--seed", "5").code == 0
+    assert ltcli(*network, "--weights", first, "--epochs", "0", "--out", again).code == 0
+    own, new = read_header(first).info, read_header(again).info
+    assert (new["mean"], new["std"]) == (own["mean"], own["std"])
+    assert own["mean"] != read_header(copy / "split.safetensors").info["mean"]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "rule", "hint"),
     [
