@@ -56,8 +56,3 @@ def read_folder(folder: Path, hint: str) -> list[Header]:
         return [read_header(path) for path in paths]
     except ArtifactError as error:
         raise ArtifactError(error.where, error.message, hint) from None
-
-
-def sidecar_of(artifact: Path) -> Path:
-    """Return where the log of the run that made an artifact lies."""
-    return artifact.with_suffix(".run.jsonl")

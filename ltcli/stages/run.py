@@ -14,8 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ltcli.artifacts.folder import make_folder, sidecar_of
+from ltcli.artifacts.folder import make_folder
 from ltcli.artifacts.header import Header, read_header, verify
+from ltcli.artifacts.sidecar import sidecar_of
 from ltcli.core.context import Context, processes
 from ltcli.core.errors import ArtifactError, ResourceError, cause
 from ltcli.core.params import as_dict

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcli.artifacts.folder import sidecar_of
+from ltcli.artifacts.sidecar import read_records
 from ltcli.core.context import local_processes
 from ltcli.core.environment import usable_cores
 from ltcli.core.errors import ArtifactError, DataError, ParamError
@@ -165,12 +164,10 @@ def _root(given: str | None, split: Header) -> Path | None:
     """Return the folder of the images: as given, or where ``split`` found them."""
     if given is not None:
         return Path(given)
-    with suppress(OSError, ValueError, AttributeError):
-        records = [json.loads(line) for line in sidecar_of(split.path).read_text().splitlines()]
-        if records and records[-1].get("digest") == split.digest:
-            for record in records:
-                if record.get("event") == "root":
-                    return Path(record["root"])
+    with suppress(ArtifactError):
+        for record in read_records(split):
+            if record.get("event") == "root" and isinstance(record.get("root"), str):
+                return Path(record["root"])
     return None
 
 

@@ -1,6 +1,7 @@
 """Stages on a split whose images stay in their files, and on embeddings."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -190,8 +191,13 @@ def test_images_are_looked_for_where_split_saw_them_unless_a_root_is_given(ltcli
     write_root(files, of_files / "photos")
     of_another_run = sidecar.read_text().replace('"digest": "', '"digest": "0')
     line = f"error: pretrain: root must be given for {files / 'split.safetensors'}"
-    for content in (of_another_run, "[]\n", "", None):
-        sidecar.unlink() if content is None else sidecar.write_text(content)
+    no_root = sidecar.read_text().replace(json.dumps(str(of_files / "photos")), "[1]")
+    for content in (of_another_run, no_root, "[]\n", "", os.mkfifo, None):
+        sidecar.unlink()
+        if content is os.mkfifo:
+            os.mkfifo(sidecar)
+        elif content is not None:
+            sidecar.write_text(content)
         done = ltcli(*command)
         assert (done.code, done.lines) == (2, [line, "hint: its images are in files"])
     assert ltcli(*command, "--root", of_files / "photos").code == 0

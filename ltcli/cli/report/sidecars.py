@@ -1,17 +1,15 @@
 """Read what ``NAME.run.jsonl`` tells of the run that made an artifact: epochs, machine, times.
 
-A sidecar is no artifact: nothing vouches for it. It is believed only if the run that it ends with
-has the artifact's digest, and only numbers and short words are taken from it.
+Nothing vouches for a sidecar: only numbers and short words are taken from it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ltcli.artifacts.folder import sidecar_of
-from ltcli.artifacts.header import Header, opened
+from ltcli.artifacts.header import Header
+from ltcli.artifacts.sidecar import read_records
 from ltcli.core.errors import ArtifactError
 
 _MOST_EPOCHS = 1_000_000
@@ -46,15 +44,11 @@ class Sidecar:
 
 def read_sidecar(header: Header) -> Sidecar | str:
     """Return the run of an artifact, or why it is not known."""
-    path = sidecar_of(header.path)
     try:
-        with opened(path) as file:
-            records = [record for record in map(_record, file) if record is not None]
+        records = read_records(header)
     except ArtifactError as error:
         return "no sidecar" if error.message == "no such artifact" else f"sidecar {error.message}"
-    last = records[-1] if records else {}
-    if (last.get("event"), last.get("digest")) != ("end", header.digest):
-        return "sidecar is of another run"
+    last = records[-1]
     first = next((r for r in records if r.get("event") == "start"), {})
     training: dict[str, Any] = next(
         (r for r in reversed(records) if r.get("event") == "training"), {}
@@ -69,14 +63,6 @@ def read_sidecar(header: Header) -> Sidecar | str:
         peak_memory_mb=_number(last.get("peak_memory_mb")),
         machine=_machine(first),
     )
-
-
-def _record(raw: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _epochs(records: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
