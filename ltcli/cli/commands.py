@@ -192,7 +192,10 @@ _COMMON = [
     ),
     _keyword(
         "dry_run",
-        Annotated[bool, typer.Option("--dry-run", help="Check everything, then stop.")],
+        Annotated[
+            bool,
+            typer.Option("--dry-run", help="Check all that can be before the work, then stop."),
+        ],
         False,
     ),
     _keyword(

@@ -15,6 +15,7 @@ from numpy.lib.npyio import NpzFile
 from safetensors import SafetensorError, safe_open
 
 from ltcli.core.errors import DataError, ParamError
+from ltcli.core.text import clipped
 from ltcli.data.list_files import read_names
 from ltcli.data.listed import number_classes
 from ltcli.data.parquet import read_column, read_labels
@@ -59,7 +60,8 @@ def load_embeddings(root: Path, labels: Path | None, class_names: Path | None) -
             joined = features[0] if len(features) == 1 else _joined(paths, features)
             found[part] = joined, [label for _, texts in pieces for label in texts]
     if "train" not in found:
-        raise DataError(root, "must have features and labels of the training part, got none")
+        rule = "must have features and labels of the training part, got none"
+        raise DataError(root, rule, "name them features and labels")
     texts = {part: texts for part, (_, texts) in found.items()}
     names, numbered = number_classes(texts, read_names(class_names), root)
     parts = {
@@ -96,7 +98,8 @@ def _read(path: Path, labels: Path | None) -> Found:
             if labels is None:
                 rule = f"labels must be given, as {path} holds features alone"
                 raise ParamError("split", rule, "name an npy file with --labels")
-            return _parts(path, {"features": _npy(path), "labels": _npy(labels)}, ".")
+            features = _features(path, "features", _npy(path))
+            return {"train": (features, _texts(labels, "labels", _npy(labels), len(features)))}
         case ".parquet":
             return {"train": _parquet(path)}
         case _:
@@ -206,6 +209,7 @@ def _csv(path: Path) -> tuple[torch.Tensor, list[str]]:
             if header.count("label") != 1 or len(header) < 2:
                 rule = "header must have one column 'label' and columns of features"
                 raise DataError(path, f"{rule}, got '{','.join(header)[:200]}'")
+            _check_columns(path, header)
             place = header.index("label")
             for line in lines:
                 if line:
@@ -215,6 +219,17 @@ def _csv(path: Path) -> tuple[torch.Tensor, list[str]]:
         raise DataError(path, f"must be CSV in UTF-8: {error}") from None
     matrix = np.stack(rows) if rows else np.empty((0, len(header) - 1), np.float32)
     return _features(path, "features", matrix), labels
+
+
+def _check_columns(path: Path, header: list[str]) -> None:
+    """Refuse columns that may be no features: without a name, or with that of another."""
+    for number, name in enumerate(header, start=1):
+        if not name.strip():
+            hint = "leave the numbers of the rows out (pandas: index=False)"
+            raise DataError(path, f"column {number} must have a name, got none", hint)
+        if header.count(name) > 1:
+            rule = f"header must have each column once, got '{clipped(name, 80)}' again"
+            raise DataError(path, rule)
 
 
 def _numbers(

@@ -64,10 +64,18 @@ def _read_text(path: Path) -> str:
 
 
 def read_names(path: Path | None) -> list[str] | None:
-    """Return the class names of a file, one a line, or None for no file."""
+    """Return the class names of a file, one a line, or None for no file.
+
+    Raises:
+        DataError: It is not UTF-8, or a line is empty.
+    """
     if path is None:
         return None
-    return [line.strip() for line in _read_text(path).rstrip().split("\n")]
+    names = [line.strip() for line in _read_text(path).rstrip().split("\n")]
+    if "" in names:
+        rule = f"line {names.index('') + 1} must be a class name, got an empty line"
+        raise DataError(path, rule)
+    return names
 
 
 def load_table(path: Path) -> Listed:
@@ -83,7 +91,7 @@ def load_table(path: Path) -> Listed:
     found: dict[str, tuple[list[str], list[str]]] = {part: ([], []) for part in PARTS}
     rows = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
-        header = next(rows, [])
+        header = [name.strip() for name in next(rows, [])]
         path_at, label_at, split_at = _columns(path, header)
         for row in rows:
             if not row:
@@ -91,7 +99,7 @@ def load_table(path: Path) -> Listed:
             if len(row) != len(header):
                 rule = f"line {rows.line_num} must have {len(header)} fields, got {len(row)}"
                 raise DataError(path, rule)
-            part = "train" if split_at is None else row[split_at]
+            part = "train" if split_at is None else row[split_at].strip()
             if part not in found:
                 rule = f"line {rows.line_num}: split must be train, val or test, got '{part}'"
                 raise DataError(path, rule, nearest(part, PARTS))
@@ -111,9 +119,18 @@ def _columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:
         if header.count(name) > 1 or (name != "split" and name not in header):
             got = clipped(",".join(header), 200)
             rule = f"header must have one column '{name}', got '{got}'"
-            raise DataError(path, rule)
+            raise DataError(path, rule, _hint_on(header, name))
     return (
         header.index("path"),
         header.index("label"),
         header.index("split") if "split" in header else None,
     )
+
+
+def _hint_on(header: list[str], name: str) -> str | None:
+    """Return what may be wrong with a header that lacks a column."""
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        return "separate the columns by commas"
+    if name not in header and name in map(str.lower, header):
+        return f"write '{name}' in lower case"
+    return None

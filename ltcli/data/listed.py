@@ -57,12 +57,18 @@ def number_classes(
         The class names, and int64 [N] of each part.
 
     Raises:
-        DataError: A label is none of the classes.
+        DataError: A label is none of the classes, or one number is written in two ways.
     """
     if class_names is None:
         names = tuple(sorted(set(labels["train"])))
         if all(map(_is_whole, names)):
             names = tuple(sorted(names, key=int))
+            for one, other in pairwise(names):
+                if int(one) == int(other):
+                    rule = (
+                        f"each class number must be written in one way, got '{one}' and '{other}'"
+                    )
+                    raise DataError(where, rule)
         ranks = {name: rank for rank, name in enumerate(names)}
     else:
         names = tuple(class_names)

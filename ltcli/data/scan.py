@@ -66,7 +66,7 @@ def list_folders(root: Path, folder: str) -> Listing:
     bad: list[Left] = []
     for entry in _entries(root / folder):
         path = _join(folder, entry.name)
-        reason = _hidden(entry.name)
+        reason = left_out(entry.name)
         if reason is not None:
             harmless.append(Left(path, reason))
         elif entry.is_symlink() and os.path.isdir(entry.path):
@@ -186,7 +186,8 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _hidden(name: str) -> str | None:
+def left_out(name: str) -> str | None:
+    """Return why a file or folder of such a name is none of a data set's, or None."""
     if name.startswith("."):
         return "is hidden"
     return "is left by an operating system" if name.lower() in JUNK else None
@@ -194,7 +195,7 @@ def _hidden(name: str) -> str | None:
 
 def _harmless(entry: os.DirEntry[str]) -> str | None:
     """Return why nobody will miss this entry, or None for a folder or an image."""
-    reason = _hidden(entry.name)
+    reason = left_out(entry.name)
     if reason is not None or entry.is_dir(follow_symlinks=False):
         return reason
     if entry.is_symlink():

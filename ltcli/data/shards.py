@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from ltcli.core.errors import DataError
+from ltcli.data.scan import left_out
 
 _PART = re.compile(r"(train|validation|val|test)(?![A-Za-z0-9])")
 
@@ -44,5 +45,15 @@ def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
 
 
 def list_shards(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files below a folder that have one of some suffixes, in the order of paths."""
-    return [path for path in sorted(root.rglob("*")) if path.suffix in suffixes and path.is_file()]
+    """Return the files below a folder that have one of some suffixes, in the order of paths.
+
+    Links, and what is hidden or left by an operating system, are passed over.
+    """
+    return [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.suffix in suffixes
+        and path.is_file()
+        and not path.is_symlink()
+        and not any(map(left_out, path.relative_to(root).parts))
+    ]

@@ -212,12 +212,16 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
 
 
 def _before(inputs: Mapping[str, Artifact]) -> list[Any]:
-    """Return the recipe of the model, and how the statistics were made that the method reads."""
+    """Return the recipe of the model, and how the statistics were made that the method reads.
+
+    The class counts tell merged covariances from others.
+    """
     steps: list[Any] = inputs["model"].header.info["recipe"]
     for role in ("covariances", "confusion", "generator"):
         if role in inputs:
             header = inputs[role].header
-            steps = recipe(steps, header.stage, header.parameters)
+            counts = {"class_counts": header.info["class_counts"]}
+            steps = recipe(steps, header.stage, {**header.parameters, **counts})
     return steps
 
 

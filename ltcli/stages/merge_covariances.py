@@ -1,5 +1,7 @@
 """merge-covariances: class means and covariances of two disjoint sets of images as of one.
 
+That they are disjoint is up to the user: only two of one split are seen to be not.
+
 The result is that of one run over all images, but for float32. Parts of a data set can so be dumped
 and summarised on several machines, each with a split of its own and the same model; more than two
 are merged one after the other.
@@ -34,7 +36,7 @@ class Params:
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Refuse what cannot be merged exactly, and images that would count twice."""
+    """Refuse what cannot be merged exactly, and two of one split."""
     if "other" not in headers:
         raise ParamError("merge-covariances", "other must be given", "name it with --other")
     first, other = headers["covariances"], headers["other"]
@@ -132,7 +134,7 @@ STAGE = Stage(
             "other",
             "covariances",
             None,
-            "of the other set: other images, the same model",
+            "of the other set: none of the same images, which is not checked, and the same model",
             may_differ=lambda _params: ("split",),
         ),
     ),

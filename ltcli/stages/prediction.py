@@ -95,7 +95,8 @@ def predict(
     dtype = resolve_precision(precision, where)
     info = header.info
     if not info["image_size"]:
-        raise ArtifactError(header.path, "takes embeddings, got images")
+        rule = "must be a model of images, as predict reads image files, got one of embeddings"
+        raise ArtifactError(header.path, rule, "ltcli export takes it elsewhere")
     share = info.get("centre", 1.0)
     with open_artifact(header.path) as model:
         network = load_network(model, where)

@@ -161,7 +161,9 @@ def facts(params: Any) -> dict[str, str]:
 
 def recipe_of(params: Any, split: Header) -> list[Any]:
     """Return how the model was made, with what ``auto`` came to and where weights came from."""
-    first = recipe([], "split", {**split.parameters, "store": split.info["store"]})
+    # The inputs of a split are what its data set was: other files make another recipe.
+    chosen = {**split.parameters, **split.inputs, "store": split.info["store"]}
+    first = recipe([], "split", chosen)
     chosen = {**as_dict(params), "backbone": plain_backbone(params, split), **facts(params)}
     return recipe(first, "pretrain", chosen)
 

@@ -81,24 +81,19 @@ def group_of_class(train_counts: Tensor, many_above: int = 100, few_below: int =
     return 1 + few - (train_counts > many_above).to(torch.int64)
 
 
-def group_accuracy(logits: Tensor, labels: Tensor, groups: Tensor) -> dict[str, float | None]:
-    """Return the accuracy over the samples of each group's classes.
+def group_accuracy(accuracies: Tensor, groups: Tensor) -> dict[str, float | None]:
+    """Return the mean accuracy of each group's classes.
 
     Args:
-        logits: float [N, C].
-        labels: int64 [N].
+        accuracies: float64 [C], from ``per_class_accuracy``.
         groups: int64 [C], from ``group_of_class``.
 
     Returns:
         Shares 0 ... 1 by the names in ``GROUPS``; None for a group without samples.
     """
-    class_counts(labels, logits.shape[1])
-    right = (predictions(logits) == labels).to(torch.float64)
-    member = groups[labels]
-    return {
-        name: float(right[member == g].mean()) if bool((member == g).any()) else None
-        for g, name in enumerate(GROUPS)
-    }
+    seen = ~accuracies.isnan()
+    found = {name: accuracies[seen & (groups == g)] for g, name in enumerate(GROUPS)}
+    return {name: float(of.mean()) if len(of) else None for name, of in found.items()}
 
 
 def nll(logits: Tensor, labels: Tensor) -> float:

@@ -23,7 +23,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltcli.stats.accuracy import GROUPS, group_of_class, per_class_accuracy
+from ltcli.stats.accuracy import group_accuracy, group_of_class, per_class_accuracy
 
 Target = Literal["balanced-accuracy", "worst-group", "log-loss"]
 
@@ -101,10 +101,7 @@ def _point(
     seen = ~accuracy.isnan()
     losses = F.cross_entropy(adjusted, labels, reduction="none").double()
     weights = 1 / labels.bincount(minlength=len(class_counts)).double()[labels]
-    each: dict[str, float | None] = {}
-    for number, name in enumerate(GROUPS):
-        members = accuracy[seen & (groups == number)]
-        each[name] = float(members.mean()) if len(members) else None
+    each = group_accuracy(accuracy, groups)
     loss = float(losses @ weights / seen.sum())
     return Point(tau, float(accuracy[seen].mean()), **each, log_loss=loss)
 

@@ -43,7 +43,8 @@ class Row:
         accuracy: Mean over runs, last epoch.
         interval: Of the mean score, accuracy or balanced accuracy, over test images and, with
             several runs, over seeds.
-        groups: Accuracy of many, medium and few; None where a group has no test images.
+        groups: Mean accuracy of the classes that are many, medium and few; None where a group has
+            no test images.
         balanced: Mean over classes.
         nll: nats.
         ece: Expected calibration error.
@@ -143,7 +144,12 @@ def _row(
         judged=judged,
         accuracy=_mean([scores.accuracy(run.logits, run.labels) for run in members]),
         interval=interval,
-        groups=_mean_groups([scores.group_accuracy(r.logits, r.labels, groups) for r in members]),
+        groups=_mean_groups(
+            [
+                scores.group_accuracy(scores.per_class_accuracy(run.logits, run.labels), groups)
+                for run in members
+            ]
+        ),
         balanced=_mean([scores.balanced_accuracy(r.logits, r.labels) for r in members]),
         nll=_mean([scores.nll(run.logits, run.labels) for run in members]),
         ece=_mean([scores.ece(run.logits, run.labels) for run in members]),

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from ltcli.artifacts.header import read_header
@@ -247,6 +248,24 @@ def test_rows_of_one_name_from_two_folders_stay_apart(ltcli, chain, tmp_path):
     second = rewritten(first, tmp_path / "b" / first.name, {"pretrain": {"mixup": 1.0}})
     rows = json.loads(ltcli("compare", "--json", first, second).out)["rows"]
     assert [row["name"] for row in rows] == [f"{chain.name}/pretrain", "b/pretrain"]
+
+
+def test_models_of_other_training_data_are_no_runs_of_one_row(ltcli, tmp_path):
+    features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    labels = np.arange(40) % 2
+    for name, of_train in (("as-is", labels), ("relabelled", 1 - labels)):
+        arrays = {"train_features": features, "train_labels": of_train}
+        arrays |= {"test_features": features, "test_labels": labels}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    for name, data, seed in (("a", "as-is", 0), ("b", "as-is", 1), ("c", "relabelled", 0)):
+        folder, root = tmp_path / name, tmp_path / f"{data}.npz"
+        options = ("--val-per-class", "2", "--seed", seed, "-q", "-d", folder)
+        assert ltcli("split", "embeddings", "--root", root, *options).code == 0
+        assert ltcli("pretrain", "--epochs", "1", "-q", "-d", folder).code == 0
+        assert ltcli("evaluate", "-q", "-d", folder).code == 0
+    files = [tmp_path / name / "evaluate-pretrain.safetensors" for name in "abc"]
+    rows = json.loads(ltcli("compare", "--json", *files).out)["rows"]
+    assert [(row["name"], row["runs"]) for row in rows] == [("a/pretrain", 2), ("c/pretrain", 1)]
 
 
 def test_rows_of_one_name_in_one_folder_keep_what_tells_them_apart(ltcli, chain, tmp_path):

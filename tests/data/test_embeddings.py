@@ -183,7 +183,25 @@ BAD = {
 def test_arrays_of_another_form_are_refused(tmp_path, name):
     arrays, rule = BAD[name]
     np.savez(tmp_path / "x.npz", **arrays)
-    assert refused(tmp_path / "x.npz") == [f"{tmp_path}/x.npz: {rule}", None]
+    hint = "name them features and labels" if "training part" in rule else None
+    assert refused(tmp_path / "x.npz") == [f"{tmp_path}/x.npz: {rule}", hint]
+
+
+def test_labels_in_a_file_of_their_own_are_named_by_it(tmp_path):
+    features, labels = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(features, FEATURES)
+    np.save(labels, LABELS / 2)
+    rule = "labels must be whole numbers or text [N], got float64 [4]"
+    assert refused(features, labels) == [f"{labels}: {rule}", None]
+
+
+def test_columns_that_may_be_no_features_are_refused(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text(",a,label\n0,1.5,0\n1,2.5,1\n")
+    hint = "leave the numbers of the rows out (pandas: index=False)"
+    assert refused(path) == [f"{path}: column 1 must have a name, got none", hint]
+    path.write_text("a,label,a\n0,1,0\n1,0,1\n")
+    assert refused(path) == [f"{path}: header must have each column once, got 'a' again", None]
 
 
 CSV = {

@@ -127,9 +127,22 @@ def test_a_table_without_splits_is_training_images(tmp_path):
     assert listed.parts["train"].labels.tolist() == [1, 0]
 
 
+def test_blanks_behind_commas_are_no_part_of_names(tmp_path):
+    text = "path, label, split\na.jpg, cat, train\nb.jpg, cat, test\n"
+    listed = load_table(write(tmp_path / "a.csv", text))
+    assert (listed.class_names, list(listed.parts)) == (("cat",), ["train", "test"])
+
+
 TABLES = {
     "": ("header must have one column 'path', got ''", None),
-    "path,Label\n": ("header must have one column 'label', got 'path,Label'", None),
+    "path,Label\n": (
+        "header must have one column 'label', got 'path,Label'",
+        "write 'label' in lower case",
+    ),
+    "path;label\n": (
+        "header must have one column 'path', got 'path;label'",
+        "separate the columns by commas",
+    ),
     "path,label,path\n": ("header must have one column 'path', got 'path,label,path'", None),
     "path,label,split,split\n": (
         "header must have one column 'split', got 'path,label,split,split'",
@@ -162,3 +175,9 @@ def test_a_table_of_another_form_is_refused(tmp_path, text):
 
 def test_no_file_of_names_gives_none():
     assert read_names(None) is None
+
+
+def test_a_line_without_a_name_is_named(tmp_path):
+    path = write(tmp_path / "names", "cat\n\ndog\n\n")
+    line = f"{path}: line 2 must be a class name, got an empty line"
+    assert refused(read_names, path) == [line, None]

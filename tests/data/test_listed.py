@@ -38,6 +38,8 @@ def test_a_label_that_is_no_class_is_refused():
     labels = {"train": ["0", "1"], "test": ["1", "3\n"]}
     line = "x: class '3\\n' must have at least 1 training image, got 0"
     assert refused(number_classes, labels, None, "x") == [line, "it stands in the test part"]
+    line = "x: each class number must be written in one way, got '007' and '7'"
+    assert refused(number_classes, {"train": ["7", "8", "007"]}, None, "x") == [line, None]
     line = "x: labels must be from 0 to 1 as there are class names, got '3\\n'"
     assert refused(number_classes, labels, ["cat", "dog"], "x") == [line, None]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ltcli.core.errors import DataError, ParamError, ResourceError
 from ltcli.data import image_files
-from ltcli.data.parquet import load_parquet
+from ltcli.data.parquet import load_parquet, read_labels
 
 pyarrow = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -98,6 +98,13 @@ def test_other_columns_are_refused(tmp_path):
     write(path, [encoded(0)], [-1])
     rule = "labels must be from 0 to 2 as there are class names, got '-1'"
     assert refused(path)[0] == f"{path}: {rule}"
+
+
+def test_labels_may_be_categories(tmp_path):
+    path = tmp_path / "train.parquet"
+    labels = pyarrow.array(["dog", "cat", "dog"]).dictionary_encode()
+    pq.write_table(pyarrow.table({"label": labels}), path)
+    assert read_labels(path) == ["dog", "cat", "dog"]
 
 
 def test_another_file_and_a_damaged_one_are_refused(tmp_path):

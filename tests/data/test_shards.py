@@ -28,6 +28,13 @@ def test_the_start_of_a_name_says_the_part(tmp_path):
     }
 
 
+def test_links_and_hidden_files_are_passed_over(tmp_path):
+    root = tmp_path / ".hidden" / "data"
+    touch(root, "train.csv", ".ipynb_checkpoints/train-checkpoint.csv", "__MACOSX/train.csv")
+    (root / "train-copy.csv").symlink_to(root / "train.csv")
+    assert find_shards(root, (".csv",)) == {"train": [root / "train.csv"]}
+
+
 def test_one_file_is_the_training_part_whatever_its_name(tmp_path):
     touch(tmp_path, "test.npz")
     assert find_shards(tmp_path / "test.npz", (".npz",)) == {"train": [tmp_path / "test.npz"]}

@@ -294,7 +294,9 @@ def test_what_a_model_cannot_take_is_refused(ltcli, embeddings, of_files):
     hint = "hint: make the split as that of the model"
     assert (done.code, done.lines) == (3, [f"error: {other}: {rule}", hint])
     done = ltcli("predict", of_files / "photos" / "0-0.png", "--model", model)
-    assert (done.code, done.lines) == (3, [f"error: {model}: takes embeddings, got images"])
+    rule = "must be a model of images, as predict reads image files, got one of embeddings"
+    hint = "hint: ltcli export takes it elsewhere"
+    assert (done.code, done.lines) == (3, [f"error: {model}: {rule}", hint])
 
 
 def test_only_images_in_the_split_can_be_shown(ltcli, files):

@@ -78,10 +78,11 @@ def test_groups_that_overlap_are_refused():
         group_of_class(torch.tensor([5]), many_above=10, few_below=12)
 
 
-def test_group_accuracy_counts_samples_not_classes():
-    found = group_accuracy(LOGITS, LABELS, torch.tensor([1, 1, 2]))
-    assert found == {"many": None, "medium": pytest.approx(3 / 5), "few": None}
-    found = group_accuracy(LOGITS, LABELS, torch.tensor([0, 2, 1]))
+def test_a_group_is_the_mean_of_its_classes():
+    accuracies = torch.tensor([2 / 3, 1 / 2, math.nan], dtype=torch.float64)
+    found = group_accuracy(accuracies, torch.tensor([1, 1, 2]))
+    assert found == {"many": None, "medium": pytest.approx(7 / 12), "few": None}
+    found = group_accuracy(accuracies, torch.tensor([0, 2, 0]))
     assert found == {"many": pytest.approx(2 / 3), "medium": None, "few": pytest.approx(1 / 2)}
 
 
@@ -152,7 +153,8 @@ def test_without_samples_every_score_is_nan():
     logits, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
     for score in (accuracy, balanced_accuracy, nll, ece):
         assert math.isnan(score(logits, labels))
-    assert set(group_accuracy(logits, labels, torch.zeros(3).long()).values()) == {None}
+    classes = per_class_accuracy(logits, labels)
+    assert set(group_accuracy(classes, torch.zeros(3).long()).values()) == {None}
 
 
 @pytest.mark.parametrize("score", [accuracy, per_class_accuracy, balanced_accuracy, nll, ece])

@@ -9,6 +9,7 @@ from ltcli.cli.report.files import File
 from ltcli.cli.report.markup import Markup, element, table
 from ltcli.cli.report.models import Model
 from ltcli.cli.report.style import STYLE
+from ltcli.core.text import plural
 
 # By this a report is known as one of ours.
 MARK = "<!DOCTYPE html>\n<!-- made by ltcli report -->\n"
@@ -98,7 +99,8 @@ def _summary(facts: Facts) -> str:
     runs = sum(model.row.runs for model in facts.models)
     most, least = max(facts.counts), min(facts.counts)
     return (
-        f"{len(facts.models)} classifiers in {runs} runs. {len(facts.names):,} classes with"
+        f"{plural(len(facts.models), 'classifier')} in {plural(runs, 'run')}."
+        f" {len(facts.names):,} classes with"
         f" {sum(facts.counts):,} training images{facts.whose}, {most:,} in the largest and"
         f" {least:,} in the smallest class; {sum(facts.test_counts):,} test images."
     )
@@ -177,8 +179,8 @@ def _reliability(facts: Facts) -> list[Markup]:
     text = (
         "Share of right predictions (points) against the confidence that they were made with, in"
         " 15 bins, all runs of a row together: below the dashed diagonal a model is too sure of"
-        " itself. Grey bars are the shares of the images, ECE the distance to the diagonal, mean"
-        " over the images."
+        " itself. Grey bars are the shares of the images. ECE is the distance to the diagonal, mean"
+        " over the images, of each run by itself; its mean over the runs is printed."
     )
 
     def draw(model: Model) -> Markup:
