@@ -13,9 +13,9 @@ from pathlib import Path
 from ltcli.core.errors import cause
 from ltcli.core.text import printable
 from ltcli.data.decode import BadImageError
+from ltcli.data.hidden import left_out
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
-JUNK = ("__macosx", "thumbs.db", "desktop.ini")
 MAX_DEPTH = 16
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -184,13 +184,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-def left_out(name: str) -> str | None:
-    """Return why a file or folder of such a name is none of a data set's, or None."""
-    if name.startswith("."):
-        return "is hidden"
-    return "is left by an operating system" if name.lower() in JUNK else None
 
 
 def _harmless(entry: os.DirEntry[str]) -> str | None:

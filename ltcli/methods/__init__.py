@@ -135,6 +135,11 @@ def balances(method: Method, params: Any) -> bool:
     return method.balances(params) or params.beta > 0 or params.sampler != "instance-balanced"
 
 
+def starts_fresh(method: Method, params: Any) -> bool:
+    """Return whether nothing of the classifier that a run starts from is left behind it."""
+    return method.head(params).start == "fresh"
+
+
 def options(method: Method, params: Any) -> Any:
     """Return the method's own parameters out of a record made by ``with_options``."""
     own = [field.name for field in dataclasses.fields(method.params)]

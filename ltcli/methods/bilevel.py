@@ -54,7 +54,7 @@ class MetaSet:
         "held-out", "meta set: the validation images, or images taken out of the training set"
     )
     meta_per_class: int = param(10, "images per class of a meta set from the training set", ge=1)
-    meta_batch: int = param(100, "images of the meta set per step", ge=1)
+    meta_batch: int = param(100, "images of the meta set per step", ge=2)
 
 
 def reads(params: Any) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from ltcli.core.params import param
 from ltcli.core.transfer import to_device
 from ltcli.methods import bilevel
 from ltcli.methods.method import FINETUNE, Method, Steps
-from ltcli.methods.refusals import moves_backbone
+from ltcli.methods.refusals import has_activation_maps, moves_backbone
 from ltcli.models.names import BORROWED
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def make_steps(params: Params, setting: Setting) -> Steps:
 def check(params: Any, headers: Mapping[str, Header]) -> None:
     """Refuse a frozen backbone, one without maps, and a sampler, as the method is one itself."""
     moves_backbone(params, headers)
+    has_activation_maps(headers["model"])
     if params.sampler != "instance-balanced":
         rule = f"sampler must be instance-balanced for cam-sampling, got {params.sampler}"
         raise ParamError("finetune", rule, "the method fills up rare classes by itself")

@@ -38,6 +38,7 @@ from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.core.transfer import to_device
 from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps, head_of
+from ltcli.methods.refusals import has_activation_maps
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +101,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
 
 
 def _check_maps(params: Any, headers: Mapping[str, Header]) -> None:
+    has_activation_maps(headers["model"])
     if params.data == "features":
         bank = headers["features"]
         where, size = bank.path, bank.tensors.get("train.maps", ("", ()))[1][2:]

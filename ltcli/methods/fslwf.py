@@ -117,18 +117,24 @@ class ClassVectors:
 
 
 def class_means(setting: Setting) -> torch.Tensor:
-    """Return the mean of the features of each class, each divided by its length, float [C, D]."""
+    """Return the mean of the features of each class, each divided by its length, float [C, D].
+
+    They are of the images as they are, without augmentation.
+    """
     import torch
     from torch.nn import functional as F
 
     from ltcli.engine.fit import Batch
+    from ltcli.engine.infer import features_of
 
-    weight, size = setting.network.classifier.weight, setting.batch_size
-    sums = torch.zeros_like(weight)
-    rows = torch.arange(len(setting.labels), device=weight.device)
-    for step, part in enumerate(torch.split(rows, size)):
-        features = F.normalize(setting.inputs(Batch(0, step, step * size, part)))
-        sums.index_add_(0, setting.labels[part], features)
+    weight = setting.network.classifier.weight
+    if setting.images is None:
+        rows = torch.arange(len(setting.labels), device=weight.device)
+        features = setting.inputs(Batch(0, 0, 0, rows))
+    else:
+        features = features_of(setting.network, setting.images.samples, setting.dtype)
+    unit = F.normalize(to_device(features, weight.device))
+    sums = torch.zeros_like(weight).index_add_(0, setting.labels, unit)
     return sums / setting.class_counts.to(weight.dtype).unsqueeze(1)
 
 

@@ -149,7 +149,7 @@ class Head:
 
     Attributes:
         start: The trained classifier, or a fresh one. ``pretrain`` always has a fresh one.
-        trainable: Any of weight, bias, scales, memory.
+        trainable: Any of weight, bias, scales, memory. A bias is trained in linear form alone.
         rates: Multiple of the learning rate of any parameter of the classifier, such as scales or
             memory.centroids, and of backbone; 1 for the others.
         form: Of a fresh classifier, see ``ltcli.models.classifier``.

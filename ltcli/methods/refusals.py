@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ltcli.core.errors import ParamError
+from ltcli.core.errors import ArtifactError, ParamError
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
@@ -24,6 +24,18 @@ def moves_backbone(params: Any, headers: Mapping[str, Header]) -> None:
     if headers["split"].info["store"] == "features":
         hint = "there is no backbone that could make other features"
         raise ParamError(stage_of(headers), f"{params.method} must not be used on embeddings", hint)
+
+
+def has_activation_maps(model: Header) -> None:
+    """Refuse a classifier whose logits are no sum over the positions of feature maps.
+
+    Those of experts are means of cosines, each with a length of its own; those of a memory are of
+    enriched features. One on cosines differs from a linear one by factors of a whole map.
+    """
+    form = model.info["classifier"]
+    if form not in ("linear", "cosine"):
+        rule = f"must have a linear or cosine classifier for activation maps, got {form}"
+        raise ArtifactError(model.path, rule, "start from a model of another method")
 
 
 def takes_no_weights(params: Any, headers: Mapping[str, Header], why: str) -> None:

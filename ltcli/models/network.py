@@ -91,16 +91,13 @@ def build_backbone(name: str, image_size: Sequence[int] = (224, 224)) -> Backbon
 
 
 def num_stages(name: str) -> int:
-    """Return after how many stages a backbone has maps of one image, without building it.
+    """Return how many of its last stages a backbone can be split before, without building it.
 
-    Networks of torchvision have no stages that are known here.
+    Networks of torchvision have no stages that are known here; of experts and turned images there
+    are no maps of one image before the last stages.
     """
-    if name.startswith(BORROWED):
-        return 0
     plain, _, more = name.partition("-")
-    if more.startswith("ride"):
-        return 1
-    return 0 if more == "sla" else _depth(plain)
+    return _depth(plain) if more in ("", "bbn") and not name.startswith(BORROWED) else 0
 
 
 def _depth(plain: str) -> int:

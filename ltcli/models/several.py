@@ -92,11 +92,12 @@ class Rotations(ResNet):
         self.feature_dim = 4 * widths[-1]
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the last feature maps of the four views, each as it is turned."""
+        """Return the last feature maps of the four views, turned back to lie on one another."""
         turned = torch.cat([torch.rot90(images, quarter, (2, 3)) for quarter in range(4)])
         # One pass for all views: folding batch-norms into convolutions takes each to run once.
         views: torch.Tensor = super().maps(turned).unflatten(0, (4, -1))  # type: ignore[no-untyped-call]
-        return views.transpose(0, 1).flatten(1, 2)
+        back = [torch.rot90(views[quarter], -quarter, (2, 3)) for quarter in range(4)]
+        return torch.cat(back, dim=1)
 
     def of_view(self, images: torch.Tensor) -> torch.Tensor:
         """Return the features of images as they come, float [B, D / 4]."""

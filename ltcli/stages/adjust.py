@@ -12,12 +12,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.data.class_table import read_class_table, read_shares
+from ltcli.methods import METHODS, starts_fresh
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
@@ -106,8 +108,11 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
 
 
 def _check_first(way: str, model: Header) -> None:
-    """Refuse a second adjustment for the class prior, or for costs."""
-    for stage, before in model.info["recipe"]:
+    """Refuse a second adjustment for the class prior, or for costs, of one classifier."""
+    for stage, before in reversed(model.info["recipe"]):
+        of = SimpleNamespace(**before)
+        if stage == "finetune" and starts_fresh(METHODS[of.method], of):
+            return
         if stage == "adjust" and (way == "costs") == ("costs" in before):
             what = "costs" if way == "costs" else "the class prior"
             hint = "start from the model that it was made from"

@@ -104,7 +104,11 @@ def resolved_schedule(params: Params) -> Schedule:
     milestones, factors = params.milestones, params.factors
     if params.decay == "cosine":
         if milestones:
-            raise ParamError("finetune", "milestones need --decay steps, got cosine")
+            hint = f"{params.method} has them by default: --milestones '' --factors ''"
+            rule = "milestones need --decay steps, got cosine"
+            own = methods.find(params.method, "finetune").defaults.get("finetune", {})
+            given = milestones != own.get("milestones")
+            raise ParamError("finetune", rule, None if given else hint)
     elif not milestones:
         # Without a later phase the rate stays as it is.
         milestones, factors = (params.epochs,), (1.0,)
@@ -204,7 +208,8 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         | {
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": info["balanced"]
+            # What a classifier has learned goes with it.
+            "balanced": (info["balanced"] and not methods.starts_fresh(method, params))
             or methods.balances(method, dataclasses.replace(params, **chosen)),
             "recipe": recipe(_before(inputs), "finetune", as_dict(params)),
         },
@@ -212,16 +217,18 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
 
 
 def _before(inputs: Mapping[str, Artifact]) -> list[Any]:
-    """Return the recipe of the model, and how the statistics were made that the method reads.
-
-    The class counts tell merged covariances from others.
-    """
+    """Return the recipe of the model, and how what the method reads beside it was made."""
     steps: list[Any] = inputs["model"].header.info["recipe"]
-    for role in ("covariances", "confusion", "generator"):
+    for role in ("features", "covariances", "confusion", "generator"):
         if role in inputs:
             header = inputs[role].header
-            counts = {"class_counts": header.info["class_counts"]}
-            steps = recipe(steps, header.stage, {**header.parameters, **counts})
+            facts = header.parameters
+            if role == "features":
+                # All else of a bank is not read, or stands in the parameters of finetune.
+                facts = {name: facts[name] for name in ("storage", "precision")}
+            elif header.stage == "merge-covariances":
+                facts = {**facts, "class_counts": header.info["class_counts"]}
+            steps = recipe(steps, header.stage, facts)
     return steps
 
 

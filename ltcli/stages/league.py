@@ -25,7 +25,7 @@ class League:
     Attributes:
         network_parameters: Of backbone and classifier.
         pretraining: Data that the backbone saw before the training images: none, or unknown.
-        training_images: All classes.
+        training_images: All classes, with those that only merged covariances are of.
         extra_images: Held-out labelled images that a method trained on or chose a parameter by.
         epochs: In which the backbone was trained.
         augmentation: Of the images in training: crop, flip, jitter, mixup with its alpha.
@@ -88,6 +88,7 @@ def read_provenance(header: Header) -> tuple[League, Benchmark]:
 def _league(info: dict[str, Any]) -> League:
     epochs, of_classifier, extra, pretraining, store = 0, 0, 0, "unknown", "images"
     augmentation: set[str] = set()
+    images = sum(info["class_counts"])
     for stage, parameters in info["recipe"]:
         # Recipes of before finetune had the option are of models that it trained with flips.
         of = SimpleNamespace(**{"flip": True, **parameters})
@@ -113,12 +114,15 @@ def _league(info: dict[str, Any]) -> League:
                 of_classifier += 0 if whole else int(of.epochs)
                 kept = "features" if of.data == "features" else store
                 augmentation |= _augmentation(of, kept)
+        elif stage == "merge-covariances":
+            # Those of the model among them.
+            images = max(images, sum(parameters["class_counts"]))
         elif stage == "adjust" and of.tau == "auto":
             extra = info["held_out"]
     return League(
         network_parameters=info["network_parameters"],
         pretraining=pretraining,
-        training_images=sum(info["class_counts"]),
+        training_images=images,
         extra_images=extra,
         epochs=epochs,
         augmentation=tuple(sorted(augmentation)),

@@ -187,7 +187,10 @@ def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None
         torch.nn.init.constant_(classifier.scales, head.scale)
     if fresh and head.rare_bias:
         torch.nn.init.constant_(classifier.bias, -math.log(max(1, len(classifier.bias) - 1)))
-    classifier.train_only(*head.trainable)
+    # On cosines the factor, 16 to 30, stands before the bias too, which would move by its square.
+    # From scratch such models are trained without a bias.
+    fixed = () if classifier.form == "linear" else ("bias",)
+    classifier.train_only(*(name for name in head.trainable if name not in fixed))
 
 
 def make_optimizer(

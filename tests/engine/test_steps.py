@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ltcli.data.batches import Augmentation, ImageBatches, augmentation_draws
+from ltcli.data.samplers import order_of
 from ltcli.engine.fit import Batch
 from ltcli.engine.steps import (
     Augmented,
@@ -12,6 +13,7 @@ from ltcli.engine.steps import (
     mixed_loss,
     mixture,
     plain_step,
+    second_batches,
 )
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network
@@ -307,3 +309,12 @@ def test_a_step_on_a_gpu_costs_what_it_costs_on_a_cpu(rng, dtype, mixup):
     assert layer.weight.dtype == torch.float32
     within = 1e-5 if dtype == torch.float32 else 0.05
     assert loss.item() == pytest.approx(expected.item(), abs=within)
+
+
+def test_second_batches_are_no_copies_of_first_ones_by_the_same_sampler():
+    labels = torch.arange(40) % 4
+    second = second_batches(labels, 4, "class-aware", seed=3, epochs=2)
+    rows = second(Batch(0, 0, 0, torch.arange(40))).rows
+    first = order_of("class-aware", labels, 4, seed=3, epoch=0, epochs=2)
+    assert len(rows) == 40
+    assert not rows.equal(first[:40])

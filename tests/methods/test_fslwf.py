@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,10 +7,13 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
+from ltcli.data.batches import Augmentation
 from ltcli.engine.fit import Batch
+from ltcli.engine.steps import Augmented
 from ltcli.methods.fslwf import METHOD, ClassVectors, Params, class_means, make_steps
 from ltcli.models.classifier import Classifier
-from ltcli.models.network import Network
+from ltcli.models.network import Network, load_network
+from ltcli.stages.samples import open_samples
 
 
 @pytest.fixture
@@ -115,3 +119,26 @@ def test_what_cannot_work_is_refused(ltcli, copy, options, rule):
 def test_the_record_says_how_it_samples():
     assert METHOD.defaults["finetune"] == {"sampler": "class-aware"}
     assert METHOD.head(Params()).start == "fresh"
+
+
+def test_means_of_images_are_of_these_as_they_are(ltcli, copy):
+    with open_artifact(copy / "dump-features.safetensors") as bank:
+        features, labels = bank.tensor("train.features"), bank.tensor("train.labels")
+    with (
+        open_artifact(copy / "split.safetensors") as split,
+        open_artifact(copy / "pretrain.safetensors") as model,
+    ):
+        network = load_network(model, torch.device("cpu"))
+        varied = Augmentation(padding=4, flip=True)
+        info = model.header.info
+        samples = open_samples(split, "train", torch.device("cpu"), SimpleNamespace(), info, varied)
+    setting = SimpleNamespace(
+        network=network,
+        labels=labels,
+        class_counts=labels.bincount(),
+        images=Augmented(samples, 0),
+        dtype=torch.float32,
+    )
+    unit = F.normalize(features)
+    expected = torch.stack([unit[labels == c].mean(0) for c in range(10)])
+    torch.testing.assert_close(class_means(setting), expected, rtol=1e-2, atol=1e-3)

@@ -71,6 +71,22 @@ def test_views_are_quarter_turns(images):
     assert (backbone.views, build_backbone("resnet20").views) == (4, 1)
 
 
+def test_maps_of_turned_views_lie_on_one_another(images):
+    backbone = build_backbone("resnet20-sla").eval()
+    maps, plain = backbone.maps(images), build_backbone("resnet20").eval()
+    plain.load_state_dict(backbone.state_dict())
+    for quarter in range(4):
+        turned = plain.maps(torch.rot90(images, quarter, (2, 3)))
+        back = torch.rot90(turned, -quarter, (2, 3))
+        torch.testing.assert_close(maps[:, 64 * quarter : 64 * (quarter + 1)], back)
+    torch.testing.assert_close(backbone(images), maps.mean((2, 3)))
+
+
+def test_no_stages_of_experts_and_turned_images_can_come_last():
+    names = ("resnet20", "resnet18", "resnet20-bbn", "resnet20-ride3", "resnet20-sla")
+    assert [num_stages(name) for name in names] == [3, 4, 3, 0, 0]
+
+
 def test_logits_of_experts_are_the_mean_of_cosines(rng):
     classifier = Classifier(6, 4, "experts3")
     classifier.scales.data.fill_(7.0)

@@ -191,6 +191,22 @@ def test_a_second_adjustment_for_the_prior_is_refused(ltcli, adjust, copy, optio
     )
 
 
+def test_of_a_fresh_classifier_nothing_was_adjusted_before(ltcli, adjust, copy):
+    assert adjust("--prior", "uniform").code == 0
+    first, plain = copy / "adjust-prior.safetensors", ("--sampler", "instance-balanced")
+    options = ("--data", "images", "--epochs", "1", "-q", "--model", first, "-d", copy)
+    assert ltcli("finetune", "--method", "crt", *plain, *options).code == 0
+    assert ltcli("finetune", "--method", "cross-entropy", *options).code == 0
+    fresh, same = copy / "finetune-crt.safetensors", copy / "finetune-cross-entropy.safetensors"
+    assert [read_header(path).info["balanced"] for path in (fresh, same)] == [False, True]
+    out = ("--out", copy / "x.safetensors")
+    assert adjust("--prior", "uniform", "--model", same, *out).code == 3
+    assert adjust("--prior", "uniform", "--model", fresh, *out).code == 0
+    added = read_header(copy / "x.safetensors").info["adjustment"]
+    assert added["base"] == "training images"
+    assert max(added["added"]) > 1
+
+
 def test_another_classifier_no_longer_says_what_was_added(ltcli, adjust, copy):
     assert adjust("--tau", "1").code == 0
     options = ("--method", "ncm", "--data", "images", "--model", copy / "adjust-tau.safetensors")

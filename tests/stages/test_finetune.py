@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from torch.nn import functional as F
 from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
+from ltcli.core.errors import ArtifactError
+from ltcli.core.params import build
 from ltcli.data.samplers import order_of
 from ltcli.models.classifier import Classifier
+from ltcli.stages.finetune import Params
 from ltcli.stats.class_weights import effective_number_weights
 
 
@@ -51,7 +55,8 @@ def test_every_method_works_on_the_feature_bank(ltcli, copy, name):
     assert info["balanced"] == (name not in follow)
     forms = {"ncm": "cosine", "ldam": "cosine", "fslwf": "cosine", "oltr": "memory"}
     assert info["classifier"] == forms.get(name, "linear")
-    statistics = {"covariances": "covariances", "confusion": "confusion", "generator": "stg-train"}
+    statistics = {"features": "dump-features", "covariances": "covariances"}
+    statistics |= {"confusion": "confusion", "generator": "stg-train"}
     inputs = read_header(out).inputs
     made = [stage for role, stage in statistics.items() if role in inputs]
     stages = [stage for stage, _ in info["recipe"]]
@@ -377,3 +382,43 @@ def test_the_precision_that_is_said_is_that_of_the_backbone_if_it_works(ltcli, c
     lines = (copy / "finetune-crt.run.jsonl").read_text().splitlines()
     training = [record for record in map(json.loads, lines) if record["event"] == "training"]
     assert [record["precision"] for record in training] == [said]
+
+
+def test_a_method_s_own_milestones_are_named_where_they_do_not_fit(ltcli, copy):
+    command = ("finetune", "--method", "oltr", "--decay", "cosine", "-d", copy)
+    done = ltcli(*command, "--milestones", "3,5")
+    line = "error: finetune: milestones need --decay steps, got cosine"
+    assert (done.code, done.lines) == (2, [line])
+    done = ltcli(*command)
+    hint = "hint: oltr has them by default: --milestones '' --factors ''"
+    assert (done.code, done.lines) == (2, [line, hint])
+    assert ltcli(*command, "--milestones", "", "--factors", "", "--dry-run").code == 0
+
+
+def test_how_a_bank_is_stored_is_part_of_how_a_model_was_made(ltcli, copy):
+    made = []
+    for storage in ("fp32", "bf16"):
+        assert ltcli("dump-features", "--storage", storage, "-q", "-d", copy).code == 0
+        out = copy / f"{storage}.safetensors"
+        crt = ("--method", "crt", "--epochs", "1", "-q", "--out", out)
+        assert ltcli("finetune", *crt, "-d", copy).code == 0
+        made.append(dict(read_header(out).info["recipe"])["dump-features"])
+    assert made == [{"storage": s, "precision": "auto"} for s in ("fp32", "bf16")]
+
+
+@pytest.mark.parametrize("method", ["feature-fusion", "cam-sampling"])
+@pytest.mark.parametrize("form", ["experts3", "memory"])
+def test_a_classifier_without_activation_maps_is_refused(chain, method, form):
+    found = methods.find(method, "finetune")
+    whole = {"train": "all"} if method == "cam-sampling" else {}
+    values = {"method": method, "data": "images", **whole}
+    params = build(methods.with_options(Params, found, "finetune"), values, "finetune")
+    model = read_header(chain / "pretrain.safetensors")
+    headers = {"model": model, "split": read_header(chain / "split.safetensors")}
+    found.check(params, headers)
+    headers["model"] = replace(model, info=model.info | {"classifier": form})
+    with pytest.raises(ArtifactError) as caught:
+        found.check(params, headers)
+    rule = f"must have a linear or cosine classifier for activation maps, got {form}"
+    assert str(caught.value) == f"{model.path}: {rule}"
+    assert caught.value.hint == "start from a model of another method"

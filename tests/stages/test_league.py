@@ -124,6 +124,19 @@ def test_held_out_images_count_where_a_method_trains_or_chooses_by_them(method, 
     assert league.extra_images == extra
 
 
+@pytest.mark.parametrize("method", ["l2rw", "meta-weight-net"])
+def test_held_out_images_count_from_scratch_too(method):
+    split = ("split", step("split", source="cifar10"))
+    assert read(split, ("pretrain", step("pretrain", method)))[0].extra_images == 100
+    taken = step("pretrain", method, meta_source="train")
+    assert read(split, ("pretrain", taken))[0].extra_images == 0
+
+
+def test_images_of_merged_covariances_count():
+    merged = ("merge-covariances", step("merge-covariances") | {"class_counts": [60, 60, 60]})
+    assert after_pretraining(merged, finetune("isda")).training_images == 180
+
+
 @pytest.mark.parametrize(("tau", "extra"), [("auto", 100), (1.0, 0), (None, 0)])
 def test_held_out_images_count_where_adjust_chooses_tau_by_them(tau, extra):
     assert after_pretraining(adjust(tau=tau)).extra_images == extra

@@ -5,6 +5,7 @@ import torch
 
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods.method import Head
+from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network
 from ltcli.stages.setting import _train_batch_norms, make_optimizer, start_classifier
 
@@ -25,6 +26,14 @@ def moved_without_gradients(head, **options):
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     return {part: 1 - getattr(network.classifier, part).detach() for part in PARTS}
+
+
+@pytest.mark.parametrize("form", ["linear", "cosine", "experts2", "memory"])
+def test_the_bias_of_a_classifier_on_cosines_stays(form):
+    classifier = Classifier(6, 3, form)
+    start_classifier(classifier, Head(trainable=PARTS), fresh=False)
+    trained = {name for name, p in classifier.named_parameters() if p.requires_grad}
+    assert trained == ({*PARTS} if form == "linear" else {"weight", "scales"})
 
 
 def test_of_a_frozen_backbone_batch_norms_alone_go_on():

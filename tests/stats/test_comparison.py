@@ -98,6 +98,15 @@ def test_balanced_scores_count_classes_the_same():
     assert rows[0].interval == (pytest.approx(1 / 3), pytest.approx(1 / 3 + 2 * 1.5 / 2 / 3))
 
 
+def test_classes_without_test_images_do_not_count():
+    labels, predicted = [0] * 6 + [2] * 3, [0] * 5 + [1] + [2, 2, 0]
+    (row,) = compare([_run("a", predicted, labels)], score="balanced")
+    assert row.balanced == pytest.approx((5 / 6 + 2 / 3) / 2)
+    low, high = row.interval
+    assert low < row.balanced < high
+    assert high == 1
+
+
 def test_a_balanced_interval_has_the_spread_of_the_classes():
     generator = torch.Generator().manual_seed(2)
     labels = torch.tensor([0] * 900 + [1] * 100 + [2] * 25)

@@ -68,6 +68,11 @@ def test_variances_are_a_diagonal_matrix():
     torch.testing.assert_close(one.leading, other.leading.abs())
 
 
+def test_directions_of_a_millionth_of_the_largest_variance_are_rounding():
+    found = spectrum_of_matrix(torch.diag(torch.tensor([1.0, 1e-4, 1e-8])), 3)
+    assert found.leading.shape == (3, 2)
+
+
 def test_a_class_without_variance_has_no_directions():
     for found in (
         spectrum_of_factor(torch.zeros(0, 3), 2),

@@ -169,6 +169,17 @@ def test_a_set_that_is_too_small_is_neither_used_nor_remembered(rng):
     assert alone[1].eq(0).all()
 
 
+def test_a_visit_in_too_small_a_set_does_not_end_the_average(rng):
+    both, alone = torch.tensor([0, 0]), torch.tensor([0, 1])
+    found, rows = targets(min_set=2, memory=0, momentum=0.75), torch.tensor([5, 9])
+    first, last = features_of(rng, both), features_of(rng, both)
+    found.visit(rows, first, both)
+    assert not found.visit(rows, features_of(rng, alone), alone)[2].any()
+    means, _, _ = found.visit(rows, last, both)
+    before, now = first.mean(0) - first, last.mean(0) - last
+    torch.testing.assert_close(means, 0.75 * before + 0.25 * now)
+
+
 def test_targets_go_on_from_what_they_told(rng):
     batches = []
     for start in (0, 4, 8, 4):
@@ -190,6 +201,13 @@ def test_squared_errors_by_hand():
         mean, variance, torch.tensor([[0.0, 0.0]]), torch.tensor([[0.5, 3.0]]), "mse"
     )
     assert [part.tolist() for part in parts] == [[2.5], [2.0]]
+
+
+def test_a_channel_without_variance_is_measured_by_the_floor():
+    none, mean = torch.zeros(1, 1), torch.full((1, 1), 1e-3)
+    of_mean, of_variance = regression_losses(mean, none, none, none, "kl")
+    assert of_mean.item() == pytest.approx(0.5)
+    assert of_variance.item() == 0
 
 
 def test_the_divergence_is_that_of_gaussians(rng):

@@ -183,3 +183,12 @@ def test_the_interval_of_a_score_ends_at_one():
     scores = resampled_scores(values, strata=class_strata(classes))
     assert scores.max() > 1
     assert score_interval(scores)[1] == 1.0
+
+
+def test_seeds_are_drawn_apart_from_the_images(monkeypatch):
+    seen, draw = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: (seen.append(seed), draw(seed))[1])
+    next(bootstrap_weights(5, 3, 7))
+    score_interval(torch.rand(10, 2).double(), seed=7)
+    assert len(seen) == 2
+    assert seen[0] != seen[1]

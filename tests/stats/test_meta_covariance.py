@@ -128,3 +128,27 @@ def test_is_zero_without_strength_or_rate(problem, zero):
     sigma = problem["sigma"].clone().requires_grad_()
     found = closed_form(problem, base("ce"), sigma, whole=True, **{zero: 0.0})
     assert found.abs().max() == 0
+
+
+def test_variances_keep_their_digits_where_all_class_vectors_share_a_large_part(problem):
+    sigma = problem["sigma"].diagonal(dim1=1, dim2=2).clone()
+    exact = closed_form(problem, base("ce"), sigma, whole=True)
+    # What all vectors share adds one number to all logits of a sample, and so nothing.
+    far = problem | {"weight": problem["weight"] + 1000}
+    value, moved = held_out_loss(problem, base("ce"), sigma, whole=True)
+    v = torch.autograd.grad(value, [moved["weight"], moved["bias"], moved["body"]])
+    x = problem["x"]
+    f, tangent = torch.func.jvp(lambda b: features(x, b), (problem["body"],), (v[2],))
+    found = covariance_gradient(
+        base("ce"),
+        f.float(),
+        LABELS,
+        far["weight"].float(),
+        problem["bias"].float(),
+        Diagonal(sigma.float()),
+        Tangents(v[0].float(), v[1].float(), tangent.float()),
+        classes=CLASSES,
+        strength=STRENGTH,
+        rate=RATE,
+    )
+    torch.testing.assert_close(found.double(), exact.double(), rtol=1e-2, atol=1e-4)

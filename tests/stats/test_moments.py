@@ -123,6 +123,13 @@ def test_a_large_mean_costs_no_digits(rng, monkeypatch):
         torch.testing.assert_close(far, near, rtol=1e-9, atol=1e-9)
 
 
+def test_means_of_float32_features_are_those_of_what_they_hold(rng):
+    features = torch.randn(4096, 2, generator=rng) + 1000
+    found = moments.class_means(features, torch.zeros(4096, dtype=torch.int64), 1)
+    expected = features.double().mean(0, keepdim=True)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_float32_features_of_large_mean_keep_the_covariance_of_what_they_hold(rng):
     features = torch.randn(500, 2, generator=rng) + 1000
     expected = np.cov(features.double().numpy(), rowvar=False, ddof=0) * 500
