@@ -141,7 +141,7 @@ def published_beside(headers: Sequence[Header]) -> list[Published]:
     """Return the papers' figures for the data set, imbalance factor and backbone of some files.
 
     They are of the test images that the data set comes with. Their notes also say where largest
-    class and epochs are other than in all of these files.
+    class, epochs and pre-training are other than in all of these files.
     """
     ours: dict[tuple[str, int, str], list[Header]] = {}
     for header in headers:
@@ -161,11 +161,14 @@ def published_beside(headers: Sequence[Header]) -> list[Published]:
 
 def _other(row: Published, headers: Sequence[Header]) -> list[str]:
     largest = sorted({max(header.info["class_counts"], default=0) for header in headers})
-    epochs = sorted({read_provenance(header)[0].epochs for header in headers})
+    leagues = [read_provenance(header)[0] for header in headers]
+    epochs = sorted({league.epochs for league in leagues})
     notes = []
     if row.largest_class is not None and row.largest_class not in largest:
         ours = " or ".join(f"{count:,}" for count in largest)
         notes.append(f"largest class {row.largest_class:,}, here {ours}")
     if row.epochs is not None and row.epochs not in epochs:
         notes.append(f"{row.epochs} epochs, here {' or '.join(map(str, epochs))}")
+    if all(league.pretraining != "none" for league in leagues):
+        notes.append("from scratch, here pre-trained elsewhere")
     return notes

@@ -235,6 +235,17 @@ def test_figures_beside_two_splits_and_lengths_say_what_differs_from_both(ltcli,
     assert notes["CE", "resnet18"] == "best epoch on test; 300 epochs, here 100"
 
 
+def test_figures_beside_models_of_other_weights_say_so(ltcli, chain, tmp_path):
+    first = on_cifar(chain, tmp_path)
+    weights = {"pretrain": {"weights": "ab" * 32}}
+    second = rewritten(first, tmp_path / "b.safetensors", weights)
+    note = "from scratch, here pre-trained elsewhere"
+    for files, said in (((first, second), False), ((second,), True)):
+        done = ltcli("compare", "--published", "--json", *files)
+        notes = [paper["note"] for paper in json.loads(done.out)["published"]]
+        assert {note_.endswith(note) for note_ in notes} == {said}
+
+
 def test_papers_print_nothing_for_validation_images(ltcli, chain, tmp_path):
     done = ltcli("compare", "--published", on_cifar(chain, tmp_path, on="val"))
     assert done.code == 0
