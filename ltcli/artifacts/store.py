@@ -16,7 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ltcli import __version__
-from ltcli.artifacts.header import BLANK_DIGEST, Header, check_digest, file_digest, opened
+from ltcli.artifacts.header import (
+    BLANK_DIGEST,
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    Header,
+    check_digest,
+    file_digest,
+    opened,
+)
 from ltcli.artifacts.header import parse_header as _parse_header
 from ltcli.artifacts.kinds import KINDS
 from ltcli.artifacts.rows import StoredRows, is_finite
@@ -130,7 +138,8 @@ def save(
 
     Raises:
         NumericalError: A tensor holds NaN or infinity.
-        ResourceError: The disk is full or the file cannot be written.
+        ResourceError: The disk is full, the file cannot be written, or holds too many tensors or
+            too much metadata to be read again.
     """
     kind = KINDS[kind_name]
     ready = _ready(tensors)
@@ -151,6 +160,7 @@ def save(
     }
     # One metadata key: with several, safetensors orders them differently in every process.
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    _check_limits(path, len(ready), len(json.dumps(text)))
     _check_space(path, sum(tensor.nbytes for tensor in ready.values()) + len(text))
 
     def write(temporary: Path) -> str:
@@ -228,6 +238,18 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_limits(path: Path, tensors: int, metadata: int) -> None:
+    """Refuse what could not be read again, before it is written.
+
+    Raises:
+        ResourceError: There are too many tensors, or bytes of metadata.
+    """
+    limits = {"tensors": (tensors, MAX_TENSORS), "bytes of metadata": (metadata, MAX_HEADER_BYTES)}
+    for what, (got, most) in limits.items():
+        if got > most:
+            raise ResourceError(path, f"number of {what} must be at most {most}, got {got}")
 
 
 def _check_space(path: Path, needed: int) -> None:

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from ltcli.core.seeds import derive
 
+_BLOCK = 4096  # images that get their border at once
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -89,6 +91,19 @@ class Normalisation:
         return images.sub_(self._mean).mul_(self._scale)
 
 
+def _bordered(images: torch.Tensor, padding: int, mode: str) -> torch.Tensor:
+    """Return images with a border on all sides, uint8 [N, H + 2 padding, W + 2 padding, 3]."""
+    if padding == 0:
+        return images.contiguous()
+    size, height, width, colours = images.shape
+    bordered = images.new_empty(size, height + 2 * padding, width + 2 * padding, colours)
+    for some, place in zip(torch.split(images, _BLOCK), torch.split(bordered, _BLOCK), strict=True):
+        # uint8 has no reflect kernel; bytes up to 255 are exact in float32.
+        planes = some.permute(0, 3, 1, 2).float()
+        place.copy_(F.pad(planes, (padding,) * 4, mode=mode).permute(0, 2, 3, 1))
+    return bordered
+
+
 class ImageBatches:
     """Images of one part of a split, ready to be drawn.
 
@@ -115,10 +130,7 @@ class ImageBatches:
         padding, pad_mode = augmentation.padding, augmentation.pad_mode
         height, width = images.shape[1:3]
         self._padding = min(padding, height - 1, width - 1) if pad_mode == "reflect" else padding
-        planes = images.to(device).permute(0, 3, 1, 2)
-        # uint8 has no reflect kernel; bytes up to 255 are exact in float32.
-        padded = F.pad(planes.float(), (self._padding,) * 4, mode=pad_mode).to(torch.uint8)
-        padded = padded.permute(0, 2, 3, 1).contiguous()
+        padded = _bordered(images.to(device), self._padding, pad_mode)
         self._windows = padded.unfold(1, height, 1).unfold(2, width, 1)
         self._normalise = Normalisation(mean, std, device)
         self._draws: tuple[tuple[int, int], torch.Tensor] | None = None

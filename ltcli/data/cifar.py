@@ -117,7 +117,7 @@ def _load(layout: _Layout, root: Path, download: bool) -> Pool:
         pool = _load_binary(layout, binary)
     else:
         inside = root.absolute().name == layout.python_folder
-        python = root if inside else root / layout.python_folder
+        python = root.absolute() if inside else root / layout.python_folder
         if not python.is_dir() and not download:
             raise DataError(
                 root,

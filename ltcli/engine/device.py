@@ -13,13 +13,14 @@ def resolve_device(name: str) -> torch.device:
     """Return the device that a user named, and make it the one that is meant where none is named.
 
     Args:
-        name: ``auto`` (the first of cuda, mps, cpu that is there), cpu, cuda, cuda:N or mps.
+        name: ``auto`` (the first of cuda, mps, cpu that is there; of cuda and cpu for several
+            processes), cpu, cuda, cuda:N or mps.
 
     Raises:
         ResourceError: The device is unknown or not there; there is no silent fallback.
     """
     size = local_processes()
-    if name.startswith("cuda:") and size > 1:
+    if size > 1 and (name == "mps" or name.startswith("cuda:")):
         rule = f"device must be auto, cuda or cpu for {size} processes on a machine, got {name}"
         raise ResourceError("--device", rule, "each has a GPU of its own")
     if name in ("auto", "cuda") and torch.cuda.is_available():
@@ -27,7 +28,8 @@ def resolve_device(name: str) -> torch.device:
         local = os.environ.get("LOCAL_RANK")
         name = "cuda" if local is None else f"cuda:{local}"
     if name == "auto":
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        alone = size == 1
+        return torch.device("mps" if alone and torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -137,7 +137,8 @@ def _resume(
     if saved is None:
         return 0, 0, _fresh_meters(device)
     tensors, position = saved
-    meters = tensors.pop("meters").to(device)
+    # It may come from a device with another precision.
+    meters = tensors.pop("meters").to(_fresh_meters(device))
     state.restore(tensors)
     return position["epoch"], position["step"], meters
 

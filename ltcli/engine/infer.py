@@ -97,6 +97,7 @@ def applied(
     batches: Iterable[torch.Tensor],
     device: torch.device,
     dtype: torch.dtype,
+    stored: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Apply a function to batches without gradients and join what it returns on the CPU.
 
@@ -104,7 +105,8 @@ def applied(
         function: From a batch to a tensor [b, ...].
         batches: At least one.
         device: Where the function computes.
-        dtype: Precision of the computation; results are returned as float32.
+        dtype: Precision of the computation.
+        stored: Of the result.
     """
     with torch.inference_mode(), autocast(device, dtype):
-        return torch.cat([function(batch).float().cpu() for batch in batches])
+        return torch.cat([function(batch).float().to(stored).cpu() for batch in batches])

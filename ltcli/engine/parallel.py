@@ -160,15 +160,20 @@ def connected(rank: int, size: int, device: torch.device) -> Iterator[World]:
     store = _store(rank, size)
     store = PrefixStore(str(store.add(f"connections of {rank}", 1)), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+    failed = True
     try:
         yield here()
+        failed = False
     except RuntimeError as error:
         if any(sign in str(error) for sign in _LOST):
             rule = f"another process of this run has died: {' '.join(str(error).split())}"
             raise ResourceError("torchrun", rule, "the same command again goes on") from None
         raise
     finally:
-        dist.destroy_process_group()
+        # NCCL parts only when all do, and the others may wait for what this one was to send: then
+        # its connection ends with the process, which torchrun sees.
+        if not (failed and device.type == "cuda"):
+            dist.destroy_process_group()
 
 
 @functools.cache

@@ -60,21 +60,15 @@ class Snapshots:
             name: tensor.to("cpu", copy=True) for name, tensor in state.items()
         }
 
-    def flat(self) -> dict[str, torch.Tensor]:
-        """Return every copy as ``EPOCH.NAME`` for a checkpoint."""
-        copies = self._by_epoch.items()
-        return {f"{epoch}.{name}": t for epoch, state in copies for name, t in state.items()}
+    def restore(self, stacked: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``stacked`` returned without a prefix."""
+        self._by_epoch = {}
+        states = {name.removeprefix("snapshots."): t for name, t in stacked.items()}
+        for i, epoch in enumerate(states.pop("epoch").tolist() if states else []):
+            self._by_epoch[epoch] = {name: tensor[i] for name, tensor in states.items()}
 
-    def restore(self, flat: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``flat`` returned."""
-        self._by_epoch.clear()
-        for key in flat:
-            epoch, name = key.split(".", 1)
-            self._by_epoch.setdefault(int(epoch), {})[name] = flat[key]
-        self._by_epoch = dict(sorted(self._by_epoch.items()))
-
-    def stacked(self, prefix: str) -> dict[str, torch.Tensor]:
-        """Return the copies for a model artifact.
+    def stacked(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """Return the copies for a checkpoint or a model artifact: few tensors, however many epochs.
 
         Args:
             prefix: Goes before each name, as ``classifier.``.
@@ -123,7 +117,7 @@ class TrainingState:
                     flat[f"optimizer.{index}.{name}"] = value
         if self.method is not None:
             flat |= {f"method.{name}": tensor for name, tensor in self.method.tensors().items()}
-        return flat | {f"snapshot.{k}": v for k, v in self.snapshots.flat().items()}
+        return flat | self.snapshots.stacked()
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take back what ``tensors`` returned."""
@@ -145,4 +139,4 @@ class TrainingState:
                     values[name] = torch.empty_like(parameter).copy_(value)
         if self.method is not None:
             self.method.restore(groups.get("method", {}))
-        self.snapshots.restore(groups.get("snapshot", {}))
+        self.snapshots.restore(groups.get("snapshots", {}))

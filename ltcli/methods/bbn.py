@@ -56,7 +56,7 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
         with autocast(labels.device, setting.dtype):
             usual = backbone.of_branch(setting.inputs(batch), 0).float()
             other = backbone.of_branch(setting.inputs(rare), 1).float()
-            logits = network.classifier(2 * torch.cat([a * usual, (1 - a) * other], dim=1)).float()
+        logits = network.classifier(2 * torch.cat([a * usual, (1 - a) * other], dim=1))
         parts = ((a, labels[batch.rows]), (1 - a, labels[rare.rows]))
         values = [part * F.cross_entropy(logits, y, reduction="none") for part, y in parts]
         return (values[0] + values[1]).mean()

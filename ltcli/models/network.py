@@ -51,8 +51,13 @@ class Network(nn.Module):
         return features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits, float [B, C]; see ``features``."""
-        logits: torch.Tensor = self.classifier(self.features(images).float())
+        """Return logits, float32 [B, C]; see ``features``.
+
+        The last layer is small, and its logits decide: it has no lower precision.
+        """
+        features = self.features(images).float()
+        with torch.autocast(features.device.type, enabled=False):
+            logits: torch.Tensor = self.classifier(features)
         return logits
 
     def size(self) -> int:

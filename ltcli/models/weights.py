@@ -16,6 +16,7 @@ from torchvision import models
 
 from ltcli.artifacts.header import opened
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError, nearest
+from ltcli.data.source_table import IMAGENET_MEAN, IMAGENET_STD
 from ltcli.models.borrowed import Borrowed
 from ltcli.models.names import BORROWED
 from ltcli.models.network import Network
@@ -92,6 +93,25 @@ def registered(backbone: str, name: str) -> Any:
         rule = f"weights of {backbone} must be a file, default or of torchvision, got {name}"
         raise ParamError("pretrain", rule, nearest(name, known))
     return entries[name]
+
+
+def published_pixels(backbone: str, name: str | None) -> dict[str, list[float]]:
+    """Return mean and standard deviation of each colour that published weights were made with.
+
+    Args:
+        backbone: Its name.
+        name: As for ``registered``; None for a file of weights, which are taken to be like the
+            default ones.
+
+    Returns:
+        ``mean`` and ``std``, 0..1: those of the entry, if it has its own, else ImageNet's.
+    """
+    try:
+        known = registered(backbone, name or "default").transforms.keywords
+    except ParamError:
+        known = {}
+    mean, std = known.get("mean", IMAGENET_MEAN), known.get("std", IMAGENET_STD)
+    return {"mean": list(mean), "std": list(std)}
 
 
 def fetch(entry: Any) -> dict[str, torch.Tensor]:

@@ -229,8 +229,9 @@ def _validation(
     samples = open_samples(split, "val", device, params, inputs["model"].header.info)
     dtype = resolve_precision(params.precision, device)
     features = features_of(place(network, device), samples, dtype)
+    classifier = network.cpu().classifier
     with torch.inference_mode():
-        logits: torch.Tensor = network.cpu().classifier(features)
+        logits: torch.Tensor = classifier(features)
     return logits, split.tensor("val.labels")
 
 

@@ -103,8 +103,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         images = samples("train")
         size = batch_size(images)
         batches = images.in_order(slice(0, images.size), size)
-        maps = applied(backbone_maps(network), batches, device, dtype)
-        tensors["train.maps"] = maps.to(stored)
+        maps = applied(backbone_maps(network), batches, device, dtype, stored)
+        tensors["train.maps"] = maps
     if params.views:
         images, function = samples("train", params.padding), backbone_features(network)
         rows, size = torch.arange(images.size), batch_size(images)
@@ -115,9 +115,9 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
                 images.drawn(part, seed=params.seed, epoch=number, first=i * size)
                 for i, part in enumerate(torch.split(rows.to(device), size))
             )
-            return applied(function, batches, device, dtype)
+            return applied(function, batches, device, dtype, stored)
 
-        views = [view(number).to(stored) for number in range(params.views)]
+        views = [view(number) for number in range(params.views)]
         tensors["train.views"] = torch.stack(views)
     return Result(
         tensors,

@@ -69,9 +69,11 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     labels = split.tensor(f"{params.on}.labels")
 
     def logits_of(network: Network, features: torch.Tensor) -> torch.Tensor:
+        # Moved under inference mode, its parameters could not be changed again.
+        classifier = network.classifier.cpu()
         with torch.inference_mode():
-            logits: torch.Tensor = network.classifier.cpu()(features)
-            return logits
+            logits: torch.Tensor = classifier(features)
+        return logits
 
     network = load_network(model, device)
     features = features_of(network, images, dtype)

@@ -38,12 +38,14 @@ class ResumeFile:
 
     def exists(self) -> bool:
         """Whether there is a sound checkpoint of this very run; any other one is removed."""
+        # Looked for first: it may be written, whole, by another process at any time.
+        if not os.path.lexists(self._path):
+            return False
         try:
             header = verify(self._path)
         except LtcliError:
-            if os.path.lexists(self._path):
-                logger.warning("%s: damaged, starting afresh", self._path)
-                self.remove()
+            logger.warning("%s: damaged, starting afresh", self._path)
+            self.remove()
             return False
         if not self._fits(header):
             logger.warning("%s: of another run, starting afresh", self._path)

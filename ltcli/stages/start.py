@@ -13,7 +13,6 @@ from ltcli import methods
 from ltcli.artifacts.header import opened, read_header
 from ltcli.core.errors import ArtifactError, ParamError, nearest
 from ltcli.core.params import as_dict
-from ltcli.data.source_table import IMAGENET_MEAN, IMAGENET_STD
 from ltcli.models.names import BACKBONES, BORROWED, EMBEDDINGS
 from ltcli.stages.stage import recipe
 
@@ -45,13 +44,16 @@ def pixels(params: Any, split: Header) -> dict[str, list[float]]:
     """Return mean and standard deviation of each colour, 0..1, that the network shall know.
 
     Those of the model that the weights are of; of a network of torchvision with other weights
-    ImageNet's, with which all published ones were made; else those of the split.
+    those of its published ones, mostly ImageNet's; else those of the split.
     """
     model = _model_of(params)
     if model is not None:
         return {"mean": model.info["mean"], "std": model.info["std"]}
     if params.weights is not None and params.backbone.startswith(BORROWED):
-        return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+        from ltcli.models.weights import published_pixels
+
+        name = None if _is_file(params.weights) else params.weights
+        return published_pixels(params.backbone, name)
     return {"mean": split.info["mean"], "std": split.info["std"]}
 
 

@@ -234,6 +234,20 @@ def test_what_does_not_fit_its_kind_is_not_saved(out, changes, message):
     assert names_in(out.parent) == []
 
 
+def test_what_could_not_be_read_again_is_not_written(out, monkeypatch):
+    monkeypatch.setattr("ltcli.artifacts.store.MAX_TENSORS", 2)
+    with pytest.raises(ResourceError) as caught:
+        save_graph(out)
+    assert str(caught.value) == f"{out}: number of tensors must be at most 2, got 3"
+    monkeypatch.setattr("ltcli.artifacts.store.MAX_TENSORS", 3)
+    monkeypatch.setattr("ltcli.artifacts.store.MAX_HEADER_BYTES", 100)
+    with pytest.raises(ResourceError) as caught:
+        save_graph(out)
+    line = f"{out}: number of bytes of metadata must be at most 100, got "
+    assert str(caught.value).startswith(line)
+    assert names_in(out.parent) == []
+
+
 @pytest.fixture
 def small_files() -> Iterator[None]:
     """Let no file of this process grow beyond 1 MB."""

@@ -41,6 +41,17 @@ def test_augmentation_is_a_crop_a_flip_and_a_normalisation(images, pad_mode, pad
         np.testing.assert_allclose(made[i].numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
+def test_borders_are_made_a_few_images_at_a_time(images, pad_mode, monkeypatch):
+    monkeypatch.setattr("ltcli.data.batches._BLOCK", 3)  # of seven
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(2, pad_mode))
+    draws = augmentation_draws(7, seed=0, epoch=0)
+    made = batches.augmented(torch.arange(7), draws)
+    for i in range(7):
+        expected = naive(images[i], draws[i], 2, pad_mode, True)
+        np.testing.assert_allclose(made[i].numpy(), expected, atol=1e-5)
+
+
 def test_without_padding_and_flip_augmentation_does_nothing(images):
     batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(flip=False))
     rows = torch.tensor([3, 3, 0])

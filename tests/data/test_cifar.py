@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +106,8 @@ def test_python_layout_and_binary_layout_give_the_same_images(tmp_path, monkeypa
     write_cifar10(tmp_path / "binary")
     write_python(tmp_path / "cifar-10-batches-py", monkeypatch)
     binary = load_cifar10(tmp_path / "binary", download=False)
-    for root in (tmp_path, tmp_path / "cifar-10-batches-py"):
+    monkeypatch.chdir(tmp_path / "cifar-10-batches-py")
+    for root in (tmp_path, tmp_path / "cifar-10-batches-py", Path(".")):
         pool = load_cifar10(root, download=False)
         assert pool.class_names[3] == "pickled 3"
         for part, other in ((pool.train, binary.train), (pool.test, binary.test)):

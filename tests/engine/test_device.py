@@ -72,6 +72,16 @@ def test_each_process_on_a_machine_has_a_gpu_of_its_own(four_gpus, monkeypatch, 
     assert four_gpus == [0, 3, 1]
 
 
+def test_several_processes_do_not_share_the_gpu_of_a_mac(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("mps")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert resolve_device("auto") == CPU
+    with pytest.raises(ResourceError, match="cuda or cpu for 2 processes on a machine, got mps"):
+        resolve_device("mps")
+
+
 def test_float32_on_a_gpu_is_float32_in_convolutions_too(four_gpus):
     torch.backends.cudnn.allow_tf32 = True
     resolve_device("cuda")

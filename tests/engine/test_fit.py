@@ -217,6 +217,17 @@ def test_a_run_can_be_stopped_again_and_again():
     assert same(rest.weights(), whole.weights())
 
 
+def test_a_run_goes_on_on_a_device_without_float64(monkeypatch):
+    memory = Memory()
+    stopped(memory, (1, 2))
+    assert memory.saved[0]["meters"].dtype == torch.float64
+    fresh, seen = torch.tensor([0.0, -1.0]), []
+    monkeypatch.setattr(module, "_fresh_meters", lambda _device: fresh.clone())
+    monkeypatch.setattr(module, "_check_finite", lambda meters, *_: seen.append(meters.dtype))
+    list(Run(memory).fit(3))
+    assert set(seen) == {torch.float32}
+
+
 @pytest.mark.parametrize("seconds", [-1.0, 1e9], ids=["saved after each step", "never saved"])
 def test_a_crash_costs_what_came_after_the_last_checkpoint_and_no_more(monkeypatch, seconds):
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", seconds)

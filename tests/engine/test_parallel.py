@@ -2,6 +2,8 @@ import multiprocessing
 import os
 import socket
 import traceback
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 from ltcli.data.batches import Augmentation
 from ltcli.data.files import FileBatches, ImageFiles
+from ltcli.engine import parallel
 from ltcli.engine.device import autocast
 from ltcli.engine.parallel import World, connected
 from ltcli.models.network import build_network
@@ -203,3 +206,21 @@ def test_a_gradient_of_a_gradient_is_refused_rather_than_wrong(tmp_path, rng):
         return False
 
     assert together(2, work, tmp_path) == [True, True]
+
+
+@pytest.mark.parametrize(("device", "fails", "parts"), [("cuda", True, 0), ("cuda", False, 1)])
+def test_a_process_with_a_gpu_that_fails_does_not_wait_for_the_others(
+    monkeypatch, device, fails, parts
+):
+    # NCCL's end is a meeting of all processes, where the others may wait for this one elsewhere.
+    parted = []
+    store = SimpleNamespace(add=lambda *_: 1)
+    monkeypatch.setattr(parallel, "_store", lambda *_: store)
+    monkeypatch.setattr(parallel, "PrefixStore", lambda *_: store)
+    monkeypatch.setattr(parallel, "here", World)
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(parallel.dist, "destroy_process_group", lambda: parted.append(True))
+    with suppress(ValueError), connected(0, 2, torch.device(device)):
+        if fails:
+            raise ValueError("a damaged file")
+    assert len(parted) == parts

@@ -35,7 +35,8 @@ def test_before_the_last_epochs_there_is_nothing():
     snapshots = Snapshots(module(), 1)
     snapshots.take(0)
     assert snapshots.stacked("") == {}
-    assert snapshots.flat() == {}
+    snapshots.restore({})
+    assert snapshots.stacked() == {}
 
 
 def test_snapshots_come_back_in_the_order_of_numbers_not_of_text():
@@ -43,11 +44,23 @@ def test_snapshots_come_back_in_the_order_of_numbers_not_of_text():
     snapshots, other = Snapshots(net, 9), Snapshots(net, 9)
     for epoch in (9, 10, 11):
         snapshots.take(epoch)
-    flat = snapshots.flat()
-    other.restore({name: flat[name] for name in sorted(flat)})
+    stacked = snapshots.stacked()
+    other.restore({name: stacked[name] for name in sorted(stacked)})
     assert other.stacked("")["snapshots.epoch"].tolist() == [9, 10, 11]
+    again = other.stacked()
+    assert all(again[name].equal(tensor) for name, tensor in stacked.items())
     other.take(12)
     assert other.stacked("")["snapshots.epoch"].tolist() == [9, 10, 11, 12]
+
+
+def test_more_epochs_are_no_more_tensors_of_a_checkpoint():
+    net = module()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    snapshots, numbers = Snapshots(net, 0), []
+    for epoch in range(3):
+        snapshots.take(epoch)
+        numbers.append(len(TrainingState(net, optimizer, snapshots).tensors()))
+    assert numbers[0] == numbers[2] == 2 * len(net.state_dict()) + 1
 
 
 def test_every_kind_of_optimiser_state_survives():

@@ -318,3 +318,25 @@ def test_second_batches_are_no_copies_of_first_ones_by_the_same_sampler():
     first = order_of("class-aware", labels, 4, seed=3, epoch=0, epochs=2)
     assert len(rows) == 40
     assert not rows.equal(first[:40])
+
+
+@pytest.mark.parametrize("form", ["linear", "cosine"])
+@pytest.mark.parametrize("mixing", [None, Mixing(1.0, 0)])
+def test_logits_are_float32_in_every_precision(rng, form, mixing):
+    network = build_network("resnet20", 3, seed=0, form=form)
+    seen = []
+    network.backbone.register_forward_hook(lambda *made: seen.append(made[2].dtype))
+    network.classifier.register_forward_hook(lambda *made: seen.append(made[2].dtype))
+    images, labels = torch.randn(6, 3, 8, 8, generator=rng), torch.arange(6) % 3
+    step = plain_step(
+        network,
+        torch.optim.SGD(network.parameters(), lr=0.1),
+        lambda logits, y, _batch: F.cross_entropy(logits, y, reduction="none"),
+        lambda losses, _y, _batch, _shares=None: losses.mean(),
+        lambda batch: images[batch.rows],
+        labels,
+        dtype=torch.bfloat16,
+        mixing=mixing,
+    )
+    step(Batch(0, 0, 0, torch.arange(6)))
+    assert seen == [torch.bfloat16, torch.float32]

@@ -9,7 +9,7 @@ from torchvision import models
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError
 from ltcli.models.borrowed import Borrowed
 from ltcli.models.network import build_network
-from ltcli.models.weights import fetch, put_in, read_weights, registered
+from ltcli.models.weights import fetch, published_pixels, put_in, read_weights, registered
 
 NAME = "torchvision.shufflenet_v2_x0_5"
 
@@ -188,6 +188,20 @@ def test_the_registry_knows_weights_by_name():
     assert str(registered("torchvision.resnet50", "default")) == "ResNet50_Weights.IMAGENET1K_V2"
     entry = registered("torchvision.resnet50", "IMAGENET1K_V1")
     assert str(entry) == "ResNet50_Weights.IMAGENET1K_V1"
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_v2_l", "resnet50", "vit_b_16"])
+@pytest.mark.parametrize("name", ["default", "IMAGENET1K_V1", None])
+def test_colours_are_those_that_published_weights_were_made_with(backbone, name):
+    backbone = f"torchvision.{backbone}"
+    made_with = registered(backbone, name or "default").transforms()
+    found = published_pixels(backbone, name)
+    assert found == {"mean": list(made_with.mean), "std": list(made_with.std)}
+
+
+def test_weights_of_a_network_without_published_ones_have_the_colours_of_imagenet():
+    found = published_pixels("torchvision.resnet10", None)
+    assert found == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 @pytest.mark.parametrize(
