@@ -1,5 +1,6 @@
 """compare: one table of several classifiers on the same images, with intervals."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,12 @@ from ltcli.artifacts.header import Header, read_header
 from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
 from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.text import printable
 from ltcli.data.published import Published
 from ltcli.stages.comparison import check_same_images, compare_files, published_beside
 from ltcli.stages.league import read_provenance
 
+_BEYOND = 2  # resamples beyond each end of an interval, at least
 _MOST_IMAGES, _MOST_RESAMPLES = 10**9, 10**6
 _FLAG = "one of --json, --csv and --markdown"
 
@@ -68,7 +71,9 @@ def compare(
     if files:
         headers = [read_header(path) for path in files]
     else:
-        headers = predictions_on_test(folder, read_folder(folder, "remove it, or name files"))
+        there = read_folder(folder, "remove it, or name files")
+        headers = predictions_on_test(folder, there)
+        warn_of_replaced("compare", headers, there)
     check_same_images(headers)
     rows = compare_files(
         headers,
@@ -110,6 +115,11 @@ def _check_ranges(level: float, resamples: int, seed: int) -> None:
     if not 100 <= resamples <= _MOST_RESAMPLES:
         rule = f"resamples must be between 100 and {_MOST_RESAMPLES}, got {resamples}"
         raise ParamError("compare", rule)
+    # Rounded, as 1 - 0.9999 is a little less than it should be.
+    least = math.ceil(round(2 * _BEYOND / (1 - level), 6))
+    if resamples < least:
+        rule = f"resamples must be at least {least} for level {level:g}, got {resamples}"
+        raise ParamError("compare", rule, f"so that {_BEYOND} lie beyond each end of an interval")
     if seed < 0:
         raise ParamError("compare", f"seed must be at least 0, got {seed}")
 
@@ -131,6 +141,22 @@ def predictions_on_test(folder: Path, headers: list[Header]) -> list[Header]:
         return *trained_on, name != "evaluate-pretrain", name
 
     return sorted(found, key=place)
+
+
+def warn_of_replaced(command: str, headers: list[Header], there: list[Header]) -> None:
+    """Say on standard error which predictions are of a model that another one has replaced.
+
+    Args:
+        command: That says it.
+        headers: The predictions.
+        there: All artifacts of their folder.
+    """
+    models = {header.path: header.digest for header in there if header.kind == "model"}
+    for header in headers:
+        model = header.path.with_name(header.path.name.removeprefix("evaluate-"))
+        if model in models and models[model] != header.info["model"]:
+            rule = f"is of another model than {model}: run ltcli evaluate again"
+            typer.echo(f"{command}: {printable(str(header.path))} {rule}", err=True)
 
 
 def _papers(headers: list[Header]) -> list[Published]:

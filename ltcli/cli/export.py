@@ -36,7 +36,8 @@ def export(
 
     The file takes images as bytes, uint8 [B, H, W, 3] in RGB, and gives logits and probabilities;
     normalisation is inside. Class names, image size and the model's digest are in its metadata. It
-    is run before it is written: it must give the model's classes, and its logits up to rounding.
+    computes in float32 and is run before it is written: it must give the classes of evaluate
+    --precision fp32, and its logits up to rounding.
 
     \b
     Examples:
@@ -75,7 +76,8 @@ def export(
         return
     typer.echo(str(out))
     kind = "random" if split is None else "training"
-    typer.echo(f"{images} {kind} images: the model's classes, logits within {difference:.1e}")
+    found = f"the model's classes in float32, logits within {difference:.1e}"
+    typer.echo(f"{images} {kind} images: {found}")
 
 
 def _header(path: Path, kind: str, hint: str) -> Header:

@@ -107,13 +107,16 @@ def confusion(facts: Facts) -> Figure:
     found = [name for name in ("before", "after") if name in errors]
     grid = np.ix_(facts.order, facts.order)
     shares = {name: 100 * facts.tensors[f"confusion.{name}"][grid] for name in found}
+    for matrix in shares.values():
+        # Classes without images stay blank.
+        matrix[matrix.sum(1) == 0] = np.nan
     panels = [
         (f"{name}: {errors[name]['method']}", matrix, "cividis", 0.0, 100.0)
         for name, matrix in shares.items()
     ]
     if len(found) == 2:
         change = shares["after"] - shares["before"]
-        most = max(1.0, float(abs(change).max()))
+        most = max(1.0, float(np.nanmax(abs(change))))
         panels.append(("change: after - before", change, "PuOr_r", -most, most))
     width = 4.8 if len(facts.names) <= FEW else 5.6
     on = errors[found[0]]["on"]
@@ -175,7 +178,7 @@ def _write_cells(
         return
     for (i, j), value in np.ndenumerate(matrix):
         text = format(value, "+.0f" if signed else ".0f")
-        if text in ("0", "+0", "-0"):
+        if text in ("0", "+0", "-0") or np.isnan(value):
             continue
         share = (value - low) / (high - low)
         # Dark cells: low ones of cividis, both ends of the diverging colours.

@@ -27,7 +27,9 @@ def tsne(facts: Facts) -> Figure:
     features, labels = tensors["samples.features"], tensors["samples.labels"]
     origin = tensors["samples.origin"]
     perplexity = min(30.0, (len(features) - 1) / 3)
-    places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
+    # Of one number there are no two principal components to start from.
+    init = "pca" if features.shape[1] > 1 else "random"
+    places = TSNE(perplexity=perplexity, init=init, random_state=0).fit_transform(features)
     made = [name for name in ORIGINS[1:] if (origin == ORIGINS.index(name)).any()]
     figure = new_figure(
         5.2 * len(made) + 2.4, 5.2, "t-SNE of real and augmented features, one map for all panels"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ltcli.core.errors import DataError, cause
+from ltcli.data.names import is_image, left_out
 from ltcli.data.shards import list_shards
 from ltcli.data.source_table import SOURCES, files_of
 
@@ -13,8 +14,8 @@ from ltcli.data.source_table import SOURCES, files_of
 def fingerprint(name: str, root: Path, named: Mapping[str, str]) -> dict[str, str]:
     """Return the SHA-256 of a data set; what is missing adds nothing.
 
-    Of a folder it is over the name and size of every file, of other sources over the content of the
-    files that list or hold the samples. Published sets of one fixed form have none.
+    Of a folder it is over the name and size of every image, of other sources over the content of
+    the files that list or hold the samples. Published sets of one fixed form have none.
 
     Args:
         name: A name of the table of sources.
@@ -41,10 +42,12 @@ def fingerprint(name: str, root: Path, named: Mapping[str, str]) -> dict[str, st
 
 def _names_and_sizes(root: Path) -> list[str]:
     lines = []
-    for folder, _, files in os.walk(root):
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if left_out(name) is None]
         for name in files:
             path = os.path.join(folder, name)
-            if os.path.isfile(path) and not os.path.islink(path):
+            seen = is_image(name) and left_out(name) is None
+            if seen and os.path.isfile(path) and not os.path.islink(path):
                 lines.append(f"{os.path.relpath(path, root)}\0{os.path.getsize(path)}")
     return lines
 

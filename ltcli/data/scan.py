@@ -5,6 +5,7 @@ only regular files are opened, so no pipe or device is waited for. What is left 
 a reason, and is either harmless (a text file among images) or bad (an image that will be missed).
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -13,9 +14,8 @@ from pathlib import Path
 from ltcli.core.errors import cause
 from ltcli.core.text import printable
 from ltcli.data.decode import BadImageError
-from ltcli.data.hidden import left_out
+from ltcli.data.names import is_image, left_out
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 MAX_DEPTH = 16
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -73,11 +73,23 @@ def list_folders(root: Path, folder: str) -> Listing:
             bad.append(Left(path, "is a link to a folder, and links are not followed"))
         elif not entry.is_dir(follow_symlinks=False):
             harmless.append(Left(path, "is not in a class folder"))
+        elif _is_artifacts(entry.path):
+            harmless.append(Left(path, "holds artifacts and no images"))
         elif not entry.name.isprintable():
             bad.append(Left(path, "is a class name that cannot be printed"))
         else:
             names.append(entry.name)
     return Listing(tuple(names), tuple(harmless), tuple(bad))
+
+
+def _is_artifacts(folder: str) -> bool:
+    """Return whether a folder is one of artifacts, as where they are written beside the images."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    ours = any(name.endswith((".safetensors", ".safetensors.lock")) for name in names)
+    return ours and not any(map(is_image, names))
 
 
 def list_images(root: Path, folder: str) -> Listing:
@@ -174,6 +186,9 @@ def read_file(path: Path) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
+        # What O_NOFOLLOW says of a link.
+        if error.errno == errno.ELOOP:
+            raise BadImageError("is a link, and links are not followed") from error
         raise BadImageError(f"cannot be read: {cause(error)}") from error
 
 
@@ -195,7 +210,7 @@ def _harmless(entry: os.DirEntry[str]) -> str | None:
         return "is a link, and links are not followed"
     if not entry.is_file(follow_symlinks=False):
         return "is a pipe, socket or device"
-    if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+    if not is_image(entry.name):
         return "has no image suffix"
     return None
 

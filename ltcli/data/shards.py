@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ltcli.core.errors import DataError
-from ltcli.data.hidden import left_out
+from ltcli.data.names import left_out
 
 _PART = re.compile(r"(train|validation|val|test)(?![A-Za-z0-9])")
 

@@ -88,6 +88,10 @@ def _spectrum(
     return lines
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
 def _errors(table: dict[str, Any]) -> list[str]:
     sides = ("head-head", "head-tail", "tail-head", "tail-tail")
     words = {
@@ -106,10 +110,11 @@ def _errors(table: dict[str, Any]) -> list[str]:
     for side in sides:
         row = [words[side]]
         for found in table.values():
-            row += [f"{100 * found['rates'][side]:.2f}", f"{100 * found['shares'][side]:.1f}"]
+            row += [_percent(found["rates"][side]), f"{100 * found['shares'][side]:.1f}"]
         if len(table) == 2:
             before, after = (table[name]["rates"][side] for name in ("before", "after"))
-            row += [f"{100 * (after - before):+.2f}"]
+            known = before is not None and after is not None
+            row += [f"{100 * (after - before):+.2f}" if known else "-"]
         rows.append(row)
     on = next(iter(table.values()))["on"]
     title = f"confusion on {on} images: % of the side's images, every class counting alike"

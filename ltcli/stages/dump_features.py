@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.context import Context
-from ltcli.core.errors import NumericalError
+from ltcli.core.errors import NumericalError, ParamError
 from ltcli.core.params import param
 from ltcli.models.names import BORROWED, EMBEDDINGS
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
     open_samples,
+    refuse_augmentation,
     root_option,
     workers_option,
 )
-from ltcli.stages.stage import Input, Result, Stage, check_kept
+from ltcli.stages.stage import Input, Result, Stage, check_kept, refuse_given
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,12 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     check_kept("dump-features", params.from_epoch, headers["model"])
     check_samples("dump-features", params.root, headers["split"])
     check_alike(headers["split"], headers["model"])
+    store = headers["split"].info["store"]
+    if params.views and store == "features":
+        raise ParamError("dump-features", "views must be 0 for embeddings, which do not vary")
+    if not params.views:
+        refuse_given("dump-features", params, ("padding", "flip", "seed"), "without --views")
+    refuse_augmentation("dump-features", params, store)
     if params.maps and headers["model"].info["backbone"].startswith((BORROWED, EMBEDDINGS)):
         from ltcli.models.network import require_maps
 

@@ -116,18 +116,19 @@ def principal_angles(first: Tensor, second: Tensor, count: int) -> Tensor:
     return angles
 
 
-def error_rates(graph: Tensor, head: Tensor) -> dict[str, dict[str, float]]:
+def error_rates(graph: Tensor, head: Tensor) -> dict[str, dict[str, float | None]]:
     """Return which side errors come from and go to.
 
     Args:
-        graph: float64 [C, C], rows of a confusion matrix, each summing to 1.
+        graph: float64 [C, C], rows of a confusion matrix, each summing to 1, or to 0 for a class
+            without images.
         head: bool [C].
 
     Returns:
         ``rates``: mean over the classes of one side of the share of their images that are taken
         for another class of a side, keys such as ``head-tail`` for head images taken for tail
-        classes; ``shares``: the same as shares of all errors, every class counting alike, which
-        sum to 1 where there are errors.
+        classes, None for a side without images; ``shares``: the same as shares of all errors,
+        every class counting alike, which sum to 1 where there are errors.
     """
     errors = graph.clone().fill_diagonal_(0)
     sides = {"head": head, "tail": ~head}
@@ -136,9 +137,11 @@ def error_rates(graph: Tensor, head: Tensor) -> dict[str, dict[str, float]]:
         for a, rows in sides.items()
         for b, columns in sides.items()
     }
-    total = errors.sum()
+    total, tested = errors.sum(), graph.sum(1) > 0
+    sizes = {side: int((rows & tested).sum()) for side, rows in sides.items()}
+    of_side = {k: sizes[k.partition("-")[0]] for k in sums}
     return {
-        "rates": {k: float(v / sides[k.partition("-")[0]].sum()) for k, v in sums.items()},
+        "rates": {k: float(v / of_side[k]) if of_side[k] else None for k, v in sums.items()},
         "shares": {k: float(v / total) if total else 0.0 for k, v in sums.items()},
     }
 

@@ -72,7 +72,8 @@ class Difference:
         value: Score less that of the first row.
         interval: Of the value; all intervals of a table hold together.
         detectable: The smallest true difference that would be found with a chance of ``POWER``;
-            None where the rows never differ, as nothing then says how far they may.
+            None where the rows never differ, as nothing then says how far they may, and where
+            even the largest would not be.
     """
 
     value: float
@@ -118,9 +119,9 @@ def differences(
         pair = (row, rows[0])
         uncertain = 0.0 if strata is None or of_images == 0 else _uncertain(pair, strata)
         error, factor = _with_seeds(of_images, uncertain, critical, pair)
-        interval = (value - factor * error, value + factor * error)
+        interval = (max(-1.0, value - factor * error), min(1.0, value + factor * error))
         detectable = (factor + NormalDist().inv_cdf(POWER)) * error
-        found.append(Difference(value, interval, detectable if error > 0 else None))
+        found.append(Difference(value, interval, detectable if 0 < detectable <= 1 else None))
     return found
 
 

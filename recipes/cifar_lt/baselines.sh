@@ -6,7 +6,6 @@
 # Takes about an hour on two cores with bf16; on CIFAR-10 at factor 100 expect cross-entropy near
 # 71 % (last epoch), most of the others between 74 and 79 %.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}
 d=${2:-artifacts/$data-lt-$factor}
 

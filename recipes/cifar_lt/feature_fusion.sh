@@ -8,7 +8,6 @@
 # 77.5 % with resnet32, 79.5 and 81.1 % with mixup, 71.4 % with resnet18 after 50 epochs, each two
 # to five points over its control.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-cifar10} factor=${4:-100} backbone=${5:-resnet32} epochs=${6:-300}
 other=${backbone#resnet32}
 d=${2:-artifacts/$data-lt-$factor${other:+-$other}}

@@ -6,7 +6,6 @@
 # Takes about an hour and a half on two cores after the pre-training, half an hour of it for each
 # base; expect each beside its control within 0.1 points, as the meta step is very small.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}
 d=${2:-artifacts/$data-lt-$factor}
 

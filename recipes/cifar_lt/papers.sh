@@ -7,7 +7,6 @@
 # ride and hybrid-psc, four times for l2rw and meta-weight-net; minutes each on a large GPU. Expect
 # last epochs below the published figures, which nearly all are the best epoch on test.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-cifar10} factor=${4:-100} seeds=${5:-0}
 d=${2:-artifacts/$data-lt-$factor-papers}
 

@@ -7,7 +7,6 @@
 # Takes about three minutes on two cores after the pre-training, and 25 for the whole network; on
 # CIFAR-10 at factor 100 expect 75 to 78 %, with and without reasoning.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}
 d=${2:-artifacts/$data-lt-$factor}
 

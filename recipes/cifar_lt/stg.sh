@@ -7,7 +7,6 @@
 # Takes about an hour on two cores, five minutes of it after the pre-training; on CIFAR-10 at factor
 # 100 expect STG some points above its control, and head-mean level with it.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}
 d=${2:-artifacts/$data-lt-$factor-mixup}
 lr=0.001

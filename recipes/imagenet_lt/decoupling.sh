@@ -5,7 +5,6 @@
 # Takes: not measured. Expect cRT and LWS below 51.7 and 52.0 %, which others print for ResNet-50
 # after mixup (see mislas.sh); cross-entropy alone is printed as 38.9 to 44.6 %.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/imagenet-lt${other:+-$other}}

@@ -6,7 +6,6 @@
 # Takes: not measured. Expect, as published for ResNet-50, 45.5 % after mixup, 51.7 % by cRT, 52.0 %
 # by LWS and 52.7 % by MiSLAS.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/imagenet-lt-mixup${other:+-$other}}

@@ -5,7 +5,6 @@
 # Takes: not measured. Expect, as published, 35.6 %, and 20.9 % after the first stage, which 90
 # epochs would bring to 32.7 %.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data}
 d=${2:-artifacts/imagenet-lt-oltr}
 

@@ -6,7 +6,6 @@
 #   risda.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published, 50.69 %, with a backbone trained for 10 epochs more.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/imagenet-lt-risda${other:+-$other}}

@@ -5,7 +5,6 @@
 #   stg.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published, 53.2 % with a memory of 1200 features, 52.6 % without.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} backbone=${3:-torchvision.resnet50}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/imagenet-lt-mixup${other:+-$other}}

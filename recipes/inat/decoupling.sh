@@ -5,7 +5,6 @@
 #   decoupling.sh [FOLDER OF THE DATA] [OUT] [inat2018|inat2017] [BACKBONE]
 # Takes: not measured. Expect, as published for 2018, 67.6 % by cRT, and 65.8 % by cross-entropy.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/$data${other:+-$other}}

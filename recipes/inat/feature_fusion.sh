@@ -6,7 +6,6 @@
 # Takes: not measured. Expect, as published for ResNet-50, 101 and 152, 65.91, 68.39 and 69.08 % on
 # 2018, cross-entropy at 62.27, 65.19 and 66.17 %; on 2017 61.96, 64.16 and 66.58 %.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/$data-fusion${other:+-$other}}

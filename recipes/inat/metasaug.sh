@@ -6,7 +6,6 @@
 # Takes: not measured. Expect, as published, 68.75 % on 2018 and 63.28 % on 2017, cross-entropy at
 # 65.76 and 56.79 %.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50} weights=${5:-none}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/$data-held-out${other:+-$other}}

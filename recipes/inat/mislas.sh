@@ -6,7 +6,6 @@
 # Takes: not measured. Expect it above 67.6 %, which is printed for cRT without mixup on 2018; for
 # MiSLAS itself no figure has been checked against its paper.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/$data-mixup${other:+-$other}}

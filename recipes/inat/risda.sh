@@ -6,7 +6,6 @@
 #   risda.sh [FOLDER OF THE DATA] [OUT] [inat2018|inat2017] [BACKBONE]
 # Takes: not measured. Expect, as published for 2018, 69.15 %.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
 other=${backbone#torchvision.resnet50}
 d=${2:-artifacts/$data-risda${other:+-$other}}

@@ -6,7 +6,6 @@
 # Takes: not measured. Expect, as published, 27.2 % by cross-entropy; cRT and LWS below 38.3 and
 # 39.7 %, which are printed for mixup before them (see mislas.sh).
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} weights=${3:-IMAGENET1K_V1}
 d=${2:-artifacts/places-lt}
 

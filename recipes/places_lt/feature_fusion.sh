@@ -5,7 +5,6 @@
 #   feature_fusion.sh [FOLDER OF THE DATA] [OUT] [WEIGHTS: A FILE OR TORCHVISION'S NAME]
 # Takes: not measured. Expect, as published, 36.4 %, and 27.2 % by cross-entropy.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} weights=${3:-IMAGENET1K_V1}
 d=${2:-artifacts/places-lt}
 

@@ -6,7 +6,6 @@
 # Takes: not measured. Expect, as published, 29.2 % after mixup, 38.3 % by cRT, 39.7 % by LWS and
 # 40.4 % by MiSLAS.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} weights=${3:-IMAGENET1K_V1}
 d=${2:-artifacts/places-lt-mixup}
 

@@ -6,7 +6,6 @@
 #   oltr.sh [FOLDER OF THE DATA] [OUT] [WEIGHTS: A FILE OR TORCHVISION'S NAME]
 # Takes: not measured. Expect, as published, 35.9 %, and 27.2 % after the first stage.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} weights=${3:-IMAGENET1K_V1}
 d=${2:-artifacts/places-lt}
 

@@ -5,7 +5,6 @@
 #   stg.sh [FOLDER OF THE DATA] [OUT] [WEIGHTS: A FILE OR TORCHVISION'S NAME]
 # Takes: not measured. Expect, as published, 40.4 %, and 29.2 % after mixup.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=${1:-data} weights=${3:-IMAGENET1K_V1}
 d=${2:-artifacts/places-lt-stg}
 head=(--head min-count --head-at 100)

@@ -439,3 +439,22 @@ def test_a_damaged_file_in_the_folder_is_named(ltcli, copy):
     done = ltcli("compare", "-d", copy)
     assert done.code == 3
     assert done.lines[1] == "hint: remove it, or name files"
+
+
+@pytest.mark.parametrize(("level", "least"), [(0.99, 400), (0.9999, 40000)])
+def test_a_level_needs_resamples_beyond_its_ends(ltcli, chain, level, least):
+    command = ("compare", "--level", level, "-d", chain)
+    done = ltcli(*command, "--resamples", least - 1)
+    line = f"error: compare: resamples must be at least {least} for level {level}, got {least - 1}"
+    hint = "hint: so that 2 lie beyond each end of an interval"
+    assert (done.code, done.lines) == (2, [line, hint])
+    assert ltcli(*command, "--resamples", least).code == 0
+
+
+def test_scores_of_a_model_that_was_replaced_are_named(ltcli, copy):
+    shutil.copy(copy / "finetune-crt.safetensors", copy / "pretrain.safetensors")
+    rule = f"is of another model than {copy / 'pretrain.safetensors'}: run ltcli evaluate again"
+    said = f"{copy / 'evaluate-pretrain.safetensors'} {rule}"
+    done = ltcli("compare", "-d", copy)
+    assert (done.code, done.lines) == (0, [f"compare: {said}"])
+    assert ltcli("report", copy).lines == [f"report: {said}"]

@@ -62,7 +62,7 @@ def test_a_program_of_torch_is_made_once_and_not_put_in_place_of_another(ltcli, 
     assert done.code == 0, done.err
     assert done.out.splitlines()[0] == str(out)
     assert done.out.splitlines()[1].startswith(
-        "256 random images: the model's classes, logits within "
+        "256 random images: the model's classes in float32, logits within "
     )
     before = out.read_bytes()
     assert json.loads(ltcli(*command, "--json").out)["status"] == "up to date"

@@ -72,6 +72,14 @@ def test_a_bad_file_stops_it_before_anything_is_printed(ltcli, chain, photos):
     ]
 
 
+def test_a_link_is_named_as_one(ltcli, chain, photos, tmp_path):
+    link = tmp_path / "link.png"
+    link.symlink_to(next(photos.rglob("*.png")))
+    done = ltcli("predict", link, "--model", chain / "pretrain.safetensors")
+    line = f"error: {link}: is a link, and links are not followed"
+    assert (done.code, done.lines[0]) == (5, line)
+
+
 def test_or_is_skipped_and_named(ltcli, chain, photos):
     bad = photos / "0.png"
     bad.write_bytes(b"")

@@ -15,6 +15,19 @@ def test_a_folder_is_known_by_names_and_sizes(tmp_path):
     assert list(first) == ["folder"]
 
 
+def test_what_is_left_out_of_a_folder_does_not_count(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.png").write_bytes(b"1234")
+    first = fingerprint("folder", tmp_path, {})
+    for name in (".DS_Store", ".cache/1.png", "notes.txt", "split.safetensors", "__MACOSX/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "cat" / "link.png").symlink_to(tmp_path / "cat" / "1.png")
+    assert fingerprint("folder", tmp_path, {}) == first
+    (tmp_path / "cat" / "2.pgm").write_bytes(b"x")
+    assert fingerprint("folder", tmp_path, {}) != first
+
+
 def test_lists_are_known_by_content_and_role_and_not_by_name(tmp_path):
     for name, text in (("a", "x 0\n"), ("b", "y 0\n"), ("c", "x 0\n")):
         (tmp_path / name).write_text(text)

@@ -126,6 +126,14 @@ def test_dumping_again_gives_the_same_bytes(ltcli, copy):
     assert ltcli(*command).err == "dump-features: up to date\n"
 
 
+@pytest.mark.parametrize("option", [("--padding", "2"), ("--no-flip",), ("--seed", "1")], ids=str)
+def test_options_of_views_are_refused_without_them(ltcli, copy, option):
+    done = ltcli("dump-features", *option, "-d", copy)
+    name = option[0].removeprefix("--").removeprefix("no-")
+    line = f"error: dump-features: {name} must not be given without --views"
+    assert (done.code, done.lines) == (2, [line])
+
+
 def test_a_model_of_another_split_is_refused(ltcli, copy):
     other = copy / "other.safetensors"
     assert ltcli("split", "digits", "--out", other, "-d", copy).code == 0

@@ -286,6 +286,21 @@ def test_bi_level_methods_work_on_embeddings(ltcli, embeddings):
         assert (done.code, done.lines) == (0, [])
 
 
+def test_embeddings_have_no_views(ltcli, embeddings):
+    assert ltcli("pretrain", *QUICK, "-d", embeddings).code == 0
+    done = ltcli("dump-features", "--views", "1", "-d", embeddings)
+    line = "error: dump-features: views must be 0 for embeddings, which do not vary"
+    assert (done.code, done.lines) == (2, [line])
+
+
+def test_views_of_files_have_no_padding(ltcli, files):
+    options = ("--backbone", "resnet20", "--workers", "0", *QUICK)
+    assert ltcli("pretrain", *options, "-d", files).code == 0
+    done = ltcli("dump-features", "--views", "1", "--padding", "2", "-d", files)
+    line = "error: dump-features: padding must not be given for image files"
+    assert (done.code, done.lines) == (2, [line, "hint: they are cropped by --least-area"])
+
+
 def test_what_a_model_cannot_take_is_refused(ltcli, embeddings, of_files):
     assert ltcli("pretrain", *QUICK, "-d", embeddings).code == 0
     model, other = embeddings / "pretrain.safetensors", of_files / "split.safetensors"

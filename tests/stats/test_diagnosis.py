@@ -153,6 +153,15 @@ def test_error_rates_by_hand():
     assert found["shares"] == pytest.approx({k: v / 1.5 for k, v in shares.items()})
 
 
+def test_classes_without_images_have_no_errors_to_count():
+    graph = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 1, 0], [0] * 4, [0] * 4], dtype=torch.float64)
+    found = error_rates(graph, torch.tensor([True, False, False, True]))["rates"]
+    assert found == {"head-head": 0.0, "head-tail": 0.5, "tail-head": 0.0, "tail-tail": 1.0}
+    untested = error_rates(graph, torch.tensor([True, True, False, False]))["rates"]
+    assert [untested["tail-head"], untested["tail-tail"]] == [None, None]
+    assert untested["head-tail"] == 0.5
+
+
 def test_rates_add_up_to_the_errors_of_a_side(rng):
     graph = torch.rand(6, 6, generator=rng, dtype=torch.float64)
     graph /= graph.sum(1, keepdim=True)

@@ -201,7 +201,8 @@ def test_few_images_of_a_class_by_hand():
     strata = torch.tensor([0, 0, 0, 1, 1])
     (found,) = differences([reference, row], scores, 0.95, strata)
     half = student(1.959964, 8 / 3) * math.sqrt(0.08)
-    assert found.interval == pytest.approx((0.4 - half, 0.4 + half), rel=1e-6)
+    assert 0.4 + half > 1
+    assert found.interval == (pytest.approx(0.4 - half, rel=1e-6), 1.0)
     # In another order of the images, too.
     order = torch.tensor([3, 0, 4, 2, 1])
     (mixed,) = differences([reference[:, order], row[:, order]], scores, 0.95, strata[order])
@@ -246,3 +247,11 @@ def test_always_right_against_always_wrong_is_certain():
 def test_a_level_outside_its_range_is_refused(rng):
     with pytest.raises(ParamError, match=r"^bootstrap: level must be between 0 and 1, got 95$"):
         judged(draw(rng, 0.5), draw(rng, 0.5), level=95, resamples=10)
+
+
+def test_no_difference_lies_beyond_all_and_nothing():
+    reference = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    seeds = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+    (found,) = judged(reference, seeds)
+    assert found.interval == (-1.0, 1.0)
+    assert found.detectable is None

@@ -10,7 +10,7 @@ from ltcli.artifacts.folder import make_folder, read_folder
 from ltcli.artifacts.header import Header
 from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
-from ltcli.cli.compare import check_groups, predictions_on_test
+from ltcli.cli.compare import check_groups, predictions_on_test, warn_of_replaced
 from ltcli.cli.report.files import lineage
 from ltcli.cli.report.models import images_of_class, measure
 from ltcli.cli.report.page import MARK, Facts, page
@@ -51,6 +51,7 @@ def report(
         raise ParamError("report", f"out must end in .html, got {target}")
     headers = read_folder(folder, "remove it")
     found = predictions_on_test(folder, headers)
+    warn_of_replaced("report", found, headers)
     check_same_images(found)
     check_output(target, [])
     _check_ours(target, force)
