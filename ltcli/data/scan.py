@@ -85,11 +85,11 @@ def list_folders(root: Path, folder: str) -> Listing:
 def _is_artifacts(folder: str) -> bool:
     """Return whether a folder is one of artifacts, as where they are written beside the images."""
     try:
-        names = os.listdir(folder)
+        entries = _entries(Path(folder))
     except OSError:
         return False
-    ours = any(name.endswith((".safetensors", ".safetensors.lock")) for name in names)
-    return ours and not any(map(is_image, names))
+    ours = any(entry.name.endswith((".safetensors", ".safetensors.lock")) for entry in entries)
+    return ours and not any(entry.is_dir() or is_image(entry.name) for entry in entries)
 
 
 def list_images(root: Path, folder: str) -> Listing:

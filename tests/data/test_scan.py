@@ -36,10 +36,11 @@ def test_folders_are_listed_by_name(tmp_path):
 
 
 def test_a_folder_of_artifacts_is_no_class(tmp_path):
-    for name in ("a/1.png", "art/.split.safetensors.lock", "b/2.png", "b/own.safetensors"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    names = ("a/1.png", "art/.split.safetensors.lock", "b/2.png", "b/own.safetensors")
+    for name in (*names, "c/deep/3.png", "c/own.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"x")
     listing = list_folders(tmp_path, "")
-    assert listing.found == ("a", "b")
+    assert listing.found == ("a", "b", "c")
     assert list(map(str, listing.harmless)) == ["art: holds artifacts and no images"]
     assert listing.bad == ()
