@@ -46,5 +46,6 @@ class Deployed(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and probabilities, float [B, C]."""
-        logits = self.network(self.prepare(inputs))
+        # Not by way of forward, whose autocast would be part of the program.
+        logits = self.network.classifier(self.network.features(self.prepare(inputs)).float())
         return logits, logits.softmax(1)
