@@ -72,7 +72,7 @@ def read_labels(path: Path) -> list[str]:
         DataError: There is no such column, or it holds neither whole numbers nor text.
     """
     column = read_column(path, "label")
-    if hasattr(column.type, "value_type") and str(column.type).startswith("dictionary"):
+    if str(column.type).startswith("dictionary"):
         # As categories of pandas are written.
         column = column.cast(column.type.value_type)
     if not re.fullmatch("u?int[0-9]+|(large_)?string", str(column.type)):

@@ -84,12 +84,17 @@ def list_folders(root: Path, folder: str) -> Listing:
 
 def _is_artifacts(folder: str) -> bool:
     """Return whether a folder is one of artifacts, as where they are written beside the images."""
+    ours = False
     try:
-        entries = _entries(Path(folder))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                # Of a class, mostly the first one.
+                if entry.is_dir() or is_image(entry.name):
+                    return False
+                ours = ours or entry.name.endswith((".safetensors", ".safetensors.lock"))
     except OSError:
         return False
-    ours = any(entry.name.endswith((".safetensors", ".safetensors.lock")) for entry in entries)
-    return ours and not any(entry.is_dir() or is_image(entry.name) for entry in entries)
+    return ours
 
 
 def list_images(root: Path, folder: str) -> Listing:

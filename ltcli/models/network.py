@@ -9,6 +9,7 @@ from torch import nn
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import Artifact
 from ltcli.core.errors import ArtifactError
+from ltcli.engine.device import autocast
 from ltcli.engine.parallel import World
 from ltcli.models.borrowed import Borrowed, borrowed_map_size, build_borrowed
 from ltcli.models.classifier import FORMS, Classifier
@@ -56,7 +57,7 @@ class Network(nn.Module):
         The last layer is small, and its logits decide: it has no lower precision.
         """
         features = self.features(images).float()
-        with torch.autocast(features.device.type, enabled=False):
+        with autocast(features.device, torch.float32):
             logits: torch.Tensor = self.classifier(features)
         return logits
 
