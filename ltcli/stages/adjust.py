@@ -20,6 +20,7 @@ from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.data.class_table import read_class_table, read_shares
 from ltcli.methods import METHODS, starts_fresh
+from ltcli.stages.recipe import recipe
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
@@ -27,7 +28,7 @@ from ltcli.stages.samples import (
     root_option,
     workers_option,
 )
-from ltcli.stages.stage import Input, Result, Stage, check_follows_prior, recipe
+from ltcli.stages.stage import Input, Result, Stage, check_follows_prior
 
 if TYPE_CHECKING:
     import torch

@@ -12,6 +12,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule, learning_rate
+from ltcli.stages.recipe import recipe, recipe_before
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
@@ -28,7 +29,6 @@ from ltcli.stages.stage import (
     check_kept,
     check_momentum,
     check_processes,
-    recipe,
     refuse_given,
 )
 
@@ -211,25 +211,9 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
             # What a classifier has learned goes with it.
             "balanced": (info["balanced"] and not methods.starts_fresh(method, params))
             or methods.balances(method, dataclasses.replace(params, **chosen)),
-            "recipe": recipe(_before(inputs), "finetune", as_dict(params)),
+            "recipe": recipe(recipe_before(inputs), "finetune", as_dict(params)),
         },
     )
-
-
-def _before(inputs: Mapping[str, Artifact]) -> list[Any]:
-    """Return the recipe of the model, and how what the method reads beside it was made."""
-    steps: list[Any] = inputs["model"].header.info["recipe"]
-    for role in ("features", "covariances", "confusion", "generator"):
-        if role in inputs:
-            header = inputs[role].header
-            facts = header.parameters
-            if role == "features":
-                # All else of a bank is not read, or stands in the parameters of finetune.
-                facts = {name: facts[name] for name in ("storage", "precision")}
-            elif header.stage == "merge-covariances":
-                facts = {**facts, "class_counts": header.info["class_counts"]}
-            steps = recipe(steps, header.stage, facts)
-    return steps
 
 
 def _train(

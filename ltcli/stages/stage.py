@@ -91,19 +91,6 @@ class Stage:
     preview: Callable[[Any, Mapping[str, Header]], list[str]] | None = None
 
 
-def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list[Any]:
-    """Return the chain of stages and parameters that led to a model, without the seeds.
-
-    Models of one recipe differ in nothing but their seeds.
-
-    Args:
-        before: The recipe so far.
-        stage: The stage that goes on.
-        parameters: Its parameters, as in a header.
-    """
-    return [*before, [stage, {k: v for k, v in parameters.items() if k != "seed"}]]
-
-
 def of_bank(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return what statistics of a feature bank say of where they come from, as the bank says it."""
     facts = ("class_names", "class_counts", "split", "model", "epoch")

@@ -14,7 +14,7 @@ from ltcli.artifacts.header import opened, read_header
 from ltcli.core.errors import ArtifactError, ParamError, nearest
 from ltcli.core.params import as_dict
 from ltcli.models.names import BACKBONES, BORROWED, EMBEDDINGS
-from ltcli.stages.stage import recipe
+from ltcli.stages.recipe import recipe
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header

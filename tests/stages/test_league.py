@@ -9,7 +9,7 @@ from ltcli.core.params import as_dict, build
 from ltcli.methods import METHODS, with_options
 from ltcli.stages import STAGES
 from ltcli.stages.league import names_of_differences, read_provenance, words
-from ltcli.stages.stage import recipe
+from ltcli.stages.recipe import recipe
 
 
 def step(name, method=None, **given):
