@@ -21,8 +21,8 @@ import torch
 from pretrain import BATCH, MEAN, STD, Photos
 from torch.utils.data import DataLoader
 
+from ltcli.compute.device import resolve_device, resolve_precision
 from ltcli.data.batches import Augmentation, ImageBatches
-from ltcli.engine.device import resolve_device, resolve_precision
 from ltcli.engine.infer import features_of
 from ltcli.models.network import build_network, place
 

@@ -19,7 +19,7 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ltcli.engine.device import autocast
+from ltcli.compute.device import autocast
 from ltcli.engine.fit import Batch
 from ltcli.engine.steps import plain_step
 from ltcli.methods.metasaug import Params, make_steps

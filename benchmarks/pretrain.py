@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from ltcli.compute.device import resolve_device, resolve_precision
 from ltcli.data.batches import Augmentation, ImageBatches
-from ltcli.engine.device import resolve_device, resolve_precision
 from ltcli.engine.fit import Batch
 from ltcli.engine.steps import Augmented, plain_step
 from ltcli.methods.method import weighted_mean

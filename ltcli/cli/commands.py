@@ -12,8 +12,8 @@ import typer
 from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.cli import jobs
+from ltcli.compute.processes import processes
 from ltcli.core import log
-from ltcli.core.context import processes
 from ltcli.core.params import Spec, as_dict, specs
 from ltcli.core.text import printable
 from ltcli.stages import STAGES
@@ -37,9 +37,10 @@ def _command(stage: Stage) -> Callable[..., None]:
     """Return a function whose signature Typer turns into the stage's command."""
 
     def command(**values: Any) -> None:
-        log.setup(values.pop("verbose") - values.pop("quiet"))
+        speaks = processes()[0] == 0
+        log.setup(values.pop("verbose") - values.pop("quiet"), first=speaks)
         as_json, dry_run = values.pop("as_json"), values.pop("dry_run")
-        results, speaks = [], processes()[0] == 0
+        results = []
         for job in jobs.from_options(stage, values):
             results.append(_dry(job) if dry_run else _run(job))
             if not as_json and speaks:

@@ -86,7 +86,7 @@ def _devices() -> str:
 
 
 def _precision() -> str:
-    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.compute.device import resolve_device, resolve_precision
 
     device = resolve_device("auto")
     dtype = str(resolve_precision("auto", device)).removeprefix("torch.")

@@ -1,1 +1,1 @@
-"""Errors, parameter declarations, logging and seeds; imports nothing of ours."""
+"""Errors, parameter declarations, logging; imports nothing of ours."""

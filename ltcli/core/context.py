@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,16 +21,6 @@ class Checkpoint(Protocol):
 
     def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
         """Replace the saved state."""
-
-
-def processes() -> tuple[int, int]:
-    """Return the number of this process, from 0, and how many there are, as ``torchrun`` says."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_processes() -> int:
-    """Return how many of these processes are on this machine, as ``torchrun`` says."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @dataclass

@@ -3,17 +3,15 @@
 import logging
 import sys
 
-from ltcli.core.context import processes
 
-
-def setup(verbosity: int) -> None:
+def setup(verbosity: int, *, first: bool = True) -> None:
     """Send the package's log to stderr.
 
     Args:
         verbosity: -1 warnings only, 0 one line per stage and epoch, 1 everything.
+        first: Whether this is the first of several processes; the others log warnings alone.
     """
-    # Of several processes one speaks for all; warnings and errors may be of one alone.
-    level = logging.INFO if processes()[0] == 0 else logging.WARNING
+    level = logging.INFO if first else logging.WARNING
     if verbosity != 0:
         level = logging.WARNING if verbosity < 0 else logging.DEBUG
     handler = logging.StreamHandler(sys.stderr)

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional as F
 
-from ltcli.core.seeds import derive
+from ltcli.compute.seeds import derive
 
 _BLOCK = 4096  # images that get their border at once
 

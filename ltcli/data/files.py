@@ -16,12 +16,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from ltcli.compute.parallel import World
+from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
-from ltcli.core.seeds import derive
 from ltcli.data.batches import Augmentation, Normalisation
 from ltcli.data.decode import CENTRE, BadImageError, decode_image, open_image
 from ltcli.data.scan import read_file
-from ltcli.engine.parallel import World
 
 logger = logging.getLogger(__name__)
 

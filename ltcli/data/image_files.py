@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from ltcli.core.environment import usable_cores
+from ltcli.compute.environment import usable_cores
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.core.text import printable
 from ltcli.data.decode import BadImageError, decode_image, open_image

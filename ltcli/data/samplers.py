@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from ltcli.core.seeds import derive
+from ltcli.compute.seeds import derive
 
 Sampler = Literal["instance-balanced", "class-aware", "square-root", "reversed", "progressive"]
 

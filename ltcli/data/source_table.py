@@ -53,7 +53,6 @@ class Source:
     counts: Counts | None = None
 
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What published weights were trained with, and images in files that nothing else is known of."""
 
 # Of the code of Kang et al. and those after it; BBN takes ImageNet's.

@@ -1,1 +1,1 @@
-"""The training loop, inference, schedules, devices and checkpoints."""
+"""The training loop, inference, schedules and checkpoints."""

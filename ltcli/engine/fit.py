@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ltcli.compute.device import seed_layers
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
-from ltcli.engine.device import seed_layers
 from ltcli.engine.state import TrainingState
 
 # A step's work since the last checkpoint that a crash may cost, in seconds.

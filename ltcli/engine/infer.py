@@ -9,9 +9,9 @@ from contextlib import suppress
 import torch
 from torch import nn
 
+from ltcli.compute.device import autocast
+from ltcli.compute.parallel import here
 from ltcli.data.batches import Samples
-from ltcli.engine.device import autocast
-from ltcli.engine.parallel import here
 from ltcli.models.network import Backbone, Network
 from ltcli.models.resnet import ResNet
 

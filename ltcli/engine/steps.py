@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ltcli.core.seeds import derive
-from ltcli.core.transfer import to_device
+from ltcli.compute.device import autocast
+from ltcli.compute.seeds import derive
+from ltcli.compute.transfer import to_device
 from ltcli.data.batches import Samples
 from ltcli.data.samplers import Sampler, order_of
-from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
 
 Inputs = Callable[[Batch], torch.Tensor]

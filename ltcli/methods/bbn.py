@@ -38,7 +38,7 @@ def make_steps(_params: NoParams, setting: Setting) -> Steps:
     import torch
     from torch.nn import functional as F
 
-    from ltcli.engine.device import autocast
+    from ltcli.compute.device import autocast
     from ltcli.engine.steps import descent, second_batches
     from ltcli.models.several import TwoBranches
 

@@ -164,7 +164,7 @@ def behind_virtual_step(
     from torch.func import functional_call
     from torch.nn import functional as F
 
-    from ltcli.engine.device import autocast, seed_layers
+    from ltcli.compute.device import autocast, seed_layers
     from ltcli.engine.tangent import directional_derivative
     from ltcli.stats.meta_covariance import Tangents
 

@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.core.transfer import to_device
 from ltcli.methods import bilevel
 from ltcli.methods.method import FINETUNE, Method, Steps
 from ltcli.methods.refusals import has_activation_maps, moves_backbone
@@ -74,7 +74,7 @@ def drawn_rows(
     """
     import torch
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
     from ltcli.data.samplers import members
 
     generator = torch.Generator().manual_seed(derive("cam-sampling", seed, epoch))
@@ -133,9 +133,9 @@ def _mover(
     import torch
     from torch.nn import functional as F
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.device import autocast
+    from ltcli.compute.seeds import derive
     from ltcli.data.foreground import KINDS, with_moved_foreground
-    from ltcli.engine.device import autocast
     from ltcli.engine.infer import backbone_maps
     from ltcli.stats.fusion import activation_maps, unit_range
 

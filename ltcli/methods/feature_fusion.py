@@ -34,9 +34,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.core.transfer import to_device
 from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps, head_of
 from ltcli.methods.refusals import has_activation_maps
 
@@ -150,7 +150,7 @@ def _order(params: Params, setting: Setting, tails: int) -> Callable[[int], torc
     """Return the order of composed batches: tail images, donors of each of them, head images."""
     import torch
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
     from ltcli.data.samplers import members
 
     labels, counts = setting.labels.cpu(), setting.class_counts.cpu()
@@ -200,7 +200,7 @@ def _fused(
     import torch
     from torch.nn import functional as F
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
     from ltcli.stats import fusion
 
     classifier, donors = setting.network.classifier, params.donors_per_image
@@ -242,7 +242,7 @@ def _halves(
     """Return what makes the maps that are fused, and what makes the last maps of these."""
     import torch
 
-    from ltcli.engine.device import autocast
+    from ltcli.compute.device import autocast
     from ltcli.models.resnet import ResNet
 
     images, backbone = setting.images, setting.network.backbone

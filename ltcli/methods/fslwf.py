@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.core.transfer import to_device
 from ltcli.methods.method import FINETUNE, Head, HeadRule, Method, Steps, head_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ClassVectors:
         import torch
         from torch import nn
 
-        from ltcli.core.seeds import derive
+        from ltcli.compute.seeds import derive
         from ltcli.engine.steps import train_too
 
         num_classes, dim = means.shape
@@ -143,7 +143,7 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     import torch
     from torch.nn import functional as F
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
     from ltcli.engine.state import ModuleState
     from ltcli.engine.steps import descent
 

@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
-from ltcli.core.transfer import to_device
 from ltcli.methods.method import BOTH, Head, Method
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def make_loss(params: Any, class_counts: torch.Tensor) -> Loss:
     import torch
     from torch.nn import functional as F
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
     from ltcli.stats import losses
 
     sizes = (params.scale * params.cloud * losses.log_rarity(class_counts.cpu())).float()

@@ -45,7 +45,7 @@ def projection_and_prototypes(
     import torch
     from torch import nn
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
     from ltcli.engine.steps import train_too
 
     num_classes, dim = setting.network.classifier.weight.shape

@@ -46,7 +46,7 @@ class _Weigher:
     def __init__(self, params: Params, setting: Setting) -> None:
         import torch
 
-        from ltcli.core.seeds import derive
+        from ltcli.compute.seeds import derive
 
         device = setting.labels.device
         with torch.random.fork_rng(devices=[]):

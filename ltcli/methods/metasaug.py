@@ -199,7 +199,7 @@ class _MetaSteps:
         """Return the covariances after the meta step."""
         import torch
 
-        from ltcli.core.transfer import to_device
+        from ltcli.compute.transfer import to_device
         from ltcli.stats.meta_covariance import covariance_gradient
         from ltcli.stats.quadratic import Diagonal, Full, as_matrices
 

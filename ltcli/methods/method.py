@@ -227,7 +227,7 @@ class Setting:
 
     def features_of(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the features of what ``inputs`` or ``held_out`` made, float32 [B, D]."""
-        from ltcli.engine.device import autocast
+        from ltcli.compute.device import autocast
 
         if not self.whole:
             return inputs

@@ -24,9 +24,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.core.transfer import to_device
 from ltcli.methods.method import FINETUNE, Head, Method, Steps
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def augmentation(
     """
     import torch
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
     from ltcli.stats.differences import masked, moved, rarity
 
     factors = (params.strength * rarity(class_counts.cpu())).float().to(class_counts.device)

@@ -8,9 +8,9 @@ from torch import nn
 
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import Artifact
+from ltcli.compute.device import autocast
+from ltcli.compute.parallel import World
 from ltcli.core.errors import ArtifactError
-from ltcli.engine.device import autocast
-from ltcli.engine.parallel import World
 from ltcli.models.borrowed import Borrowed, borrowed_map_size, build_borrowed
 from ltcli.models.classifier import FORMS, Classifier
 from ltcli.models.embeddings import Embeddings

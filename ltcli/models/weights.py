@@ -16,10 +16,10 @@ from torchvision import models
 
 from ltcli.artifacts.header import opened
 from ltcli.core.errors import ArtifactError, ParamError, ResourceError, nearest
-from ltcli.data.source_table import IMAGENET_MEAN, IMAGENET_STD
 from ltcli.models.borrowed import Borrowed
 from ltcli.models.names import BORROWED
 from ltcli.models.network import Network
+from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 _WRAPPERS = ("state_dict", "model", "model_state")
 # Second classifiers of GoogLeNet and Inception, which help training alone.

@@ -221,7 +221,7 @@ def _validation(
         return bank.tensor("val.logits"), bank.tensor("val.labels")
     import torch
 
-    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.engine.infer import features_of
     from ltcli.models.network import place
 

@@ -96,7 +96,7 @@ def _drawn(params: Any, known: Known, c: int) -> torch.Tensor:
     """Return some images of a class, int64 [at most samples], in random order."""
     import torch
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
 
     rows = (known.labels == c).nonzero().flatten()
     generator = torch.Generator().manual_seed(derive("diagnose-samples", params.seed, c))
@@ -106,7 +106,7 @@ def _drawn(params: Any, known: Known, c: int) -> torch.Tensor:
 def _gaussian(params: Any, known: Known, rows: Mapping[int, torch.Tensor]) -> torch.Tensor:
     import torch
 
-    from ltcli.core.seeds import derive
+    from ltcli.compute.seeds import derive
     from ltcli.stats.diagnosis import draw_gaussian
 
     made = []

@@ -71,8 +71,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     """Run the backbone once over every image."""
     import torch
 
+    from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.data.batches import Augmentation, Samples
-    from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.engine.infer import (
         applied,
         backbone_features,

@@ -56,7 +56,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     """Run the network over the images, and each kept snapshot of it."""
     import torch
 
-    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.engine.infer import features_of
     from ltcli.models.network import load_network
     from ltcli.stats.accuracy import accuracy, balanced_accuracy

@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ltcli import __version__
+from ltcli.compute.seeds import derive
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
-from ltcli.core.seeds import derive
 from ltcli.stages.memory import ran_out
 from ltcli.stages.samples import check_samples, image_files
 

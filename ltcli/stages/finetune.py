@@ -174,7 +174,7 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     """Solve for a classifier, or train one; the last epoch is the result."""
     import torch
 
-    from ltcli.engine.device import resolve_device, resolve_precision
+    from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.models.network import load_network
     from ltcli.stages.setting import prepare, trained
 

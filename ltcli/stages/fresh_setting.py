@@ -7,11 +7,11 @@ import torch
 
 from ltcli import methods
 from ltcli.artifacts.store import Artifact
+from ltcli.compute.device import resolve_device, resolve_precision
+from ltcli.compute.parallel import here
 from ltcli.core.context import Context
 from ltcli.data.batches import Augmentation
 from ltcli.data.samplers import Sampler, order_of
-from ltcli.engine.device import resolve_device, resolve_precision
-from ltcli.engine.parallel import here
 from ltcli.engine.schedules import Schedule
 from ltcli.engine.steps import Augmented, Mixing
 from ltcli.methods.method import Setting, weighted_mean

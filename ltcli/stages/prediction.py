@@ -86,8 +86,8 @@ def predict(
     import torch
 
     from ltcli.artifacts.store import open_artifact
+    from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.data.batches import ImageBatches
-    from ltcli.engine.device import resolve_device, resolve_precision
     from ltcli.engine.infer import features_of
     from ltcli.models.network import load_network
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ltcli.artifacts.folder import make_folder
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.artifacts.sidecar import sidecar_of
-from ltcli.core.context import Context, processes
+from ltcli.compute.processes import processes
+from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ResourceError, cause
 from ltcli.core.params import as_dict
 from ltcli.core.text import printable
@@ -179,8 +180,8 @@ def run(job: Job) -> bool:
     make_folder(job.out.parent, job.out)
     # Heavy imports start here: nothing above needs torch.
     from ltcli.artifacts.store import locked
-    from ltcli.engine import parallel
-    from ltcli.engine.device import resolve_device
+    from ltcli.compute import parallel
+    from ltcli.compute.device import resolve_device
 
     with parallel.connected(rank, size, resolve_device(job.device)) as world:
         if rank > 0:
@@ -214,7 +215,7 @@ def _resume_file(job: Job, inputs: Mapping[str, str]) -> ResumeFile:
 
 def _run_locked(job: Job, now: Plan) -> None:
     from ltcli.artifacts.store import save
-    from ltcli.core.environment import describe, peak_memory
+    from ltcli.compute.environment import describe, peak_memory
 
     checkpoint = _resume_file(job, now.inputs)
     # The sidecar is that of the artifact beside it until there is another one.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcli.artifacts.sidecar import read_records
-from ltcli.core.context import local_processes
-from ltcli.core.environment import usable_cores
+from ltcli.compute.environment import usable_cores
+from ltcli.compute.processes import local_processes
 from ltcli.core.errors import ArtifactError, DataError, ParamError
 from ltcli.core.params import param
 from ltcli.stages.stage import refuse_given
@@ -131,8 +131,8 @@ def open_samples(
     augmentation = augmentation or Augmentation()
     if info["store"] == "images":
         return ImageBatches(split.tensor(f"{part}.images"), mean, std, device, augmentation)
+    from ltcli.compute.parallel import here
     from ltcli.data.files import FileBatches
-    from ltcli.engine.parallel import here
 
     files = image_files(split, part, params.root, augmentation)
     return FileBatches(files, mean, std, device, _workers(params.workers), here())

@@ -10,12 +10,12 @@ import torch
 
 from ltcli import methods
 from ltcli.artifacts.store import Artifact
+from ltcli.compute.device import autocast
+from ltcli.compute.parallel import here
 from ltcli.data.batches import Augmentation
 from ltcli.data.samplers import order_of
-from ltcli.engine.device import autocast
 from ltcli.engine.fit import Batch
 from ltcli.engine.infer import backbone_features, backbone_maps, features_of
-from ltcli.engine.parallel import here
 from ltcli.engine.schedules import Schedule
 from ltcli.engine.steps import Augmented, Inputs, Mixing, plain_step
 from ltcli.methods.method import Head, Method, Setting, Steps, Trained, weighted_mean

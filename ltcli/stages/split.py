@@ -15,8 +15,6 @@ from ltcli.core.params import param
 from ltcli.data.fingerprint import fingerprint
 from ltcli.data.source_table import (
     FILE_PARAMETERS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PARTS,
     SOURCES,
     require_options,
@@ -24,6 +22,7 @@ from ltcli.data.source_table import (
 )
 from ltcli.stages.split_report import show, warn_of_short_classes
 from ltcli.stages.stage import Result, Stage
+from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     import numpy as np

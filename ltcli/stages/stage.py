@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcli.core.context import Context, processes
+from ltcli.compute.processes import processes
+from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import specs
 

@@ -69,7 +69,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     """Train on the head classes; the last epoch is the result."""
     import torch
 
-    from ltcli.engine.device import resolve_device
+    from ltcli.compute.device import resolve_device
     from ltcli.models.generator import build_generator
     from ltcli.stats.moments import class_means
 

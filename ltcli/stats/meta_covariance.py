@@ -29,7 +29,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ltcli.core.transfer import to_device
+from ltcli.compute.transfer import to_device
 from ltcli.stats.quadratic import Diagonal, Full
 
 

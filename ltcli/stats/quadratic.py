@@ -19,7 +19,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ltcli.core.transfer import to_device
+from ltcli.compute.transfer import to_device
 
 
 @dataclass(frozen=True)

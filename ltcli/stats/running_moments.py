@@ -25,8 +25,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ltcli.compute.transfer import to_device
 from ltcli.core.errors import DataError
-from ltcli.core.transfer import to_device
 from ltcli.stats.quadratic import Diagonal, Full
 
 Form = Literal["full", "diagonal"]

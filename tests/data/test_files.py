@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
-from ltcli.core.seeds import derive
 from ltcli.data import files
 from ltcli.data.batches import Augmentation
 from ltcli.data.decode import decode_image

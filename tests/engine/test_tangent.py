@@ -4,7 +4,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from ltcli.engine.device import autocast
+from ltcli.compute.device import autocast
 from ltcli.engine.tangent import directional_derivative
 from ltcli.models.network import build_backbone
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.core.seeds import derive
+from ltcli.compute.seeds import derive
 from ltcli.data.samplers import order_of
 from ltcli.engine.fit import Batch
 from ltcli.methods.bbn import METHOD, make_steps, share

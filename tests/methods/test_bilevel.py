@@ -3,7 +3,7 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ltcli.engine.device import seed_layers
+from ltcli.compute.device import seed_layers
 from ltcli.engine.fit import Batch
 from ltcli.methods import bilevel as shared
 from ltcli.methods.method import Base, base_loss

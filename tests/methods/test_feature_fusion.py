@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
+from ltcli.compute.seeds import derive
 from ltcli.core.params import build
-from ltcli.core.seeds import derive
 from ltcli.engine.fit import Batch
 from ltcli.methods import METHODS, options, with_options
 from ltcli.methods.feature_fusion import METHOD, Params, make_steps

@@ -9,7 +9,7 @@ from PIL import Image
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.cli.main import run
-from ltcli.core.seeds import derive
+from ltcli.compute.seeds import derive
 from ltcli.data.batches import ImageBatches
 from ltcli.engine.infer import features_of
 from ltcli.models.generator import load_generator

@@ -60,7 +60,7 @@ LATE = """
 import os, sys, weakref
 import torch
 import torch.distributed as dist
-from ltcli.engine.parallel import connected
+from ltcli.compute.parallel import connected
 
 with connected(int(os.environ["RANK"]), 2, torch.device("cpu")) as world:
     assert "torchvision" not in sys.modules

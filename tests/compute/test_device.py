@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from ltcli.compute.device import autocast, resolve_device, resolve_precision, seed_layers
 from ltcli.core.errors import ResourceError
-from ltcli.engine.device import autocast, resolve_device, resolve_precision, seed_layers
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ import os
 
 import torch
 
-from ltcli.core.context import local_processes, processes
+from ltcli.compute.processes import local_processes, processes
+from ltcli.compute.seeds import derive
 from ltcli.core.errors import ResourceError
-from ltcli.core.seeds import derive
 
 
 def resolve_device(name: str) -> torch.device:

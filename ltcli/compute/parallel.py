@@ -25,8 +25,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.func import functional_call
 
+from ltcli.compute.device import autocast
 from ltcli.core.errors import ResourceError
-from ltcli.engine.device import autocast
 
 # Processes meet after hours of work, where one may be much slower; one that dies is seen at once.
 _TIMEOUT = datetime.timedelta(hours=12)

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from ltcli.core.seeds import derive
+from ltcli.compute.seeds import derive
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ltcli.core import environment
+from ltcli.compute import environment
 
 
 @pytest.mark.parametrize(("platform", "expected"), [("linux", 2048.0), ("darwin", 2.0)])

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ltcli.compute import parallel
+from ltcli.compute.device import autocast
+from ltcli.compute.parallel import World, connected
 from ltcli.data.batches import Augmentation
 from ltcli.data.files import FileBatches, ImageFiles
-from ltcli.engine import parallel
-from ltcli.engine.device import autocast
-from ltcli.engine.parallel import World, connected
 from ltcli.models.network import build_network
 
 CPU = torch.device("cpu")
