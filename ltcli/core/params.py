@@ -144,16 +144,18 @@ class Spec:
         return "|".join((*self.words, _METAVARS[self.base]))
 
 
-# Reading annotations is slow, and every record of one class has the same declarations.
-@functools.cache
-def specs(params: type) -> tuple[Spec, ...]:
-    """Return the declared parameters of a frozen dataclass, in order, without nested ones."""
+def _specs(params: type) -> tuple[Spec, ...]:
     hints = typing.get_type_hints(params)
     return tuple(
         _spec(field, hints[field.name])
         for field in dataclasses.fields(params)
         if "nested" not in field.metadata
     )
+
+
+# Reading annotations is slow, and all records of one class have the same declarations.
+specs: Callable[[type], tuple[Spec, ...]] = functools.cache(_specs)
+"""Return the declared parameters of a frozen dataclass, in order, without nested ones."""
 
 
 def _spec(field: "dataclasses.Field[Any]", hint: Any) -> Spec:
@@ -202,8 +204,7 @@ def build(
         ParamError: An unknown or missing name, a value of the wrong type or out of range.
     """
     own = {spec.name: spec for spec in specs(options)}
-    stage: type = params
-    known = {spec.name: spec for spec in specs(stage)} | own
+    known = {spec.name: spec for spec in specs(params)} | own
     for name in values:
         if name not in known:
             raise ParamError(where, f"no parameter '{name}'", nearest(name, list(known)))
@@ -213,7 +214,7 @@ def build(
             raise ParamError(where, f"{name} must be given")
     chosen |= {name: coerce(known[name], value, where) for name, value in values.items()}
     arguments: dict[str, object] = {n: value for n, value in chosen.items() if n not in own}
-    for name in _nested(stage):
+    for name in _nested(params):
         arguments[name] = options(**{n: value for n, value in chosen.items() if n in own})
     make: Callable[..., _T] = params
     return make(**arguments)
@@ -233,12 +234,11 @@ def as_dict(record: object) -> dict[str, Any]:
     Values that are not identity are left out.
     """
     values: dict[str, Any] = {}
-    kind: type = type(record)
-    for spec in specs(kind):
+    for spec in specs(type(record)):
         value = getattr(record, spec.name)
         if spec.identity or value in spec.words:
             values[spec.name] = list(value) if isinstance(value, tuple) else value
-    for name in _nested(kind):
+    for name in _nested(type(record)):
         values |= as_dict(getattr(record, name))
     return values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,7 @@ class Stage:
         external: Fingerprints of what the stage reads beside artifacts, by role; see ``OUTSIDE``.
         check: Looks at parameters and headers before any work.
         has_methods: Whether ``params.method`` chooses a method, whose parameters are added.
+        defaults: Defaults for fields of ``params``, instead of the declared ones.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
         shares_work: Whether several processes may run it together.
         show: Lines for people about a finished artifact, from its header.
@@ -86,6 +87,7 @@ class Stage:
     external: Callable[[Any], dict[str, str]] | None = None
     check: Callable[[Any, Mapping[str, Header]], None] | None = None
     has_methods: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     for_each: str | None = None
     shares_work: bool = False
     show: Callable[[Header], list[str]] | None = None
@@ -157,22 +159,30 @@ def check_processes(stage: str, alone: bool, what: str) -> None:
 
 
 def refuse_given(
-    stage: str, params: Any, names: Collection[str], where: str, hint: str | None = None
+    stage: str,
+    params: Any,
+    names: Collection[str],
+    where: str,
+    hint: str | None = None,
+    *,
+    defaults: Mapping[str, object] = {},
 ) -> None:
     """Refuse options that nothing reads: those whose values are not the defaults.
 
     Args:
-        stage: What an error names.
+        stage: Stage that an error names.
         params: Its parameters.
-        names: Of the parameters that are not read.
-        where: What does not read them: "for tau-norm".
-        hint: Why.
+        names: Parameters that are not read.
+        where: Circumstance in which nothing reads them: "for tau-norm".
+        hint: The reason.
+        defaults: Defaults of the method, instead of the declared ones.
 
     Raises:
         ParamError: One was given.
     """
     for spec in specs(type(params)):
-        if spec.name in names and getattr(params, spec.name) != spec.default:
+        default = defaults.get(spec.name, spec.default)
+        if spec.name in names and getattr(params, spec.name) != default:
             raise ParamError(stage, f"{spec.flag[2:]} must not be given {where}", hint)
 
 
