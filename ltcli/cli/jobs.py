@@ -62,11 +62,11 @@ def _params(stage: Stage, given: Mapping[str, Any], config: Path | None) -> Any:
     record = stage.params
     more: dict[str, Any] = {}
     if stage.has_methods:
-        spec = next(spec for spec in specs(record) if spec.name == "method")
-        if spec.required and "method" not in values:
+        name = values.get("method", stage.defaults.get("method"))
+        if name is None:
             known = ", ".join(methods.names(stage.name))
             raise ParamError(where, "method must be given", f"--method is one of {known}")
-        method = methods.find(str(values.get("method", spec.default)), stage.name)
+        method = methods.find(str(name), stage.name)
         more = {
             "options": method.options,
             "defaults": {**stage.defaults, **method.defaults.get(stage.name, {})},

@@ -50,7 +50,7 @@ RECIPE = Schedule(
 DEFAULTS = {name: value for name, value in vars(RECIPE).items() if name != "warmup"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Params(Training):
     """Parameters of finetune."""
 
@@ -63,12 +63,14 @@ class Params(Training):
     from_epoch: int | None = param(
         None, "start from the weights that pretrain --snapshots kept after this epoch", ge=1
     )
-    optimizer: Literal["sgd", "adam"] = param("sgd", "optimiser")
+    optimizer: Literal["sgd", "adam"] = param("sgd", "optimiser", group="Schedule")
     decay: Literal["cosine", "steps"] = param(
-        "cosine", "learning rate falls along a cosine to 0, or at the milestones"
+        "cosine", "learning rate falls along a cosine to 0, or at the milestones", group="Schedule"
     )
     shift_bn: bool = param(
-        False, "batch-norm statistics of a frozen backbone follow the images of this run"
+        False,
+        "batch-norm statistics of a frozen backbone follow the images of this run",
+        group="Augmentation",
     )
 
 
