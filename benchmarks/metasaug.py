@@ -24,6 +24,7 @@ from ltcli.engine.fit import Batch
 from ltcli.engine.steps import plain_step
 from ltcli.methods.metasaug import Params, make_steps
 from ltcli.methods.method import Base, Setting, base_loss, weighted_mean
+from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 from ltcli.stages.finetune import Params as FinetuneParams
 from ltcli.stats.quadratic import Full, by_sample
@@ -35,7 +36,7 @@ DEVICE = torch.device("cpu")
 
 def setting(dtype: torch.dtype) -> Setting:
     """Return random images with an imprint of their class, and a fresh network."""
-    network = place(build_network("resnet32", CLASSES, 0), DEVICE).train()
+    network = place(build_network(small_images.backbone("resnet32"), CLASSES, 0), DEVICE).train()
     generator = torch.Generator().manual_seed(0)
     labels = torch.multinomial(COUNTS / COUNTS.sum(), BATCH, True, generator=generator)
     imprints = torch.randn(CLASSES, 3, 32, 32, generator=generator)

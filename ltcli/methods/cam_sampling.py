@@ -22,13 +22,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcli.artifacts.backbone import require_maps
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods import bilevel
 from ltcli.methods.method import FINETUNE, Method, Steps
 from ltcli.methods.refusals import has_activation_maps, moves_backbone
-from ltcli.models.names import BORROWED
 
 if TYPE_CHECKING:
     import torch
@@ -120,10 +120,7 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     if params.sampler != "instance-balanced":
         rule = f"sampler must be instance-balanced for cam-sampling, got {params.sampler}"
         raise ParamError("finetune", rule, "the method fills up rare classes by itself")
-    if headers["model"].info["backbone"].startswith(BORROWED):
-        from ltcli.models.network import require_maps
-
-        require_maps(headers["model"])
+    require_maps(headers["model"])
 
 
 def _mover(

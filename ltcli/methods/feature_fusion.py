@@ -34,6 +34,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ltcli.artifacts.backbone import backbone_of, require_maps
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
@@ -109,16 +110,14 @@ def _check_maps(params: Any, headers: Mapping[str, Header]) -> None:
             hint = "make it with dump-features --maps, or use --data images"
             raise ArtifactError(where, "holds no feature maps", hint)
     else:
-        from ltcli.models.network import num_stages, require_maps
-
         model = headers["model"]
-        stages = num_stages(model.info["backbone"])
+        stages = backbone_of(model).stages
         if params.stages_after > stages:
             rule = f"stages-after must be at most {stages}, got {params.stages_after}"
-            raise ParamError("finetune", rule, f"{model.info['backbone']} has so many stages")
+            raise ParamError("finetune", rule, f"{backbone_of(model)} has so many stages")
         where, size = model.path, require_maps(model)
     if max(size) == 1:
-        rule = f"the feature maps of {headers['model'].info['backbone']} are 1x1 for these images"
+        rule = f"the feature maps of {backbone_of(headers['model'])} are 1x1 for these images"
         hint = "fusion needs positions: use a backbone with fewer stages, or larger images"
         raise ArtifactError(where, rule, hint)
 

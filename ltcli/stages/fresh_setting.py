@@ -18,11 +18,13 @@ from ltcli.methods.method import Setting, weighted_mean
 from ltcli.models.network import build_network, place
 from ltcli.stages.samples import open_samples
 from ltcli.stages.setting import make_optimizer, start_classifier
-from ltcli.stages.start import backbone_of, load_start, pixels
+from ltcli.stages.start import Start, load_start
 from ltcli.stats.losses import remix_shares
 
 
-def fresh_setting(params: Any, schedule: Schedule, split: Artifact, context: Context) -> Setting:
+def fresh_setting(
+    params: Any, schedule: Schedule, split: Artifact, start: Start, context: Context
+) -> Setting:
     """Return a fresh network, its optimiser and its images."""
     device = resolve_device(context.device)
     method = methods.find(params.method, "pretrain")
@@ -33,7 +35,6 @@ def fresh_setting(params: Any, schedule: Schedule, split: Artifact, context: Con
     # At least the last epoch of a short run has what was asked for.
     deferred = min(round(params.defer * epochs / schedule.epochs), epochs - 1)
 
-    seen = pixels(params, split.header)
     augmentation = Augmentation(
         padding=params.padding,
         pad_mode=schedule.pad_mode,
@@ -43,15 +44,14 @@ def fresh_setting(params: Any, schedule: Schedule, split: Artifact, context: Con
     )
 
     def images(part: str) -> Augmented:
-        samples = open_samples(split, part, device, params, seen, augmentation)
+        samples = open_samples(split, part, device, params, start.backbone, augmentation)
         return Augmented(samples, params.seed)
 
     # A last layer alone is small, and its logits decide.
     embeddings = split.header.info["store"] == "features"
-    name, size = backbone_of(params, method, split.header), split.header.info["image_size"]
-    network = build_network(name, len(class_counts), params.seed, head.form, size)
+    network = build_network(start.backbone, len(class_counts), params.seed, head.form)
     start_classifier(network.classifier, head, fresh=True)
-    load_start(network, params)
+    load_start(network, start)
     network = place(network, device)
     network.share(here())
     labels = split.tensor("train.labels")

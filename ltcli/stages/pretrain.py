@@ -19,6 +19,7 @@ from ltcli.stages.samples import (
     workers_option,
 )
 from ltcli.stages.stage import (
+    Checked,
     Input,
     Result,
     Stage,
@@ -26,13 +27,7 @@ from ltcli.stages.stage import (
     check_processes,
     refuse_given,
 )
-from ltcli.stages.start import (
-    backbone_of,
-    check_start,
-    fingerprint,
-    pixels,
-    recipe_of,
-)
+from ltcli.stages.start import Start, recipe_of, resolve_start
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
@@ -47,12 +42,12 @@ class Params:
     method: str = param("cross-entropy", "the loss; see ltcli methods")
     backbone: str = param(
         "auto",
-        "resnet20/32/44/56/110 with D = 64, resnet10/18/34 with D = 512, or one of torchvision's:"
-        " torchvision.resnet50; auto is resnet32, and none for embeddings",
+        "resnet20/32/44/56/110 (64 features) or resnet10/18/34 (512) for small images, or any"
+        " network of timm, as timm.resnet50; auto is resnet32, and none for embeddings",
     )
     weights: str | None = param(
         None,
-        "start from these: a file, or torchvision's by name, as default or IMAGENET1K_V2",
+        "file of the first weights, or default: the ones that timm publishes",
         identity=False,
     )
     schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
@@ -125,8 +120,8 @@ def resolved_schedule(params: Params) -> Schedule:
     return schedule
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Check what can be known before any work."""
+def check(params: Any, headers: Mapping[str, Header]) -> Checked:
+    """Check what can be known before any work, and find out where the run starts from."""
     schedule = resolved_schedule(params)
     check_momentum("pretrain", schedule.nesterov, params.momentum)
     if params.defer >= schedule.epochs:
@@ -151,14 +146,14 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
     header = headers["split"]
     check_samples("pretrain", params.root, header)
     refuse_augmentation("pretrain", params, header.info["store"])
-    check_start(params, method, header)
+    start = resolve_start(params, method, header)
     if header.size("train.labels", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
+    return Checked(start.fingerprint, start.warnings, start)
 
 
 def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:
     """Train with the one loop; the last epoch is the result."""
-    from ltcli.data.decode import CENTRE
     from ltcli.engine.fit import fit
     from ltcli.engine.schedules import learning_rate
     from ltcli.engine.state import Snapshots, TrainingState
@@ -166,10 +161,11 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
     from ltcli.stages.progress import report
     from ltcli.stages.setting import make_steps
 
-    split = inputs["split"]
+    split, start = inputs["split"], context.start
+    assert isinstance(start, Start)
     info = split.header.info
     schedule = resolved_schedule(params)
-    setting = fresh_setting(params, schedule, split, context)
+    setting = fresh_setting(params, schedule, split, start, context)
     network, epochs = setting.network, setting.epochs
     method = methods.find(params.method, "pretrain")
     steps = make_steps(params, method, setting, mixing_of(params, setting.class_counts))
@@ -200,16 +196,13 @@ def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result
         {
             "class_names": info["class_names"],
             "class_counts": info["class_counts"],
-            **pixels(params, split.header),
-            "image_size": info["image_size"],
             "split": split.header.digest,
-            "backbone": backbone_of(params, method, split.header),
+            "backbone": dataclasses.asdict(start.backbone),
             "classifier": network.classifier.form,
             "method": params.method,
             "balanced": epochs > 0 and _balances(method, params),
             "epochs": epochs,
-            **({"centre": CENTRE} if info["store"] == "files" else {}),
-            "recipe": recipe_of(params, split.header),
+            "recipe": recipe_of(params, start, split.header),
         },
     )
 
@@ -227,12 +220,11 @@ STAGE = Stage(
     output="model",
     run=run,
     shares_work=True,
-    external=fingerprint,
     check=check,
     has_methods=True,
     examples=(
         "ltcli pretrain -d artifacts/c10-100",
-        "ltcli pretrain --backbone torchvision.resnet50 --weights resnet50.pth --epochs 0"
+        "ltcli pretrain --backbone timm.resnet50 --weights resnet50.pth --epochs 0"
         " -d artifacts/photos",
         "ltcli pretrain --schedule mislas --mixup 1 --epochs 50 -d artifacts/c10-100",
         "ltcli pretrain --method balanced-softmax --out artifacts/c10-100/balanced.safetensors"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ltcli import methods
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.store import Artifact
 from ltcli.compute.device import autocast
 from ltcli.compute.parallel import here
@@ -43,7 +44,8 @@ def trained(
             labels = bank.tensor(f"{part}.labels")
         else:
             split = inputs["split"]
-            samples = open_samples(split, part, device, params, inputs["model"].header.info)
+            backbone = backbone_of(inputs["model"].header)
+            samples = open_samples(split, part, device, params, backbone)
             features = features_of(network, samples, dtype)
             labels = split.tensor(f"{part}.labels")
         parts[part] = (features, labels)
@@ -77,7 +79,7 @@ def prepare(
     head, counts = method.head(options), method.counts(options, class_counts.to(device))
     is_fresh = head.start == "fresh"
     if is_fresh:
-        dim, num_classes = network.backbone.feature_dim, len(class_counts)
+        num_classes, dim = network.classifier.weight.shape
         classifier = build_classifier(dim, num_classes, params.seed, head.form)
         network.classifier = classifier.to(device)
     start_classifier(network.classifier, head, fresh=is_fresh)
@@ -251,7 +253,7 @@ class _Source:
     ) -> None:
         self._params, self._network, self._dtype = params, network, dtype
         self._artifact = inputs["split" if params.data == "images" else "features"]
-        self._pixels = inputs["model"].header.info
+        self._backbone = backbone_of(inputs["model"].header)
         self._kept: dict[str, Augmented] = {}
         self._device = network.classifier.weight.device
 
@@ -271,7 +273,7 @@ class _Source:
         network, fold = self._network, not self._params.shift_bn
         function: Callable[[torch.Tensor], torch.Tensor]
         if maps:
-            function = backbone_maps(network) if fold else network.backbone.maps
+            function = backbone_maps(network) if fold else network.maps
         else:
             function = backbone_features(network, folded=fold)
 
@@ -296,7 +298,9 @@ class _Source:
                 least_area=params.least_area,
                 jitter=params.jitter,
             )
-            samples = open_samples(self._artifact, part, self._device, params, self._pixels, varied)
+            samples = open_samples(
+                self._artifact, part, self._device, params, self._backbone, varied
+            )
             self._kept[part] = Augmented(samples, params.seed)
         return self._kept[part]
 

@@ -13,6 +13,7 @@ from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import build
 from ltcli.engine.fit import Batch
 from ltcli.methods.method import Setting, weighted_mean
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone
 from ltcli.stages import STAGES
@@ -86,7 +87,9 @@ def bilevel():
         shape = (3, 8, 8) if whole else (5,)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            backbone = build_backbone("resnet20") if whole else torch.nn.Identity()
+            backbone = (
+                build_backbone(small_images.backbone("resnet20")) if whole else torch.nn.Identity()
+            )
             network = Network(backbone, Classifier(64 if whole else 5, 4)).to(dtype).train()
         network.classifier.bias.data = torch.randn(4, generator=rng, dtype=dtype)
         network.classifier.scales.data = torch.rand(4, generator=rng, dtype=dtype) + 0.5

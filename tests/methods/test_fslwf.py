@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.data.batches import Augmentation
@@ -130,8 +131,8 @@ def test_means_of_images_are_of_these_as_they_are(ltcli, copy):
     ):
         network = load_network(model, torch.device("cpu"))
         varied = Augmentation(padding=4, flip=True)
-        info = model.header.info
-        samples = open_samples(split, "train", torch.device("cpu"), SimpleNamespace(), info, varied)
+        backbone, cpu = backbone_of(model.header), torch.device("cpu")
+        samples = open_samples(split, "train", cpu, SimpleNamespace(), backbone, varied)
     setting = SimpleNamespace(
         network=network,
         labels=labels,

@@ -14,6 +14,7 @@ from ltcli.engine.fit import Batch
 from ltcli.methods.bilevel import check
 from ltcli.methods.metasaug import METHOD, Params, make_steps
 from ltcli.methods.method import Base, Setting, base_loss, weighted_mean
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone
 from ltcli.stages.finetune import Params as FinetuneParams
@@ -31,7 +32,7 @@ LR = 0.05
 def setting(rng, *, whole, lr=LR):
     """Twelve rows a step: of images through a small backbone, or of features."""
     shape = (3, 8, 8) if whole else (5,)
-    backbone = build_backbone("resnet20") if whole else torch.nn.Identity()
+    backbone = build_backbone(small_images.backbone("resnet20")) if whole else torch.nn.Identity()
     classifier = Classifier(64 if whole else 5, C)
     classifier.bias.data = torch.randn(C, generator=rng)
     classifier.scales.data = torch.rand(C, generator=rng) + 0.5

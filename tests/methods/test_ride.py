@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.methods.ride import METHOD, Params, head, make_steps
+from ltcli.models import small_images
 from ltcli.models.network import build_network
 from ltcli.stats.losses import margins
 from tests.methods.conftest import COUNTS
@@ -15,7 +16,7 @@ from tests.methods.conftest import COUNTS
 def case(bilevel):
     """Two experts on 24 images."""
     setting = bilevel(whole=True)
-    network = build_network("resnet20-ride2", 4, 0, "experts2").train()
+    network = build_network(small_images.backbone("resnet20", "ride2"), 4, 0, "experts2").train()
     network.classifier.scales.data.fill_(30.0)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     return dataclasses.replace(setting, network=network, optimizer=optimizer)

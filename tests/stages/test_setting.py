@@ -5,6 +5,7 @@ import torch
 
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods.method import Head
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network
 from ltcli.stages.setting import _train_batch_norms, make_optimizer, start_classifier
@@ -15,7 +16,7 @@ LR, DECAY = SCHEDULES["ldam"].lr, SCHEDULES["ldam"].weight_decay
 
 def moved_without_gradients(head, **options):
     """Each part of a classifier, by how much one step without gradients shrinks it."""
-    network = build_network("resnet20", 10, seed=0)
+    network = build_network(small_images.backbone("resnet20"), 10, seed=0)
     for part in PARTS:
         getattr(network.classifier, part).data.fill_(1.0)
     start_classifier(network.classifier, head, fresh=False)
@@ -70,7 +71,7 @@ def test_rates_of_parts_of_the_classifier_multiply_the_rate():
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_only_what_has_gradients_is_optimised_and_that_once(kind):
-    network = build_network("resnet20", 10, seed=0)
+    network = build_network(small_images.backbone("resnet20"), 10, seed=0)
     network.backbone.requires_grad_(False)
     head = Head(trainable=("weight",))
     start_classifier(network.classifier, head, fresh=True)
@@ -84,7 +85,7 @@ def test_only_what_has_gradients_is_optimised_and_that_once(kind):
 
 
 def test_factors_start_where_the_method_wants_them():
-    network = build_network("resnet20", 10, seed=0)
+    network = build_network(small_images.backbone("resnet20"), 10, seed=0)
     start_classifier(network.classifier, Head(), fresh=True)
     assert network.classifier.scales.eq(1).all()
     start_classifier(network.classifier, Head(scale=30.0), fresh=True)
