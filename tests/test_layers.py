@@ -25,7 +25,7 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
-HEAVY = {"torch", "torchvision"}
+HEAVY = {"torch", "torchvision", "timm"}
 LIGHT_PACKAGES = ("cli", "stages", "methods", "core", "artifacts")
 LIGHT_FILES = (
     "ltcli.compute.environment",
@@ -37,7 +37,11 @@ LIGHT_FILES = (
     "ltcli.data.reading",
     "ltcli.data.source_table",
     "ltcli.engine.schedules",
-    "ltcli.models.names",
+    "ltcli.models.backbones",
+    "ltcli.models.embeddings",
+    "ltcli.models.small_images",
+    "ltcli.models.source",
+    "ltcli.models.timm_networks",
     "ltcli.stats.head_classes",
     "ltcli.stats.pixel_statistics",
 )

@@ -77,10 +77,10 @@ def test_another_backbone_has_a_folder_of_its_own(recipe, calls):
     positions = recipe.read_text().split(f"#   {recipe.name} ")[1].split("\n")[0].split("] [")
     before = [""] * next(i for i, name in enumerate(positions) if name.startswith("BACKBONE"))
     (folder,) = {after(words, "-d")[0] for words in calls(recipe)}
-    for backbone in ("torchvision.resnet101", "resnet18"):
+    for backbone in ("timm.resnet101.tv_in1k", "resnet18"):
         (other,) = {after(words, "-d")[0] for words in calls(recipe, *before, backbone)}
         assert other == f"{folder}-{backbone}"
-    default = "resnet32" if recipe.parent.name == "cifar_lt" else "torchvision.resnet50"
+    default = "resnet32" if recipe.parent.name == "cifar_lt" else "timm.resnet50.tv_in1k"
     (same,) = {after(words, "-d")[0] for words in calls(recipe, *before, default)}
     assert same == folder
 

@@ -78,7 +78,7 @@ def _dry(job: Job) -> dict[str, Any]:
         "status": "up to date" if reason is None else f"would run: {reason}",
         "inputs": {role: str(path) for role, path in job.inputs.items()},
         "parameters": as_dict(job.params),
-        "preview": planned.preview,
+        "preview": [*planned.preview, *planned.checked.warnings],
     }
 
 

@@ -88,7 +88,8 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
     """Return a hint that names the known word closest to ``name``, or the known words.
 
     Returns:
-        ``did you mean 'x'?`` where one word is close, else ``known: a, b, c``; None for no words.
+        ``did you mean 'x'?`` where one word is close, else ``known: a, b, c``; None for no words,
+        or for more than fit on a few lines.
     """
     import difflib
 
@@ -97,7 +98,7 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return "known: " + ", ".join(sorted(known))
+    return "known: " + ", ".join(sorted(known)) if len(known) <= 100 else None
 
 
 def cause(error: Exception) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
@@ -26,7 +27,7 @@ from ltcli.stages.samples import (
     check_samples,
     open_samples,
 )
-from ltcli.stages.stage import Input, Result, Stage, check_follows_prior
+from ltcli.stages.stage import Checked, Input, Result, Stage, check_follows_prior
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +78,8 @@ def _way(params: Params) -> str:
     return given[0]
 
 
-def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check what can be known before any work."""
+def check(params: Params, headers: Mapping[str, Header]) -> Checked:
+    """Check what can be known before any work; fingerprint the file of shares or costs."""
     way, model = _way(params), headers["model"]
     if params.target != "balanced-accuracy" and params.tau != "auto":
         raise ParamError("adjust", f"target needs --tau auto, got {params.target}")
@@ -99,6 +100,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         if "epoch" in data.info:
             rule = f"is of epoch {data.info['epoch']}, not of the last one"
             raise ArtifactError(data.path, rule, "run dump-features without --from-epoch")
+    return Checked(fingerprint(params))
 
 
 def _check_first(way: str, model: Header) -> None:
@@ -221,7 +223,7 @@ def _validation(
 
     split = inputs["split"]
     device = resolve_device(context.device)
-    samples = open_samples(split, "val", device, params, inputs["model"].header.info)
+    samples = open_samples(split, "val", device, params, backbone_of(inputs["model"].header))
     dtype = resolve_precision(params.precision, device)
     features = features_of(place(network, device), samples, dtype)
     classifier = network.cpu().classifier
@@ -282,7 +284,6 @@ STAGE = Stage(
     run=run,
     check=check,
     output_stem=lambda params, _inputs: f"adjust-{_way(params)}",
-    external=fingerprint,
     show=show,
     examples=(
         "ltcli adjust --tau auto -d artifacts/c10-100",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of, require_maps
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError, ParamError
 from ltcli.core.params import param
 from ltcli.data.reading import Reading
-from ltcli.models.names import BORROWED, EMBEDDINGS
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
@@ -57,9 +57,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if not params.views:
         refuse_given("dump-features", params, ("padding", "flip", "seed"), "without --views")
     refuse_augmentation("dump-features", params, store)
-    if params.maps and headers["model"].info["backbone"].startswith((BORROWED, EMBEDDINGS)):
-        from ltcli.models.network import require_maps
-
+    if params.maps:
         require_maps(headers["model"])
 
 
@@ -83,14 +81,14 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
     epoch = None if params.from_epoch is None else params.from_epoch - 1
-    network = load_network(model, device, epoch)
+    network, backbone = load_network(model, device, epoch), backbone_of(model.header)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
     classifier = network.classifier.cpu()
 
     def samples(part: str, padding: int = 0) -> Samples:
         # Normalised as in training, also where the images are of another split.
         varied = Augmentation(padding=padding, flip=params.flip, seed=params.seed)
-        return open_samples(split, part, device, params, model.header.info, varied)
+        return open_samples(split, part, device, params, backbone, varied)
 
     tensors: dict[str, torch.Tensor] = {}
     for part in ("train", "val", "test"):

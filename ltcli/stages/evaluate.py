@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
@@ -61,7 +62,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info = model.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
-    images = open_samples(split, params.on, device, params, info)
+    backbone = backbone_of(model.header)
+    images = open_samples(split, params.on, device, params, backbone)
     labels = split.tensor(f"{params.on}.labels")
 
     def logits_of(network: Network, features: torch.Tensor) -> torch.Tensor:
@@ -109,7 +111,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "recipe": info["recipe"],
             "network_parameters": network.size(),
             "held_out": split.header.size("val.labels", 0),
-            "views": network.backbone.views,
+            "backbone": info["backbone"],
         },
     )
 

@@ -24,7 +24,7 @@ from ltcli.core.params import as_dict
 from ltcli.core.text import printable
 from ltcli.stages.memory import memory_needed
 from ltcli.stages.resume import ResumeFile, Unsaved, checkpoint_of
-from ltcli.stages.stage import Stage, check_processes, check_together
+from ltcli.stages.stage import Checked, Stage, check_processes, check_together
 
 if TYPE_CHECKING:
     from ltcli.stages.stage import Result
@@ -61,11 +61,13 @@ class Plan:
         inputs: Role to SHA-256 of each input: with the parameters, the identity of the output.
         reason: Why it has to be made; None where it is up to date.
         preview: Lines for people about what would be made.
+        checked: What the stage's check found.
     """
 
     inputs: Mapping[str, str]
     reason: str | None
     preview: list[str]
+    checked: Checked
 
 
 def plan(job: Job) -> Plan:
@@ -86,17 +88,15 @@ def plan(job: Job) -> Plan:
         headers[role.name] = header
     apart = {role.name: role.may_differ(job.params) for role in job.stage.inputs}
     check_together(job.stage.name, headers, apart)
-    if job.stage.check is not None:
-        job.stage.check(job.params, headers)
-    inputs = {role: header.digest for role, header in headers.items()}
-    if job.stage.external is not None:
-        inputs |= job.stage.external(job.params)
+    checked = None if job.stage.check is None else job.stage.check(job.params, headers)
+    checked = checked or Checked()
+    inputs = {role: header.digest for role, header in headers.items()} | dict(checked.inputs)
     _check_name(job.out, job.inputs.values())
     reason = _reason(job, inputs)
     if reason is not None:
         _check_writable(job.out)
     preview = [] if job.stage.preview is None else job.stage.preview(job.params, headers)
-    return Plan(inputs, reason, preview)
+    return Plan(inputs, reason, preview, checked)
 
 
 def check_output(out: Path, inputs: Iterable[Path]) -> None:
@@ -191,7 +191,9 @@ def run(job: Job) -> bool:
             # A signal is for the first process, which saves before it ends: this one follows.
             with _handled(lambda *_: None):
                 unsaved = Unsaved(_resume_file(job, first.inputs))
-                context = Context(job.stage.name, job.device, unsaved, _unlogged)
+                context = Context(
+                    job.stage.name, job.device, unsaved, _unlogged, start=first.checked.start
+                )
                 _work(job, first, context)
             return world.agreed(True)
         with locked(job.out, checkpoint_of(job.out)):
@@ -201,6 +203,8 @@ def run(job: Job) -> bool:
                 return False
             begun = f"{job.stage.name}: running ({now.reason})"
             logger.info("%s", "\n".join([begun, *now.preview]))
+            for line in now.checked.warnings:
+                logger.warning("%s", line)
             _run_locked(job, now)
         return world.agreed(True)
 
@@ -232,7 +236,7 @@ def _run_locked(job: Job, now: Plan) -> None:
 
     event, mode = ("resume", "a") if resumed else ("start", "w")
     log({"event": event, "time": started, **describe(job.device)}, mode)
-    context = Context(job.stage.name, job.device, checkpoint, log)
+    context = Context(job.stage.name, job.device, checkpoint, log, start=now.checked.start)
     with _signals(context):
         result = _work(job, now, context)
         digest = save(

@@ -21,7 +21,7 @@ from ltcli.data.source_table import (
     require_root,
 )
 from ltcli.stages.split_report import show, warn_of_short_classes
-from ltcli.stages.stage import Result, Stage
+from ltcli.stages.stage import Checked, Result, Stage
 from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -270,8 +270,8 @@ def _fingerprint(params: Params) -> dict[str, str]:
     return fingerprint(params.source, Path(params.root), _named(params))
 
 
-def check(params: Params, _headers: Mapping[str, Any]) -> None:
-    """Check what can be known before any image is read."""
+def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
+    """Check what can be known before any image is read; fingerprint the data set."""
     from ltcli.data.long_tail import require_factor
 
     require_factor(params.imbalance_factor)
@@ -284,6 +284,7 @@ def check(params: Params, _headers: Mapping[str, Any]) -> None:
     if _profile(params) == "natural" and params.imbalance_factor != Params.imbalance_factor:
         rule = "imbalance_factor must not be given for profile natural"
         raise ParamError("split", rule, "--profile exp or step gives the classes that ratio")
+    return Checked(_fingerprint(params))
 
 
 STAGE = Stage(
@@ -301,7 +302,6 @@ STAGE = Stage(
         "ltcli split imagenet-lt --root imagenet -d artifacts/imagenet-lt",
         "ltcli split embeddings --root features.npz -d artifacts/features",
     ),
-    external=_fingerprint,
     check=check,
     show=show,
 )

@@ -54,6 +54,21 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What the check of a stage found for the rest of the run.
+
+    Attributes:
+        inputs: SHA-256 of what the stage reads beside artifacts, by role; see ``OUTSIDE``.
+        warnings: Lines for people.
+        start: What ``run`` finds in its context, so that it need not be worked out again.
+    """
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    start: object = None
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stage of the toolkit.
 
@@ -66,7 +81,6 @@ class Stage:
         run: Does the work. Imports torch in its first lines, never before.
         examples: Runnable command lines for ``--help``.
         output_stem: Stem of the default output, where it is not the name.
-        external: Fingerprints of what the stage reads beside artifacts, by role; see ``OUTSIDE``.
         check: Looks at parameters and headers before any work.
         has_methods: Whether ``params.method`` chooses a method, whose parameters are added.
         defaults: Defaults for fields of ``params``, instead of the declared ones.
@@ -84,8 +98,7 @@ class Stage:
     run: Callable[[Any, Mapping[str, Artifact], Context], Result]
     examples: tuple[str, ...]
     output_stem: Callable[[Any, Mapping[str, Path]], str] | None = None
-    external: Callable[[Any], dict[str, str]] | None = None
-    check: Callable[[Any, Mapping[str, Header]], None] | None = None
+    check: Callable[[Any, Mapping[str, Header]], Checked | None] | None = None
     has_methods: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     for_each: str | None = None

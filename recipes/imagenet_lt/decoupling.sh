@@ -5,8 +5,9 @@
 # Takes: not measured. Expect cRT and LWS below 51.7 and 52.0 %, which others print for ResNet-50
 # after mixup (see mislas.sh); cross-entropy alone is printed as 38.9 to 44.6 %.
 set -euo pipefail
-root=${1:-data} backbone=${3:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt${other:+-$other}}
 
 ltcli split imagenet-lt --root "$root" -d "$d"

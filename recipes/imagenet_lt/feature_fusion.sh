@@ -12,7 +12,7 @@ d=${2:-artifacts/imagenet-lt-resnet10}
 ltcli split imagenet-lt --root "$root" -d "$d"
 for loss in cross-entropy focal; do
     start=(--model "$d/$loss.safetensors" -d "$d")
-    ltcli pretrain --method "$loss" --backbone torchvision.resnet10 --schedule cosine --epochs 90 \
+    ltcli pretrain --method "$loss" --backbone timm.resnet10 --schedule cosine --epochs 90 \
         --batch-size 512 --lr 0.2 --warmup 0 --weight-decay 5e-4 --no-nesterov --jitter 0.4 \
         --out "$d/$loss.safetensors" -d "$d"
     ltcli dump-features --out "$d/features-$loss.safetensors" "${start[@]}"

@@ -6,8 +6,9 @@
 #   metasaug.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published, 47.39 %, and cross-entropy at 38.88 %.
 set -euo pipefail
-root=${1:-data} backbone=${3:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt${other:+-$other}}
 stage2=(--data images --train classifier --epochs 20 --batch-size 256 --lr 3e-4 --jitter 0.4)
 metasaug=(--method metasaug --form diagonal --strength 0.25 --ramp-start 0 --beta 0.9999)

@@ -6,8 +6,9 @@
 # Takes: not measured. Expect, as published for ResNet-50, 45.5 % after mixup, 51.7 % by cRT, 52.0 %
 # by LWS and 52.7 % by MiSLAS.
 set -euo pipefail
-root=${1:-data} backbone=${3:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt-mixup${other:+-$other}}
 
 ltcli split imagenet-lt --root "$root" -d "$d"

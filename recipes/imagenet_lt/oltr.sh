@@ -10,7 +10,7 @@ d=${2:-artifacts/imagenet-lt-oltr}
 
 ltcli split imagenet-lt --root "$root" -d "$d"
 # Milestones are those of mwn's 100 epochs: 10 and 20 of 30.
-ltcli pretrain --backbone torchvision.resnet10 --schedule mwn --epochs 30 --batch-size 128 \
+ltcli pretrain --backbone timm.resnet10 --schedule mwn --epochs 30 --batch-size 128 \
     --lr 0.1 --milestones 33,67 --factors 0.1,0.01 --weight-decay 5e-4 --no-nesterov \
     --jitter 0.4 -d "$d"
 ltcli dump-features -d "$d"

@@ -6,8 +6,9 @@
 #   risda.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published, 50.69 %, with a backbone trained for 10 epochs more.
 set -euo pipefail
-root=${1:-data} backbone=${3:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt-risda${other:+-$other}}
 stage2=(--epochs 20 --batch-size 128 --lr 1e-3 --decay steps --weight-decay 2e-4 -d "$d")
 risda=(--method risda --shift 0 --strength 7.5 --ramp-start 0.8 --head min-count --head-at 100)

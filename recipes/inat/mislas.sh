@@ -6,8 +6,9 @@
 # Takes: not measured. Expect it above 67.6 %, which is printed for cRT without mixup on 2018; for
 # MiSLAS itself no figure has been checked against its paper.
 set -euo pipefail
-root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data-mixup${other:+-$other}}
 
 ltcli split "$data" --root "$root" --val-per-class 0 -d "$d"

@@ -6,8 +6,9 @@
 #   risda.sh [FOLDER OF THE DATA] [OUT] [inat2018|inat2017] [BACKBONE]
 # Takes: not measured. Expect, as published for 2018, 69.15 %.
 set -euo pipefail
-root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data-risda${other:+-$other}}
 stage2=(--epochs 40 --batch-size 128 --lr 5e-4 --decay steps --weight-decay 1e-4 -d "$d")
 risda=(--method risda --shift 0 --strength 7.5 --ramp-start 0.67 --head min-count --head-at 100)

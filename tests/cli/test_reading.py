@@ -5,12 +5,16 @@ import json
 import pytest
 import torch
 
+from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import save
 from ltcli.core.params import build
+from ltcli.data.fingerprint import fingerprint
 from ltcli.data.source_table import SOURCES
 from ltcli.methods import METHODS
-from ltcli.stages import STAGES
+from ltcli.models import small_images
+from ltcli.stages import STAGES, adjust
 from ltcli.stages.stage import OUTSIDE
+from ltcli.stages.start import Start
 
 
 def test_show_prints_kind_stage_parameters_inputs_and_tensors(ltcli, chain):
@@ -66,19 +70,18 @@ def test_lineage_knows_samples_of_a_split_outside(ltcli, tmp_path):
 def test_whatever_stages_read_beside_artifacts_is_known_as_outside(tmp_path):
     file = tmp_path / "x.csv"
     file.write_text("0,1")
-    given = {
-        "split": [{"source": name, "root": str(tmp_path)} for name in SOURCES],
-        "pretrain": [{"weights": str(file)}],
-        "adjust": [{"costs": str(file)}, {"prior": str(file)}],
-    }
-    reading = {stage.name: stage for stage in STAGES if stage.external is not None}
-    assert given.keys() == reading.keys()
-    found = [
-        stage.external(build(stage.params, values, name, defaults=stage.defaults))
-        for name, stage in reading.items()
-        for values in given[name]
-    ]
+    found = [fingerprint(name, tmp_path, {}) for name in SOURCES]
+    found.append(Start(small_images.backbone("resnet20"), str(file), "0" * 64, ()).fingerprint)
+    for way in ("costs", "prior"):
+        found.append(adjust.fingerprint(build(adjust.Params, {way: str(file)}, "adjust")))
     assert {role for roles in found for role in roles} == set(OUTSIDE)
+
+
+def test_every_input_of_an_artifact_is_an_artifact_or_known_as_outside(chain):
+    for path in chain.glob("*.safetensors"):
+        header = read_header(path)
+        stage = next(stage for stage in STAGES if stage.name == header.stage)
+        assert header.inputs.keys() <= {*OUTSIDE, *(role.name for role in stage.inputs)}
 
 
 def test_lineage_names_a_missing_ancestor(ltcli, copy):
