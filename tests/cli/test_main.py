@@ -227,17 +227,6 @@ def test_unknown_key_in_a_config_file_names_the_file_and_the_nearest_key(ltcli, 
     ]
 
 
-def test_an_option_of_several_methods_shows_all_choices_and_each_method_s_default(ltcli):
-    shown = "".join(ltcli("finetune", "--help").out.split())
-    assert "--formsoftmax|sigmoid|full|diagonal" in shown
-    assert "(focal)onechoice,oroneperclass[default:softmax]" in shown
-    assert "(isda,metasaug,risda)oftherunningcovariances[default:full]" in shown
-    # Lines may break behind a hyphen.
-    shown = "".join(ltcli("pretrain", "--help").out.split())
-    assert "(focal,focal-drw)onechoice,oroneperclass[default:softmax]" in shown
-    assert "(class-balanced-focal)onechoice,oroneperclass[default:sigmoid]" in shown
-
-
 def test_method_options_come_from_the_config_file_too(ltcli, chain, tmp_path):
     config = tmp_path / "f.yaml"
     config.write_text("method: logit-adjustment\ntau: 0.5\n")
