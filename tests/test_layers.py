@@ -34,6 +34,7 @@ LIGHT_FILES = (
     "ltcli.compute.transfer",
     "ltcli.data.class_table",
     "ltcli.data.published",
+    "ltcli.data.reading",
     "ltcli.data.source_table",
     "ltcli.engine.schedules",
     "ltcli.models.names",
@@ -145,7 +146,7 @@ LIGHT = [
     name
     for name in FILES
     if name in LIGHT_FILES or (name.split(".")[1:2] and name.split(".")[1] in LIGHT_PACKAGES)
-    if name not in ("ltcli.artifacts.store", "ltcli.stages.setting", "ltcli.stages.fresh_setting")
+    if name not in ("ltcli.artifacts.store", "ltcli.stages.training")
 ]
 
 

@@ -146,7 +146,7 @@ def _method_options(stage: Stage) -> dict[str, list[tuple[str, Spec]]]:
         for name in methods.names(stage.name):
             method = methods.METHODS[name]
             defaults = method.defaults.get(stage.name, {})
-            for spec in specs(method.params):
+            for spec in specs(method.options):
                 own = dataclasses.replace(spec, default=defaults.get(spec.name, spec.default))
                 found.setdefault(spec.name, []).append((name, own))
     return found

@@ -60,17 +60,21 @@ def _params(stage: Stage, given: Mapping[str, Any], config: Path | None) -> Any:
     values = {**from_file, **given}
     where = stage.name
     record = stage.params
+    more: dict[str, Any] = {}
     if stage.has_methods:
         spec = next(spec for spec in specs(record) if spec.name == "method")
         if spec.required and "method" not in values:
             known = ", ".join(methods.names(stage.name))
             raise ParamError(where, "method must be given", f"--method is one of {known}")
         method = methods.find(str(values.get("method", spec.default)), stage.name)
-        record = methods.with_options(record, method, stage.name)
+        more = {
+            "options": method.options,
+            "defaults": {**stage.defaults, **method.defaults.get(stage.name, {})},
+        }
     if config is not None:
         # A mistake in the file is reported with the file's name, not the command's.
-        build(record, {**_required(record), **from_file}, str(config))
-    return build(record, values, where)
+        build(record, {**_required(record), **from_file}, str(config), **more)
+    return build(record, values, where, **more)
 
 
 def _required(record: type) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ltcli.core.errors import ArtifactError, LtcliError, ParamError, nearest
 from ltcli.core.params import Spec, build, specs
 from ltcli.core.text import printable
 from ltcli.methods.method import Method
-from ltcli.stages import STAGES
+from ltcli.stages import finetune
 from ltcli.stages.stage import OUTSIDE
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -198,10 +198,10 @@ def _as_option(name: str, value: Any) -> str:
     return f"--{flag} {plain(value)}"
 
 
-def _method_facts(method: Method) -> dict[str, Any]:
+def _method_facts(method: Method[Any]) -> dict[str, Any]:
     parameters = {
         spec.flag: {"default": _default(method, spec), "help": spec.help}
-        for spec in specs(method.params)
+        for spec in specs(method.options)
     }
     needs = "a trained classifier and features" if method.solve else "labels"
     more = _reads(method)
@@ -215,7 +215,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
     }
 
 
-def _default(method: Method, spec: Spec) -> Any:
+def _default(method: Method[Any], spec: Spec) -> Any:
     """Return a parameter's default, or stage to default where its stages have different ones."""
     own = {s: method.defaults.get(s, {}).get(spec.name, spec.default) for s in method.stages}
     first, *others = own.values()
@@ -228,12 +228,11 @@ def _default_text(default: Any) -> str:
     return plain(default)
 
 
-def _reads(method: Method) -> list[str]:
+def _reads(method: Method[Any]) -> list[str]:
     """Return what a method reads in finetune with its default parameters."""
     if "finetune" not in method.stages:
         return []
-    stage = next(stage for stage in STAGES if stage.name == "finetune")
-    record = methods.with_options(stage.params, method, "finetune")
+    stage = finetune.STAGE
     words = {
         "covariances": "covariances",
         "confusion": "a confusion graph",
@@ -241,7 +240,10 @@ def _reads(method: Method) -> list[str]:
         "maps": "feature maps",
         "held-out": "held-out samples",
     }
-    return [words[what] for what in method.reads(build(record, {"method": ""}, "methods"))]
+    defaults = {**stage.defaults, **method.defaults.get("finetune", {})}
+    params = build(finetune.Params, {}, "methods", options=method.options, defaults=defaults)
+    run = finetune.run_of(params, {})
+    return [words[role] for role in method.reads(params.options, run)]
 
 
 def doctor(

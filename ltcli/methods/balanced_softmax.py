@@ -12,20 +12,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltcli.methods.method import BOTH, Method, NoParams
+from ltcli.core.params import NoOptions
+from ltcli.methods.method import BOTH, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import TrainingRun
 
 
-def make_loss(_params: NoParams, class_counts: torch.Tensor) -> Loss:
+def make_loss(_options: NoOptions, run: TrainingRun) -> Loss:
     """Return cross-entropy on logits plus log counts."""
     from torch.nn import functional as F
 
-    shift = class_counts.float().log()
+    shift = run.class_counts.float().log()
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
         return F.cross_entropy(logits + shift, labels, reduction="none")
@@ -37,5 +39,6 @@ METHOD = Method(
     summary="cross-entropy on logits plus log class counts",
     source="Ren et al., NeurIPS 2020, arXiv 2007.10740",
     stages=BOTH,
+    options=NoOptions,
     loss=make_loss,
 )

@@ -14,18 +14,17 @@ Source: Zhou, Cui, Wei, Chen, CVPR 2020, arXiv 1912.02413 and released code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ltcli.methods.method import Method, NoParams, Steps
-from ltcli.methods.refusals import takes_no_weights
+from ltcli.core.params import NoOptions
+from ltcli.methods.method import Method
+from ltcli.methods.run import refuse_class_weights
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
 
 
 def share(epoch: int, epochs: int) -> float:
@@ -33,49 +32,50 @@ def share(epoch: int, epochs: int) -> float:
     return 1 - (epoch / epochs) ** 2
 
 
-def make_steps(_params: NoParams, setting: Setting) -> Steps:
+def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
     """Return steps on two batches, one for each branch."""
     import torch
     from torch.nn import functional as F
 
     from ltcli.compute.device import autocast
-    from ltcli.engine.steps import descent, second_batches
+    from ltcli.engine.steps import Steps, descent, second_batches
     from ltcli.models.several import TwoBranches
 
-    network, labels = setting.network, setting.labels
+    network, labels = run.network, run.labels
     backbone = network.backbone
     if not isinstance(backbone, TwoBranches):
         raise ValueError("bbn trains a backbone of two branches")
     second = second_batches(
-        labels, len(setting.class_counts), "reversed", seed=setting.seed, epochs=setting.epochs
+        labels, len(run.class_counts), "reversed", seed=run.seed, epochs=run.epochs
     )
 
     def objective(batch: Batch) -> torch.Tensor:
-        a = share(batch.epoch, setting.epochs)
+        a = share(batch.epoch, run.epochs)
         rare = second(batch)
-        with autocast(labels.device, setting.dtype):
-            usual = backbone.of_branch(setting.inputs(batch), 0).float()
-            other = backbone.of_branch(setting.inputs(rare), 1).float()
+        with autocast(labels.device, run.dtype):
+            usual = backbone.of_branch(run.inputs(batch), 0).float()
+            other = backbone.of_branch(run.inputs(rare), 1).float()
         logits = network.classifier(2 * torch.cat([a * usual, (1 - a) * other], dim=1))
         parts = ((a, labels[batch.rows]), (1 - a, labels[rare.rows]))
         values = [part * F.cross_entropy(logits, y, reduction="none") for part, y in parts]
         return (values[0] + values[1]).mean()
 
-    return Steps(descent(setting.optimizer, objective))
+    return Steps(descent(run.optimizer, objective))
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
+def check(_options: NoOptions, run: Run) -> None:
     """Refuse class weights: the second branch is what the method has for rare classes."""
-    takes_no_weights(params, headers, "the second branch sees rare classes more often instead")
+    refuse_class_weights(run, "the second branch sees rare classes more often instead")
 
 
 METHOD = Method(
     summary="two branches, for the data as they are and for rare classes, mixed over time",
     source="Zhou et al., CVPR 2020, arXiv 1912.02413",
     stages=("pretrain",),
+    options=NoOptions,
     defaults={"pretrain": {"schedule": "bbn"}},
     steps=make_steps,
     alone=True,
     check=check,
-    backbone=lambda _options: "bbn",
+    backbone=lambda _options, _run: "bbn",
 )

@@ -8,21 +8,20 @@ along v, so that nothing is differentiated twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.isda import require_linear
-from ltcli.methods.refusals import stage_of, takes_no_weights
+from ltcli.methods.method import Base, base_loss
+from ltcli.methods.run import refuse_class_weights, require_instance_balanced, require_linear
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting, Steps
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
     from ltcli.stats.meta_covariance import Tangents
 
     Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -48,7 +47,7 @@ The rate falls with that of their virtual step; that of their optimiser falls on
 
 @dataclass(frozen=True)
 class MetaSet:
-    """Parameters of the meta set."""
+    """Options of the meta set."""
 
     meta_source: Literal["held-out", "train"] = param(
         "held-out", "meta set: the validation images, or images taken out of the training set"
@@ -57,82 +56,84 @@ class MetaSet:
     meta_batch: int = param(100, "images of the meta set per step", ge=2)
 
 
-def reads(params: Any) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Reweighting(MetaSet, Base):
+    """Options of methods that find a weight for every sample."""
+
+
+def reads(options: MetaSet, _run: Run) -> tuple[str, ...]:
     """Return what a method needs for its meta set beside model and data."""
-    return ("held-out",) if params.meta_source == "held-out" else ()
+    return ("held-out",) if options.meta_source == "held-out" else ()
 
 
-def counts(params: MetaSet, class_counts: torch.Tensor) -> torch.Tensor:
-    """Return how many samples of each class are left beside the meta set."""
-    return class_counts - (params.meta_per_class if params.meta_source == "train" else 0)
+def set_aside(options: MetaSet, _run: Run) -> int:
+    """Return the number of training images of each class that form the meta set."""
+    return options.meta_per_class if options.meta_source == "train" else 0
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
+def check(options: MetaSet, run: Run) -> None:
     """Refuse a classifier whose logits are not linear, and a missing or impossible meta set."""
-    if "model" in headers:
-        require_linear(headers["model"])
-    data = headers["features" if "features" in headers else "split"]
-    if params.meta_source == "held-out":
+    if "model" in run.headers:
+        require_linear(run.headers["model"])
+    data = run.data
+    if options.meta_source == "held-out":
         if not data.size("val.labels", 0):
             rule = "has no held-out images, which are the meta set"
             hint = "split with --protocol holdout, or use --meta-source train"
             raise ArtifactError(data.path, rule, hint)
         return
     fewest = min(data.info["class_counts"])
-    if params.meta_per_class >= fewest:
-        rule = f"meta-per-class must be less than {fewest}, got {params.meta_per_class}"
+    if options.meta_per_class >= fewest:
+        rule = f"meta-per-class must be less than {fewest}, got {options.meta_per_class}"
         hint = f"the smallest class has {fewest} training images, and one must be left"
-        raise ParamError(stage_of(headers), rule, hint)
-    if params.sampler != "instance-balanced":
-        rule = "sampler must be instance-balanced with --meta-source train"
-        hint = "split with --protocol holdout, whose meta set is none of the images drawn"
-        raise ParamError(stage_of(headers), f"{rule}, got {params.sampler}", hint)
+        raise ParamError(run.stage, rule, hint)
+    hint = "split with --protocol holdout, whose meta set is none of the images drawn"
+    require_instance_balanced(run, "with --meta-source train", hint)
 
 
-def check_weights(params: Any, headers: Mapping[str, Header]) -> None:
+def check_weights(options: MetaSet, run: Run) -> None:
     """Refuse class weights too, for a method that weighs every sample by itself."""
-    check(params, headers)
-    takes_no_weights(params, headers, "the method finds a weight for every sample itself")
+    check(options, run)
+    refuse_class_weights(run, "the method finds a weight for every sample itself")
 
 
-def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tensor], Meta]:
+def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.Tensor], Meta]:
     """Return the training rows of an epoch, and what makes the meta batch of a step."""
     import torch
 
     from ltcli.data.samplers import balanced, random_batches, some_of_each
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
 
-    device = setting.labels.device
-    if params.meta_source == "held-out":
-        if setting.held_out is None or setting.held_out_labels is None:
+    device = run.labels.device
+    if options.meta_source == "held-out":
+        if run.held_out is None or run.held_out_labels is None:
             raise ValueError("the method reads held-out data")
-        inputs, labels, order = setting.held_out, setting.held_out_labels, setting.order
+        inputs, labels, order = run.held_out, run.held_out_labels, run.order
         rows = balanced(labels.cpu())
     else:
-        inputs, labels = setting.inputs, setting.labels
-        num_classes, count = len(setting.class_counts), params.meta_per_class
-        rows = some_of_each(labels.cpu(), num_classes, count, seed=setting.seed)
+        inputs, labels = run.inputs, run.labels
+        num_classes, count = len(run.class_counts), options.meta_per_class
+        rows = some_of_each(labels.cpu(), num_classes, count, seed=run.seed)
         left = torch.ones(len(labels), dtype=torch.bool)
         left[rows] = False
 
         def order(epoch: int) -> torch.Tensor:
-            drawn = setting.order(epoch)
+            drawn = run.order(epoch)
             return drawn[left[drawn]]
 
-    # Behind those of the training batches, so that no two images of an epoch share their draws.
-    first = len(setting.labels)
-    size = min(params.meta_batch, len(rows))
+    size = min(options.meta_batch, len(rows))
     drawn: dict[int, torch.Tensor] = {}
 
     def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if batch.epoch not in drawn:
             drawn.clear()
             # An epoch's order is no longer than the training set.
-            steps = -(-len(setting.labels) // setting.batch_size)
-            batches = random_batches(rows, size, steps, seed=setting.seed, epoch=batch.epoch)
+            steps = -(-len(run.labels) // run.batch_size)
+            batches = random_batches(rows, size, steps, seed=run.seed, epoch=batch.epoch)
             drawn[batch.epoch] = batches.to(device)
         chosen = drawn[batch.epoch][batch.step]
-        held_out = Batch(batch.epoch, batch.step, first + batch.step * size, chosen)
+        first = batch.step * size
+        held_out = Batch(batch.epoch, batch.step, first, chosen, stream="augment meta")
         return inputs(held_out), labels[chosen]
 
     return order, meta
@@ -143,7 +144,7 @@ def behind_virtual_step(
     features: torch.Tensor,
     x: torch.Tensor,
     held_out: tuple[torch.Tensor, torch.Tensor],
-    setting: Setting,
+    run: TrainingRun,
     batch: Batch,
 ) -> Tangents:
     """Return v, the gradient of the held-out cross-entropy behind a virtual step.
@@ -157,7 +158,7 @@ def behind_virtual_step(
             the first in this step for which the backbone drew anything.
         x: What they were made of.
         held_out: Images or features of the meta batch, and int64 labels.
-        setting: What is trained.
+        run: What is trained.
         batch: Of the step.
     """
     import torch
@@ -168,9 +169,9 @@ def behind_virtual_step(
     from ltcli.engine.tangent import directional_derivative
     from ltcli.stats.meta_covariance import Tangents
 
-    network, rate = setting.network, setting.optimizer.param_groups[0]["lr"]
+    network, rate = run.network, run.optimizer.param_groups[0]["lr"]
     head = [network.classifier.weight, network.classifier.bias]
-    body = dict(network.backbone.named_parameters()) if setting.whole else {}
+    body = dict(network.backbone.named_parameters()) if run.whole else {}
     theta = [*head, *body.values()]
     virtual = [parameter.detach().clone() for parameter in theta]
     if loss is not None:
@@ -179,11 +180,11 @@ def behind_virtual_step(
     for parameter in virtual:
         parameter.requires_grad_()
     inputs, labels = held_out
-    if setting.whole:
+    if run.whole:
         # Batch statistics of the held-out images must not reach the running ones.
         buffers = {name: b.clone() for name, b in network.backbone.named_buffers()}
         moved = dict(zip(body, virtual[2:], strict=True))
-        with autocast(setting.labels.device, setting.dtype):
+        with autocast(run.labels.device, run.dtype):
             inputs = functional_call(network.backbone, {**moved, **buffers}, (inputs,)).float()
     scales = network.classifier.scales
     logits = scales * F.linear(inputs, virtual[0], virtual[1])
@@ -192,8 +193,8 @@ def behind_virtual_step(
     if body:
         direction = dict(zip(body, v[2:], strict=True))
         # Dropout and the like draw as for the features: v is a direction of that network.
-        seed_layers(labels.device, setting.seed, batch.epoch, batch.step)
-        with autocast(setting.labels.device, setting.dtype):
+        seed_layers(labels.device, run.seed, batch.epoch, batch.step)
+        with autocast(run.labels.device, run.dtype):
             tangent = directional_derivative(network.backbone, direction, x).float()
     return Tangents(scales.unsqueeze(1) * v[0], scales * v[1], tangent)
 
@@ -219,7 +220,7 @@ def _gradient(
 def alignments(
     losses: Callable[[torch.Tensor], torch.Tensor],
     features: torch.Tensor,
-    setting: Setting,
+    run: TrainingRun,
     tangents: Tangents,
 ) -> torch.Tensor:
     """Return how much the step of each sample alone would lower the held-out loss, float [B].
@@ -231,12 +232,12 @@ def alignments(
     Args:
         losses: Logits float [B, C] to the losses of the samples, float [B].
         features: float [B, D], of the training batch.
-        setting: Has the classifier, linear.
+        run: Has the classifier, linear.
         tangents: v.
     """
     import torch
 
-    classifier, features = setting.network.classifier, features.detach()
+    classifier, features = run.network.classifier, features.detach()
     moved = features @ tangents.weight.T + tangents.bias
     if tangents.features is not None:
         moved = moved + tangents.features @ classifier.vectors().detach().T
@@ -247,28 +248,27 @@ def alignments(
 
 
 def reweighting(
-    params: Any,
-    setting: Setting,
+    options: Reweighting,
+    run: TrainingRun,
     before: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor] | None,
     after: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Batch], torch.Tensor],
 ) -> Steps:
     """Return the steps of a method that finds a weight for every sample of a batch.
 
     Args:
-        params: Own parameters, with ``MetaSet`` and ``Base``.
-        setting: What is trained.
+        options: Own parameters, with ``MetaSet`` and ``Base``.
+        run: What is trained.
         before: Losses float [B], labels and batch to the loss of the virtual step; None for none.
         after: Losses, their ``alignments`` float [B], labels and batch to the loss of the step.
     """
-    from ltcli.engine.steps import descent
-    from ltcli.methods.method import Steps, base_loss
+    from ltcli.engine.steps import Steps, descent
 
-    order, meta = meta_set(params, setting)
-    base, classifier = base_loss(params, setting.class_counts), setting.network.classifier
+    order, meta = meta_set(options, run)
+    base, classifier = base_loss(options, run.class_counts), run.network.classifier
 
     def objective(batch: Batch) -> torch.Tensor:
-        x, labels = setting.inputs(batch), setting.labels[batch.rows]
-        features = setting.features_of(x)
+        x, labels = run.inputs(batch), run.labels[batch.rows]
+        features = run.features_of(x)
 
         virtual = None
         if before is not None:
@@ -276,8 +276,8 @@ def reweighting(
             def virtual(found: torch.Tensor) -> torch.Tensor:
                 return before(base(classifier(found), labels, batch), labels, batch)
 
-        tangents = behind_virtual_step(virtual, features, x, meta(batch), setting, batch)
-        agreed = alignments(lambda z: base(z, labels, batch), features, setting, tangents)
+        tangents = behind_virtual_step(virtual, features, x, meta(batch), run, batch)
+        agreed = alignments(lambda z: base(z, labels, batch), features, run, tangents)
         return after(base(classifier(features), labels, batch), agreed, labels, batch)
 
-    return Steps(descent(setting.optimizer, objective), order=order)
+    return Steps(descent(run.optimizer, objective), order=order)

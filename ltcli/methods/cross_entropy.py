@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltcli.methods.method import BOTH, Method, NoParams
+from ltcli.core.params import NoOptions
+from ltcli.methods.method import BOTH, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import TrainingRun
 
 
-def make_loss(_params: NoParams, _class_counts: torch.Tensor) -> Loss:
+def make_loss(_options: NoOptions, _run: TrainingRun) -> Loss:
     """Return the cross-entropy."""
     from torch.nn import functional as F
 
@@ -33,6 +35,7 @@ METHOD = Method(
     summary="plain cross-entropy, the reference for everything",
     source="maximum likelihood",
     stages=BOTH,
+    options=NoOptions,
     loss=make_loss,
-    balances=lambda _params: False,
+    balances=lambda _options, _run: False,
 )

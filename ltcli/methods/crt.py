@@ -8,6 +8,7 @@ drift to the balanced distribution; here they stay as they were.
 Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217.
 """
 
+from ltcli.core.params import NoOptions
 from ltcli.methods.cross_entropy import make_loss
 from ltcli.methods.method import FINETUNE, Head, Method
 
@@ -15,8 +16,9 @@ METHOD = Method(
     summary="fresh classifier, class-aware sampling",
     source="Kang et al., ICLR 2020, arXiv 1910.09217",
     stages=FINETUNE,
+    options=NoOptions,
     loss=make_loss,
     defaults={"finetune": {"sampler": "class-aware"}},
-    balances=lambda _params: False,
-    head=lambda _options: Head(start="fresh"),
+    balances=lambda _options, _run: False,
+    head=lambda _options, _run: Head(start="fresh"),
 )

@@ -30,28 +30,30 @@ Source: Chu, Bian, Liu, Ling, "Feature Space Augmentation for Long-Tailed Data",
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, HeadRule, Method, Steps, head_of
-from ltcli.methods.refusals import has_activation_maps
+from ltcli.methods.method import FINETUNE, HeadRule, Method, head_of
+from ltcli.methods.run import (
+    require_activation_maps,
+    require_frozen_backbone,
+    require_instance_balanced,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.engine.steps import Inputs
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Inputs, Steps
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params(HeadRule):
-    """Parameters of feature space augmentation."""
+class Options(HeadRule):
+    """Options of feature space augmentation."""
 
     donors_per_image: int = param(
         3, "fused features per tail image, each with another confusable class; 0 for none", ge=0
@@ -66,44 +68,40 @@ class Params(HeadRule):
     )
 
 
-def reads(params: Any) -> tuple[str, ...]:
+def reads(options: Options, _run: Run) -> tuple[str, ...]:
     """Return what the steps need: without fused features nothing but features."""
-    return ("maps", "confusion") if params.donors_per_image else ()
+    return ("maps", "confusion") if options.donors_per_image else ()
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
+def check(options: Options, run: Run) -> None:
     """Refuse what cannot be fused, and batches that cannot be composed."""
-    if params.train == "all":
-        hint = "feature-fusion trains the classifier alone"
-        raise ParamError("finetune", "train must be classifier, got all", hint)
-    if params.stages_after and params.data != "images":
+    require_frozen_backbone(run, "feature-fusion trains the classifier alone")
+    if options.stages_after and run.bank:
         hint = "the feature bank holds the last maps"
         raise ParamError("finetune", "stages-after needs --data images", hint)
-    if params.sampler != "instance-balanced":
-        hint = "feature-fusion composes its batches itself, half of head and half of tail images"
-        rule = f"sampler must be instance-balanced for feature-fusion, got {params.sampler}"
-        raise ParamError("finetune", rule, hint)
-    part = 2 * (1 + params.donors_per_image)
-    if params.batch_size % part:
-        rule = f"batch-size must be a multiple of {part}, got {params.batch_size}"
+    hint = "feature-fusion composes its batches itself, half of head and half of tail images"
+    require_instance_balanced(run, "for feature-fusion", hint)
+    part, size = 2 * (1 + options.donors_per_image), run.schedule.batch_size
+    if size % part:
+        rule = f"batch-size must be a multiple of {part}, got {size}"
         hint = "half of a batch are head images; each tail image brings --donors-per-image features"
         raise ParamError("finetune", rule, hint)
-    counts = headers["model"].info["class_counts"]
-    head = head_of(params, counts, "finetune")
+    counts = run.headers["model"].info["class_counts"]
+    head = head_of(options, counts, "finetune")
     # A tail class is not its own donor.
-    others = sum(head) if params.donors == "head" else len(counts) - 1
-    if params.donors_per_image > others:
-        rule = f"donors-per-image must be at most {others}, got {params.donors_per_image}"
-        hint = f"so many classes can lend generic features with --donors {params.donors}"
+    others = sum(head) if options.donors == "head" else len(counts) - 1
+    if options.donors_per_image > others:
+        rule = f"donors-per-image must be at most {others}, got {options.donors_per_image}"
+        hint = f"so many classes can lend generic features with --donors {options.donors}"
         raise ParamError("finetune", rule, hint)
-    if params.donors_per_image:
-        _check_maps(params, headers)
+    if options.donors_per_image:
+        _check_maps(options, run)
 
 
-def _check_maps(params: Any, headers: Mapping[str, Header]) -> None:
-    has_activation_maps(headers["model"])
-    if params.data == "features":
-        bank = headers["features"]
+def _check_maps(options: Options, run: Run) -> None:
+    require_activation_maps(run.headers["model"])
+    if run.bank:
+        bank = run.data
         where, size = bank.path, bank.tensors.get("train.maps", ("", ()))[1][2:]
         if not size:
             hint = "make it with dump-features --maps, or use --data images"
@@ -111,58 +109,60 @@ def _check_maps(params: Any, headers: Mapping[str, Header]) -> None:
     else:
         from ltcli.models.network import num_stages, require_maps
 
-        model = headers["model"]
+        model = run.headers["model"]
         stages = num_stages(model.info["backbone"])
-        if params.stages_after > stages:
-            rule = f"stages-after must be at most {stages}, got {params.stages_after}"
+        if options.stages_after > stages:
+            rule = f"stages-after must be at most {stages}, got {options.stages_after}"
             raise ParamError("finetune", rule, f"{model.info['backbone']} has so many stages")
         where, size = model.path, require_maps(model)
     if max(size) == 1:
-        rule = f"the feature maps of {headers['model'].info['backbone']} are 1x1 for these images"
+        rule = (
+            f"the feature maps of {run.headers['model'].info['backbone']} are 1x1 for these images"
+        )
         hint = "fusion needs positions: use a backbone with fewer stages, or larger images"
         raise ArtifactError(where, rule, hint)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return steps on composed batches."""
     import torch
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import feature_step
+    from ltcli.engine.steps import Steps, feature_step
 
-    donors = params.donors_per_image
-    tails = setting.batch_size // (2 * (1 + donors))
-    classifier, order = setting.network.classifier, _order(params, setting, tails)
-    maps = setting.maps
-    features = setting.features if maps is None else _fused(params, setting, maps, tails)
+    donors = options.donors_per_image
+    tails = run.batch_size // (2 * (1 + donors))
+    classifier, order = run.network.classifier, _order(options, run, tails)
+    maps = run.maps
+    features = run.features if maps is None else _fused(options, run, maps, tails)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         # The donors' places in the batch hold fused features, of their tail image's class.
         fused = labels[:tails].repeat_interleave(donors)
         labels = torch.cat([labels[:tails], fused, labels[tails * (1 + donors) :]])
         values = F.cross_entropy(classifier(features), labels, reduction="none")
-        return setting.reduce(values, labels, batch)
+        return run.reduce(values, labels, batch)
 
-    return Steps(feature_step(features, setting.optimizer, loss, setting.labels), order)
+    return Steps(feature_step(features, run.optimizer, loss, run.labels), order)
 
 
-def _order(params: Params, setting: Setting, tails: int) -> Callable[[int], torch.Tensor]:
+def _order(options: Options, run: TrainingRun, tails: int) -> Callable[[int], torch.Tensor]:
     """Return the order of composed batches: tail images, donors of each of them, head images."""
     import torch
 
     from ltcli.compute.seeds import derive
     from ltcli.data.samplers import members
 
-    labels, counts = setting.labels.cpu(), setting.class_counts.cpu()
-    head = torch.tensor(head_of(params, counts.tolist(), "finetune"))
+    labels, counts = run.labels.cpu(), run.class_counts.cpu()
+    head = torch.tensor(head_of(options, counts.tolist(), "finetune"))
     tail_classes = (~head).nonzero().flatten()
-    confusing = _confusing(params, setting, head)
+    confusing = _confusing(options, run, head)
     head_rows = head[labels].nonzero().flatten()
-    steps = -(-len(labels) // setting.batch_size)
-    heads = steps * setting.batch_size // 2
+    steps = -(-len(labels) // run.batch_size)
+    heads = steps * run.batch_size // 2
 
     def order(epoch: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(derive("feature-fusion", setting.seed, epoch))
+        generator = torch.Generator().manual_seed(derive("feature-fusion", run.seed, epoch))
 
         def one_of(classes: torch.Tensor) -> torch.Tensor:
             return members(labels, classes, len(counts), generator)
@@ -179,22 +179,22 @@ def _order(params: Params, setting: Setting, tails: int) -> Callable[[int], torc
     return order
 
 
-def _confusing(params: Params, setting: Setting, head: torch.Tensor) -> torch.Tensor:
+def _confusing(options: Options, run: TrainingRun, head: torch.Tensor) -> torch.Tensor:
     """Return the classes that lend to each class, int64 [C, N], the most confusing first."""
     import torch
 
     from ltcli.stats.confusion import top_confusing
 
-    if setting.scores is None:
+    if run.scores is None:
         return torch.empty(len(head), 0, dtype=torch.int64)
-    scores = setting.scores.cpu()
-    if params.donors == "head":
+    scores = run.scores.cpu()
+    if options.donors == "head":
         scores = scores.masked_fill(~head, -torch.inf)
-    return top_confusing(scores, params.donors_per_image)
+    return top_confusing(scores, options.donors_per_image)
 
 
 def _fused(
-    params: Params, setting: Setting, maps: Inputs, tails: int
+    options: Options, run: TrainingRun, maps: Inputs, tails: int
 ) -> Callable[[Batch], torch.Tensor]:
     """Return what makes the features of a composed batch, the donors' replaced by fused ones."""
     import torch
@@ -203,22 +203,22 @@ def _fused(
     from ltcli.compute.seeds import derive
     from ltcli.stats import fusion
 
-    classifier, donors = setting.network.classifier, params.donors_per_image
+    classifier, donors = run.network.classifier, options.donors_per_image
     # A copy, for the classifier moves. Of a cosine classifier the lengths of rows and features
     # are missing, which do not change a map that is scaled to 0..1.
     weights = classifier.scales.detach().unsqueeze(1) * classifier.weight.detach()
     device, end = weights.device, tails * (1 + donors)
-    maps, finish = _halves(params, setting, maps)
+    maps, finish = _halves(options, run, maps)
 
     def features(batch: Batch) -> torch.Tensor:
         found = maps(batch)
         finished = finish(found)
-        labels = setting.labels[batch.rows[:end]]
+        labels = run.labels[batch.rows[:end]]
         activations = fusion.activation_maps(finished[:end], weights[labels])
         # Earlier maps have more positions: each takes the activation of the last map there.
         activations = F.interpolate(activations.unsqueeze(1), found.shape[2:]).squeeze(1)
-        specific, generic = fusion.masks(activations, params.specific_above, params.generic_below)
-        seed = derive("feature-fusion", setting.seed, batch.epoch, batch.step)
+        specific, generic = fusion.masks(activations, options.specific_above, options.generic_below)
+        seed = derive("feature-fusion", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
         shares = torch.rand(tails * donors, generator=generator)
         size = (tails * donors, found[0, 0].numel())
@@ -237,26 +237,27 @@ def _fused(
 
 
 def _halves(
-    params: Params, setting: Setting, maps: Inputs
+    options: Options, run: TrainingRun, maps: Inputs
 ) -> tuple[Inputs, Callable[[torch.Tensor], torch.Tensor]]:
     """Return what makes the maps that are fused, and what makes the last maps of these."""
     import torch
 
     from ltcli.compute.device import autocast
+    from ltcli.engine.steps import drawn_from
     from ltcli.models.resnet import ResNet
 
-    images, backbone = setting.images, setting.network.backbone
-    if images is None or params.stages_after == 0 or not isinstance(backbone, ResNet):
+    samples, backbone = run.samples, run.network.backbone
+    if samples is None or options.stages_after == 0 or not isinstance(backbone, ResNet):
         return maps, lambda last: last
-    stages = len(backbone.stages) - params.stages_after
+    stages, images = len(backbone.stages) - options.stages_after, drawn_from(samples)
 
     def early(batch: Batch) -> torch.Tensor:
-        with torch.no_grad(), autocast(setting.labels.device, setting.dtype):
+        with torch.no_grad(), autocast(run.labels.device, run.dtype):
             found = backbone.early(images(batch), stages)
         return found.float()
 
     def finish(found: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), autocast(setting.labels.device, setting.dtype):
+        with torch.no_grad(), autocast(run.labels.device, run.dtype):
             last = backbone.late(found, stages)
         return last.float()
 
@@ -267,7 +268,7 @@ METHOD = Method(
     summary="tail features fused with generic parts of confusable classes",
     source="Chu et al., ECCV 2020, arXiv 2008.03673",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     # Without milestones the rate stays as it is.
     defaults={"finetune": {"epochs": 66, "lr": 1e-3, "decay": "steps"}},
     steps=make_steps,

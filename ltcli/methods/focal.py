@@ -24,41 +24,42 @@ from ltcli.methods.method import BOTH, Head, Method
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of the focal loss."""
+class Options:
+    """Options of the focal loss."""
 
     gamma: float = param(1.0, "exponent; 0 is cross-entropy", ge=0)
     form: Literal["softmax", "sigmoid"] = param("softmax", "one choice, or one per class")
 
 
-def make_loss(params: Params, _class_counts: torch.Tensor) -> Loss:
+def make_loss(options: Options, _run: TrainingRun) -> Loss:
     """Return the focal loss."""
     from ltcli.stats import losses
 
-    formula = losses.focal if params.form == "softmax" else losses.sigmoid_focal
+    formula = losses.focal if options.form == "softmax" else losses.sigmoid_focal
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        return formula(logits, labels, params.gamma)
+        return formula(logits, labels, options.gamma)
 
     return loss
 
 
-def head(params: Params) -> Head:
+def head(options: Options, _run: Run) -> Head:
     """Return what the form needs of the classifier."""
-    return Head(rare_bias=params.form == "sigmoid")
+    return Head(rare_bias=options.form == "sigmoid")
 
 
 METHOD = Method(
     summary="examples that are right already count less",
     source="Lin et al., ICCV 2017, arXiv 1708.02002",
     stages=BOTH,
-    params=Params,
+    options=Options,
     loss=make_loss,
     head=head,
-    balances=lambda _params: False,
+    balances=lambda _options, _run: False,
 )

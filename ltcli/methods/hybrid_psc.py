@@ -21,25 +21,25 @@ from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods.bbn import share
-from ltcli.methods.method import Method, Steps
+from ltcli.methods.method import Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of Hybrid-PSC."""
+class Options:
+    """Options of Hybrid-PSC."""
 
     temperature: float = param(1.0, "of the similarities to prototypes", gt=0)
     projection: int = param(128, "dimension of the projection", ge=1)
 
 
 def projection_and_prototypes(
-    params: Params, setting: Setting
+    options: Options, run: TrainingRun
 ) -> tuple[torch.nn.Module, torch.nn.Parameter]:
     """Return h, float [B, D] to float [B, P], and prototypes, float [C, P], to be trained too."""
     import torch
@@ -48,14 +48,14 @@ def projection_and_prototypes(
     from ltcli.compute.seeds import derive
     from ltcli.engine.steps import train_too
 
-    num_classes, dim = setting.network.classifier.weight.shape
+    num_classes, dim = run.network.classifier.weight.shape
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive("hybrid-psc", setting.seed))
-        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, params.projection)]
-        project = nn.Sequential(*layers).to(setting.labels.device)
-        drawn = torch.randn(num_classes, params.projection)
-    prototypes = nn.Parameter(drawn.to(setting.labels.device))
-    train_too(setting.optimizer, [*project.parameters(), prototypes])
+        torch.manual_seed(derive("hybrid-psc", run.seed))
+        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, options.projection)]
+        project = nn.Sequential(*layers).to(run.labels.device)
+        drawn = torch.randn(num_classes, options.projection)
+    prototypes = nn.Parameter(drawn.to(run.labels.device))
+    train_too(run.optimizer, [*project.parameters(), prototypes])
     return project, prototypes
 
 
@@ -78,39 +78,39 @@ def contrast(
     return others - similar.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return steps on two batches, one for features and one for the classifier."""
     import torch
     from torch.nn import functional as F
 
     from ltcli.engine.state import ModuleState
-    from ltcli.engine.steps import descent, second_batches
+    from ltcli.engine.steps import Steps, descent, second_batches
 
-    labels, classifier = setting.labels, setting.network.classifier
-    project, prototypes = projection_and_prototypes(params, setting)
+    labels, classifier = run.labels, run.network.classifier
+    project, prototypes = projection_and_prototypes(options, run)
     state = torch.nn.ModuleDict({"project": project})
     state.register_parameter("prototypes", prototypes)
     second = second_batches(
-        labels, len(setting.class_counts), "class-aware", seed=setting.seed, epochs=setting.epochs
+        labels, len(run.class_counts), "class-aware", seed=run.seed, epochs=run.epochs
     )
 
     def objective(batch: Batch) -> torch.Tensor:
-        a, balanced = share(batch.epoch, setting.epochs), second(batch)
-        projected = project(setting.features(batch))
-        pulled = contrast(projected, labels[batch.rows], prototypes, params.temperature)
+        a, balanced = share(batch.epoch, run.epochs), second(batch)
+        projected = project(run.features(batch))
+        pulled = contrast(projected, labels[batch.rows], prototypes, options.temperature)
         y = labels[balanced.rows]
-        losses = F.cross_entropy(classifier(setting.features(balanced)), y, reduction="none")
-        value: torch.Tensor = a * pulled.mean() + (1 - a) * setting.reduce(losses, y, batch)
+        losses = F.cross_entropy(classifier(run.features(balanced)), y, reduction="none")
+        value: torch.Tensor = a * pulled.mean() + (1 - a) * run.reduce(losses, y, batch)
         return value
 
-    return Steps(descent(setting.optimizer, objective), state=ModuleState(state))
+    return Steps(descent(run.optimizer, objective), state=ModuleState(state))
 
 
 METHOD = Method(
     summary="prototypes for the features, class-aware batches for the classifier, mixed over time",
     source="Wang et al., CVPR 2021, arXiv 2103.14267",
     stages=("pretrain",),
-    params=Params,
+    options=Options,
     defaults={
         "pretrain": {
             "batch_size": 512,

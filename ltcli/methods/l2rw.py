@@ -17,21 +17,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.methods import bilevel
-from ltcli.methods.method import BOTH, Base, Method, Steps
+from ltcli.methods.method import BOTH, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class Params(bilevel.MetaSet, Base):
-    """Parameters of L2RW."""
+class Options(bilevel.Reweighting):
+    """Options of L2RW."""
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return steps with weights from the held-out batch."""
 
     def after(
@@ -42,18 +42,18 @@ def make_steps(params: Params, setting: Setting) -> Steps:
         total = positive.sum()
         return (positive / (total + (total == 0)) * losses).sum()
 
-    return bilevel.reweighting(params, setting, None, after)
+    return bilevel.reweighting(options, run, None, after)
 
 
 METHOD = Method(
     summary="samples weighted by how their gradients agree with a balanced batch",
     source="Ren et al., ICML 2018, arXiv 1803.09050",
     stages=BOTH,
-    params=Params,
+    options=Options,
     defaults={"pretrain": {"schedule": "metasaug"}, "finetune": bilevel.SECOND_STAGE},
     steps=make_steps,
     alone=True,
     reads=bilevel.reads,
-    counts=bilevel.counts,
+    set_aside=bilevel.set_aside,
     check=bilevel.check_weights,
 )

@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods import bilevel
-from ltcli.methods.method import BOTH, Base, Method, Steps
+from ltcli.methods.method import BOTH, Method
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class Params(bilevel.MetaSet, Base):
-    """Parameters of meta-weight-net."""
+class Options(bilevel.Reweighting):
+    """Options of meta-weight-net."""
 
     width: int = param(100, "hidden units of the weighting network", ge=1)
     meta_lr: float = param(1e-5, "learning rate of the weighting network", ge=0)
@@ -43,19 +43,19 @@ class Params(bilevel.MetaSet, Base):
 class _Weigher:
     """V, and its optimiser; what a resumed run needs of both."""
 
-    def __init__(self, params: Params, setting: Setting) -> None:
+    def __init__(self, options: Options, run: TrainingRun) -> None:
         import torch
 
         from ltcli.compute.seeds import derive
 
-        device = setting.labels.device
+        device = run.labels.device
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive("meta-weight-net", setting.seed, 0))
-            layers = [torch.nn.Linear(1, params.width), torch.nn.ReLU()]
-            layers += [torch.nn.Linear(params.width, 1), torch.nn.Sigmoid()]
+            torch.manual_seed(derive("meta-weight-net", run.seed, 0))
+            layers = [torch.nn.Linear(1, options.width), torch.nn.ReLU()]
+            layers += [torch.nn.Linear(options.width, 1), torch.nn.Sigmoid()]
             self.network = torch.nn.Sequential(*layers).to(device)
         self._optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=params.meta_lr, momentum=0.9, nesterov=True
+            self.network.parameters(), lr=options.meta_lr, momentum=0.9, nesterov=True
         )
         # Made here, so that a checkpoint always has them.
         for parameter in self.network.parameters():
@@ -90,11 +90,11 @@ class _Weigher:
             self._optimizer.state[parameter]["momentum_buffer"].copy_(tensors[f"{name}.momentum"])
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return steps with learned weights."""
     import dataclasses
 
-    weigher = _Weigher(params, setting)
+    weigher = _Weigher(options, run)
 
     def before(losses: torch.Tensor, _labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
         return (weigher.weights(losses).detach() * losses).sum()
@@ -102,21 +102,21 @@ def make_steps(params: Params, setting: Setting) -> Steps:
     def after(
         losses: torch.Tensor, agreed: torch.Tensor, _labels: torch.Tensor, _batch: Batch
     ) -> torch.Tensor:
-        weigher.step(losses, -setting.optimizer.param_groups[0]["lr"] * agreed)
+        weigher.step(losses, -run.optimizer.param_groups[0]["lr"] * agreed)
         return (weigher.weights(losses).detach() * losses).sum()
 
-    return dataclasses.replace(bilevel.reweighting(params, setting, before, after), state=weigher)
+    return dataclasses.replace(bilevel.reweighting(options, run, before, after), state=weigher)
 
 
 METHOD = Method(
     summary="a small network learns the weight of a sample from its loss",
     source="Shu et al., NeurIPS 2019, arXiv 1902.07379",
     stages=BOTH,
-    params=Params,
+    options=Options,
     defaults={"pretrain": {"schedule": "mwn"}, "finetune": bilevel.SECOND_STAGE},
     steps=make_steps,
     alone=True,
     reads=bilevel.reads,
-    counts=bilevel.counts,
+    set_aside=bilevel.set_aside,
     check=bilevel.check_weights,
 )

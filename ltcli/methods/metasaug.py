@@ -32,30 +32,30 @@ Source: Li, Gong, Liu, Wang, Qiao, Cheng, CVPR 2021, arXiv 2103.12579.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods import bilevel, isda
 from ltcli.methods.isda import CovarianceSource, covariances_of, require_room
-from ltcli.methods.method import FINETUNE, Base, Method, Steps, base_loss
+from ltcli.methods.method import FINETUNE, Base, Method, base_loss
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch, Steps
     from ltcli.methods.bilevel import Meta
-    from ltcli.methods.method import Loss, Setting
+    from ltcli.methods.method import Loss
+    from ltcli.methods.run import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances, Diagonal, Full
     from ltcli.stats.running_moments import Estimator
 
 
 @dataclass(frozen=True)
-class Params(bilevel.MetaSet, Base, CovarianceSource):
-    """Parameters of MetaSAug."""
+class Options(bilevel.MetaSet, Base, CovarianceSource):
+    """Options of MetaSAug."""
 
     strength: float = param(0.5, "factor of the covariances", ge=0)
     ramp_start: float = param(0.8, "share of the strength in the first epoch", ge=0, le=1)
@@ -63,29 +63,29 @@ class Params(bilevel.MetaSet, Base, CovarianceSource):
     meta_lr: float = param(0.1, "step of the covariances; 0 for no meta step", ge=0)
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
+def check(options: Options, run: Run) -> None:
     """Refuse a model or a meta set that does not fit, and covariances that are too large."""
-    bilevel.check(params, headers)
-    if params.source == "running":
-        require_room(params.form, headers["model"])
-    elif params.variant == "paper":
+    bilevel.check(options, run)
+    if options.source == "running":
+        require_room(options.form, run.headers["model"])
+    elif options.variant == "paper":
         hint = "those of an artifact are never replaced"
         raise ParamError("finetune", "variant must be code for --source artifact, got paper", hint)
 
 
-def reads(params: Any) -> tuple[str, ...]:
+def reads(options: Options, run: Run) -> tuple[str, ...]:
     """Return what is needed beside model and data."""
-    return (*bilevel.reads(params), *isda.reads(params))
+    return (*bilevel.reads(options, run), *isda.reads(options, run))
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return the bi-level steps."""
-    from ltcli.engine.steps import labels_on_host
+    from ltcli.engine.steps import Steps, labels_on_host
 
-    order, meta = bilevel.meta_set(params, setting)
-    running, covariances = covariances_of(params, setting)
-    on_host = labels_on_host(order, setting.labels)
-    steps = _MetaSteps(params, setting, running, covariances, meta, on_host)
+    order, meta = bilevel.meta_set(options, run)
+    running, covariances = covariances_of(options, run)
+    on_host = labels_on_host(order, run.labels)
+    steps = _MetaSteps(options, run, running, covariances, meta, on_host)
     return Steps(steps.step, order=order, state=running, facts=steps.facts)
 
 
@@ -118,8 +118,8 @@ class _MetaSteps:
     """The steps of MetaSAug.
 
     Args:
-        params: Of the method.
-        setting: What is trained, on what.
+        options: Of the method.
+        run: What is trained, on what.
         running: The estimator that follows the steps, if the covariances are running.
         covariances: Gives those of now.
         meta: Makes the held-out batch of a step.
@@ -128,25 +128,23 @@ class _MetaSteps:
 
     def __init__(
         self,
-        params: Params,
-        setting: Setting,
+        options: Options,
+        run: TrainingRun,
         running: Estimator | None,
         covariances: Callable[[], Covariances],
         meta: Meta,
         on_host: Callable[[Batch], torch.Tensor],
     ) -> None:
-        self._params, self._setting, self._running = params, setting, running
+        self._options, self._setting, self._running = options, run, running
         self._covariances = covariances
         self._meta, self._on_host = meta, on_host
-        self._loss: Loss = base_loss(params, setting.class_counts)
+        self._loss: Loss = base_loss(options, run.class_counts)
         # Sums over the steps of an epoch: relative sizes of the covariance steps, and their number.
-        self._sizes = setting.class_counts.new_zeros(
-            2, dtype=setting.network.classifier.weight.dtype
-        )
+        self._sizes = run.class_counts.new_zeros(2, dtype=run.network.classifier.weight.dtype)
 
     def facts(self) -> dict[str, float]:
         """Return the mean relative size of the covariance steps since the last call."""
-        if self._params.meta_lr == 0:
+        if self._options.meta_lr == 0:
             return {}
         total, count = self._sizes.tolist()
         self._sizes.zero_()
@@ -158,26 +156,26 @@ class _MetaSteps:
 
         from ltcli.engine.schedules import ramp
 
-        setting, params = self._setting, self._params
-        x = setting.inputs(batch)
+        run, options = self._setting, self._options
+        x = run.inputs(batch)
         now = _Now(
             batch=batch,
             x=x,
-            features=setting.features_of(x),
-            labels=setting.labels[batch.rows],
+            features=run.features_of(x),
+            labels=run.labels[batch.rows],
             host=self._on_host(batch),
             covariances=self._covariances(),
-            strength=params.strength * ramp(params.ramp_start, batch.epoch, setting.epochs),
-            rate=setting.optimizer.param_groups[0]["lr"],
+            strength=options.strength * ramp(options.ramp_start, batch.epoch, run.epochs),
+            rate=run.optimizer.param_groups[0]["lr"],
         )
-        corrected = self._corrected(now) if params.meta_lr > 0 else None
+        corrected = self._corrected(now) if options.meta_lr > 0 else None
         covariances = now.covariances if corrected is None else corrected
-        setting.optimizer.zero_grad(set_to_none=True)
+        run.optimizer.zero_grad(set_to_none=True)
         value = self._augmented_loss(now, now.features, covariances)
         torch.autograd.backward(value)
-        setting.optimizer.step()
+        run.optimizer.step()
         if self._running is not None:
-            if params.variant == "paper" and corrected is not None:
+            if options.variant == "paper" and corrected is not None:
                 self._running.replace(corrected)
             self._running.update(now.features, now.host)
         return value
@@ -203,7 +201,7 @@ class _MetaSteps:
         from ltcli.stats.meta_covariance import covariance_gradient
         from ltcli.stats.quadratic import Diagonal, Full, as_matrices
 
-        setting, classifier = self._setting, self._setting.network.classifier
+        run, classifier = self._setting, self._setting.network.classifier
         classes = torch.unique(now.host)
         present: list[int] = classes.tolist()
         start = now.covariances
@@ -214,7 +212,7 @@ class _MetaSteps:
             now.features,
             now.x,
             self._meta(now.batch),
-            setting,
+            run,
             now.batch,
         )
         gradient = covariance_gradient(
@@ -229,7 +227,7 @@ class _MetaSteps:
             strength=now.strength,
             rate=now.rate,
         )
-        steps = -self._params.meta_lr * gradient
+        steps = -self._options.meta_lr * gradient
         if isinstance(start, Diagonal):
             before = start.variances
             where = to_device(classes, before.device)
@@ -252,11 +250,11 @@ METHOD = Method(
     summary="class-balanced ISDA with covariances that are learned on held-out images",
     source="Li et al., CVPR 2021, arXiv 2103.12579",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     defaults={"finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999}},
     steps=make_steps,
     alone=True,
     reads=reads,
-    counts=bilevel.counts,
+    set_aside=bilevel.set_aside,
     check=check,
 )

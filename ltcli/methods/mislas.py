@@ -25,25 +25,26 @@ from ltcli.methods.method import FINETUNE, Head, Method
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of MiSLAS's second stage."""
+class Options:
+    """Options of MiSLAS's second stage."""
 
     smooth_head: float = param(0.3, "label smoothing of the largest class", ge=0, le=1)
     smooth_tail: float = param(0.0, "label smoothing of the smallest class", ge=0, le=1)
     classifier_rate: float = param(0.5, "multiple of the rate for the class vectors", ge=0)
 
 
-def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
+def make_loss(options: Options, run: TrainingRun) -> Loss:
     """Return label-aware smoothing."""
     from ltcli.stats import losses
 
-    by_class = losses.smoothing(class_counts.cpu(), params.smooth_head, params.smooth_tail)
-    by_class = by_class.float().to(class_counts.device)
+    by_class = losses.smoothing(run.class_counts.cpu(), options.smooth_head, options.smooth_tail)
+    by_class = by_class.float().to(run.class_counts.device)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
         return losses.label_aware(logits, labels, by_class)
@@ -51,9 +52,9 @@ def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
     return loss
 
 
-def head(params: Params) -> Head:
+def head(options: Options, _run: Run) -> Head:
     """Return the trained classifier at a smaller rate, and scales."""
-    rates = {"weight": params.classifier_rate, "bias": params.classifier_rate}
+    rates = {"weight": options.classifier_rate, "bias": options.classifier_rate}
     return Head(trainable=("weight", "bias", "scales"), rates=rates)
 
 
@@ -61,9 +62,9 @@ METHOD = Method(
     summary="label smoothing by class size and learned scales, class-aware sampling",
     source="Zhong et al., CVPR 2021, arXiv 2104.00466",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     defaults={"finetune": {"sampler": "class-aware", "weight_decay": 2e-4}},
     loss=make_loss,
     head=head,
-    balances=lambda _params: False,
+    balances=lambda _options, _run: False,
 )

@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method, Steps
-from ltcli.methods.refusals import moves_backbone
+from ltcli.methods.method import BOTH, Method
+from ltcli.methods.run import require_moving_backbone
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of range loss."""
+class Options:
+    """Options of range loss."""
 
     within: float = param(1e-4, "weight of the ranges within classes", ge=0)
     between: float = param(1e-4, "weight of the distance between centres", ge=0)
@@ -42,32 +42,32 @@ class Params:
     centre_margin: float = param(0.1, "squared distance that centres shall have", ge=0)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return steps with both terms."""
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import feature_step
+    from ltcli.engine.steps import Steps, feature_step
     from ltcli.stats import metric
 
-    classifier, num_classes = setting.network.classifier, len(setting.class_counts)
+    classifier, num_classes = run.network.classifier, len(run.class_counts)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         values = F.cross_entropy(classifier(features), labels, reduction="none")
-        narrow = metric.range_within(features, labels, num_classes, params.largest)
-        apart = metric.range_between(features, labels, num_classes, params.centre_margin)
-        plain: torch.Tensor = setting.reduce(values, labels, batch)
-        return plain + params.within * narrow + params.between * apart
+        narrow = metric.range_within(features, labels, num_classes, options.largest)
+        apart = metric.range_between(features, labels, num_classes, options.centre_margin)
+        plain: torch.Tensor = run.reduce(values, labels, batch)
+        return plain + options.within * narrow + options.between * apart
 
-    return Steps(feature_step(setting.features, setting.optimizer, loss, setting.labels))
+    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
 
 
 METHOD = Method(
     summary="cross-entropy with narrow classes whose centres are apart",
     source="Zhang et al., ICCV 2017, arXiv 1611.08976",
     stages=BOTH,
-    params=Params,
+    options=Options,
     defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     steps=make_steps,
-    check=moves_backbone,
-    balances=lambda _params: False,
+    check=lambda _options, run: require_moving_backbone(run),
+    balances=lambda _options, _run: False,
 )

@@ -20,18 +20,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import Head, Method, Steps
+from ltcli.methods.method import Head, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of RIDE."""
+class Options:
+    """Options of RIDE."""
 
     experts: int = param(3, "how many", ge=2, le=9)
     diversity: float = param(-0.45, "factor of the divergence of an expert from the mean", le=0)
@@ -39,17 +39,17 @@ class Params:
     scale: float = param(30.0, "factor of the cosines", gt=0)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return steps on the sum of the experts' losses."""
     import torch
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import feature_step
+    from ltcli.engine.steps import Steps, feature_step
     from ltcli.stats import losses
 
-    classifier = setting.network.classifier
-    margins = losses.margins(setting.class_counts.cpu(), params.max_margin) * params.scale
-    margins = margins.float().to(setting.class_counts.device)
+    classifier = run.network.classifier
+    margins = losses.margins(run.class_counts.cpu(), options.max_margin) * options.scale
+    margins = margins.float().to(run.class_counts.device)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         each = classifier.each(features)
@@ -60,26 +60,26 @@ def make_steps(params: Params, setting: Setting) -> Steps:
             lowered = losses.with_margins(logits, labels, margins)
             values = F.cross_entropy(lowered, labels, reduction="none")
             apart = F.kl_div(logits.log_softmax(1), mean, reduction="batchmean")
-            terms.append(setting.reduce(values, labels, batch) + params.diversity * apart)
+            terms.append(run.reduce(values, labels, batch) + options.diversity * apart)
         return torch.stack(terms).sum()
 
-    return Steps(feature_step(setting.features, setting.optimizer, loss, setting.labels))
+    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
 
 
-def head(params: Params) -> Head:
+def head(options: Options, _run: Run) -> Head:
     """Return one cosine classifier for every expert."""
-    return Head(trainable=("weight",), form=f"experts{params.experts}", scale=params.scale)
+    return Head(trainable=("weight",), form=f"experts{options.experts}", scale=options.scale)
 
 
 METHOD = Method(
     summary="several diverse experts with a common first stage, by LDAM",
     source="Wang et al., ICLR 2021, arXiv 2010.01809",
     stages=("pretrain",),
-    params=Params,
+    options=Options,
     defaults={
         "pretrain": {"weight_decay": 5e-4, "nesterov": True, "beta": 0.9999, "defer": 160},
     },
     steps=make_steps,
     head=head,
-    backbone=lambda params: f"ride{params.experts}",
+    backbone=lambda options, _run: f"ride{options.experts}",
 )

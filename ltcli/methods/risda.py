@@ -35,28 +35,28 @@ Source: Chen, Zhou, Wu, Yang, Xie, Wang, Li, AAAI 2022, arXiv 2112.07928.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.isda import require_linear, require_room
-from ltcli.methods.method import FINETUNE, Base, HeadRule, Method, Steps, base_loss, head_of
+from ltcli.methods.isda import require_room
+from ltcli.methods.method import FINETUNE, Base, HeadRule, Method, base_loss, head_of
+from ltcli.methods.run import require_linear
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 
 
 @dataclass(frozen=True)
-class Params(HeadRule, Base):
-    """Parameters of RISDA."""
+class Options(HeadRule, Base):
+    """Options of RISDA."""
 
     shift: float = param(0.5, "factor of the reasoning prototypes (the paper's alpha)", ge=0)
     strength: float = param(0.75, "factor of the covariances (the paper's beta)", ge=0)
@@ -71,52 +71,52 @@ class Params(HeadRule, Base):
     form: Literal["full", "diagonal"] = param("full", "of the running covariances")
 
 
-def reads(params: Any) -> tuple[str, ...]:
+def reads(options: Options, _run: Run) -> tuple[str, ...]:
     """Return what the steps need."""
-    if params.source == "running" and params.variant == "paper":
+    if options.source == "running" and options.variant == "paper":
         return ("confusion",)
     return ("covariances", "confusion")
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
+def check(options: Options, run: Run) -> None:
     """Refuse a model, a head rule or a variant that does not fit the classes."""
-    model = headers["model"]
+    model = run.headers["model"]
     require_linear(model)
-    if params.source == "running":
-        require_room(params.form, model)
+    if options.source == "running":
+        require_room(options.form, model)
     counts = model.info["class_counts"]
-    head_of(params, counts, "finetune")
-    if params.variant == "code" and counts != sorted(counts, reverse=True):
+    head_of(options, counts, "finetune")
+    if options.variant == "code" and counts != sorted(counts, reverse=True):
         rule = "variant must be paper for classes that are not sorted by size, got code"
         hint = "the released code takes the first classes for the largest"
         raise ParamError("finetune", rule, hint)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return steps with reasoning for tail classes."""
     import torch
 
     from ltcli.engine.schedules import ramp
-    from ltcli.engine.steps import feature_step, labels_on_host
+    from ltcli.engine.steps import Steps, feature_step, labels_on_host
     from ltcli.stats import quadratic
     from ltcli.stats.reasoning import covariance_shares, prototype_shares
 
-    if setting.graph is None:
+    if run.graph is None:
         raise ValueError("risda reads a confusion graph")
-    classifier = setting.network.classifier
-    base = base_loss(params, setting.class_counts)
-    on_host = labels_on_host(setting.order, setting.labels)
-    head = torch.tensor(head_of(params, setting.class_counts.tolist(), "finetune"))
-    tail = ~head.to(setting.class_counts.device)
-    code = params.variant == "code"
-    lent = prototype_shares(setting.graph, tail, params.variant)
-    shift = params.shift if params.reasoning in ("both", "prototype") else 0.0
-    shares = covariance_shares(setting.graph, tail, params.variant)
-    running, covariances = _covariances(params, setting, shares, tail)
-    prototypes = _prototypes(setting, running)
+    classifier = run.network.classifier
+    base = base_loss(options, run.class_counts)
+    on_host = labels_on_host(run.order, run.labels)
+    head = torch.tensor(head_of(options, run.class_counts.tolist(), "finetune"))
+    tail = ~head.to(run.class_counts.device)
+    code = options.variant == "code"
+    lent = prototype_shares(run.graph, tail, options.variant)
+    shift = options.shift if options.reasoning in ("both", "prototype") else 0.0
+    shares = covariance_shares(run.graph, tail, options.variant)
+    running, covariances = _covariances(options, run, shares, tail)
+    prototypes = _prototypes(run, running)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        host, share = on_host(batch), ramp(params.ramp_start, batch.epoch, setting.epochs)
+        host, share = on_host(batch), ramp(options.ramp_start, batch.epoch, run.epochs)
         if running is not None and not code:
             running.update(features, host)
         moved = share * shift * (lent[labels] @ prototypes())
@@ -125,27 +125,27 @@ def make_steps(params: Params, setting: Setting) -> Steps:
         # The released code moves the features, and adds the effect on the logits once more.
         logits = classifier(features + (2 * moved if code else moved))
         raised = quadratic.by_sample(classifier.vectors(), covariances(host), host)
-        values = base(logits + 0.5 * share * params.strength * raised, labels, batch)
-        return setting.reduce(values, labels, batch)
+        values = base(logits + 0.5 * share * options.strength * raised, labels, batch)
+        return run.reduce(values, labels, batch)
 
-    step = feature_step(setting.features, setting.optimizer, loss, setting.labels)
+    step = feature_step(run.features, run.optimizer, loss, run.labels)
     return Steps(step, state=running)
 
 
 def _covariances(
-    params: Params, setting: Setting, shares: torch.Tensor, tail: torch.Tensor
+    options: Options, run: TrainingRun, shares: torch.Tensor, tail: torch.Tensor
 ) -> tuple[Estimator | None, Callable[[torch.Tensor], Covariances]]:
     """Return the running estimator, if any, and a function from labels to mixed covariances."""
     from ltcli.stats.quadratic import mix
     from ltcli.stats.running_moments import Estimator
 
-    borrows = params.reasoning in ("both", "covariance")
+    borrows = options.reasoning in ("both", "covariance")
     borrowers: list[int] = tail.nonzero().flatten().tolist() if borrows else []
-    if setting.covariances is not None and params.source == "artifact":
-        fixed = mix(setting.covariances, shares, borrowers)
+    if run.covariances is not None and options.source == "artifact":
+        fixed = mix(run.covariances, shares, borrowers)
         return None, lambda _host: fixed
-    num_classes, dim = setting.network.classifier.weight.shape
-    running = Estimator(num_classes, dim, params.form, setting.labels.device)
+    num_classes, dim = run.network.classifier.weight.shape
+    running = Estimator(num_classes, dim, options.form, run.labels.device)
 
     def overwritten(_host: torch.Tensor) -> Covariances:
         running.replace(mix(running.covariances, shares, borrowers))
@@ -155,13 +155,13 @@ def _covariances(
         present = sorted(set(host.tolist()) & set(borrowers))
         return mix(running.covariances, shares, present)
 
-    return running, overwritten if params.variant == "code" else mixed
+    return running, overwritten if options.variant == "code" else mixed
 
 
-def _prototypes(setting: Setting, running: Estimator | None) -> Callable[[], torch.Tensor]:
+def _prototypes(run: TrainingRun, running: Estimator | None) -> Callable[[], torch.Tensor]:
     """Return a function that gives the class means, float [C, D]: of the artifact if it is read."""
-    if setting.means is not None:
-        fixed = setting.means
+    if run.means is not None:
+        fixed = run.means
         return lambda: fixed
     if running is None:
         raise ValueError("risda reads class means unless they are running")
@@ -172,7 +172,7 @@ METHOD = Method(
     summary="ISDA with covariances and prototypes of confused classes for the tail",
     source="Chen et al., AAAI 2022, arXiv 2112.07928",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     # The rate: of three the lowest loss on validation images of CIFAR-10-LT at factor 100.
     defaults={"finetune": {"lr": 0.01, "beta": 0.9999}},
     steps=make_steps,

@@ -15,45 +15,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltcli.methods.method import Head, Method, NoParams, Steps
+from ltcli.core.params import NoOptions
+from ltcli.methods.method import Head, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import TrainingRun
 
 
-def make_steps(_params: NoParams, setting: Setting) -> Steps:
+def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
     """Return steps on four times as many images and labels."""
     import torch
     from torch.nn import functional as F
 
     from ltcli.compute.device import autocast
     from ltcli.engine.state import ModuleState
-    from ltcli.engine.steps import descent, train_too
+    from ltcli.engine.steps import Steps, descent, train_too
     from ltcli.models.several import Rotations
 
-    backbone, classifier = setting.network.backbone, setting.network.classifier
+    backbone, classifier = run.network.backbone, run.network.classifier
     if not isinstance(backbone, Rotations):
         raise ValueError("sla trains a backbone of four views")
     # Of all joint labels, float [C, 4].
     biases = torch.nn.Parameter(classifier.bias.new_zeros(len(classifier.bias), 4))
-    train_too(setting.optimizer, [biases])
+    train_too(run.optimizer, [biases])
 
     def objective(batch: Batch) -> torch.Tensor:
-        x, labels = setting.inputs(batch), setting.labels[batch.rows]
+        x, labels = run.inputs(batch), run.labels[batch.rows]
         turned = torch.cat([torch.rot90(x, quarter, (2, 3)) for quarter in range(4)])
-        with autocast(labels.device, setting.dtype):
+        with autocast(labels.device, run.dtype):
             features = backbone.of_view(turned).float()
         # A row of 4 C logits, those of a class side by side.
         joint = classifier.weight.view(4 * len(classifier.weight), -1)
         logits = F.linear(features, joint, biases.flatten())
         target = torch.cat([4 * labels + quarter for quarter in range(4)])
         losses = F.cross_entropy(logits, target, reduction="none").view(4, -1).mean(0)
-        return setting.reduce(losses, labels, batch)
+        return run.reduce(losses, labels, batch)
 
-    down = descent(setting.optimizer, objective)
+    down = descent(run.optimizer, objective)
 
     def step(batch: Batch) -> torch.Tensor:
         value = down(batch)
@@ -69,6 +70,7 @@ METHOD = Method(
     summary="class and rotation as one label, four views at test time",
     source="Lee, Hwang, Shin, ICML 2020, arXiv 1910.05872",
     stages=("pretrain",),
+    options=NoOptions,
     # 80,000 steps of 128 images on all of CIFAR are 200 epochs.
     defaults={
         "pretrain": {
@@ -80,7 +82,7 @@ METHOD = Method(
     },
     steps=make_steps,
     alone=True,
-    head=lambda _options: Head(trainable=("weight",), scale=0.25),
-    balances=lambda _params: False,
-    backbone=lambda _options: "sla",
+    head=lambda _options, _run: Head(trainable=("weight",), scale=0.25),
+    balances=lambda _options, _run: False,
+    backbone=lambda _options, _run: "sla",
 )

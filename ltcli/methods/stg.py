@@ -20,29 +20,27 @@ without code. Generalised classifier: Zhong, Cui, Liu, Jia, CVPR 2021, arXiv 210
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.compute.transfer import to_device
-from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, Method, Steps
+from ltcli.methods.method import FINETUNE, Head, Method
+from ltcli.methods.run import require_frozen_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
     from ltcli.models.generator import Generator
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of STG's last stage."""
+class Options:
+    """Options of STG's last stage."""
 
     classifier: Literal["crt", "lws", "generalised"] = param(
         "crt", "fresh class vectors, scales of the trained ones, or both trained ones and scales"
@@ -63,50 +61,48 @@ class Params:
     draws: int = param(1, "augmented copies of each sample of a step", ge=1)
 
 
-def check(params: Any, _headers: Mapping[str, Header]) -> None:
-    """Refuse a backbone that is not the one the generator was trained on."""
-    if params.train == "all":
-        hint = "the generator belongs to the features of the frozen backbone"
-        raise ParamError("finetune", "train must be classifier for stg, got all", hint)
+def check(_options: Options, run: Run) -> None:
+    """Refuse a backbone that moves away from the features that the generator was trained on."""
+    require_frozen_backbone(run, "the generator belongs to the features of the frozen backbone")
 
 
-def head(params: Params) -> Head:
+def head(options: Options, _run: Run) -> Head:
     """Return what the chosen classifier starts from and trains."""
-    if params.classifier == "crt":
+    if options.classifier == "crt":
         return Head(start="fresh")
-    if params.classifier == "lws":
+    if options.classifier == "lws":
         return Head(trainable=("scales",))
-    rates = {"weight": params.classifier_rate, "bias": params.classifier_rate}
+    rates = {"weight": options.classifier_rate, "bias": options.classifier_rate}
     return Head(trainable=("weight", "bias", "scales"), rates=rates)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
+def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Return the steps on augmented features."""
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import feature_step
+    from ltcli.engine.steps import Steps, feature_step
 
-    if setting.generator is None:
+    if run.generator is None:
         raise ValueError("stg reads a generator")
-    augment = augmentation(params, setting.generator, setting.class_counts, setting.seed)
-    classifier = setting.network.classifier
+    augment = augmentation(options, run.generator, run.class_counts, run.seed)
+    classifier = run.network.classifier
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        features = features.repeat_interleave(params.draws, 0)
-        labels = labels.repeat_interleave(params.draws)
+        features = features.repeat_interleave(options.draws, 0)
+        labels = labels.repeat_interleave(options.draws)
         logits = classifier(augment(features, labels, batch))
-        return setting.reduce(F.cross_entropy(logits, labels, reduction="none"), labels, batch)
+        return run.reduce(F.cross_entropy(logits, labels, reduction="none"), labels, batch)
 
-    return Steps(feature_step(setting.features, setting.optimizer, loss, setting.labels))
+    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
 
 
 def augmentation(
-    params: Params, generator: Generator, class_counts: torch.Tensor, seed: int
+    options: Options, generator: Generator, class_counts: torch.Tensor, seed: int
 ) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
     """Return what augments the features of a step, float [B, D], of labels int64 [B].
 
     Args:
-        params: Own parameters.
+        options: Own parameters.
         generator: Frozen, in eval mode.
         class_counts: int64 [C].
         seed: Of the draws, which depend on epoch and step beside it.
@@ -116,31 +112,31 @@ def augmentation(
     from ltcli.compute.seeds import derive
     from ltcli.stats.differences import masked, moved, rarity
 
-    factors = (params.strength * rarity(class_counts.cpu())).float().to(class_counts.device)
-    changes = torch.ones_like(generator.head) if params.augment == "all" else ~generator.head
+    factors = (options.strength * rarity(class_counts.cpu())).float().to(class_counts.device)
+    changes = torch.ones_like(generator.head) if options.augment == "all" else ~generator.head
 
     @torch.no_grad()
     def augment(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         draws = torch.Generator().manual_seed(derive("stg", seed, batch.epoch, batch.step))
         noise = to_device(torch.randn(features.shape, generator=draws), features.device)
         mask = to_device(torch.rand(features.shape, generator=draws), features.device)
-        if params.noise == "dropout":
-            kept = features / max(1 - params.mask, 1e-9)
-            changed = masked(kept, torch.zeros_like(features), mask, params.mask)
+        if options.noise == "dropout":
+            kept = features / max(1 - options.mask, 1e-9)
+            changed = masked(kept, torch.zeros_like(features), mask, options.mask)
         else:
-            tokens = generator.nearest_head(features, params.similarity)
+            tokens = generator.nearest_head(features, options.similarity)
             tokens = torch.where(generator.head[labels], labels, tokens)
             mean, variance = generator(features, tokens)
-            if params.noise == "head-mean":
+            if options.noise == "head-mean":
                 mean = generator.class_means[tokens] - features
-            if params.noise in ("variance", "gaussian"):
+            if options.noise in ("variance", "gaussian"):
                 mean = torch.zeros_like(mean)
-            if params.noise in ("mean", "head-mean"):
+            if options.noise in ("mean", "head-mean"):
                 variance = torch.zeros_like(variance)
-            if params.noise == "gaussian":
+            if options.noise == "gaussian":
                 variance = variance.mean(1, keepdim=True)
             shifted = moved(features, mean, variance, factors[labels], noise)
-            changed = masked(features, shifted, mask, params.mask)
+            changed = masked(features, shifted, mask, options.mask)
         return torch.where(changes[labels].unsqueeze(1), changed, features)
 
     return augment
@@ -150,12 +146,12 @@ METHOD = Method(
     summary="tail features moved by differences learnt from head classes (stg-train)",
     source="STG, anonymous submission, no arXiv id known",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     defaults={
         "finetune": {"optimizer": "adam", "lr": 1e-3, "decay": "steps", "sampler": "class-aware"}
     },
     steps=make_steps,
     head=head,
-    reads=lambda _params: ("generator",),
+    reads=lambda _options, _run: ("generator",),
     check=check,
 )

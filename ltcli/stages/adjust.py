@@ -12,21 +12,19 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
 from ltcli.data.class_table import read_class_table, read_shares
-from ltcli.methods import METHODS, starts_fresh
+from ltcli.data.reading import Reading
+from ltcli.stages.league import recorded
 from ltcli.stages.recipe import recipe
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
     open_samples,
-    root_option,
-    workers_option,
 )
 from ltcli.stages.stage import Input, Result, Stage, check_follows_prior
 
@@ -44,7 +42,7 @@ _WAYS = ("prior", "tau", "costs")
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(Reading):
     """Parameters of adjust; exactly one of prior, tau and costs is given."""
 
     prior: Literal["uniform"] | str | None = param(
@@ -63,11 +61,6 @@ class Params:
     )
     data: Literal["features", "images"] = param(
         "features", "for tau auto: validation logits of the feature bank, or run the images"
-    )
-    root: str | None = root_option()
-    workers: int | None = workers_option()
-    precision: Literal["auto", "fp32", "bf16"] = param(
-        "auto", "for --data images: bf16 where the device has it"
     )
 
 
@@ -111,9 +104,10 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
 def _check_first(way: str, model: Header) -> None:
     """Refuse a second adjustment for the class prior, or for costs, of one classifier."""
     for stage, before in reversed(model.info["recipe"]):
-        of = SimpleNamespace(**before)
-        if stage == "finetune" and starts_fresh(METHODS[of.method], of):
-            return
+        if stage == "finetune":
+            method, run = recorded(stage, before)
+            if method.head(run.params.options, run).start == "fresh":
+                return
         if stage == "adjust" and (way == "costs") == ("costs" in before):
             what = "costs" if way == "costs" else "the class prior"
             hint = "start from the model that it was made from"
@@ -236,6 +230,13 @@ def _validation(
     return logits, split.tensor("val.labels")
 
 
+def _needs(params: Params) -> tuple[str, ...]:
+    """Return the inputs that a run reads: data only where tau is chosen on it."""
+    if params.tau != "auto":
+        return ("model",)
+    return ("model", "features" if params.data == "features" else "split")
+
+
 def show(header: Header) -> list[str]:
     """Return what was added, and the trade-off between head and tail where tau was chosen."""
     info = header.info
@@ -269,23 +270,12 @@ STAGE = Stage(
     params=Params,
     inputs=(
         Input("model", "model", "pretrain", "what to adjust"),
-        Input(
-            "features",
-            "features",
-            "dump-features",
-            "feature bank of that model",
-            lambda params: params.tau == "auto" and params.data == "features",
-        ),
-        Input(
-            "split",
-            "split",
-            "split",
-            "validation images",
-            lambda params: params.tau == "auto" and params.data == "images",
-        ),
+        Input("features", "features", "dump-features", "feature bank of that model"),
+        Input("split", "split", "split", "validation images"),
     ),
     output="model",
     run=run,
+    needs=_needs,
     check=check,
     output_stem=lambda params, _inputs: f"adjust-{_way(params)}",
     external=fingerprint,

@@ -123,14 +123,14 @@ def _generated(
     """Return the features that the generator makes of some images, and their divergences."""
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods import stg
     from ltcli.models.generator import load_generator
     from ltcli.stats.diagnosis import divergences
 
     generator = load_generator(artifact, torch.device("cpu"))
     features = known.features[rows]
-    options = stg.Params(strength=params.stg_strength, mask=params.mask)
+    options = stg.Options(strength=params.stg_strength, mask=params.mask)
     augment = stg.augmentation(options, generator, known.counts, params.seed)
     batch = Batch(epoch=0, step=0, first=0, rows=rows)
     with torch.no_grad():

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError, ParamError
 from ltcli.core.params import param
+from ltcli.data.reading import Reading
 from ltcli.models.names import BORROWED, EMBEDDINGS
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
     open_samples,
     refuse_augmentation,
-    root_option,
-    workers_option,
 )
 from ltcli.stages.stage import Input, Result, Stage, check_kept, check_together, refuse_given
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(Reading):
     """Parameters of dump-features."""
 
     maps: bool = param(False, "also keep the last feature maps of the training images")
@@ -39,9 +38,6 @@ class Params:
         None, "use the weights that pretrain --snapshots kept after this epoch", ge=1
     )
     storage: Literal["fp32", "bf16"] = param("fp32", "how features are stored")
-    root: str | None = root_option()
-    workers: int | None = workers_option()
-    precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
     other_split: bool = param(
         False,
         "allow a split that the model was not trained on, of the same classes",
@@ -95,7 +91,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     def samples(part: str, padding: int = 0) -> Samples:
         # Normalised as in training, also where the images are of another split.
-        varied = Augmentation(padding=padding, flip=params.flip)
+        varied = Augmentation(padding=padding, flip=params.flip, seed=params.seed)
         return open_samples(split, part, device, params, model.header.info, varied)
 
     tensors: dict[str, torch.Tensor] = {}
@@ -121,7 +117,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
         def view(number: int) -> torch.Tensor:
             batches = (
-                images.drawn(part, seed=params.seed, epoch=number, first=i * size)
+                images.drawn(part, epoch=number, first=i * size)
                 for i, part in enumerate(torch.split(rows.to(device), size))
             )
             return applied(function, batches, device, dtype, stored)

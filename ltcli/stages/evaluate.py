@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
+from ltcli.data.reading import Reading
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
     files_of,
     open_samples,
-    root_option,
-    workers_option,
 )
 from ltcli.stages.stage import Input, Result, Stage
 
@@ -33,13 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(Reading):
     """Parameters of evaluate."""
 
     on: Literal["test", "val"] = param("test", "which images")
-    root: str | None = root_option()
-    workers: int | None = workers_option()
-    precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli import methods
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.engine.schedules import SCHEDULES, Schedule
-from ltcli.stages.samples import (
-    check_samples,
-    refuse_augmentation,
-    root_option,
-    workers_option,
-)
+from ltcli.engine.schedules import SCHEDULES
+from ltcli.methods.run import Run, Training, with_given
+from ltcli.stages.samples import check_samples, refuse_augmentation
 from ltcli.stages.stage import (
     Input,
     Result,
@@ -30,21 +26,23 @@ from ltcli.stages.start import (
     backbone_of,
     check_start,
     fingerprint,
+    load_start,
     pixels,
     recipe_of,
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.methods.method import Method
+    from ltcli.engine.steps import Mixing
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(Training):
     """Parameters of pretrain."""
 
-    method: str = param("cross-entropy", "the loss; see ltcli methods")
     backbone: str = param(
         "auto",
         "resnet20/32/44/56/110 with D = 64, resnet10/18/34 with D = 512, or one of torchvision's:"
@@ -52,82 +50,55 @@ class Params:
     )
     weights: str | None = param(
         None,
-        "start from these: a file, or torchvision's by name, as default or IMAGENET1K_V2",
+        "initial weights: a file, or torchvision's by name, as default or IMAGENET1K_V2",
         identity=False,
     )
     schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
-        "ldam", "published recipe that the options below start from"
+        "ldam", "published recipe whose numbers hold unless an option replaces them"
     )
-    epochs: int | None = param(
-        None,
-        "length of the run; milestones move in proportion; 0 keeps --weights as they are",
-        ge=0,
-    )
-    batch_size: int | None = param(None, "images per step", ge=2)
-    lr: float | None = param(None, "base learning rate", gt=0)
-    warmup: int | None = param(None, "epochs of linear warm-up", ge=0)
-    milestones: tuple[int, ...] | None = param(
-        None, "first epochs of the later phases, in the recipe's own length", ge=1
-    )
-    factors: tuple[float, ...] | None = param(
-        None, "multiples of the base rate in these phases", gt=0
-    )
-    weight_decay: float | None = param(None, "L2 coefficient", ge=0)
-    nesterov: bool | None = param(None, "Nesterov's momentum")
-    momentum: float = param(0.9, "of SGD", ge=0, lt=1)
-    pad_mode: Literal["constant", "reflect"] | None = param(None, "border of the random crop")
-    padding: int = param(4, "pixels of border for the random crop; 0 for no crop", ge=0)
-    flip: bool = param(True, "flip images at random")
-    least_area: float = param(
-        0.08, "image files: share of an image that the random crop has at least", gt=0, le=1
-    )
-    jitter: float = param(
-        0.0, "image files: strength of random brightness, contrast and saturation", ge=0, le=1
-    )
-    mixup: float = param(0.0, "alpha of mixup's Beta distribution; 0 is no mixup", ge=0)
+    warmup: int | None = param(None, "epochs of linear warm-up of the learning rate", ge=0)
     mixed_labels: Literal["share", "remix"] = param(
-        "share", "labels of mixed images: by their share, or remix's, in favour of rare classes"
+        "share", "mixup: labels weighted as the images, or by Remix in favour of rare classes"
     )
-    remix_ratio: float = param(3.0, "remix: ratio of class sizes from which one counts", ge=1)
-    remix_below: float = param(0.5, "remix: share of the image below which it does", ge=0, le=1)
-    beta: float = param(
-        0.0, "class weights by the effective number: 0 is none, near 1 is 1/n", ge=0, lt=1
+    remix_ratio: float = param(
+        3.0, "Remix: ratio of class sizes from which the rarer class can take the label", ge=1
     )
-    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
-        "weighted-mean", "what the weighted losses of a batch are divided by"
+    remix_below: float = param(
+        0.5,
+        "Remix: mixing weight below which the label goes to the rarer class (Remix's tau)",
+        ge=0,
+        le=1,
     )
-    sampler: Literal[
-        "instance-balanced", "class-aware", "square-root", "reversed", "progressive"
-    ] = param("instance-balanced", "how an epoch draws its samples")
     defer: int = param(
-        0, "first epoch, in the recipe's own length, of these weights and this sampler", ge=0
+        0, "first epoch of class weights and sampler, counted in the schedule's own length", ge=0
     )
-    snapshots: int = param(0, "also keep the weights after each of the last so many epochs", ge=0)
-    root: str | None = root_option()
-    workers: int | None = workers_option()
-    precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the device has it")
-    seed: int = param(0, "initial weights, order, augmentation", ge=0, lt=2**32)
 
 
-def resolved_schedule(params: Params) -> Schedule:
-    """Return the recipe with every number that was given replaced.
+def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
+    """Return the run that parameters describe.
 
     Raises:
         ParamError: Milestones and factors do not match.
     """
-    base = SCHEDULES[params.schedule]
-    fields = [field.name for field in dataclasses.fields(Schedule) if field.name != "epochs"]
-    given = {name: getattr(params, name) for name in fields if getattr(params, name) is not None}
-    schedule = dataclasses.replace(base, **given)
-    if len(schedule.milestones) != len(schedule.factors):
-        rule = f"factors must be as many as milestones ({len(schedule.milestones)})"
-        raise ParamError("pretrain", f"{rule}, got {len(schedule.factors)}")
-    return schedule
+    schedule = with_given(SCHEDULES[params.schedule], params, "pretrain", warmup=params.warmup)
+    epochs = schedule.epochs if params.epochs is None else params.epochs
+    # A short run has weights and sampler in its last epoch at least.
+    deferred = max(0, min(round(params.defer * epochs / schedule.epochs), epochs - 1))
+    return Run(
+        stage="pretrain",
+        params=params,
+        schedule=schedule,
+        whole=True,
+        bank=False,
+        deferred=deferred,
+        headers=headers,
+    )
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Check what can be known before any work."""
-    schedule = resolved_schedule(params)
+def check(params: Params, headers: Mapping[str, Header]) -> None:
+    """Check what is known before any work."""
+    header, run = headers["split"], run_of(params, headers)
+    method, schedule = methods.find(params.method, "pretrain"), run.schedule
     check_momentum("pretrain", schedule.nesterov, params.momentum)
     if params.defer >= schedule.epochs:
         rule = f"defer must be less than the {schedule.epochs} epochs of schedule {params.schedule}"
@@ -137,86 +108,84 @@ def check(params: Any, headers: Mapping[str, Header]) -> None:
         raise ParamError("pretrain", f"{rule}, got {params.defer}", "nothing else is put off")
     if params.mixed_labels == "remix" and params.mixup == 0:
         raise ParamError("pretrain", "mixed-labels must be share without --mixup, got remix")
+    defaults = method.defaults.get("pretrain", {})
+    refuse = functools.partial(refuse_given, "pretrain", params, defaults=defaults)
     if params.mixed_labels == "share":
-        names = ("remix_ratio", "remix_below")
-        refuse_given("pretrain", params, names, "without --mixed-labels remix")
+        refuse(("remix_ratio", "remix_below"), "without --mixed-labels remix")
     if params.beta == 0:
-        refuse_given("pretrain", params, ("reduction",), "without --beta")
-    method = methods.find(params.method, "pretrain")
+        refuse(("reduction",), "without --beta")
     if method.steps is not None and params.mixup > 0:
         rule = f"mixup must be 0 for {params.method}, got {params.mixup:g}"
         raise ParamError("pretrain", rule, "its steps need every image by itself")
     check_processes("pretrain", method.alone, params.method)
-    method.check(params, headers)
-    header = headers["split"]
+    method.check(params.options, run)
     check_samples("pretrain", params.root, header)
-    refuse_augmentation("pretrain", params, header.info["store"])
-    check_start(params, method, header)
+    refuse_augmentation("pretrain", params, header.info["store"], defaults)
+    check_start(params, method.backbone(params.options, run), header)
     if header.size("train.labels", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
 
 
-def run(params: Any, inputs: Mapping[str, Artifact], context: Context) -> Result:
+def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
     """Train with the one loop; the last epoch is the result."""
-    from ltcli.data.decode import CENTRE
-    from ltcli.engine.fit import fit
-    from ltcli.engine.schedules import learning_rate
-    from ltcli.engine.state import Snapshots, TrainingState
-    from ltcli.stages.fresh_setting import fresh_setting, mixing_of
-    from ltcli.stages.progress import report
-    from ltcli.stages.setting import make_steps
+    import torch
 
-    split = inputs["split"]
-    info = split.header.info
-    schedule = resolved_schedule(params)
-    setting = fresh_setting(params, schedule, split, context)
-    network, epochs = setting.network, setting.epochs
-    method = methods.find(params.method, "pretrain")
-    steps = make_steps(params, method, setting, mixing_of(params, setting.class_counts))
-    order = steps.order or setting.order
-    if setting.images is not None:
-        setting.images.samples.read_ahead(order, schedule.batch_size)
-    snapshots = Snapshots(network, epochs - params.snapshots)
-    training = fit(
-        steps.step,
-        order,
-        lambda epoch: learning_rate(schedule, epochs, epoch),
-        TrainingState(network, setting.optimizer, snapshots, steps.state),
-        epochs=epochs,
-        batch_size=schedule.batch_size,
-        seed=params.seed,
-        context=context,
-    )
-    said, device = steps.facts or dict, setting.labels.device
-    for epoch in report(training, epochs, context, device, setting.dtype, said):
-        snapshots.take(epoch.epoch)
-    state = {} if steps.state is None else steps.state.tensors()
+    from ltcli.compute.device import resolve_device, resolve_precision
+    from ltcli.data.decode import CENTRE
+    from ltcli.models.network import build_network, place
+    from ltcli.stages.training import assemble, start_classifier, train
+
+    split, method = inputs["split"], methods.find(params.method, "pretrain")
+    info, device = split.header.info, resolve_device(context.device)
+    run = run_of(params, {"split": split.header})
+    head = method.head(params.options, run)
+    name = backbone_of(params, method.backbone(params.options, run), split.header)
+    classes = info["class_names"]
+    network = build_network(name, len(classes), params.seed, head.form, info["image_size"])
+    start_classifier(network.classifier, head, fresh=True)
+    load_start(network, params)
+    # A last layer alone is small, and its logits decide: it is trained in float32.
+    alone = info["store"] == "features"
+    dtype = torch.float32 if alone else resolve_precision(params.precision, device)
+    seen = pixels(params, split.header)
+    ready = assemble(method, run, place(network, device), inputs, seen, dtype)
+    kept = train(method, ready, mixing_of(params, ready.class_counts), context)
+    remix = params.mixed_labels == "remix" and params.remix_below > 0
     return Result(
+        {**network.state_dict(), **kept},
         {
-            **network.state_dict(),
-            **snapshots.stacked(""),
-            **{f"method.{name}": tensor for name, tensor in state.items()},
-        },
-        {
-            "class_names": info["class_names"],
+            "class_names": classes,
             "class_counts": info["class_counts"],
-            **pixels(params, split.header),
+            **seen,
             "image_size": info["image_size"],
             "split": split.header.digest,
-            "backbone": backbone_of(params, method, split.header),
+            "backbone": name,
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": epochs > 0 and _balances(method, params),
-            "epochs": epochs,
+            "balanced": run.epochs > 0 and (remix or methods.balances(method, params.options, run)),
+            "epochs": run.epochs,
             **({"centre": CENTRE} if info["store"] == "files" else {}),
             "recipe": recipe_of(params, split.header),
         },
     )
 
 
-def _balances(method: Method, params: Any) -> bool:
-    remix = bool(params.mixed_labels == "remix" and params.remix_below > 0)
-    return remix or methods.balances(method, params)
+def mixing_of(params: Params, class_counts: torch.Tensor) -> Mixing | None:
+    """Return how images and labels are mixed; None where they are not."""
+    from ltcli.engine.steps import Mixing
+    from ltcli.stats.losses import remix_shares
+
+    if params.mixup == 0:
+        return None
+    shares = None
+    if params.mixed_labels == "remix":
+        shares = functools.partial(
+            remix_shares,
+            class_counts=class_counts,
+            ratio=params.remix_ratio,
+            below=params.remix_below,
+        )
+    return Mixing(params.mixup, params.seed, shares)
 
 
 STAGE = Stage(

@@ -218,7 +218,11 @@ def run(job: Job[P]) -> tuple[bool, str | None]:
             now = stack.enter_context(planned(job))
         if not world.agreed(now.reason is not None):
             return False, now.digest if rank == 0 else None
-        digest = _make(job, now) if rank == 0 else _follow(job, now)
+        digest = None
+        if rank == 0:
+            digest = _make(job, now)
+        else:
+            _follow(job, now)
         world.agreed(True)
         return True, digest
 

@@ -11,7 +11,7 @@ from ltcli.artifacts.sidecar import read_records
 from ltcli.compute.environment import usable_cores
 from ltcli.compute.processes import local_processes
 from ltcli.core.errors import ArtifactError, DataError, ParamError
-from ltcli.core.params import param
+from ltcli.data.reading import Reading
 from ltcli.stages.stage import refuse_given
 
 if TYPE_CHECKING:
@@ -36,17 +36,6 @@ _UNREAD = {
 }
 
 
-def root_option() -> Any:
-    """Declare ``root``, where the images of a split of files are."""
-    return param(None, "folder of the images, if they have moved", identity=False)
-
-
-def workers_option() -> Any:
-    """Declare ``workers``, who decode the images of a split of files."""
-    text = "processes that decode image files; as many as cores if not given, shared by torchrun's"
-    return param(None, text, identity=False, ge=0)
-
-
 def check_samples(stage: str, root: str | None, split: Header) -> None:
     """Check that the images of a split of files can be found.
 
@@ -68,18 +57,21 @@ def check_samples(stage: str, root: str | None, split: Header) -> None:
         raise DataError(folder, "no such folder", "name the folder of the images with --root")
 
 
-def refuse_augmentation(stage: str, params: Any, store: str) -> None:
+def refuse_augmentation(
+    stage: str, params: Reading, store: str, defaults: Mapping[str, object] = {}
+) -> None:
     """Refuse options of an augmentation that samples kept like this do not have.
 
     Args:
-        stage: What an error names.
+        stage: Stage that an error names.
         params: Its parameters.
-        store: As in a split; features also for a feature bank.
+        store: Store of the split; features also for a feature bank.
+        defaults: Defaults of the method, instead of the declared ones.
 
     Raises:
         ParamError: One was given.
     """
-    refuse_given(stage, params, *_UNREAD[store])
+    refuse_given(stage, params, *_UNREAD[store], defaults=defaults)
 
 
 def check_alike(split: Header, model: Header) -> None:
@@ -108,7 +100,7 @@ def open_samples(
     split: Artifact,
     part: str,
     device: torch.device,
-    params: Any,
+    params: Reading,
     pixels: Mapping[str, Any],
     augmentation: Augmentation | None = None,
 ) -> Samples:

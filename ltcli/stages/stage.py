@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -71,6 +71,7 @@ class Stage(Generic[P]):
         external: Fingerprints of what the stage reads beside artifacts, by role; see ``OUTSIDE``.
         check: Looks at parameters and headers before any work.
         has_methods: Whether ``params.method`` chooses a method, whose options are added.
+        defaults: Defaults for fields of ``params``, instead of the declared ones.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
         shares_work: Whether several processes may run it together.
         show: Lines for people about a finished artifact, from its header.
@@ -89,6 +90,7 @@ class Stage(Generic[P]):
     external: Callable[[P], dict[str, str]] | None = None
     check: Callable[[P, Mapping[str, Header]], None] | None = None
     has_methods: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     for_each: str | None = None
     shares_work: bool = False
     show: Callable[[Header], list[str]] | None = None
@@ -172,24 +174,23 @@ def refuse_given(
     where: str,
     hint: str | None = None,
     *,
-    defaults: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] = {},
 ) -> None:
     """Refuse options that nothing reads: those whose values are not the defaults.
 
     Args:
-        stage: The command, for the message.
+        stage: Stage that an error names.
         params: Its parameters.
         names: Parameters that are not read.
-        where: Where they are not read: "for tau-norm".
-        hint: Why.
-        defaults: A method's own defaults, instead of the declared ones.
+        where: Circumstance in which nothing reads them: "for tau-norm".
+        hint: The reason.
+        defaults: Defaults of the method, instead of the declared ones.
 
     Raises:
         ParamError: One was given.
     """
-    own = defaults or {}
     for spec in specs(type(params)):
-        default = own.get(spec.name, spec.default)
+        default = defaults.get(spec.name, spec.default)
         if spec.name in names and getattr(params, spec.name) != default:
             raise ParamError(stage, f"{spec.flag[2:]} must not be given {where}", hint)
 

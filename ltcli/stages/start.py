@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcli import methods
 from ltcli.artifacts.header import opened, read_header
 from ltcli.core.errors import ArtifactError, ParamError, nearest
 from ltcli.core.params import as_dict
@@ -18,20 +17,19 @@ from ltcli.stages.recipe import recipe
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
-    from ltcli.methods.method import Method
     from ltcli.models.network import Network
+    from ltcli.stages.pretrain import Params
 
 logger = logging.getLogger(__name__)
 
 
-def backbone_of(params: Any, method: Method, split: Header) -> str:
+def backbone_of(params: Params, variant: str, split: Header) -> str:
     """Return the name of the backbone as the samples and the method want it."""
-    more = method.backbone(methods.options(method, params))
     name = plain_backbone(params, split)
-    return f"{name}-{more}" if more else name
+    return f"{name}-{variant}" if variant else name
 
 
-def plain_backbone(params: Any, split: Header) -> str:
+def plain_backbone(params: Params, split: Header) -> str:
     """Return the name of the backbone without what a method changes of it."""
     if params.backbone != "auto":
         return str(params.backbone)
@@ -40,7 +38,7 @@ def plain_backbone(params: Any, split: Header) -> str:
     return "resnet32"
 
 
-def pixels(params: Any, split: Header) -> dict[str, list[float]]:
+def pixels(params: Params, split: Header) -> dict[str, list[float]]:
     """Return mean and standard deviation of each colour, 0..1, that the network shall know.
 
     Those of the model that the weights are of; of a network of torchvision with other weights
@@ -57,7 +55,7 @@ def pixels(params: Any, split: Header) -> dict[str, list[float]]:
     return {"mean": split.info["mean"], "std": split.info["std"]}
 
 
-def check_start(params: Any, method: Method, split: Header) -> None:
+def check_start(params: Params, variant: str, split: Header) -> None:
     """Check backbone and weights.
 
     Raises:
@@ -65,7 +63,7 @@ def check_start(params: Any, method: Method, split: Header) -> None:
         ArtifactError: The images do not suit the backbone.
     """
     name = params.backbone
-    as_it_is = not method.backbone(methods.options(method, params))
+    as_it_is = not variant
     if split.info["store"] == "features":
         if name != "auto":
             rule = f"backbone must be auto for the embeddings of {split.path}, got {name}"
@@ -106,7 +104,7 @@ def _check_borrowed(name: str, as_it_is: bool, method: str, split: Header) -> No
         raise ArtifactError(split.path, rule, hint)
 
 
-def _model_of(params: Any) -> Header | None:
+def _model_of(params: Params) -> Header | None:
     """Return the header of the weights where they are a model of ltcli."""
     if params.weights is None or not _is_file(params.weights):
         return None
@@ -131,7 +129,7 @@ def _digest(path: Path, _size: int, _changed: int) -> str:
     return digest.hexdigest()
 
 
-def _origin(params: Any) -> str | None:
+def _origin(params: Params) -> str | None:
     """Return what identifies the weights: the SHA-256 of a file, or torchvision's name of them.
 
     Raises:
@@ -155,13 +153,13 @@ def _origin(params: Any) -> str | None:
     return str(registered(params.backbone, params.weights))
 
 
-def facts(params: Any) -> dict[str, str]:
+def facts(params: Params) -> dict[str, str]:
     """Return what a header says of the weights beside the parameters: their origin, if any."""
     origin = _origin(params)
     return {} if origin is None else {"weights": origin}
 
 
-def recipe_of(params: Any, split: Header) -> list[Any]:
+def recipe_of(params: Params, split: Header) -> list[Any]:
     """Return how the model was made, with what ``auto`` came to and where weights came from."""
     # The inputs of a split are what its data set was: other files make another recipe.
     chosen = {**split.parameters, **split.inputs, "store": split.info["store"]}
@@ -170,7 +168,7 @@ def recipe_of(params: Any, split: Header) -> list[Any]:
     return recipe(first, "pretrain", chosen)
 
 
-def fingerprint(params: Any) -> dict[str, str]:
+def fingerprint(params: Params) -> dict[str, str]:
     """Return a SHA-256 for the weights, so that changed ones are seen."""
     found: Mapping[str, str] = facts(params)
     if params.weights is None or _is_file(params.weights):
@@ -178,7 +176,7 @@ def fingerprint(params: Any) -> dict[str, str]:
     return {"weights": hashlib.sha256(found["weights"].encode()).hexdigest()}
 
 
-def load_start(network: Network, params: Any) -> None:
+def load_start(network: Network, params: Params) -> None:
     """Put the weights from elsewhere into a fresh network, if there are any.
 
     Raises:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.models.generator import Generator
     from ltcli.stats.differences import DifferenceTargets
 
@@ -113,19 +113,17 @@ def _train(
     """Train a generator in place on features of head classes, float32 [N, D] on the CPU."""
     import torch
 
-    from ltcli.data.samplers import class_aware, instance_balanced
-    from ltcli.engine.fit import fit
-    from ltcli.engine.state import Snapshots, TrainingState
-    from ltcli.stages.progress import report
+    from ltcli.data.samplers import order_of
+    from ltcli.engine.fit import train
+    from ltcli.engine.steps import Steps
     from ltcli.stats.differences import DifferenceTargets
 
     device, size = generator.tokens.device, len(labels)
     classes, dim = generator.tokens.shape
 
     def order(epoch: int) -> torch.Tensor:
-        if params.sampler == "instance-balanced":
-            return instance_balanced(size, seed=params.seed, epoch=epoch)
-        return class_aware(labels, classes, seed=params.seed, epoch=epoch, length=size)
+        drawn = {"seed": params.seed, "epoch": epoch, "epochs": params.epochs}
+        return order_of(params.sampler, labels, classes, **drawn)
 
     targets = DifferenceTargets(
         size,
@@ -151,18 +149,17 @@ def _train(
         meters.zero_()
         return {"mean_loss": mean / max(1, samples), "variance_loss": variance / max(1, samples)}
 
-    training = fit(
-        step,
+    train(
+        generator,
+        optimizer,
+        Steps(step, state=targets, facts=facts),
         order,
         lambda _epoch: params.lr,
-        TrainingState(generator, optimizer, Snapshots(generator, params.epochs), targets),
         epochs=params.epochs,
         batch_size=params.batch_size,
         seed=params.seed,
         context=context,
     )
-    for _ in report(training, params.epochs, context, device, torch.float32, facts):
-        pass
 
 
 def _step(

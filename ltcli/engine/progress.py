@@ -1,4 +1,4 @@
-"""Report the epochs of a run: to the sidecar, to a progress bar on a terminal, else to the log."""
+"""Reports of a training run: the sidecar, and a progress bar on a terminal or else the log."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def report(
     dtype: object,
     facts: Callable[[], dict[str, float]] = dict,
 ) -> Iterator[Epoch]:
-    """Pass epochs on, reporting each.
+    """Pass epochs on, and report each.
 
     Args:
-        training: What ``fit`` yields.
-        epochs: How many there are in all.
-        context: Has the sidecar.
-        device: Shown in the first line.
-        dtype: Shown in the first line.
-        facts: More to say of the epoch that just ended.
+        training: Epochs that ``fit`` yields.
+        epochs: Length of the run.
+        context: Writes the sidecar.
+        device: Device, for the first line.
+        dtype: Precision, for the first line.
+        facts: Further figures of the epoch that just ended.
     """
     precision = str(dtype).removeprefix("torch.")
     logger.info("%s: on %s in %s", context.name, device, precision)
     context.log({"event": "training", "device": str(device), "precision": precision})
-    # Of several processes one alone logs, and draws.
+    # Only the first of several processes logs at this level, and draws.
     draws = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
     bar = _bar(context.name, epochs) if draws else None
     try:
