@@ -11,6 +11,7 @@ import ltcli
 ROOT = Path(ltcli.__file__).parent
 LEVELS = (
     ("cli",),
+    ("report",),
     ("stages",),
     ("methods",),
     ("engine",),

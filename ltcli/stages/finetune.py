@@ -50,10 +50,12 @@ RECIPE = Schedule(
 DEFAULTS = {name: value for name, value in vars(RECIPE).items() if name != "warmup"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Params(Training):
     """Parameters of finetune."""
 
+    # There is no method that fits all models, and its name is that of the output.
+    method: str = param(help="method to train with; ltcli methods lists all")
     data: Literal["features", "images"] = param(
         "features", "train on the feature bank (seconds), or on augmented images"
     )

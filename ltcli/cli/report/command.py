@@ -1,68 +1,60 @@
 """report: the command. Checks, reads, measures, and writes one page."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from ltcli.artifacts.folder import make_folder, read_folder
+from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import Header
-from ltcli.cli import comparison_table as table
-from ltcli.cli.commands import help_of
-from ltcli.cli.compare import check_groups, predictions_on_test, warn_of_replaced
+from ltcli.cli.commands import Command
 from ltcli.cli.report.files import lineage
 from ltcli.cli.report.models import images_of_class, measure
 from ltcli.cli.report.page import MARK, Facts, page
 from ltcli.core.errors import ArtifactError, ParamError, cause
+from ltcli.core.params import param
+from ltcli.report import comparison_table as table
+from ltcli.report.inputs import Groups, check_groups, predictions_on_test, replaced_models
 from ltcli.stages.comparison import check_same_images, place, read_runs
-from ltcli.stages.run import check_output
+from ltcli.stages.run import check_name, check_writable
 
-# Of the intervals, as compare has it.
+# Confidence level of the intervals, as in compare.
 _LEVEL = 0.95
 
 
-def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of runs.", metavar="DIR")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="File to write [default: DIR/report.html].")
-    ] = None,
-    many_above: Annotated[int, typer.Option(help="More training images are many.")] = 100,
-    few_below: Annotated[int, typer.Option(help="Fewer training images are few.")] = 20,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a file that is no report.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
-    r"""Show a folder of runs in one HTML file.
+@dataclass(frozen=True)
+class Params(Groups):
+    """Parameters of report."""
 
-    The comparison of the classifiers that were evaluated on the test set, accuracy by class size,
-    reliability, confusion, learning curves, lineage and environment. The file needs no network and
-    runs no script.
+    dir: Path = param(Path("artifacts"), "folder of runs", short="d")
+    out: Path | None = param(None, "file to write; without it, report.html in --dir")
+    force: bool = param(False, "replace a file that is no report")
 
-    \b
-    Examples:
-      ltcli report artifacts/digits
-      ltcli report artifacts/c10-100 --out c10-100.html
-    """
-    check_groups("report", many_above, few_below)
-    target = out or folder / "report.html"
+
+def run(params: Params, as_json: bool) -> None:
+    """Write the page."""
+    check_groups("report", params)
+    folder = params.dir
+    target = params.out or folder / "report.html"
     if target.suffix != ".html":
         raise ParamError("report", f"out must end in .html, got {target}")
     headers = read_folder(folder, "remove it")
     found = predictions_on_test(folder, headers)
-    warn_of_replaced("report", found, headers)
+    for line in replaced_models(found, headers):
+        typer.echo(f"report: {line}", err=True)
     check_same_images(found)
-    check_output(target, [])
-    _check_ours(target, force)
-    _write(target, page(_facts(folder, found, headers, many_above, few_below)), force)
+    check_name(target, [])
+    check_writable(target)
+    _check_ours(target, params.force)
+    facts = _facts(folder, found, headers, params.many_above, params.few_below)
+    _write(target, page(facts), params.force)
     typer.echo(json.dumps({"report": str(target)}) if as_json else str(target))
 
 
 def _write(target: Path, text: str, force: bool) -> None:
     from ltcli.artifacts.store import locked, save_bytes
 
-    make_folder(target.parent, target)
     with locked(target):
         # Another process may have written it since the first look.
         _check_ours(target, force)
@@ -91,6 +83,7 @@ def _facts(
     runs = read_runs(found)
     rows = compare_runs(runs, level=_LEVEL, many_above=many_above, few_below=few_below)
     placed = place(found, rows)
+    heads, cells = table.table(placed, _LEVEL)
     images = f"{found[0].size('labels', 0):,} {found[0].info['on']} images"
     return Facts(
         folder=folder.resolve().name,
@@ -98,14 +91,26 @@ def _facts(
         test_counts=images_of_class(runs[0]),
         # Between two whole numbers, as both bounds belong to medium.
         bounds=(few_below - 0.5, many_above + 0.5),
-        heads=table.heads(placed, _LEVEL),
-        leagues=table.by_league(placed, [table.cells(one) for one in placed]),
+        heads=heads,
+        leagues=table.by_league(placed, cells),
         notes=table.footer(placed, _LEVEL, images),
         models=measure([one.row for one in placed], runs),
         files=lineage(found, headers),
     )
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("report", help=help_of(report))(report)
+COMMAND = Command(
+    name="report",
+    summary="Show a folder of runs in one HTML file.",
+    details=(
+        "The comparison of the classifiers that were evaluated on the test set, accuracy by class"
+        " size, reliability, confusion, learning curves, lineage and environment. The file needs"
+        " no network and runs no script."
+    ),
+    params=Params,
+    run=run,
+    examples=(
+        "ltcli report -d artifacts/digits",
+        "ltcli report -d artifacts/c10-100 --out c10-100.html",
+    ),
+)
