@@ -141,7 +141,8 @@ class Spec:
         choices = "|".join(self.choices)
         if choices:
             return choices if len(choices) <= _LONGEST_METAVAR else "NAME"
-        return "|".join((*self.words, _METAVARS[self.base]))
+        kind = Path if self.item is Path else self.base
+        return "|".join((*self.words, _METAVARS[kind]))
 
 
 def _specs(params: type) -> tuple[Spec, ...]:
