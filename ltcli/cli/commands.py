@@ -76,21 +76,21 @@ class Usage:
 class Common:
     """Options that every command takes."""
 
-    config: Path | None = param(None, "YAML file of parameters; options win", group="Running")
-    json: bool = param(False, "print one JSON document", group="Running")
+    config: Path | None = param(None, "YAML file of parameters; options win", group="Common")
+    json: bool = param(False, "print one JSON document", group="Common")
 
 
 @dataclass(frozen=True)
 class Running(Common):
     """Options that every stage takes beside its parameters."""
 
-    dir: Path = param(Path("artifacts"), "folder of inputs and output", group="Running", short="d")
-    out: Path | None = param(None, "output file", group="Running")
-    device: str = param("auto", "auto, cpu, cuda, cuda:N or mps", group="Running")
-    force: bool = param(False, "redo, replace any file", group="Running")
-    dry_run: bool = param(False, "check everything, then stop", group="Running")
-    verbose: bool = param(False, "more log", group="Running", short="v")
-    quiet: bool = param(False, "less log", group="Running", short="q")
+    dir: Path = param(Path("artifacts"), "folder of inputs and output", group="Common", short="d")
+    out: Path | None = param(None, "output file", group="Common")
+    device: str = param("auto", "auto, cpu, cuda, cuda:N or mps", group="Common")
+    force: bool = param(False, "redo, replace any file", group="Common")
+    dry_run: bool = param(False, "check everything, then stop", group="Common")
+    verbose: bool = param(False, "more log", group="Common", short="v")
+    quiet: bool = param(False, "less log", group="Common", short="q")
 
 
 def usage_of(called: Stage[P] | Command[P], argv: Sequence[str]) -> Usage:
@@ -179,9 +179,7 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
         name = _value_of("method", argv)
         if name is not None:
             details = f"{name}: {methods.find(name, stage.name).summary}."
-        for spec in specs(stage.params):
-            if spec.name == "method" and name is None and not spec.required:
-                name = spec.default
+        name = name or stage.defaults.get("method")
         if name is not None:
             method = methods.find(name, stage.name)
             options = method.options

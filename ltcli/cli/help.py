@@ -7,10 +7,10 @@ from ltcli.cli.commands import Usage
 from ltcli.core.params import Spec, Value
 
 _WIDTH = 80
-# Groups that many commands share come last. Inputs and Running are much the same for all stages:
+# Groups that many commands share come last. Inputs and Common are much the same for all stages:
 # they are paragraphs, so that the options of the command itself stay on one screen.
-_LAST = ("Class sizes", "Images", "Inputs", "Running")
-_PARAGRAPHS = ("Inputs", "Running")
+_LAST = ("Class sizes", "Run", "Inputs", "Common")
+_PARAGRAPHS = ("Inputs", "Common")
 
 
 def of_program(

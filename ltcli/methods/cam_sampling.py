@@ -44,9 +44,14 @@ if TYPE_CHECKING:
 class Options:
     """Options of CAM-based sampling."""
 
-    at_most: int | None = param(None, "moved images of a class; larger classes get none", ge=0)
+    at_most: int | None = param(
+        None, "most extra images per class; classes with more images than this get none", ge=0
+    )
     foreground_at: float = param(
-        0.75, "least activation of the foreground, times the mean", ge=0, le=1
+        0.75,
+        "activation from which a pixel is foreground, as a multiple of the map's mean",
+        ge=0,
+        le=1,
     )
 
 

@@ -58,13 +58,19 @@ class Options(HeadRule):
     donors_per_image: int = param(
         3, "fused features per tail image, each with another confusable class; 0 for none", ge=0
     )
-    donors: Literal["all", "head"] = param("all", "which classes may be those of donor images")
+    donors: Literal["all", "head"] = param("all", "classes that donor images may come from")
     specific_above: float = param(
-        0.8, "activation, 0..1 in an image, above which a tail image's columns are taken", lt=1
+        0.8,
+        "activation (0..1 in an image) above which a tail image's column is class-specific",
+        lt=1,
     )
-    generic_below: float = param(0.2, "activation below which a donor image's are taken", gt=0)
+    generic_below: float = param(
+        0.2, "activation below which a donor image's column is generic", gt=0
+    )
     stages_after: int = param(
-        0, "stages of the backbone that fused maps still pass; above 0 needs --data images", ge=0
+        0,
+        "number of last backbone stages that follow the fusion; above 0 needs --data images",
+        ge=0,
     )
 
 

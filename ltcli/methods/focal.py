@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 class Options:
     """Options of the focal loss."""
 
-    gamma: float = param(1.0, "exponent; 0 is cross-entropy", ge=0)
-    form: Literal["softmax", "sigmoid"] = param("softmax", "one choice, or one per class")
+    gamma: float = param(1.0, "exponent of the factor for easy samples; 0 is cross-entropy", ge=0)
+    form: Literal["softmax", "sigmoid"] = param(
+        "softmax", "softmax over the classes, or one sigmoid per class"
+    )
 
 
 def make_loss(options: Options, _run: TrainingRun) -> Loss:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 class Options(HeadRule):
     """Options of FSLwF."""
 
-    hidden: int = param(1, "head classes a step treats as tail classes", ge=1)
-    start_scale: float = param(10.0, "factor of the cosines at the start", gt=0)
+    hidden: int = param(1, "head classes per step that are treated as tail classes", ge=1)
+    start_scale: float = param(10.0, "initial factor of the cosines", gt=0)
 
 
 def check(options: Options, run: Run) -> None:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 class Options:
     """Options of GCL."""
 
-    cloud: float = param(0.5, "size of the noise on the rarest class, cosine units", ge=0)
-    margin: float = param(0.0, "taken off the target's cosine", ge=0)
+    cloud: float = param(0.5, "amplitude of the noise on the rarest class, cosine units", ge=0)
+    margin: float = param(0.0, "margin subtracted from the target's cosine", ge=0)
     scale: float = param(30.0, "factor of the cosines", gt=0)
     gamma: float = param(0.0, "exponent of the focal factor", ge=0)
 

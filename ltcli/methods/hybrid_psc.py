@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Options:
     """Options of Hybrid-PSC."""
 
-    temperature: float = param(1.0, "of the similarities to prototypes", gt=0)
+    temperature: float = param(1.0, "temperature of the similarities to prototypes", gt=0)
     projection: int = param(128, "dimension of the projection", ge=1)
 
 

@@ -46,17 +46,19 @@ class CovarianceSource:
     """Options of methods whose covariances are running, or those of an artifact."""
 
     source: Literal["running", "artifact"] = param(
-        "running", "covariances: estimated batch by batch, or of the stage covariances"
+        "running", "covariances estimated batch by batch, or those of ltcli covariances"
     )
-    form: Literal["full", "diagonal"] = param("full", "of the running covariances")
+    form: Literal["full", "diagonal"] = param("full", "form of the running covariances")
 
 
 @dataclass(frozen=True)
 class Options(CovarianceSource):
     """Options of ISDA."""
 
-    strength: float = param(0.5, "factor of the covariances", ge=0)
-    ramp_start: float = param(0.0, "share of the strength in the first epoch", ge=0, le=1)
+    strength: float = param(0.5, "factor of the covariances; 0 is no augmentation", ge=0)
+    ramp_start: float = param(
+        0.0, "strength in the first epoch, as a fraction of --strength", ge=0, le=1
+    )
 
 
 def check(options: Options, run: Run) -> None:

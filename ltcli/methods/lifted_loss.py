@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 class Options:
     """Options of the lifted structured loss."""
 
-    weight: float = param(1.0, "factor of the lifted loss", ge=0)
-    pair_margin: float = param(1.0, "by how much others shall be farther, feature units", ge=0)
+    weight: float = param(1.0, "factor of the lifted loss; 0 is cross-entropy", ge=0)
+    pair_margin: float = param(
+        1.0, "margin between a pair and samples of other classes, feature units", ge=0
+    )
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 class Options(bilevel.Reweighting):
     """Options of meta-class-weight."""
 
-    meta_lr: float = param(0.01, "step of the sample weights; 0 for none", ge=0)
+    meta_lr: float = param(
+        0.01, "learning rate of the sample weights; 0 is plain class-balanced training", ge=0
+    )
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:

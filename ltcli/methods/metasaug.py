@@ -58,9 +58,13 @@ class Options(bilevel.MetaSet, Base, CovarianceSource):
     """Options of MetaSAug."""
 
     strength: float = param(0.5, "factor of the covariances", ge=0)
-    ramp_start: float = param(0.8, "share of the strength in the first epoch", ge=0, le=1)
-    variant: Literal["code", "paper"] = param("code", "where paper and released code differ")
-    meta_lr: float = param(0.1, "step of the covariances; 0 for no meta step", ge=0)
+    ramp_start: float = param(
+        0.8, "strength in the first epoch, as a fraction of --strength", ge=0, le=1
+    )
+    variant: Literal["code", "paper"] = param(
+        "code", "use of the corrected covariances: for one step (code), or from then on (paper)"
+    )
+    meta_lr: float = param(0.1, "learning rate of the covariances; 0 is no meta step", ge=0)
 
 
 def check(options: Options, run: Run) -> None:

@@ -36,7 +36,7 @@ class Options:
 
     smooth_head: float = param(0.3, "label smoothing of the largest class", ge=0, le=1)
     smooth_tail: float = param(0.0, "label smoothing of the smallest class", ge=0, le=1)
-    classifier_rate: float = param(0.5, "multiple of the rate for the class vectors", ge=0)
+    classifier_rate: float = param(0.5, "multiple of the learning rate for the class vectors", ge=0)
 
 
 def make_loss(options: Options, run: TrainingRun) -> Loss:

@@ -34,8 +34,12 @@ class Options:
 
     scale: float = param(16.0, "factor of the logits", gt=0)
     centre_weight: float = param(0.01, "factor of the centroid loss", ge=0)
-    push_weight: float = param(0.01, "in it, of the distance to other centroids", ge=0)
-    push_margin: float = param(10.0, "mean squared distance they shall have", ge=0)
+    push_weight: float = param(
+        0.01, "factor of the distance to other centroids, within the centroid loss", ge=0
+    )
+    push_margin: float = param(
+        10.0, "mean squared distance from which other centroids are far enough", ge=0
+    )
 
 
 def centroid_loss(

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 class Options:
     """Options of range loss."""
 
-    within: float = param(1e-4, "weight of the ranges within classes", ge=0)
-    between: float = param(1e-4, "weight of the distance between centres", ge=0)
-    largest: int = param(2, "how many of the largest distances of a class count", ge=1)
-    centre_margin: float = param(0.1, "squared distance that centres shall have", ge=0)
+    within: float = param(1e-4, "factor of the ranges within classes", ge=0)
+    between: float = param(1e-4, "factor of the distance between class centres", ge=0)
+    largest: int = param(2, "number of largest distances within a class that count", ge=1)
+    centre_margin: float = param(
+        0.1, "squared distance between class centres from which they are far enough", ge=0
+    )
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 class Options:
     """Options of RIDE."""
 
-    experts: int = param(3, "how many", ge=2, le=9)
-    diversity: float = param(-0.45, "factor of the divergence of an expert from the mean", le=0)
+    experts: int = param(3, "number of experts", ge=2, le=9)
+    diversity: float = param(
+        -0.45, "factor of the divergence between an expert and the mean of all", le=0
+    )
     max_margin: float = param(0.5, "margin of the rarest class, cosine units", ge=0)
     scale: float = param(30.0, "factor of the cosines", gt=0)
 

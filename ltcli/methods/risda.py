@@ -60,15 +60,19 @@ class Options(HeadRule, Base):
 
     shift: float = param(0.5, "factor of the reasoning prototypes (the paper's alpha)", ge=0)
     strength: float = param(0.75, "factor of the covariances (the paper's beta)", ge=0)
-    ramp_start: float = param(0.8, "share of both in the first epoch", ge=0, le=1)
-    variant: Literal["paper", "code"] = param("paper", "where paper and released code differ")
+    ramp_start: float = param(
+        0.8, "shift and strength in the first epoch, as a fraction of their values", ge=0, le=1
+    )
+    variant: Literal["paper", "code"] = param(
+        "paper", "equations of the paper, or of the released code"
+    )
     reasoning: Literal["both", "covariance", "prototype", "none"] = param(
-        "both", "what tail classes borrow from other classes"
+        "both", "statistics that tail classes borrow from other classes"
     )
     source: Literal["artifact", "running"] = param(
-        "artifact", "covariances, and the paper's prototypes: of the stage, or batch by batch"
+        "artifact", "covariances and prototypes of ltcli covariances, or estimated batch by batch"
     )
-    form: Literal["full", "diagonal"] = param("full", "of the running covariances")
+    form: Literal["full", "diagonal"] = param("full", "form of the running covariances")
 
 
 def reads(options: Options, _run: Run) -> tuple[str, ...]:

@@ -27,53 +27,76 @@ if TYPE_CHECKING:
     from ltcli.stats.quadratic import Covariances
 
 
-@dataclass(frozen=True)
+_SCHEDULE, _IMBALANCE = "Schedule", "Class imbalance"
+_AUGMENTATION, _RUN = "Augmentation", "Run"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training(Reading):
     """Parameters that pretrain and finetune share; None takes the value of the schedule."""
 
-    method: str = param("cross-entropy", "method to train with; ltcli methods lists all")
+    method: str = param(help="method to train with; ltcli methods lists all")
     options: object = nested()
     epochs: int | None = param(
-        None, "epochs to train; an epoch draws as many samples as the data set has", ge=0
+        None,
+        "epochs to train; an epoch draws as many samples as the data set has",
+        ge=0,
+        group=_SCHEDULE,
     )
-    batch_size: int | None = param(None, "samples per step", ge=2)
-    lr: float | None = param(None, "base learning rate", gt=0)
+    batch_size: int | None = param(None, "samples per step", ge=2, group=_SCHEDULE)
+    lr: float | None = param(None, "base learning rate", gt=0, group=_SCHEDULE)
     milestones: tuple[int, ...] | None = param(
-        None, "first epochs of the later phases of the learning rate", ge=1
+        None, "first epochs of the later phases of the learning rate", ge=1, group=_SCHEDULE
     )
     factors: tuple[float, ...] | None = param(
-        None, "multiples of the base learning rate in these phases", gt=0
+        None, "multiples of the base learning rate in these phases", gt=0, group=_SCHEDULE
     )
-    momentum: float = param(0.9, "momentum of SGD", ge=0, lt=1)
-    nesterov: bool | None = param(None, "use Nesterov momentum")
-    weight_decay: float | None = param(None, "L2 coefficient of the weights", ge=0)
+    momentum: float = param(0.9, "momentum of SGD", ge=0, lt=1, group=_SCHEDULE)
+    nesterov: bool | None = param(None, "use Nesterov momentum", group=_SCHEDULE)
+    weight_decay: float | None = param(None, "L2 coefficient", ge=0, group=_SCHEDULE)
     beta: float = param(
         0.0,
-        "class weights by the effective number of samples: 0 is no weights, towards 1 the weights"
-        " approach 1/n",
+        "class weights by the effective number: 0 is none, near 1 is 1/n",
         ge=0,
         lt=1,
+        group=_IMBALANCE,
     )
     reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
-        "weighted-mean", "normalise by the sum of the weights, or by the batch size"
+        "weighted-mean",
+        "normalise by the sum of the weights, or by the batch size",
+        group=_IMBALANCE,
     )
     sampler: Literal[
         "instance-balanced", "class-aware", "square-root", "reversed", "progressive"
-    ] = param("instance-balanced", "sampling of the training images in an epoch")
-    mixup: float = param(0.0, "alpha of mixup's Beta distribution; 0 is no mixup", ge=0)
-    padding: int = param(4, "border in pixels for the random crop; 0 is no crop", ge=0)
-    pad_mode: Literal["constant", "reflect"] | None = param(
-        None, "content of that border: black, or the mirrored image"
+    ] = param("instance-balanced", "sampling of the training images", group=_IMBALANCE)
+    mixup: float = param(
+        0.0, "alpha of mixup's Beta distribution; 0 is no mixup", ge=0, group=_AUGMENTATION
     )
-    flip: bool = param(True, "flip images horizontally at random")
+    padding: int = param(
+        4, "border in pixels for the random crop; 0 is no crop", ge=0, group=_AUGMENTATION
+    )
+    pad_mode: Literal["constant", "reflect"] | None = param(
+        None, "content of that border: black, or the mirrored image", group=_AUGMENTATION
+    )
+    flip: bool = param(True, "flip images horizontally at random", group=_AUGMENTATION)
     least_area: float = param(
-        0.08, "image files: smallest share of the image area that a random crop keeps", gt=0, le=1
+        0.08,
+        "image files: smallest fraction of the image that a random crop keeps",
+        gt=0,
+        le=1,
+        group=_AUGMENTATION,
     )
     jitter: float = param(
-        0.0, "image files: strength of random brightness, contrast and saturation", ge=0, le=1
+        0.0,
+        "image files: strength of random brightness, contrast and saturation",
+        ge=0,
+        le=1,
+        group=_AUGMENTATION,
     )
-    snapshots: int = param(0, "number of last epochs whose weights are kept, too", ge=0)
-    seed: int = param(0, "seed of initial weights, order and augmentation", ge=0, lt=2**32)
+    snapshots: int = param(0, "number of last epochs to keep the weights of", ge=0, group=_RUN)
+    seed: int = param(
+        0, "seed of initial weights, order and augmentation", ge=0, lt=2**32, group=_RUN
+    )
 
 
 def with_given(

@@ -43,22 +43,27 @@ class Options:
     """Options of STG's last stage."""
 
     classifier: Literal["crt", "lws", "generalised"] = param(
-        "crt", "fresh class vectors, scales of the trained ones, or both trained ones and scales"
+        "crt", "classifier: fresh (crt), learned scales (lws), or trained class vectors and scales"
     )
     classifier_rate: float = param(
-        0.05, "generalised: multiple of the rate for the class vectors", ge=0
+        0.05, "generalised classifier: multiple of the learning rate for the class vectors", ge=0
     )
     # 1.5 in the paper. Validation on CIFAR-10-LT at factor 100 prefers 1 on two backbones.
-    strength: float = param(1.0, "factor of the differences; 0 is the classifier alone", ge=0)
-    mask: float = param(0.5, "share of the channels that are changed", ge=0, le=1)
+    strength: float = param(
+        1.0, "factor of the differences; 0 is the chosen classifier alone", ge=0
+    )
+    mask: float = param(0.5, "fraction of the channels that change", ge=0, le=1)
     noise: Literal["generated", "mean", "variance", "gaussian", "head-mean", "dropout"] = param(
-        "generated", "what is added: both moments, one of them, or a control"
+        "generated",
+        "noise added to features: generated mean and variance, one of the two, or a control",
     )
-    augment: Literal["tail", "all"] = param("tail", "which samples; head ones have their own token")
+    augment: Literal["tail", "all"] = param(
+        "tail", "samples to augment; head samples use the token of their own class"
+    )
     similarity: Literal["cosine", "euclidean"] = param(
-        "cosine", "by which a tail sample chooses its head class"
+        "cosine", "similarity by which a tail sample chooses its head class"
     )
-    draws: int = param(1, "augmented copies of each sample of a step", ge=1)
+    draws: int = param(1, "augmented copies of each sample per step", ge=1)
 
 
 def check(_options: Options, run: Run) -> None:

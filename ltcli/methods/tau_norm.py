@@ -30,7 +30,9 @@ class Options:
     """Options of tau-normalisation."""
 
     tau: float | None = param(
-        None, "power of the length; chosen from 0, 0.1, ..., 2 on validation if not given", ge=0
+        None,
+        "power of the length of class vectors; default: best of 0, 0.1, ..., 2 on validation",
+        ge=0,
     )
 
 

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 _WAYS = ("prior", "tau", "costs")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Params(Reading):
     """Parameters of adjust; exactly one of prior, tau and costs is given."""
 

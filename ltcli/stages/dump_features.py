@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.store import Artifact
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Params(Reading):
     """Parameters of dump-features."""
 

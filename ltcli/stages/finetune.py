@@ -54,8 +54,6 @@ DEFAULTS = {name: value for name, value in vars(RECIPE).items() if name != "warm
 class Params(Training):
     """Parameters of finetune."""
 
-    # There is no method that fits all models, and its name is that of the output.
-    method: str = param(help="method to train with; ltcli methods lists all")
     data: Literal["features", "images"] = param(
         "features", "train on the feature bank (seconds), or on augmented images"
     )
@@ -65,12 +63,14 @@ class Params(Training):
     from_epoch: int | None = param(
         None, "start from the weights that pretrain --snapshots kept after this epoch", ge=1
     )
-    optimizer: Literal["sgd", "adam"] = param("sgd", "optimiser")
+    optimizer: Literal["sgd", "adam"] = param("sgd", "optimiser", group="Schedule")
     decay: Literal["cosine", "steps"] = param(
-        "cosine", "learning rate falls along a cosine to 0, or at the milestones"
+        "cosine", "learning rate falls along a cosine to 0, or at the milestones", group="Schedule"
     )
     shift_bn: bool = param(
-        False, "batch-norm statistics of a frozen backbone follow the images of this run"
+        False,
+        "batch-norm statistics of a frozen backbone follow the images of this run",
+        group="Augmentation",
     )
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ltcli.engine.steps import Mixing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Params(Training):
     """Parameters of pretrain."""
 
@@ -54,23 +54,34 @@ class Params(Training):
         identity=False,
     )
     schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
-        "ldam", "published recipe whose numbers hold unless an option replaces them"
+        "ldam", "published recipe; the options of this group replace its numbers", group="Schedule"
     )
-    warmup: int | None = param(None, "epochs of linear warm-up of the learning rate", ge=0)
+    warmup: int | None = param(
+        None, "epochs of linear warm-up of the learning rate", ge=0, group="Schedule"
+    )
     mixed_labels: Literal["share", "remix"] = param(
-        "share", "mixup: labels weighted as the images, or by Remix in favour of rare classes"
+        "share",
+        "mixup: labels weighted as the images, or by Remix in favour of rare classes",
+        group="Augmentation",
     )
     remix_ratio: float = param(
-        3.0, "Remix: ratio of class sizes from which the rarer class can take the label", ge=1
+        3.0,
+        "Remix: ratio of class sizes from which the rarer class can take the label",
+        ge=1,
+        group="Augmentation",
     )
     remix_below: float = param(
         0.5,
         "Remix: mixing weight below which the label goes to the rarer class (Remix's tau)",
         ge=0,
         le=1,
+        group="Augmentation",
     )
     defer: int = param(
-        0, "first epoch of class weights and sampler, counted in the schedule's own length", ge=0
+        0,
+        "first epoch of class weights and sampler, in the schedule's own length",
+        ge=0,
+        group="Class imbalance",
     )
 
 
@@ -199,6 +210,7 @@ STAGE = Stage(
     external=fingerprint,
     check=check,
     has_methods=True,
+    defaults={"method": "cross-entropy"},
     examples=(
         "ltcli pretrain -d artifacts/c10-100",
         "ltcli pretrain --backbone torchvision.resnet50 --weights resnet50.pth --epochs 0"
