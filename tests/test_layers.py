@@ -11,6 +11,7 @@ import ltcli
 ROOT = Path(ltcli.__file__).parent
 LEVELS = (
     ("cli",),
+    ("report",),
     ("stages",),
     ("methods",),
     ("engine",),
@@ -37,6 +38,8 @@ LIGHT_FILES = (
     "ltcli.data.source_table",
     "ltcli.engine.schedules",
     "ltcli.models.names",
+    "ltcli.report.comparison_table",
+    "ltcli.report.inputs",
     "ltcli.stats.head_classes",
     "ltcli.stats.pixel_statistics",
 )

@@ -8,16 +8,20 @@ import typer
 
 from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import Header, read_header
-from ltcli.cli import comparison_table as table
 from ltcli.cli.commands import help_of
-from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.core.text import printable
+from ltcli.core.errors import ParamError
 from ltcli.data.published import Published
-from ltcli.stages.comparison import check_same_images, compare_files, published_beside
+from ltcli.report import comparison_table as table
+from ltcli.report.inputs import check_groups, predictions_on_test, replaced_models
+from ltcli.stages.comparison import (
+    check_same_images,
+    compare_files,
+    published_beside,
+)
 from ltcli.stages.league import read_provenance
 
 _BEYOND = 2  # resamples beyond each end of an interval, at least
-_MOST_IMAGES, _MOST_RESAMPLES = 10**9, 10**6
+_MOST_RESAMPLES = 10**6
 _FLAG = "one of --json, --csv and --markdown"
 
 
@@ -73,7 +77,8 @@ def compare(
     else:
         there = read_folder(folder, "remove it, or name files")
         headers = predictions_on_test(folder, there)
-        warn_of_replaced("compare", headers, there)
+        for line in replaced_models(headers, there):
+            typer.echo(f"compare: {line}", err=True)
     check_same_images(headers)
     rows = compare_files(
         headers,
@@ -95,20 +100,6 @@ def compare(
         show(rows, papers, level, images)
 
 
-def check_groups(command: str, many_above: int, few_below: int) -> None:
-    """Check that no class is both many and few.
-
-    Raises:
-        ParamError: One may be, or a bound is no number of images.
-    """
-    for name, bound in (("many_above", many_above), ("few_below", few_below)):
-        if not 0 <= bound <= _MOST_IMAGES:
-            raise ParamError(command, f"{name} must be between 0 and {_MOST_IMAGES}, got {bound}")
-    if few_below > many_above + 1:
-        rule = f"few_below must be at most many_above + 1 = {many_above + 1}, got {few_below}"
-        raise ParamError(command, rule)
-
-
 def _check_ranges(level: float, resamples: int, seed: int) -> None:
     if not 0 < level < 1:
         raise ParamError("compare", f"level must be between 0 and 1, got {level:g}")
@@ -122,41 +113,6 @@ def _check_ranges(level: float, resamples: int, seed: int) -> None:
         raise ParamError("compare", rule, f"so that {_BEYOND} lie beyond each end of an interval")
     if seed < 0:
         raise ParamError("compare", f"seed must be at least 0, got {seed}")
-
-
-def predictions_on_test(folder: Path, headers: list[Header]) -> list[Header]:
-    """Return the predictions on the test set among the files of a folder, the first row first.
-
-    Raises:
-        ArtifactError: There are none.
-    """
-    found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
-    if not found:
-        rule = "has no predictions on the test set"
-        raise ArtifactError(folder, rule, "run ltcli evaluate first")
-
-    def place(header: Header) -> tuple[bool, bool, bool, str]:
-        info, name = header.info, header.path.stem
-        trained_on = info["stage"] != "pretrain", info["method"] != "cross-entropy"
-        return *trained_on, name != "evaluate-pretrain", name
-
-    return sorted(found, key=place)
-
-
-def warn_of_replaced(command: str, headers: list[Header], there: list[Header]) -> None:
-    """Say on standard error which predictions are of a model that another one has replaced.
-
-    Args:
-        command: That says it.
-        headers: The predictions.
-        there: All artifacts of their folder.
-    """
-    models = {header.path: header.digest for header in there if header.kind == "model"}
-    for header in headers:
-        model = header.path.with_name(header.path.name.removeprefix("evaluate-"))
-        if model in models and models[model] != header.info["model"]:
-            rule = f"is of another model than {model}: run ltcli evaluate again"
-            typer.echo(f"{command}: {printable(str(header.path))} {rule}", err=True)
 
 
 def _papers(headers: list[Header]) -> list[Published]:

@@ -13,8 +13,7 @@ import typer
 from typer.main import get_command
 
 from ltcli import __version__
-from ltcli.cli import commands, compare, export, plot, predict, reading
-from ltcli.cli.report import command as report
+from ltcli.cli import commands, compare, export, plot, predict, reading, report
 from ltcli.core.errors import DataError, LtcliError, ResourceError, cause, disk_full
 
 _EXIT_CODES = (
