@@ -47,6 +47,7 @@ def report(
         typer.echo(f"report: {line}", err=True)
     check_same_images(found)
     check_output(target, [])
+    # Loads matplotlib and Jinja2, which no refusal above needs.
     from ltcli.report.page import check_ours, page, write_page
 
     check_ours(target, force)

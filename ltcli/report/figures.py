@@ -88,6 +88,7 @@ def spectra(figure: Figure, found: Diagnosis) -> None:
                 shown = np.where(values > 1e-6 * max(values[0], 0), values, np.nan)
                 _line(axes, which, np.arange(1, len(values) + 1), shown)
         axes.set_yscale("log")
+        # The usual numbers of a logarithmic axis are formulas, which the look switches off.
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_title(f"{found.names[c]} ({found.counts[c]})")
         axes.set_xlabel("rank of the eigenvalue")
@@ -164,6 +165,7 @@ def donors(figure: Figure, found: Diagnosis) -> None:
     }
     methods = [name for name in words if f"donors.{name}" in found.tensors]
     names, tail = [found.names[c] for c in found.order], found.order[found.num_heads :]
+    # Rows of the tensor are in the order of class numbers, those of the figure by size.
     rows = [found.tail.index(c) for c in tail]
     width = 4.6 if len(names) <= FEW else 5.4
     height = 0.75 * width * len(tail) / len(names) + 1.7
@@ -258,6 +260,7 @@ def divergences(figure: Figure, found: Diagnosis) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1), gridspec_kw={"wspace": 0.08})
     positive = matrix[matrix > 0]
     floor = max(float(np.quantile(positive, 0.02)), 1e-3) if len(positive) else 1e-3
+    # Logarithms need a floor; of the smallest values 2 % may fall below it.
     norm = LogNorm(vmin=floor, vmax=max(float(matrix.max()), 10 * floor))
     image = left.imshow(np.maximum(matrix, floor), cmap="cividis", norm=norm)
     label = "KL(row, column), nats, log scale"

@@ -7,6 +7,7 @@ from ltcli.artifacts.header import Header
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.text import printable
 
+# More images than any data set has, and few enough for every integer type.
 _MOST_IMAGES = 10**9
 
 
@@ -35,6 +36,7 @@ def predictions_on_test(folder: Path, headers: Sequence[Header]) -> list[Header]
         rule = "has no predictions on the test set"
         raise ArtifactError(folder, rule, "run ltcli evaluate first")
 
+    # The pre-trained model comes first, since the other rows start from it.
     def rank(header: Header) -> tuple[bool, bool, bool, str]:
         info, name = header.info, header.path.stem
         trained_on = info["stage"] != "pretrain", info["method"] != "cross-entropy"
@@ -53,6 +55,7 @@ def replaced_models(headers: Sequence[Header], folder: Sequence[Header]) -> list
     models = {header.path: header.digest for header in folder if header.kind == "model"}
     lines = []
     for header in headers:
+        # evaluate names its output after the model beside it.
         model = header.path.with_name(header.path.name.removeprefix("evaluate-"))
         if model in models and models[model] != header.info["model"]:
             rule = f"is of another model than {model}: run ltcli evaluate again"

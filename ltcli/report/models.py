@@ -55,18 +55,15 @@ class Model:
     pairs: list[tuple[int, int, float, float]] | None
 
 
-def measure(rows: Sequence[Row], runs: Sequence[Run]) -> list[Model]:
-    """Rows of a comparison with the numbers of their charts."""
-    return [_model(row, [run for run in runs if run.name == row.name]) for row in rows]
-
-
 def test_counts(run: Run) -> list[int]:
     """Test images of each class."""
     counts: list[int] = class_counts(run.labels, run.logits.shape[1]).tolist()
     return counts
 
 
-def _model(row: Row, runs: Sequence[Run]) -> Model:
+def measure(row: Row, runs: Sequence[Run]) -> Model:
+    """A row of the comparison with the numbers of its charts, from its runs among some."""
+    runs = [run for run in runs if run.name == row.name]
     labels, counts = runs[0].labels, test_counts(runs[0])
     predicted = torch.stack([predictions(run.logits) for run in runs])
     shares = torch.stack([per_class_accuracy(run.logits, labels) for run in runs]).mean(0)
@@ -74,6 +71,7 @@ def _model(row: Row, runs: Sequence[Run]) -> Model:
     binned = [reliability(run.logits, labels) for run in runs]
     sums = [sum(parts[1:], parts[0]).tolist() for parts in zip(*binned, strict=True)]
     matrix, pairs = None, None
+    # The runs of one row have the same test images, so that means over them are plain.
     if len(counts) <= FEW:
         graphs = torch.stack([class_graph(one, labels, len(counts)) for one in predicted])
         # Rows without images sum to 0; 0 / 0 is NaN, which is drawn blank.

@@ -44,7 +44,7 @@ def page(
     """
     runs = read_runs(found)
     placed = place(found, compare(runs, level=_LEVEL, many_above=many_above, few_below=few_below))
-    models, files = measure([one.row for one in placed], runs), lineage(found, headers)
+    models, files = [measure(one.row, runs) for one in placed], lineage(found, headers)
     names, counts = found[0].info["class_names"], models[0].counts
     order = sorted(range(len(names)), key=lambda c: (-counts[c], c))
     images = f"{found[0].size('labels', 0):,} {found[0].info['on']} images"

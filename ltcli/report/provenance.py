@@ -114,6 +114,7 @@ def _in_order(
     headers: Sequence[Header], known: Mapping[str, Header], seen: set[str]
 ) -> Iterator[Header]:
     for header in headers:
+        # An ancestor of several files stands once, before the first of them.
         if header.digest not in seen:
             seen.add(header.digest)
             made_from = [known[d] for _, d in sorted(header.inputs.items()) if d in known]
@@ -158,6 +159,7 @@ def _epochs(records: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
 
 
 def _machine(record: Mapping[str, Any]) -> str:
+    # Host and command line stay out: a report is made to be passed on.
     named = record.get("versions")
     versions = {"python": record.get("python"), **(named if isinstance(named, dict) else {})}
     parts = [_word(record.get(name)) for name in ("processor", "gpu", "platform")]
@@ -170,6 +172,7 @@ def _machine(record: Mapping[str, Any]) -> str:
 
 
 def _word(value: object) -> str:
+    # A foreign log must not fill the page.
     return value[:80] if isinstance(value, str) else ""
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import HeadRule
+from ltcli.methods.method import HeadRule, head_of
 from ltcli.stages.diagnosis_tables import ORIGINS, lines_of
 from ltcli.stages.stage import Input, Result, Stage, check_epoch, of_bank
 
@@ -57,7 +57,6 @@ class Bank:
         labels: int64 [N].
         counts: int64 [C], training images.
         head: bool [C].
-        means: float64 [C, D].
         factors: F of each class's covariance F'F, float32 [R, D].
         nearest_head: int64 [N], the head class with the nearest mean.
         numbers: Resolved values of leading, smallest, neighbours and confusing.
@@ -67,7 +66,6 @@ class Bank:
     labels: torch.Tensor
     counts: torch.Tensor
     head: torch.Tensor
-    means: torch.Tensor
     factors: list[torch.Tensor]
     nearest_head: torch.Tensor
     numbers: Mapping[str, int]
@@ -86,7 +84,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         raise ArtifactError(split.path, rule, "leave out --split")
     bank = headers["features"]
     counts = bank.info["class_counts"]
-    head = _head(params.head, params.head_at, counts)
+    head = head_of(params, counts, "diagnose")
     for name, limit in _limits(bank, head).items():
         given = getattr(params, name)
         if given is not None and given > limit:
@@ -97,7 +95,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if "generator" in headers:
         made = headers["generator"]
         rule, value = made.parameters["head"], made.parameters["head_at"]
-        if head != _head(rule, value, counts):
+        if head != head_of(HeadRule(rule, value), counts, "diagnose"):
             hint = f"it was trained with --head {rule}" + ("" if value is None else f" {value:g}")
             raise ArtifactError(made.path, "has other head classes", hint)
 
@@ -107,6 +105,7 @@ def _limits(bank: Header, head: list[bool]) -> dict[str, int]:
     return {
         "smallest": head.count(False),
         "leading": bank.size("train.features", 1),
+        # No image is its own neighbour, and no class confuses itself with itself.
         "neighbours": bank.size("train.features", 0) - 1,
         "confusing": len(head) - 1,
     }
@@ -120,7 +119,8 @@ def _check_learned(bank: Header, model: Header | None) -> None:
         raise ArtifactError(model.path, "holds no covariances of its run", hint)
     known = [model.digest]
     if model.parameters.get("train") == "classifier":
-        known.append(model.inputs["model"])  # whose backbone it still has
+        # Its backbone is still that of the model it started from.
+        known.append(model.inputs["model"])
     if bank.info["model"] not in known:
         rule = f"has another backbone than the features of {bank.path}"
         raise ArtifactError(model.path, rule, "run dump-features on it, and name its features")
@@ -135,12 +135,6 @@ def _check_predictions(before: Header | None, after: Header | None) -> None:
             raise ArtifactError(after.path, rule, "name predictions of one test set")
 
 
-def _head(rule: Any, value: float | None, counts: list[int]) -> list[bool]:
-    from ltcli.stats.head_classes import head_classes
-
-    return head_classes(counts, rule, value, where="diagnose")
-
-
 def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Result:
     """Measure everything that the inputs allow."""
     import torch
@@ -151,18 +145,17 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     source = inputs["features"]
     info = source.header.info
     counts = torch.tensor(info["class_counts"])
-    of_head = _head(params.head, params.head_at, info["class_counts"])
+    of_head = head_of(params, info["class_counts"], "diagnose")
     head, limits = torch.tensor(of_head), _limits(source.header, of_head)
     features, labels = source.tensor("train.features").float(), source.tensor("train.labels")
-    means = class_means(features, labels, len(counts))
+    means = class_means(features, labels, len(counts)).float()
     bank = Bank(
         features=features,
         labels=labels,
         counts=counts,
         head=head,
-        means=means,
         factors=_factors(features, labels, len(counts)),
-        nearest_head=nearest_head(features, means.float(), head),
+        nearest_head=nearest_head(features, means, head),
         numbers={
             name: getattr(params, name) or min(usual, limits[name])
             for name, usual in _USUAL.items()
@@ -204,6 +197,7 @@ def _spectra(inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tens
     if "oracle" in inputs:
         balanced = inputs["oracle"].load("train.features", "train.labels")
         features, labels = balanced["train.features"].float(), balanced["train.labels"]
+        # The oracle stands for the true covariance, which the others try to capture.
         full = _factors(features, labels, len(classes))
         spectra["oracle"] = [diagnosis.spectrum_of_factor(rows, leading) for rows in full]
         for name, of in spectra.items():
@@ -261,6 +255,7 @@ def _samples(params: Params, inputs: Mapping[str, Artifact], bank: Bank) -> dict
     order = bank.counts[bank.tail].argsort(stable=True)
     smallest = bank.tail[order[: bank.numbers["smallest"]]]
     rows = {c: _drawn(params, bank, c) for c in smallest.tolist()}
+    # All origins hold these images in this order, so that row i of each is made from one image.
     chosen = torch.cat(list(rows.values()))
     made = {"real": bank.features[chosen], "gaussian": _gaussian(params, bank, rows)}
     tensors = {"smallest": smallest}
@@ -333,6 +328,7 @@ def _generated(
     features = bank.features[rows]
     options = stg.Params(strength=params.stg_strength, mask=params.mask)
     augment = stg.augmentation(options, generator, bank.counts, params.seed)
+    # The augmentation draws its masks by batch; one batch of the first step holds all images.
     batch = Batch(epoch=0, step=0, first=0, rows=rows)
     with torch.no_grad():
         made = augment(features, bank.labels[rows], batch)

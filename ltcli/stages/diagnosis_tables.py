@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 ORIGINS = ("real", "gaussian", "generator")
 # Of many tail classes the terminal shows the smallest; the artifact has all.
 MAX_ROWS = 10
-_SPECTRA = ("estimated", "learned", "oracle")
-_PAIRS = ("estimated-oracle", "learned-oracle", "learned-estimated")
+# Covariances and pairs of them in the order of columns and legends; a file keeps names sorted.
+_ORDER = (
+    "estimated",
+    "learned",
+    "oracle",
+    "estimated-oracle",
+    "learned-oracle",
+    "learned-estimated",
+)
 
 
 @dataclass(frozen=True)
@@ -70,22 +77,17 @@ class Diagnosis:
         """Trace, effective rank, captured variance and mean angle of each class's covariances."""
         from ltcli.stats.diagnosis import effective_rank
 
-        found = self.tensors
-        spectra = {which: found.get(f"spectrum.{which}") for which in _SPECTRA}
-        known = {which: values for which, values in spectra.items() if values is not None}
+        def by_name(prefix: str) -> dict[str, torch.Tensor]:
+            known = {name: self.tensors.get(f"{prefix}.{name}") for name in _ORDER}
+            return {name: tensor for name, tensor in known.items() if tensor is not None}
+
+        spectra, angles = by_name("spectrum"), by_name("angles")
+        # The trace is the sum of the eigenvalues, and the angle the mean over the directions.
         return {
-            "trace": {which: values.sum(1).tolist() for which, values in known.items()},
-            "effective_rank": {w: [effective_rank(v) for v in rows] for w, rows in known.items()},
-            "captured": {
-                which: found[f"captured.{which}"].tolist()
-                for which in _SPECTRA
-                if f"captured.{which}" in found
-            },
-            "angle": {
-                pair: found[f"angles.{pair}"].mean(1).tolist()
-                for pair in _PAIRS
-                if f"angles.{pair}" in found
-            },
+            "trace": {name: values.sum(1).tolist() for name, values in spectra.items()},
+            "effective_rank": {n: [effective_rank(v) for v in rows] for n, rows in spectra.items()},
+            "captured": {name: shares.tolist() for name, shares in by_name("captured").items()},
+            "angle": {name: degrees.mean(1).tolist() for name, degrees in angles.items()},
         }
 
     def errors(self) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -122,6 +124,7 @@ class Diagnosis:
         """
         from ltcli.stats.diagnosis import within_and_across
 
+        # Only the real images have divergences: those of predictions made from them.
         if "divergences" not in self.tensors:
             return []
         rows = []
@@ -184,6 +187,7 @@ def _covariance_lines(found: Diagnosis, rows: list[int]) -> list[str]:
         *((found.names[c], [c]) for c in rows),
     ]
 
+    # Means over classes count every class alike, as balanced accuracy does.
     def measures(title: str, chosen: dict[str, tuple[str, float, str]]) -> list[str]:
         heads, columns = ["class", "images"], []
         for measure, (word, scale, form) in chosen.items():
