@@ -39,6 +39,8 @@ LIGHT_FILES = (
     "ltcli.data.source_table",
     "ltcli.engine.schedules",
     "ltcli.models.names",
+    "ltcli.report.comparison_table",
+    "ltcli.report.inputs",
     "ltcli.stats.head_classes",
     "ltcli.stats.pixel_statistics",
 )

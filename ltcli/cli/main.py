@@ -13,9 +13,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from ltcli import __version__
-from ltcli.cli import compare, doctor, export, help, methods, plot, predict, reading
+from ltcli.cli import compare, doctor, export, help, methods, plot, predict, reading, report
 from ltcli.cli.commands import Command, typer_function, usage_of
-from ltcli.cli.report import command as report
 from ltcli.core.errors import DataError, LtcliError, ResourceError, cause, disk_full
 from ltcli.stages import (
     adjust,

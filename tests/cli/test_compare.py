@@ -125,7 +125,7 @@ def test_rows_can_be_judged_by_the_mean_over_classes(ltcli, two_seeds):
 
 def test_where_the_mean_over_classes_is_another_number_it_is_said(ltcli, two_seeds, monkeypatch):
     assert "--score" not in ltcli("compare", "-d", two_seeds).out
-    monkeypatch.setattr("ltcli.cli.comparison_table._APART", 0.0)
+    monkeypatch.setattr("ltcli.report.comparison_table._APART", 0.0)
     line = "Classes differ in test images: --score balanced counts classes the same."
     assert line in ltcli("compare", "-d", two_seeds).out.splitlines()
     assert line not in ltcli("compare", "--score", "balanced", "-d", two_seeds).out

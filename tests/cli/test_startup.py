@@ -9,7 +9,7 @@ import pytest
 from ltcli.cli.main import GROUPS
 from ltcli.stages import STAGES
 
-HEAVY = ("torch", "torchvision", "numpy", "safetensors", "PIL")
+HEAVY = ("torch", "torchvision", "numpy", "safetensors", "PIL", "matplotlib", "jinja2")
 CODE = """
 import json, sys
 from ltcli.cli.main import run
