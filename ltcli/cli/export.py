@@ -9,10 +9,11 @@ import typer
 
 from ltcli.artifacts.header import Header, opened, read_header
 from ltcli.cli.commands import Command
+from ltcli.compute.memory import memory_needed
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.stages.exporting import FORMATS, check_extra, export
-from ltcli.stages.run import check_name, check_writable, memory_needed
+from ltcli.stages.run import check_name, check_writable
 
 
 @dataclass(frozen=True, kw_only=True)

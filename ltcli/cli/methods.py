@@ -10,9 +10,9 @@ from ltcli.cli.commands import Command
 from ltcli.cli.help import plain, rows
 from ltcli.core.errors import ParamError, nearest
 from ltcli.core.params import Spec, build, param, specs
+from ltcli.core.table import aligned
 from ltcli.methods import METHODS
 from ltcli.methods.method import Method
-from ltcli.report.text_table import text_table
 from ltcli.stages import finetune
 
 _WORDS = {
@@ -50,13 +50,14 @@ def run(params: Params, as_json: bool) -> None:
 
 
 def _list() -> None:
-    width = max(map(len, METHODS)) + 2
+    # One width for all groups.
+    width = max(map(len, METHODS))
     groups: dict[tuple[str, ...], list[list[str]]] = {}
     for name, method in METHODS.items():
-        groups.setdefault(method.stages, []).append([f"  {name:<{width}}", method.summary])
+        groups.setdefault(method.stages, []).append([name.ljust(width), method.summary])
     for stages, members in groups.items():
         typer.echo(f"For {' and '.join(stages)}:")
-        typer.echo("\n".join(text_table([], members, width=80)))
+        typer.echo("\n".join(aligned(members, left=range(2), indent=2, width=80)))
     typer.echo("\nOne method: ltcli methods NAME. Its options: ltcli finetune --method NAME --help")
 
 

@@ -11,11 +11,11 @@ import typer
 
 from ltcli.artifacts.header import read_header
 from ltcli.cli.commands import Command
+from ltcli.compute.memory import memory_needed
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
 from ltcli.core.text import printable
 from ltcli.stages.prediction import find_images, predict
-from ltcli.stages.run import memory_needed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from ltcli.artifacts.kinds import KINDS
 from ltcli.cli.commands import Command, written
 from ltcli.core.errors import ArtifactError, LtcliError
 from ltcli.core.params import param
+from ltcli.core.table import aligned
 from ltcli.core.text import printable
-from ltcli.report.text_table import text_table
 from ltcli.stages.stage import OUTSIDE
 
 
@@ -36,8 +36,9 @@ def show(params: ShowParams, as_json: bool) -> None:
         if as_json:
             typer.echo(json.dumps([_document(header) for header in headers], sort_keys=True))
             return
-        rows = [[printable(one.path.name), one.kind, one.stage, one.digest[:12]] for one in headers]
-        typer.echo("\n".join(text_table(["file", "kind", "made by", "sha256"], rows)))
+        rows = [["file", "kind", "made by", "sha256"]]
+        rows += [[printable(h.path.name), h.kind, h.stage, h.digest[:12]] for h in headers]
+        typer.echo("\n".join(aligned(rows, left=range(4))))
         return
     header = verify(params.file)
     if as_json:
@@ -73,9 +74,9 @@ def _document(header: Header) -> dict[str, Any]:
 
 def _block(title: str, values: Mapping[str, str]) -> None:
     typer.echo(f"{title}:")
-    rows = [[f"  {printable(name)}", value] for name, value in values.items()]
+    rows = [[printable(name), value] for name, value in values.items()]
     if rows:
-        typer.echo("\n".join(text_table([], rows)))
+        typer.echo("\n".join(aligned(rows, left=range(2), indent=2)))
 
 
 def _short(value: object) -> str:
@@ -112,7 +113,7 @@ def lineage(params: LineageParams, as_json: bool) -> None:
             ]
             for depth, node in nodes
         ]
-        typer.echo("\n".join(text_table([], rows)))
+        typer.echo("\n".join(aligned(rows, left=range(3))))
     elif not missing:
         typer.echo(json.dumps(document, sort_keys=True))
     if missing:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from ltcli.core.table import aligned
 from ltcli.data.published import Published
-from ltcli.report.text_table import text_table
 from ltcli.stages.comparison import Placed
 from ltcli.stages.league import names_of_differences, words
 
@@ -47,10 +47,10 @@ def print_plain(
         )
         for line in lines:
             line[0] = line[0] if len(line[0]) <= room else f"{line[0][: room - 1]}…"
-    first, *aligned = text_table(heads, lines, right=range(1, len(heads)), gap=gap)
+    first, *shown = aligned([heads, *lines], gap=gap)
     width = 10_000 if wide else _WIDTH
     typer.echo(first)
-    for league, group in by_league(rows, aligned):
+    for league, group in by_league(rows, shown):
         if league:
             typer.echo(textwrap.fill(f"-- {league}", width, subsequent_indent="   "))
         typer.echo("\n".join(group))
@@ -58,8 +58,8 @@ def print_plain(
         typer.echo(textwrap.fill(note, width))
     if papers:
         typer.echo()
-        cells = list(map(_paper_cells, papers))
-        typer.echo("\n".join(text_table(_PAPER_HEADS, cells, right=[1], width=width)))
+        found = [_PAPER_HEADS, *map(_paper_cells, papers)]
+        typer.echo("\n".join(aligned(found, left=(0, 2, 3), width=None if wide else _WIDTH)))
 
 
 def print_markdown(

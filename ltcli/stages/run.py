@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic
 from ltcli import __version__
 from ltcli.artifacts.header import Header, opened, parse_header, verify
 from ltcli.artifacts.sidecar import SIDECAR
+from ltcli.compute.memory import memory_needed
 from ltcli.compute.processes import processes
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, LtcliError, ResourceError, cause
@@ -311,36 +312,6 @@ def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-
-
-@contextmanager
-def memory_needed(where: str, hint: str) -> Iterator[None]:
-    """Turn memory that runs out into an error.
-
-    Args:
-        where: The command, for the message.
-        hint: How to need less.
-
-    Raises:
-        ResourceError: It ran out.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not ran_out(error):
-            raise
-        raise ResourceError(where, "out of memory", hint) from None
-
-
-def ran_out(error: BaseException) -> bool:
-    """Return whether an error says that the machine or the GPU has no more memory."""
-    import torch
-
-    # On the CPU torch has no class of its own for it.
-    said = ("not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-    )
 
 
 class ResumeFile:
