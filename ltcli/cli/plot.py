@@ -12,6 +12,7 @@ from ltcli.artifacts.header import Header, read_header
 from ltcli.cli.commands import Command
 from ltcli.core.errors import ArtifactError, ResourceError
 from ltcli.core.params import param
+from ltcli.stages.run import check_writable
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ def run(params: Params, as_json: bool) -> None:
     if find_spec("sklearn") is None:
         hint = "pip install 'ltcli[plots]'"
         raise ResourceError("plot", "figures need scikit-learn, which is not installed", hint)
+    for header in headers:
+        # Before the first figure is drawn, which takes seconds.
+        folder = params.out or header.path.parent
+        check_writable(folder / f"{header.path.stem}-spectrum.png")
     from ltcli.report.figures import write_figures
 
     made = [path for header in headers for path in write_figures(header, params.out, params.dpi)]

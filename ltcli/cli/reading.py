@@ -107,9 +107,9 @@ def lineage(params: LineageParams, as_json: bool) -> None:
     if not as_json:
         rows = [
             [
-                "  " * depth + (f"{node['role']}: " if node["role"] else "") + _place(node),
                 node["digest"][:12],
                 node["status"],
+                "  " * depth + (f"{node['role']}: " if node["role"] else "") + _place(node),
             ]
             for depth, node in nodes
         ]

@@ -59,6 +59,8 @@ def print_plain(
     if papers:
         typer.echo()
         found = [_PAPER_HEADS, *map(_paper_cells, papers)]
+        if not wide:
+            found = [[*row[:2], "; ".join(filter(None, row[2:]))] for row in found]
         typer.echo("\n".join(aligned(found, left=(0, 2, 3), width=None if wide else _WIDTH)))
 
 

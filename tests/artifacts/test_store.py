@@ -316,11 +316,10 @@ def test_a_full_disk_leaves_the_old_file(small_disk):
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("{tmp}/file/out.safetensors", "not a directory"),
-        ("{tmp}/no/out.safetensors", "no such file or directory"),
+        ("{tmp}/file/out.safetensors", "file exists"),
         ("/proc/out.safetensors", "no such file or directory"),
     ],
-    ids=["below a file", "no folder", "proc"],
+    ids=["below a file", "proc"],
 )
 def test_a_place_that_takes_no_file_is_named_at_once(tmp_path, place, reason, how):
     if place.startswith("/proc") and (not Path("/proc/self").exists() or os.geteuid() != 0):
@@ -333,6 +332,13 @@ def test_a_place_that_takes_no_file_is_named_at_once(tmp_path, place, reason, ho
     assert str(caught.value) == f"{out}: cannot be written: {reason}"
     assert (caught.value.hint, caught.value.exit_code) == ("choose another --out", 6)
     assert names_in(tmp_path) == ["file"]
+
+
+def test_folders_are_made_for_a_file_and_its_lock(tmp_path):
+    for attempt, folder in ((save_graph, tmp_path / "a" / "b"), (lock, tmp_path / "c" / "d")):
+        attempt(folder / "out.safetensors")
+        assert folder.is_dir()
+    verify(tmp_path / "a" / "b" / "out.safetensors")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
@@ -544,10 +550,8 @@ def test_a_killed_writer_leaves_a_whole_file_and_nothing_for_long(arena):
 ORDERS = [[0], [4, 1, 3], [0, 1, 2, 3, 4], [2, 2, 1], [3, 4, 0, 1], []]
 
 
-def saved(path, **tensors):
-    state = {f"state.{name}": tensor for name, tensor in tensors.items()}
-    facts = {"parameters": {}, "inputs": {}, "info": {"position": 0}}
-    save(path, "checkpoint", state, stage="here", **facts)
+def saved(path: Path, **tensors: torch.Tensor) -> Path:
+    save_state(path, tensors)
     return path
 
 

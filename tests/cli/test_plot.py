@@ -24,7 +24,7 @@ def test_another_kind_is_refused(ltcli, chain):
 
 
 def test_a_folder_without_a_diagnosis_is_an_error(ltcli, tmp_path):
-    done = ltcli("plot", tmp_path)
+    done = ltcli("plot", "-d", tmp_path)
     assert done.code == 3
     assert done.lines == [
         f"error: {tmp_path}: has no diagnosis",
@@ -32,16 +32,16 @@ def test_a_folder_without_a_diagnosis_is_an_error(ltcli, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("dpi", [19, 1201])
-def test_dots_must_be_in_range(ltcli, chain, dpi):
-    done = ltcli("plot", chain, "--dpi", dpi)
+@pytest.mark.parametrize(("dpi", "rule"), [(19, "at least 20"), (1201, "at most 1200")])
+def test_dots_must_be_in_range(ltcli, chain, dpi, rule):
+    done = ltcli("plot", "-d", chain, "--dpi", dpi)
     assert done.code == 2
-    assert done.lines == [f"error: plot: dpi must be from 20 to 1200, got {dpi}"]
+    assert done.lines == [f"error: plot: dpi must be {rule}, got {dpi}"]
 
 
 def test_a_missing_extra_is_named_with_its_remedy(ltcli, folder, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda n: None if n == "sklearn" else find_spec(n))
-    done = ltcli("plot", folder)
+    done = ltcli("plot", "-d", folder)
     assert done.code == 6
     assert done.lines == [
         "error: plot: figures need scikit-learn, which is not installed",
@@ -51,9 +51,10 @@ def test_a_missing_extra_is_named_with_its_remedy(ltcli, folder, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named(ltcli, folder, tmp_path):
     (tmp_path / "file").touch()
-    done = ltcli("plot", folder, "--out", tmp_path / "file")
+    done = ltcli("plot", "-d", folder, "--out", tmp_path / "file")
     assert done.code == 6
     assert done.lines == [
-        f"error: {tmp_path}/file: cannot be written: file exists",
+        f"error: {tmp_path}/file/diagnose-spectrum.png: cannot be written: {tmp_path}/file is not a"
+        " writable folder",
         "hint: choose another --out",
     ]

@@ -62,7 +62,7 @@ def test_every_figure_is_drawn_from_the_artifact_alone_and_the_same_again(
     monkeypatch.setattr(figures, "tsne", nothing)
     alone.mkdir()
     shutil.copy(folder / "diagnose.safetensors", alone)
-    assert ltcli("plot", alone, "--dpi", 40).code == 0
+    assert ltcli("plot", "-d", alone, "--dpi", 40).code == 0
     for path in paths:
         if "tsne" not in path.name:
             assert (alone / path.name).read_bytes() == path.read_bytes()
@@ -73,7 +73,7 @@ def test_a_folder_gives_the_figures_of_its_diagnoses_and_those_of_missing_inputs
 ):
     monkeypatch.setattr(figures, "tsne", nothing)
     assert ltcli("diagnose", "-q", "-d", copy).code == 0
-    done = ltcli("plot", copy, "--json", "--dpi", 40)
+    done = ltcli("plot", "-d", copy, "--json", "--dpi", 40)
     names = ("spectrum", "classes", "tsne", "neighbours", "donors")
     expected = [str(copy / f"diagnose-{name}.png") for name in names]
     assert json.loads(done.out) == {"figures": expected}
@@ -131,7 +131,7 @@ def test_a_figure_is_replaced_as_a_whole_or_not_at_all(ltcli, folder, tmp_path, 
     old = tmp_path / "diagnose-spectrum.png"
     old.write_bytes(b"old")
     with pytest.raises(RuntimeError, match="stopped"):
-        ltcli("plot", folder, "--out", tmp_path)
+        ltcli("plot", "-d", folder, "--out", tmp_path)
     assert old.read_bytes() == b"old"
 
 
@@ -145,10 +145,10 @@ def test_report_and_plot_draw_confusion_by_one_function(ltcli, folder, tmp_path,
 
     monkeypatch.setattr(charts, "confusion", counted)
     monkeypatch.setattr(figures, "tsne", nothing)
-    assert ltcli("plot", folder, "--out", tmp_path, "--dpi", 40).code == 0
+    assert ltcli("plot", "-d", folder, "--out", tmp_path, "--dpi", 40).code == 0
     # Before, after and their difference.
     assert calls == [{"change": False}, {"change": False}, {"change": True}]
-    assert ltcli("report", folder, "--out", tmp_path / "page.html").code == 0
+    assert ltcli("report", "-d", folder, "--out", tmp_path / "page.html").code == 0
     # Two rows.
     assert calls[3:] == [{}, {}]
 
@@ -174,6 +174,6 @@ def test_a_hundred_classes_can_be_drawn(ltcli, tmp_path, rng, monkeypatch):
     save(graph, "confusion", confusion, **facts)
     done = ltcli("diagnose", "-q", "--confusion", graph, "--smallest", 8, "-d", tmp_path)
     assert "(the 10 smallest of" in done.out
-    done = ltcli("plot", tmp_path, "--dpi", 40)
+    done = ltcli("plot", "-d", tmp_path, "--dpi", 40)
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 5
