@@ -20,4 +20,4 @@ for method in tau-norm ncm logit-adjustment; do
 done
 ltcli evaluate -d "$d"
 ltcli compare --many-above 50 --few-below 15 -d "$d"
-ltcli report --many-above 50 --few-below 15 "$d"
+ltcli report --many-above 50 --few-below 15 -d "$d"

@@ -11,6 +11,7 @@ import ltcli
 ROOT = Path(ltcli.__file__).parent
 LEVELS = (
     ("cli",),
+    ("report",),
     ("stages",),
     ("methods",),
     ("engine",),
@@ -42,6 +43,8 @@ LIGHT_FILES = (
     "ltcli.models.small_images",
     "ltcli.models.source",
     "ltcli.models.timm_networks",
+    "ltcli.report.comparison_table",
+    "ltcli.report.inputs",
     "ltcli.stats.head_classes",
     "ltcli.stats.pixel_statistics",
 )

@@ -1,4 +1,4 @@
-"""Check what a file holds against the schema of its kind."""
+"""The check of a file's tensors and metadata against the schema of its kind."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ def check_schema(
     """Check names, dtypes, axes and metadata of a file against its kind.
 
     Args:
-        where: What an error names: the file.
+        where: The file, for error messages.
         kind: The schema.
         tensors: Name to (dtype, shape), as in a safetensors header.
         info: The header's ``info``.
@@ -25,40 +25,49 @@ def check_schema(
     """
     if not isinstance(info, dict):
         raise ArtifactError(where, "info must be a mapping")
-    missing = [key for key in kind.metadata if key not in info]
-    if missing:
-        raise ArtifactError(where, f"{kind.name} metadata must have {missing[0]}")
-    exact = {spec.name: spec for spec in kind.tensors if not spec.name.endswith("*")}
-    groups = [spec for spec in kind.tensors if spec.name.endswith("*")]
+    for key in kind.metadata:
+        if key not in info:
+            raise ArtifactError(where, f"{kind.name} metadata must have {key}")
+    exact: dict[str, Tensor] = {}
+    prefixes: tuple[str, ...] = ()
     for spec in kind.tensors:
-        present = spec.name in tensors or (
-            spec in groups and any(name.startswith(spec.name[:-1]) for name in tensors)
-        )
+        present = spec.name in tensors
+        if spec.name.endswith("*"):
+            prefixes += (spec.name[:-1],)
+            present = any(name.startswith(prefixes[-1]) for name in tensors)
+        else:
+            exact[spec.name] = spec
         if spec.required and not present:
             raise ArtifactError(where, f"{kind.name} must have tensor {spec.name}")
+    # One axis letter is one size within a file; the second part says who set it.
     sizes: dict[str, tuple[int, str]] = {}
     if "class_names" in kind.metadata:
-        _check_classes(where, info)
-        sizes["C"] = (len(info["class_names"]), "class_names")
+        sizes["C"] = (_num_classes(where, info), "class_names")
     for name, (dtype, shape) in sorted(tensors.items()):
         if not _TENSOR_NAME.fullmatch(name):
             rule = f"tensor names must be letters, digits, dots and dashes, got {name[:80]!r}"
             raise ArtifactError(where, rule)
         if name in exact:
             _check_tensor(where, exact[name], dtype, shape, sizes)
-        elif not any(name.startswith(spec.name[:-1]) for spec in groups):
+        elif not name.startswith(prefixes):
             raise ArtifactError(where, f"{kind.name} has no tensor {name}")
 
 
-def _check_classes(where: object, info: dict[str, Any]) -> None:
+def _num_classes(where: object, info: dict[str, Any]) -> int:
     names, counts = info["class_names"], info["class_counts"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not set(map(type, names)) <= {str}:
         raise ArtifactError(where, "class_names must be a list of text")
-    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
+    # Not isinstance: True is an int.
+    if (
+        not isinstance(counts, list)
+        or not set(map(type, counts)) <= {int}
+        or min(counts, default=0) < 0
+    ):
         raise ArtifactError(where, "class_counts must be a list of counts")
     if len(counts) != len(names):
         rule = f"axis C is {len(counts)} in class_counts but {len(names)} in class_names"
         raise ArtifactError(where, rule)
+    return len(names)
 
 
 def _check_tensor(
@@ -76,14 +85,9 @@ def _check_tensor(
         shown = ", ".join(map(str, axes))
         raise ArtifactError(where, f"{spec.name} must have axes [{shown}], got {list(shape)}")
     for axis, size in zip(axes, shape, strict=True):
-        known, owner = (
-            sizes.setdefault(axis, (size, spec.name))
-            if isinstance(axis, str)
-            else (
-                axis,
-                "the schema",
-            )
-        )
+        known, owner = (axis, "the schema")
+        if isinstance(axis, str):
+            known, owner = sizes.setdefault(axis, (size, spec.name))
         if size != known:
             rule = f"axis {axis} is {size} in {spec.name} but {known} in {owner}"
             raise ArtifactError(where, rule)

@@ -232,6 +232,13 @@ def _validation(
     return logits, split.tensor("val.labels")
 
 
+def _needs(params: Params) -> tuple[str, ...]:
+    """Return the inputs that a run reads: data only where tau is chosen on it."""
+    if params.tau != "auto":
+        return ("model",)
+    return ("model", "features" if params.data == "features" else "split")
+
+
 def show(header: Header) -> list[str]:
     """Return what was added, and the trade-off between head and tail where tau was chosen."""
     info = header.info
@@ -265,23 +272,12 @@ STAGE = Stage(
     params=Params,
     inputs=(
         Input("model", "model", "pretrain", "what to adjust"),
-        Input(
-            "features",
-            "features",
-            "dump-features",
-            "feature bank of that model",
-            lambda params: params.tau == "auto" and params.data == "features",
-        ),
-        Input(
-            "split",
-            "split",
-            "split",
-            "validation images",
-            lambda params: params.tau == "auto" and params.data == "images",
-        ),
+        Input("features", "features", "dump-features", "feature bank of that model"),
+        Input("split", "split", "split", "validation images"),
     ),
     output="model",
     run=run,
+    needs=_needs,
     check=check,
     output_stem=lambda params, _inputs: f"adjust-{_way(params)}",
     show=show,

@@ -17,7 +17,7 @@ from ltcli.stages.samples import (
     open_samples,
     refuse_augmentation,
 )
-from ltcli.stages.stage import Input, Result, Stage, check_kept, refuse_given
+from ltcli.stages.stage import Input, Result, Stage, check_kept, check_together, refuse_given
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,8 @@ class Params(Reading):
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check the images and the epoch of the model."""
+    if not params.other_split:
+        check_together("dump-features", headers, {})
     check_kept("dump-features", params.from_epoch, headers["model"])
     check_samples("dump-features", params.root, headers["split"])
     check_alike(headers["split"], headers["model"])
@@ -150,7 +152,7 @@ STAGE = Stage(
             "split",
             "split",
             "images",
-            may_differ=lambda params: ("split",) if params.other_split else (),
+            may_differ=("split",),
         ),
         Input("model", "model", "pretrain", "backbone and classifier"),
     ),

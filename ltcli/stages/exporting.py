@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli import __version__
 from ltcli.artifacts.backbone import Backbone, backbone_of
+from ltcli.compute.memory import ran_out
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
-from ltcli.stages.memory import ran_out
 from ltcli.stages.samples import check_samples, image_files
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -242,38 +242,23 @@ def _solving(
     )
 
 
-def _reads(role: str) -> Callable[[Params], bool]:
-    return lambda params: role in needs(params)
-
-
 STAGE = Stage(
     name="finetune",
     summary="Improve the classifier of a trained model, backbone frozen unless --train all.",
     params=Params,
     inputs=(
         Input("model", "model", "pretrain", "what to start from"),
-        Input(
-            "features",
-            "features",
-            "dump-features",
-            "feature bank of that model",
-            lambda params: params.data == "features",
-        ),
-        Input("split", "split", "split", "images", lambda params: params.data == "images"),
-        Input(
-            "covariances",
-            "covariances",
-            "covariances",
-            "class means and covariances",
-            _reads("covariances"),
-        ),
-        Input("confusion", "confusion", "confusion", "confusion graph", _reads("confusion")),
-        Input("generator", "generator", "stg-train", "generator of features", _reads("generator")),
+        Input("features", "features", "dump-features", "feature bank of that model"),
+        Input("split", "split", "split", "images"),
+        Input("covariances", "covariances", "covariances", "class means and covariances"),
+        Input("confusion", "confusion", "confusion", "confusion graph"),
+        Input("generator", "generator", "stg-train", "generator of features"),
     ),
     output="model",
     run=run,
     shares_work=True,
     check=check,
+    needs=needs,
     has_methods=True,
     defaults=DEFAULTS,
     output_stem=lambda params, _inputs: f"finetune-{params.method}",

@@ -106,7 +106,7 @@ def test_names_that_need_quotes_get_them(ltcli, chain, photos):
         (
             ["--on-bad-image", "x"],
             2,
-            "error: predict: on-bad-image must be one of fail, skip, got x",
+            "error: predict: on_bad_image must be one of fail, skip, got x",
         ),
         (
             ["--precision", "x"],

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from ltcli.cli.jobs import from_options
 
 from ltcli import methods
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import open_artifact
-from ltcli.cli.jobs import from_options
 from ltcli.engine.steps import Batch, weighted_mean
 from ltcli.methods import METHODS
 from ltcli.methods.run import Run, SolvingRun, Training, TrainingRun

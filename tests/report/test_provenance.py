@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ltcli.artifacts.header import Header
-from ltcli.cli.report.sidecars import Sidecar, read_sidecar
+from ltcli.report.provenance import Sidecar, read_sidecar
 
 START = {
     "event": "start",
