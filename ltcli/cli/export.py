@@ -9,10 +9,10 @@ import typer
 from ltcli.artifacts.folder import make_folder
 from ltcli.artifacts.header import Header, opened, read_header
 from ltcli.cli.commands import help_of
+from ltcli.compute.memory import memory_needed
 from ltcli.core.errors import ArtifactError, ParamError, nearest
 from ltcli.stages.exporting import FORMATS, check_extra
 from ltcli.stages.exporting import export as export_model
-from ltcli.stages.memory import memory_needed
 from ltcli.stages.run import check_output
 
 

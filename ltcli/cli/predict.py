@@ -11,9 +11,9 @@ import typer
 
 from ltcli.artifacts.header import read_header
 from ltcli.cli.commands import help_of
+from ltcli.compute.memory import memory_needed
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.text import printable
-from ltcli.stages.memory import memory_needed
 from ltcli.stages.prediction import Prediction, find_images
 from ltcli.stages.prediction import predict as predict_files
 

@@ -27,7 +27,7 @@ def open_regular(path: Path, flags: int = 0) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(None, "is no regular file")
+        raise OSError(None, "not a regular file")
     return os.fdopen(descriptor, "rb")
 
 

@@ -20,8 +20,7 @@ from ltcli.compute.parallel import World
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data.batches import Augmentation, Normalisation
-from ltcli.data.decode import CENTRE, BadImageError, decode_image, open_image
-from ltcli.data.scan import read_file
+from ltcli.data.decode import CENTRE, BadImageError, decode_image, open_image, read_file
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""From listed image files to a pool: decoded now, or kept as files with their sizes."""
+"""Image files of a data set as a pool: decoded now, or kept as files with their sizes."""
 
 import hashlib
 import math
@@ -14,22 +14,21 @@ import torch
 from ltcli.compute.environment import usable_cores
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.core.text import printable
-from ltcli.data.decode import BadImageError, decode_image, open_image
-from ltcli.data.listed import Listed, Rows
-from ltcli.data.pool import Part, Pool, Store
-from ltcli.data.scan import Left, file_size, read_file
+from ltcli.data.decode import BadImageError, decode_image, file_size, open_image, read_file
+from ltcli.data.listed import Left, Listed, Rows
+from ltcli.data.pool import Part, Pool
+from ltcli.data.source_table import SOURCES, Request
 
 MAX_BYTES = 4 * 2**30
-OnBadImage = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images, and notes those that are bad, among them copies with another label or part.
+    """Decodes images, and collects the bad ones, among them copies with another label or part.
 
     Args:
         image_size: Side of the images, pixels.
-        bad: List that grows: what could not be taken so far.
+        bad: List that grows: the bad images so far.
     """
 
     image_size: int
@@ -53,7 +52,8 @@ class Decoder:
     def require_new(self, part: str, label: int, name: str, digest: bytes) -> None:
         """Refuse an image whose SHA-256 stands in another part or class already.
 
-        Copies within a class are kept: people repeat images on purpose.
+        A test image among the training images makes accuracies too high. Copies within a class are
+        kept, as people repeat images on purpose.
 
         Raises:
             BadImageError: It is a copy of an image there.
@@ -63,58 +63,44 @@ class Decoder:
             raise BadImageError(f"has the same bytes as {printable(first)}")
 
 
-def load_files(
-    root: Path,
-    listed: Listed,
-    *,
-    store: Literal["auto", "images", "files"],
-    image_size: int,
-    on_bad_image: OnBadImage,
-    verify: bool = False,
-) -> Pool:
-    """Load listed images, or look at their files.
+def load_files(request: Request, listed: Listed) -> Pool:
+    """Return listed images: decoded uint8 [N, size, size, 3], or sizes of their files int64 [N].
 
     Args:
-        root: Where the paths start.
+        request: ``store`` images decodes them, each cut to its centre square and resized; files
+            asks the file system for their sizes; auto decodes where all of them take at most
+            4 GiB, and keeps the files of a published set. ``on_bad_image`` fail reports the number
+            of bad images and the first, skip leaves them out and lists them. ``verify`` decodes
+            images that stay files once, to find damaged ones and copies under another label or in
+            another part.
         listed: The images.
-        store: ``images`` decodes them, each cut to its centre square and resized; ``files`` asks
-            the file system for their sizes and reads none; ``auto`` decodes where all of them take
-            at most 4 GiB.
-        image_size: Side of the decoded images, pixels.
-        on_bad_image: ``fail`` reports the number of bad images and the first, ``skip`` leaves them
-            out and lists them.
-        verify: Whether images that stay files are decoded once, to find those that are damaged and
-            copies under another label or in another part, as they are found in ``images``.
-
-    Returns:
-        A pool with images uint8 [N, image_size, image_size, 3], or with sizes int64 [N].
 
     Raises:
         DataError: An image is bad.
         ResourceError: The images were to be decoded, and would take more than 4 GiB.
     """
+    root, size, decoded = request.root, request.image_size, request.store == "images"
     num_images = sum(len(rows.files) for rows in listed.parts.values())
-    chosen: Store = "files"
-    if store == "images":
-        check_size(root, num_images, image_size, "lower it, or keep the files with --store files")
-    if store != "files" and _bytes(num_images, image_size) <= MAX_BYTES:
-        chosen = "images"
-    decoder = Decoder(image_size, list(listed.bad))
+    if decoded:
+        check_size(root, num_images, size, "lower it, or keep the files with --store files")
+    elif request.store == "auto" and SOURCES[request.source].counts is None:
+        decoded = _bytes(num_images, size) <= MAX_BYTES
+    decoder = Decoder(size, list(listed.bad))
     parts = {
         part: _decoded(root, part, rows, decoder)
-        if chosen == "images"
-        else _sized(root, part, rows, decoder, verify)
+        if decoded
+        else _sized(root, part, rows, decoder, request.verify)
         for part, rows in listed.parts.items()
     }
     bad = sorted(decoder.bad, key=lambda left: left.path)
-    require_good(root, bad, on_bad_image)
+    require_good(root, bad, request.on_bad_image)
     skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
     return Pool(
         listed.class_names,
         parts["train"],
         parts.get("val"),
         parts.get("test"),
-        store=chosen,
+        store="images" if decoded else "files",
         skipped=tuple(map(str, skipped)),
     )
 
@@ -139,7 +125,7 @@ def _bytes(num_images: int, image_size: int) -> int:
     return num_images * image_size**2 * 3
 
 
-def require_good(root: Path, bad: list[Left], on_bad_image: OnBadImage) -> None:
+def require_good(root: Path, bad: list[Left], on_bad_image: Literal["fail", "skip"]) -> None:
     """Refuse bad images, unless they are to be skipped.
 
     Raises:
@@ -172,7 +158,7 @@ def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) ->
     faults = _faults(root, part, rows, decoder) if verify else {}
     sizes: list[int] = []
     kept: list[int] = []
-    # Joining text takes a tenth of the time of joining paths.
+    # Joining text is far faster than joining paths, and there may be a million.
     folder = f"{root}/"
     for row, path in enumerate(rows.files):
         try:
@@ -200,7 +186,7 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
             return None
         return hashlib.sha256(content).digest()
 
-    # Threads do, as Pillow lets go of the interpreter while it decodes.
+    # Threads suffice, as Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(usable_cores()) as threads:
         digests = threads.map(digest, rows.files)
         for path, label, found in zip(rows.files, rows.labels.tolist(), digests, strict=True):

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ltcli import __version__
+from ltcli.compute.memory import ran_out
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
-from ltcli.stages.memory import ran_out
 from ltcli.stages.samples import check_samples, image_files
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     Raises:
         DataError: A place does not exist, or a folder has no images or cannot be read whole.
     """
-    from ltcli.data.scan import list_images
+    from ltcli.data.folder import list_images
 
     files: list[Path] = []
     for place in places:
@@ -120,8 +120,7 @@ def predict(
 
 def _decode(file: Path, size: int, share: float, on_bad_image: str) -> torch.Tensor | str:
     """Return an image, uint8 [size, size, 3], or what is wrong with the file."""
-    from ltcli.data.decode import BadImageError, decode_image
-    from ltcli.data.scan import read_file
+    from ltcli.data.decode import BadImageError, decode_image, read_file
 
     try:
         return decode_image(read_file(file), size, share)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from ltcli.artifacts.folder import make_folder
 from ltcli.artifacts.header import Header, read_header, verify
 from ltcli.artifacts.sidecar import sidecar_of
+from ltcli.compute.memory import memory_needed
 from ltcli.compute.processes import processes
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ResourceError, cause
 from ltcli.core.params import as_dict
 from ltcli.core.text import printable
-from ltcli.stages.memory import memory_needed
 from ltcli.stages.resume import ResumeFile, Unsaved, checkpoint_of
 from ltcli.stages.stage import Stage, check_processes, check_together
 

@@ -21,7 +21,7 @@ def test_only_regular_files_are_opened_and_no_pipe_is_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(write(tmp_path / "file", b"content"))
     for path in (tmp_path, tmp_path / "pipe", "/dev/null"):
-        with pytest.raises(OSError, match="is no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             open_regular(path)
     with open_regular(tmp_path / "link") as file:
         assert file.read() == b"content"
@@ -69,7 +69,7 @@ def test_what_cannot_be_opened_is_an_error_of_the_class_that_is_asked_for(
     os.mkfifo(tmp_path / "pipe")
     reasons = {
         "none": "no such file",
-        "pipe": "cannot be read: is no regular file",
+        "pipe": "cannot be read: not a regular file",
         "a/b": "no such file",
         "nul\0": "cannot be read: embedded null byte",
         "x" * 300: "cannot be read: file name too long",

@@ -253,7 +253,7 @@ def test_a_folder_and_a_pipe_are_no_parameter_files(tmp_path):
     for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(ParamError) as caught:
             read_mapping(path)
-        assert str(caught.value) == f"{path}: cannot be read: is no regular file"
+        assert str(caught.value) == f"{path}: cannot be read: not a regular file"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads anything")

@@ -8,9 +8,10 @@ from PIL import Image
 
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import image_files
+from ltcli.data.decode import MAX_FILE_BYTES
 from ltcli.data.image_files import load_files
 from ltcli.data.listed import Listed, Rows
-from ltcli.data.scan import MAX_FILE_BYTES
+from ltcli.data.source_table import Request
 
 REPAIR = "repair or remove them, or leave them out with --on-bad-image skip"
 
@@ -41,7 +42,7 @@ def listed(tmp_path):
 
 def load(root, listed, store="files", on_bad_image="fail", **options):
     options |= {"store": store, "image_size": 8, "on_bad_image": on_bad_image}
-    return load_files(root, listed, **options)
+    return load_files(Request("folder", root, **options), listed)
 
 
 def test_files_are_kept_with_their_sizes_and_not_read(tmp_path, listed, monkeypatch):
@@ -93,8 +94,8 @@ BAD = {
     "missing": (lambda _path: None, *["cannot be read: no such file or directory"] * 2),
     "empty": (lambda path: path.touch(), *["is empty"] * 2),
     "large": (large, *[f"is larger than {MAX_FILE_BYTES} bytes"] * 2),
-    "folder": (lambda path: path.mkdir(), *["is no regular file"] * 2),
-    "pipe": (os.mkfifo, *["is no regular file"] * 2),
+    "folder": (lambda path: path.mkdir(), *["cannot be read: not a regular file"] * 2),
+    "pipe": (os.mkfifo, *["cannot be read: not a regular file"] * 2),
     "link": (
         lambda path: path.symlink_to("v.png"),
         "is a link, and links are not followed",

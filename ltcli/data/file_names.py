@@ -1,28 +1,44 @@
-"""Data sets in a few large files, whose names say which part each one holds."""
+"""Which files belong to a data set, and to which part of it, by their names."""
 
+import os
 import re
 from pathlib import Path
 
 from ltcli.core.errors import DataError
-from ltcli.data.names import left_out
 
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".pbm", ".pgm", ".ppm"),
+)
+JUNK = ("__macosx", "thumbs.db", "desktop.ini")
 _PART = re.compile(r"(train|validation|val|test)(?![A-Za-z0-9])")
 
 
+def is_image(name: str) -> bool:
+    """Return whether a file of this name counts as an image."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def left_out(name: str) -> str | None:
+    """Return why a file or folder of this name belongs to no data set, or None."""
+    if name.startswith("."):
+        return "is hidden"
+    return "is left by an operating system" if name.lower() in JUNK else None
+
+
 def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Find the files of each part.
+    """Return the files of each part, for data sets in a few large files.
 
     Args:
         root: A file, which is the training part; or a folder, searched with all folders below,
             whose files start with ``train``, ``validation``, ``val`` or ``test``.
-        suffixes: Of the files to take, with the dot.
+        suffixes: Suffixes of the files to take, with the dot.
 
     Returns:
-        ``train``, ``val`` and ``test`` where there are files of them, each in the order of paths.
+        ``train``, and ``val`` and ``test`` where there are files of them, in the order of paths.
 
     Raises:
-        DataError: There is no such file or folder, no file, none of the training part, or a name
-            that says no part.
+        DataError: There is no such file or folder, no training file, or a name that says no part.
     """
     if root.is_file():
         if root.suffix not in suffixes:
@@ -36,6 +52,7 @@ def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
         if match is None:
             rule = "file name must start with train, validation, val or test"
             raise DataError(path, rule, "rename the file")
+        # Hugging Face writes validation, everything here says val.
         part = "val" if match[1] == "validation" else match[1]
         shards.setdefault(part, []).append(path)
     if "train" not in shards:
@@ -47,7 +64,7 @@ def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
 def list_shards(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the files below a folder that have one of some suffixes, in the order of paths.
 
-    Links, and what is hidden or left by an operating system, are passed over.
+    Links, hidden files and what an operating system leaves are passed over.
     """
     return [
         path

@@ -1,7 +1,7 @@
 import pytest
 
 from ltcli.core.errors import DataError
-from ltcli.data.shards import find_shards
+from ltcli.data.file_names import find_shards
 
 
 def touch(root, *names):

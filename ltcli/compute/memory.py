@@ -1,4 +1,4 @@
-"""Memory that runs out is an error with a remedy, not a bug."""
+"""Memory that runs out, of the machine or of a GPU, as an error with a remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ def ran_out(error: BaseException) -> bool:
     """Return whether an error says that there is no more memory, of the machine or of the GPU."""
     import torch
 
-    # On the CPU torch has no class of its own for it.
+    # On the CPU torch raises a plain RuntimeError, known by its words alone.
     said = ("not enough memory", "can't allocate memory")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in said)
@@ -22,7 +22,7 @@ def memory_needed(where: str, hint: str) -> Iterator[None]:
     """Turn memory that runs out into an error.
 
     Args:
-        where: What needs it, for the message.
+        where: Command or stage that needs it, for the message.
         hint: How to need less.
 
     Raises:

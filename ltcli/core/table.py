@@ -1,0 +1,29 @@
+"""Tables of text for a terminal, in aligned columns."""
+
+from collections.abc import Collection, Sequence
+
+
+def aligned(
+    rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), indent: int = 0
+) -> list[str]:
+    """Return one line of text for each row, its cells padded to columns.
+
+    Args:
+        rows: Cells, as many in each row; printable text.
+        left: Columns that align to the left; numbers align to the right.
+        indent: Blanks before each line.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for column in range(len(rows[0])):
+        table.add_column(justify="left" if column in left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    # Wide enough for any table: the terminal wraps long lines, and a file keeps them whole.
+    console = Console(width=10_000, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return [(" " * indent + line).rstrip() for line in capture.get().splitlines()]
