@@ -74,8 +74,8 @@ def read_file(path: Path) -> bytes:
 def decode_image(content: bytes, image_size: int, share: float = 1.0) -> torch.Tensor:
     """Return the centre square of an image, resized with an antialiased bicubic filter.
 
-    This is a resize of the shorter side followed by a centre crop, without a large image in
-    between. A square image of the right size keeps its pixels.
+    The result is that of a resize of the shorter side and then a centre crop, without a large
+    image in between. A square image of the right size keeps its pixels.
 
     Args:
         content: The whole file.

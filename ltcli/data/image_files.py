@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from ltcli.compute.environment import usable_cores
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.core.text import printable
 from ltcli.data.decode import BadImageError, decode_image, file_size, open_image, read_file
-from ltcli.data.listed import Left, Listed, Rows
+from ltcli.data.listed import Labels, Left, Listed, Rows
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import SOURCES, Request
 
@@ -37,17 +37,28 @@ class Decoder:
     _taken: dict[bytes, tuple[tuple[str, int], str]] = field(default_factory=dict)
 
     def decode(
-        self, part: str, label: int, name: str, read: Callable[[], bytes]
-    ) -> torch.Tensor | None:
-        """Return an image as uint8 [image_size, image_size, 3], or None if it is bad."""
-        try:
-            content = read()
-            image = decode_image(content, self.image_size)
-            self.require_new(part, label, name, hashlib.sha256(content).digest())
-        except BadImageError as error:
-            self.bad.append(Left(name, str(error)))
-            return None
-        return image
+        self, part: str, labels: Labels, contents: Iterable[tuple[str, Callable[[], bytes]]]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Return the good images of a part, uint8 [n, size, size, 3], and their n positions.
+
+        Args:
+            part: Name of the part.
+            labels: int64 [N], class of each image.
+            contents: Name of each image, and a function that returns its bytes.
+        """
+        # All at once, since stacking decoded images would hold them twice.
+        images = torch.empty((len(labels), self.image_size, self.image_size, 3), dtype=torch.uint8)
+        kept: list[int] = []
+        for position, (name, read) in enumerate(contents):
+            try:
+                content = read()
+                images[len(kept)] = decode_image(content, self.image_size)
+                digest = hashlib.sha256(content).digest()
+                self.require_new(part, int(labels[position]), name, digest)
+                kept.append(position)
+            except BadImageError as error:
+                self.bad.append(Left(name, str(error)))
+        return images[: len(kept)], kept
 
     def require_new(self, part: str, label: int, name: str, digest: bytes) -> None:
         """Refuse an image whose SHA-256 stands in another part or class already.
@@ -114,11 +125,9 @@ def check_size(root: Path, num_images: int, image_size: int, remedy: str) -> Non
     size = _bytes(num_images, image_size)
     if size > MAX_BYTES:
         largest = math.isqrt(MAX_BYTES // (num_images * 3))
-        raise ResourceError(
-            root,
-            f"decoded images must be at most {MAX_BYTES} bytes, got {size} for {num_images} images",
-            f"--image-size must be at most {largest}: {remedy}",
-        )
+        rule = f"decoded images must be at most {MAX_BYTES} bytes"
+        hint = f"--image-size must be at most {largest}: {remedy}"
+        raise ResourceError(root, f"{rule}, got {size} for {num_images} images", hint)
 
 
 def _bytes(num_images: int, image_size: int) -> int:
@@ -126,31 +135,26 @@ def _bytes(num_images: int, image_size: int) -> int:
 
 
 def require_good(root: Path, bad: list[Left], on_bad_image: Literal["fail", "skip"]) -> None:
-    """Refuse bad images, unless they are to be skipped.
+    """Refuse bad images unless they are skipped.
 
     Raises:
-        DataError: There are some; their number and the first are named.
+        DataError: There are some; the message names their number and the first.
     """
     if bad and on_bad_image == "fail":
-        raise DataError(
-            root,
-            f"number of bad files must be 0, got {len(bad)}, first {bad[0]}",
-            "repair or remove them, or leave them out with --on-bad-image skip",
-        )
+        rule = f"number of bad files must be 0, got {len(bad)}, first {bad[0]}"
+        hint = "repair or remove them, or leave them out with --on-bad-image skip"
+        raise DataError(root, rule, hint)
 
 
 def _decoded(root: Path, part: str, rows: Rows, decoder: Decoder) -> Part:
-    """Return the good images of a part, uint8 [N, H, W, 3]."""
-    size = decoder.image_size
-    images = torch.empty((len(rows.files), size, size, 3), dtype=torch.uint8)
-    kept: list[int] = []
-    for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
-        image = decoder.decode(part, label, path, partial(read_file, root / path))
-        if image is not None:
-            images[len(kept)] = image
-            kept.append(row)
-    labels = torch.from_numpy(rows.labels[kept])
-    return Part(images[: len(kept)], labels, tuple(rows.files[row] for row in kept))
+    """Return the good images of a part."""
+    contents = ((path, partial(read_file, root / path)) for path in rows.files)
+    images, kept = decoder.decode(part, rows.labels, contents)
+    return Part(images, *_rows(rows, kept))
+
+
+def _rows(rows: Rows, kept: list[int]) -> tuple[torch.Tensor, tuple[str, ...]]:
+    return torch.from_numpy(rows.labels[kept]), tuple(rows.files[row] for row in kept)
 
 
 def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) -> Part:
@@ -168,9 +172,7 @@ def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) ->
             kept.append(row)
         except BadImageError as error:
             decoder.bad.append(Left(path, str(error)))
-    labels = torch.from_numpy(rows.labels[kept])
-    files = tuple(rows.files[row] for row in kept)
-    return Part(torch.tensor(sizes, dtype=torch.int64), labels, files)
+    return Part(torch.tensor(sizes, dtype=torch.int64), *_rows(rows, kept))
 
 
 def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, str]:

@@ -95,6 +95,7 @@ def read(request: Request) -> Pool:
         ResourceError: The images would take more than 4 GiB.
     """
     root, image_size = request.root, request.image_size
+    base = root if root.is_dir() else root.parent
     shards = find_shards(root, (".parquet",))
     class_names = _class_names(shards["train"][0])
     texts = {
@@ -106,17 +107,13 @@ def read(request: Request) -> Pool:
     decoder = Decoder(image_size)
     parts = {}
     for part, paths in shards.items():
-        images = torch.empty((len(labels[part]), image_size, image_size, 3), dtype=torch.uint8)
-        kept: list[int] = []
-        contents = ((path, row, cell) for path in paths for row, cell in _cells(path))
-        for position, (path, row, cell) in enumerate(contents):
-            place = f"{path.relative_to(root) if path != root else path.name} row {row}"
-            label = int(labels[part][position])
-            image = decoder.decode(part, label, place, partial(_content, cell))
-            if image is not None:
-                images[len(kept)] = image
-                kept.append(position)
-        parts[part] = Part(images[: len(kept)], torch.from_numpy(labels[part][kept]))
+        contents = (
+            (f"{path.relative_to(base)} row {row}", partial(_content, cell))
+            for path in paths
+            for row, cell in _cells(path)
+        )
+        images, kept = decoder.decode(part, labels[part], contents)
+        parts[part] = Part(images, torch.from_numpy(labels[part][kept]))
     require_good(root, decoder.bad, request.on_bad_image)
     skipped = tuple(map(str, decoder.bad))
     return Pool(names, parts["train"], parts.get("val"), parts.get("test"), skipped=skipped)
