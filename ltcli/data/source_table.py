@@ -78,10 +78,20 @@ class Source:
     counts: Counts | None = None
 
 
-def _lists(stem: str) -> tuple[dict[str, str | None]]:
-    """Return the lists of OLTR (Liu et al., CVPR 2019, arXiv 1904.05160)."""
-    parts: dict[str, str | None] = {f"{part}_list": f"{stem}_{part}.txt" for part in PARTS}
-    return ({**parts, "class_names": None},)
+def _long_tailed(name: str, counts: Counts) -> Source:
+    """Return ImageNet-LT or Places-LT, from the lists of OLTR (CVPR 2019, arXiv 1904.05160)."""
+    sizes = f"{counts.train:,} + {counts.val:,} + {counts.test:,}"
+    lists: dict[str, str | None] = {
+        f"{part}_list": f"{name.replace('-', '_')}_{part}.txt" for part in PARTS
+    }
+    return Source(
+        name.lower(),
+        "listed",
+        f"{name}: {sizes} photos of {counts.classes:,} classes.",
+        of_files=True,
+        forms=({**lists, "class_names": None},),
+        counts=counts,
+    )
 
 
 def _inaturalist(year: int, counts: Counts) -> Source:
@@ -91,11 +101,11 @@ def _inaturalist(year: int, counts: Counts) -> Source:
     arXiv 1910.09217; lists of 2017 have no published names, and these follow those of 2018.
     """
     lists = f"iNaturalist{year % 100}"
+    sizes = f"{counts.train:,} + {counts.test:,}"
     return Source(
         f"inat{year}",
         "annotations",
-        f"iNaturalist {year}: {counts.train:,} + {counts.test:,} photos of {counts.classes:,}"
-        " classes.",
+        f"iNaturalist {year}: {sizes} photos of {counts.classes:,} classes.",
         # From the code of Kang et al. and the papers after it; BBN takes ImageNet's.
         mean=(0.466, 0.471, 0.380),
         std=(0.195, 0.194, 0.192),
@@ -112,32 +122,26 @@ def _inaturalist(year: int, counts: Counts) -> Source:
     )
 
 
-# LDAM-DRW and nearly everybody after it normalise both CIFAR sets with these CIFAR-10 figures. The
-# deviations are means over images of each image's own, so they are smaller than those over pixels.
-_CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-_CIFAR_STD = (0.2023, 0.1994, 0.2010)
+def _cifar(classes: int) -> Source:
+    """Return CIFAR-10 or CIFAR-100."""
+    return Source(
+        f"cifar{classes}",
+        "cifar",
+        f"CIFAR-{classes}: 50,000 + 10,000 photos of {classes} classes, 32 x 32.",
+        natural=False,
+        # LDAM-DRW and nearly everybody after it normalise both sets with these CIFAR-10 figures.
+        # The deviations are means of each image's own, so they are smaller than over all pixels.
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2023, 0.1994, 0.2010),
+        counts=Counts(classes, 50_000, None, 10_000),
+    )
+
 
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
-        Source(
-            "cifar10",
-            "cifar",
-            "CIFAR-10: 50,000 + 10,000 photos of 10 classes, 32 x 32.",
-            natural=False,
-            mean=_CIFAR_MEAN,
-            std=_CIFAR_STD,
-            counts=Counts(10, 50_000, None, 10_000),
-        ),
-        Source(
-            "cifar100",
-            "cifar",
-            "CIFAR-100: 50,000 + 10,000 photos of 100 classes, 32 x 32.",
-            natural=False,
-            mean=_CIFAR_MEAN,
-            std=_CIFAR_STD,
-            counts=Counts(100, 50_000, None, 10_000),
-        ),
+        _cifar(10),
+        _cifar(100),
         Source(
             "fashion-mnist",
             "fashion_mnist",
@@ -182,22 +186,8 @@ SOURCES: dict[str, Source] = {
             forms=({"train_json": None, "val_json": None},),
             required=("train_json",),
         ),
-        Source(
-            "imagenet-lt",
-            "listed",
-            "ImageNet-LT: 115,846 + 20,000 + 50,000 photos of 1,000 classes.",
-            of_files=True,
-            forms=_lists("ImageNet_LT"),
-            counts=Counts(1000, 115_846, 20_000, 50_000),
-        ),
-        Source(
-            "places-lt",
-            "listed",
-            "Places-LT: 62,500 + 7,300 + 36,500 photos of 365 classes.",
-            of_files=True,
-            forms=_lists("Places_LT"),
-            counts=Counts(365, 62_500, 7_300, 36_500),
-        ),
+        _long_tailed("ImageNet-LT", Counts(1000, 115_846, 20_000, 50_000)),
+        _long_tailed("Places-LT", Counts(365, 62_500, 7_300, 36_500)),
         _inaturalist(2017, Counts(5089, 579_184, None, 95_986)),
         _inaturalist(2018, Counts(8142, 437_513, None, 24_426)),
         Source(
@@ -262,28 +252,21 @@ class Request:
         return files
 
 
-def require_root(name: str, root: object) -> None:
-    """Refuse to read a source from a folder of the user if no folder was named.
-
-    Raises:
-        ParamError: There is no root.
-    """
-    if root is None and SOURCES[name].needs_root:
-        hint = "name the folder that holds the data set"
-        raise ParamError("split", f"source '{name}' needs --root", hint)
-
-
-def require_options(name: str, given: Collection[str]) -> None:
+def require_options(name: str, root: str | None, given: Collection[str]) -> None:
     """Refuse options that a source does not read, and the lack of one that it needs.
 
     Args:
         name: Name in the table.
+        root: Folder or file of the data set.
         given: The given parameters, of those that not every source reads.
 
     Raises:
         ParamError: One is not read, one is missing, or two do not go together.
     """
     source = SOURCES[name]
+    if root is None and source.needs_root:
+        hint = "name the folder that holds the data set"
+        raise ParamError("split", f"source '{name}' needs --root", hint)
     read = {option for form in source.forms for option in form}
     read |= {"store", "verify"} if source.of_files else set()
     read |= {"image_size", "on_bad_image"} if source.of_files or source.of_images else set()

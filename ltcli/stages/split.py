@@ -21,7 +21,6 @@ from ltcli.data.source_table import (
     SOURCES,
     Request,
     require_options,
-    require_root,
 )
 from ltcli.stages.stage import Result, Stage
 from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
@@ -338,12 +337,11 @@ def check(params: Params, _headers: Mapping[str, Any]) -> None:
     from ltcli.data.long_tail import require_factor
 
     require_factor(params.imbalance_factor)
-    require_root(params.source, params.root)
     given = list(_named(params))
     unset = {"store": "auto", "image_size": None, "on_bad_image": "fail"}
     given += [name for name, default in unset.items() if getattr(params, name) != default]
     given += [name for name in ("partial", "verify") if getattr(params, name)]
-    require_options(params.source, given)
+    require_options(params.source, params.root, given)
     if _profile(params) == "natural" and params.imbalance_factor != Params.imbalance_factor:
         rule = "imbalance_factor must not be given for profile natural"
         raise ParamError("split", rule, "--profile exp or step gives the classes that ratio")

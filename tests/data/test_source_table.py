@@ -18,7 +18,7 @@ from ltcli.stages.split import Params
 
 def refused(name, *given):
     with pytest.raises(ParamError) as caught:
-        require_options(name, given)
+        require_options(name, "root", given)
     return [str(caught.value).removeprefix("split: "), caught.value.hint]
 
 
@@ -31,10 +31,10 @@ def test_the_stage_knows_the_sources_and_the_files_of_the_table():
 
 
 def test_options_that_a_source_does_not_read_are_refused():
-    require_options("list", ["train_list", "class_names", "store"])
-    require_options("imagenet-lt", ["partial", "store"])
-    require_options("digits", [])
-    require_options("parquet", ["image_size", "on_bad_image"])
+    require_options("list", "root", ["train_list", "class_names", "store"])
+    require_options("imagenet-lt", "root", ["partial", "store"])
+    require_options("digits", "root", [])
+    require_options("parquet", "root", ["image_size", "on_bad_image"])
     hint = (
         "it reads --class-names, --image-size, --on-bad-image, --store, --test-list, --train-list,"
         " --val-list, --verify"
@@ -42,6 +42,14 @@ def test_options_that_a_source_does_not_read_are_refused():
     assert refused("list", "train_list", "table") == ["source 'list' does not read --table", hint]
     assert refused("list", "partial") == ["source 'list' does not read --partial", hint]
     assert refused("digits", "store") == ["source 'digits' does not read --store", None]
+
+
+def test_a_root_is_needed_unless_the_source_comes_with_the_package():
+    require_options("digits", None, [])
+    with pytest.raises(ParamError) as caught:
+        require_options("cifar10", None, [])
+    assert str(caught.value) == "split: source 'cifar10' needs --root"
+    assert caught.value.hint == "name the folder that holds the data set"
 
 
 def test_a_missing_list_is_named():
