@@ -12,7 +12,7 @@ def make_folder(folder: Path, where: Path) -> None:
 
     Args:
         folder: The folder.
-        where: The file to be written, for the message.
+        where: What is to be written, for the message.
 
     Raises:
         ResourceError: It cannot be made.
@@ -25,7 +25,7 @@ def make_folder(folder: Path, where: Path) -> None:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """Return the files of a folder that are named like artifacts, in order of their names.
+    """Return the files of a folder that are named like artifacts, by name.
 
     Raises:
         ArtifactError: There is no such folder, or it cannot be read.
@@ -42,11 +42,11 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def read_folder(folder: Path, hint: str) -> list[Header]:
-    """Return the headers of all artifacts of a folder, in order of their names.
+    """Read the headers of all artifacts of a folder, in order of their names.
 
     Args:
-        folder: The folder.
-        hint: Remedy for a file that is not a sound artifact.
+        folder: Where to look.
+        hint: What to do about a file that is not a sound artifact.
 
     Raises:
         ArtifactError: The folder cannot be read, or a file is not a sound artifact.

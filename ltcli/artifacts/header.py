@@ -2,8 +2,8 @@
 
 An artifact is a safetensors file: eight bytes of header length, a JSON header, then the tensors.
 Its ``__metadata__`` has one key, ``ltcli``, whose value is sorted JSON. One field of that is
-``digest``: the SHA-256 of the whole file with the digest's own 64 characters read as zeros, which
-reveals one altered bit anywhere.
+``digest``: the SHA-256 of the whole file with the digest's own 64 characters read as zeros, so
+that one altered bit anywhere is noticed.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from ltcli.artifacts.kinds import KINDS, check_schema
+from ltcli.artifacts.kinds import KINDS
+from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, cause
 from ltcli.core.files import open_regular
 
@@ -25,9 +26,13 @@ MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
 MAX_AXES = 16
 BLANK_DIGEST = "0" * 64
-DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
-DTYPE_BYTES |= {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
-# One level of escaping: the same words inside a class name carry two.
+DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8} | {
+    "F16": 2,
+    "BF16": 2,
+    "F32": 4,
+    "F64": 8,
+}
+# One level of escaping: the same words inside a class name would carry two.
 _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4 * 2**20
@@ -36,16 +41,16 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Header:
-    """Provenance and content of an artifact, as its file states them.
+    """What an artifact says of itself.
 
     Attributes:
-        path: The file.
+        path: Where it was read.
         kind: Name of its kind.
         kind_version: Version of the kind's schema.
         stage: The stage that made it.
         parameters: The parameters of that stage.
         inputs: Role to SHA-256 of each input.
-        info: Metadata that give the tensors their meaning: class names, backbone and so on.
+        info: What is needed to use the tensors without guessing.
         digest: SHA-256 that identifies the content.
         writer: Version of ltcli that wrote it.
         tensors: Name to (dtype, shape).
@@ -68,7 +73,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a file, checked against its schema, without reading the tensors.
+    """Read a header and check it against its schema, without reading the tensors.
 
     Raises:
         ArtifactError: There is no such file, or it is not a sound artifact.
@@ -78,7 +83,7 @@ def read_header(path: Path) -> Header:
 
 
 def verify(path: Path) -> Header:
-    """Return the header of a file after a check of the digest over all its bytes.
+    """Read a header and check the digest over the whole file.
 
     Raises:
         ArtifactError: As for ``read_header``, or some byte was altered.
@@ -91,10 +96,7 @@ def verify(path: Path) -> Header:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading.
-
-    Everything is read from this one descriptor, so that header, digest and tensors belong together
-    even if the file is replaced meanwhile.
+    """Open a regular file for reading; everything is then read from this one descriptor.
 
     Raises:
         ArtifactError: It is missing, not a regular file, or not readable.
@@ -110,16 +112,16 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _damaged(path: Path, reason: str) -> ArtifactError:
-    return ArtifactError(path, f"not a sound artifact: {reason}", "make it again with --force")
+def _damaged(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(path, f"not a sound artifact: {what}", "make it again with --force")
 
 
 def parse_header(path: Path, file: BinaryIO) -> Header:
-    """Return the header of an open file; see ``read_header``."""
+    """Read the header of an open file; see ``read_header``."""
     raw = _header_bytes(path, file)
     size = os.fstat(file.fileno()).st_size
     try:
-        # Given bytes, json would guess UTF-16, a byte order mark and lone surrogates.
+        # Bytes would let json guess UTF-16, a byte order mark and lone surrogates.
         document = json.loads(raw.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError):
         raise _damaged(path, "the header is not JSON without duplicate keys") from None
@@ -130,19 +132,19 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
     if not isinstance(metadata, dict) or list(metadata) != ["ltcli"]:
         raise ArtifactError(path, "not written by ltcli: it has no ltcli metadata")
     try:
-        fields = json.loads(metadata["ltcli"], object_pairs_hook=_no_duplicates)
+        facts = json.loads(metadata["ltcli"], object_pairs_hook=_no_duplicates)
         # json reads NaN, 1e999 and lone surrogates, which no sound file holds; writing refuses.
-        json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+        json.dumps(facts, allow_nan=False, ensure_ascii=False).encode()
         header = Header(
             path,
-            _text(fields["kind"]),
-            _exactly(int, fields["kind_version"]),
-            _text(fields["stage"]),
-            _exactly(dict, fields["parameters"]),
-            {_text(k): _sha256(v) for k, v in _exactly(dict, fields["inputs"]).items()},
-            _exactly(dict, fields["info"]),
-            _sha256(fields["digest"]),
-            _text(fields["ltcli"]),
+            _text(facts["kind"]),
+            _exactly(int, facts["kind_version"]),
+            _text(facts["stage"]),
+            _exactly(dict, facts["parameters"]),
+            {_text(k): _sha256(v) for k, v in _exactly(dict, facts["inputs"]).items()},
+            _exactly(dict, facts["info"]),
+            _sha256(facts["digest"]),
+            _text(facts["ltcli"]),
             tensors,
         )
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -223,7 +225,6 @@ def _tensors(
             raise _damaged(path, f"tensor {name[:80]!r} has a forged entry")
         tensors[name] = (dtype, tuple(shape))
         spans.append((start, end))
-    # A hole would hold bytes that nothing describes.
     position = 0
     for start, end in sorted(spans):
         if start != position:
@@ -267,7 +268,6 @@ def file_digest(path: Path, file: BinaryIO) -> tuple[str, int]:
     if match is None:
         raise _damaged(path, "it has no digest")
     start, end = match.span(1)
-    # In pieces, as a file may be larger than memory.
     digest = hashlib.sha256(len(raw).to_bytes(8, "little"))
     digest.update(raw[:start] + BLANK_DIGEST.encode() + raw[end:])
     while chunk := _read(path, file, _CHUNK):

@@ -1,4 +1,4 @@
-"""The kinds of artifact: the exact tensors and metadata of each, and the check of a file.
+"""The kinds of artifact: exactly which tensors and which metadata each one holds.
 
 Axis letters: N training images, V validation images, T test images, M predicted images, H W image,
 C classes, D feature dimension, Q augmented views, Y X feature map, R rows of covariance factors,
@@ -6,13 +6,7 @@ O = C + 1 offsets, K neighbours, E epochs, P bytes, F files, U tail classes, L l
 S sampled features, G features with a divergence, I pictures. A letter is one size within a file.
 """
 
-import re
 from dataclasses import dataclass
-from typing import Any
-
-from ltcli.core.errors import ArtifactError
-
-_TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -23,7 +17,7 @@ class Tensor:
         name: Name in the file. A name that ends in ``*`` stands for any number of tensors.
         dtypes: Allowed safetensors dtypes; empty for any.
         axes: One letter or fixed size per axis; None for any shape (only for ``*``).
-        meaning: Meaning of the numbers, with unit and range.
+        meaning: What the numbers are, with unit and range.
         required: Whether the file must hold it.
     """
 
@@ -36,7 +30,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Kind:
-    """Content of a file of one kind.
+    """What a file of one kind holds.
 
     Attributes:
         name: Name in the header.
@@ -263,81 +257,3 @@ KINDS: dict[str, Kind] = {
         ),
     )
 }
-
-
-def check_schema(
-    where: object, kind: Kind, tensors: dict[str, tuple[str, tuple[int, ...]]], info: object
-) -> None:
-    """Check names, dtypes, axes and metadata of a file against its kind.
-
-    Args:
-        where: The file, for the message.
-        kind: The schema.
-        tensors: Name to (dtype, shape), as in a safetensors header.
-        info: The header's ``info``.
-
-    Raises:
-        ArtifactError: Anything differs from the schema.
-    """
-    if not isinstance(info, dict):
-        raise ArtifactError(where, "info must be a mapping")
-    missing = [key for key in kind.metadata if key not in info]
-    if missing:
-        raise ArtifactError(where, f"{kind.name} metadata must have {missing[0]}")
-    exact = {spec.name: spec for spec in kind.tensors if not spec.name.endswith("*")}
-    prefixes = tuple(spec.name[:-1] for spec in kind.tensors if spec.name.endswith("*"))
-    for spec in kind.tensors:
-        prefix = spec.name.removesuffix("*")
-        present = spec.name in tensors or (
-            prefix in prefixes and any(name.startswith(prefix) for name in tensors)
-        )
-        if spec.required and not present:
-            raise ArtifactError(where, f"{kind.name} must have tensor {spec.name}")
-    # Of each axis letter, the size and the name that it was first seen in.
-    sizes: dict[str, tuple[int, str]] = {}
-    if "class_names" in kind.metadata:
-        _check_classes(where, info)
-        sizes["C"] = (len(info["class_names"]), "class_names")
-    # Sorted, so that of several faults the same one is named every time.
-    for name, (dtype, shape) in sorted(tensors.items()):
-        if not _TENSOR_NAME.fullmatch(name):
-            rule = f"tensor names must be letters, digits, dots and dashes, got {name[:80]!r}"
-            raise ArtifactError(where, rule)
-        if name in exact:
-            _check_tensor(where, exact[name], dtype, shape, sizes)
-        elif not name.startswith(prefixes):
-            raise ArtifactError(where, f"{kind.name} has no tensor {name}")
-
-
-def _check_classes(where: object, info: dict[str, Any]) -> None:
-    names, counts = info["class_names"], info["class_counts"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ArtifactError(where, "class_names must be a list of text")
-    # Not isinstance: True is an int.
-    if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
-        raise ArtifactError(where, "class_counts must be a list of counts")
-    if len(counts) != len(names):
-        rule = f"axis C is {len(counts)} in class_counts but {len(names)} in class_names"
-        raise ArtifactError(where, rule)
-
-
-def _check_tensor(
-    where: object,
-    spec: Tensor,
-    dtype: str,
-    shape: tuple[int, ...],
-    sizes: dict[str, tuple[int, str]],
-) -> None:
-    if spec.dtypes and dtype not in spec.dtypes:
-        rule = f"{spec.name} must be {' or '.join(spec.dtypes)}, got {dtype}"
-        raise ArtifactError(where, rule)
-    axes = spec.axes or ()
-    if len(axes) != len(shape):
-        shown = ", ".join(map(str, axes))
-        raise ArtifactError(where, f"{spec.name} must have axes [{shown}], got {list(shape)}")
-    for axis, size in zip(axes, shape, strict=True):
-        fixed = (axis, "the schema") if isinstance(axis, int) else None
-        known, owner = fixed or sizes.setdefault(str(axis), (size, spec.name))
-        if size != known:
-            rule = f"axis {axis} is {size} in {spec.name} but {known} in {owner}"
-            raise ArtifactError(where, rule)

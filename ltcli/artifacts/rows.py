@@ -1,4 +1,4 @@
-"""Rows of a tensor in an open artifact, read on demand."""
+"""Rows of a tensor in an open artifact, read when they are asked for."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 class StoredRows:
-    """A tensor of an open artifact whose rows are read on demand and not kept.
+    """A tensor of an open artifact, of which rows are read and nothing else is kept.
 
     Rows that follow each other are read at once. safetensors' own slices read the whole tensor for
     every slice where the file is not mapped, and files are not mapped: they may be replaced.
 
     Attributes:
-        shape: Shape of the whole tensor.
+        shape: Of the whole tensor.
     """
 
     def __init__(self, header: Header, file: BinaryIO, name: str, dtype: torch.dtype) -> None:
-        """Locate the tensor in a file whose digest was checked."""
+        """Find where the tensor starts in a file whose digest was checked."""
         import torch
 
         self.shape = torch.Size(header.tensors[name][1])
@@ -44,7 +44,13 @@ class StoredRows:
         self._start = 8 + length + entries[name]["data_offsets"][0]
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        """Return the rows [B, ...] at the positions int64 [B], on the CPU.
+        """Return the rows at some positions, on the CPU.
+
+        Args:
+            index: int64 [B], each in 0 ... N - 1.
+
+        Returns:
+            The rows, [B, ...].
 
         Raises:
             ArtifactError: A row cannot be read, or holds NaN or infinity.

@@ -1,7 +1,7 @@
 """The log of the run that made an artifact, beside it: ``NAME.run.jsonl``.
 
-A sidecar is no artifact, and no digest protects it. It is believed only if its last run ended with
-the artifact's digest.
+A sidecar is no artifact: nothing vouches for what it says. It is believed only if the run that it
+ends with has the artifact's digest.
 """
 
 import json
@@ -13,14 +13,14 @@ from ltcli.core.errors import ArtifactError
 
 
 def sidecar_of(artifact: Path) -> Path:
-    """Return the path of the log of the run that made an artifact."""
+    """Return where the log of the run that made an artifact lies."""
     return artifact.with_suffix(".run.jsonl")
 
 
 def read_records(header: Header) -> list[dict[str, Any]]:
-    """Return the records of the run that made an artifact, oldest first; at least one.
+    """Read what the run that made an artifact has logged, oldest first; never empty.
 
-    Lines that hold no record are skipped: a killed process leaves half a line.
+    Lines that are no records are passed over.
 
     Raises:
         ArtifactError: There is no sidecar, it cannot be read, or it is of another run.

@@ -1,4 +1,4 @@
-"""Artifacts written whole or not at all, and loaded only from sound files."""
+"""Write artifacts whole or not at all, and load tensors only from files that are sound."""
 
 import json
 import logging
@@ -24,10 +24,11 @@ from ltcli.artifacts.header import (
     check_digest,
     file_digest,
     opened,
-    parse_header,
 )
-from ltcli.artifacts.kinds import KINDS, check_schema
+from ltcli.artifacts.header import parse_header as _parse_header
+from ltcli.artifacts.kinds import KINDS
 from ltcli.artifacts.rows import StoredRows, is_finite
+from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause, disk_full
 
 logger = logging.getLogger(__name__)
@@ -49,12 +50,12 @@ class Artifact:
         self._file = file
 
     def load(self, *names: str, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-        """Return tensors by name, loaded straight to a device.
+        """Load tensors straight to a device.
 
         Args:
             names: Tensor names; a name that ends in ``*`` loads every tensor with that prefix and
                 drops the prefix from its name.
-            device: Device to load to.
+            device: Where to put them.
 
         Raises:
             ArtifactError: A tensor is missing or holds NaN or infinity.
@@ -82,11 +83,11 @@ class Artifact:
         return loaded
 
     def tensor(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Return one tensor; see ``load``."""
+        """Load one tensor; see ``load``."""
         return self.load(name, device=device)[name]
 
     def rows(self, name: str) -> StoredRows:
-        """Return one tensor whose rows are read on demand."""
+        """Return one tensor whose rows are read when they are asked for."""
         if name not in self.header.tensors:
             raise ArtifactError(self.header.path, f"has no tensor {name}")
         return StoredRows(self.header, self._file, name, _DTYPES[self.header.tensors[name][0]])
@@ -106,7 +107,7 @@ def open_artifact(path: Path) -> Iterator[Artifact]:
         ArtifactError: It is missing, damaged, or not an artifact.
     """
     with opened(path) as file:
-        header = parse_header(path, file)
+        header = _parse_header(path, file)
         check_digest(header, file)
         yield Artifact(header, file)
 
@@ -121,16 +122,19 @@ def save(
     inputs: Mapping[str, str],
     info: Mapping[str, Any],
 ) -> str:
-    """Write one artifact atomically and return its digest.
+    """Write one artifact atomically.
 
     Args:
-        path: The file; it is replaced as a whole or left untouched.
+        path: The file; it is replaced as a whole or left as it was.
         kind_name: Name of the kind, whose schema is checked.
         tensors: Name to tensor, on any device.
         stage: The stage that made them.
         parameters: Its parameters, plain JSON values.
         inputs: Role to SHA-256 of each input.
         info: The kind's metadata, plain JSON values.
+
+    Returns:
+        The digest.
 
     Raises:
         NumericalError: A tensor holds NaN or infinity.
@@ -144,7 +148,7 @@ def save(
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
     shapes = {name: (_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in ready.items()}
     check_schema(path, kind, shapes, dict(info))
-    fields = {
+    facts = {
         "digest": BLANK_DIGEST,
         "info": dict(info),
         "inputs": dict(inputs),
@@ -154,8 +158,8 @@ def save(
         "parameters": dict(parameters),
         "stage": stage,
     }
-    # Several metadata keys would lie in the file in another order in every process.
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    # One metadata key: with several, safetensors orders them differently in every process.
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     _check_limits(path, len(ready), len(json.dumps(text)))
     _check_space(path, sum(tensor.nbytes for tensor in ready.values()) + len(text))
 
@@ -167,7 +171,7 @@ def save(
 
 
 def save_bytes(path: Path, content: bytes) -> None:
-    """Write one file; an old one is replaced as a whole or left untouched.
+    """Write one file; what is there is replaced as a whole or left as it was.
 
     Raises:
         ResourceError: The disk is full or the file cannot be written.
@@ -185,7 +189,7 @@ def save_bytes(path: Path, content: bytes) -> None:
 
 def _replaced(path: Path, write: Callable[[Path], _T]) -> _T:
     """Put what ``write`` writes at a path in one step, and return what it returns."""
-    # In a folder of its own, as safetensors makes a temporary file under a name of its choice.
+    # A folder, as safetensors writes by way of a temporary file whose name is its own choice.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(mode=0o700)
@@ -237,11 +241,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _check_limits(path: Path, tensors: int, metadata: int) -> None:
-    """Refuse to write a file that could not be read again."""
+    """Refuse what could not be read again, before it is written.
+
+    Raises:
+        ResourceError: There are too many tensors, or bytes of metadata.
+    """
     limits = {"tensors": (tensors, MAX_TENSORS), "bytes of metadata": (metadata, MAX_HEADER_BYTES)}
-    for noun, (got, most) in limits.items():
+    for what, (got, most) in limits.items():
         if got > most:
-            raise ResourceError(path, f"number of {noun} must be at most {most}, got {got}")
+            raise ResourceError(path, f"number of {what} must be at most {most}, got {got}")
 
 
 def _check_space(path: Path, needed: int) -> None:
@@ -249,14 +257,14 @@ def _check_space(path: Path, needed: int) -> None:
         disk = shutil.disk_usage(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from None
-    # Some network file systems report a size of zero.
+    # Some network file systems know no size, and say zero.
     if disk.total and needed > disk.free:
         rule = f"needs {needed / 1e6:,.1f} MB of disk, {disk.free / 1e6:,.1f} MB are free"
         raise ResourceError(path, rule, "free some space or choose another folder")
 
 
 def _unwritable(path: Path, error: Exception) -> ResourceError:
-    # Errors of safetensors have no number, only words.
+    # What safetensors raises has no number, only words.
     if disk_full(error) or re.search("No space left|File too large", str(error)):
         return ResourceError(path, "the disk is full", "free some space and run again")
     return ResourceError(path, f"cannot be written: {cause(error)}", "choose another --out")
@@ -264,9 +272,9 @@ def _unwritable(path: Path, error: Exception) -> ResourceError:
 
 @contextmanager
 def locked(path: Path, *also: Path) -> Iterator[None]:
-    """Hold the lock of an output, after waiting for another process that holds it.
+    """Hold the lock of an output; wait for another process that holds it.
 
-    Half-written files of killed writers are removed, as only the holder of the lock writes.
+    What a killed writer left half-written is removed, as only the holder of the lock writes.
 
     Args:
         path: The output.
@@ -280,7 +288,7 @@ def locked(path: Path, *also: Path) -> Iterator[None]:
     place = path.with_name(f".{path.name}.lock")
     lock = FileLock(place, mode=0o666)
     try:
-        # filelock waits for ever where it cannot create the file; opening it here gives the reason.
+        # filelock waits for ever where it cannot create the file; this says why it cannot.
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         with suppress(PermissionError):
             os.fchmod(descriptor, 0o666)

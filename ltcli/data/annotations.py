@@ -52,6 +52,7 @@ def load_annotations(train: Path, test: Path | None) -> Listed:
     files = {"train": train} if test is None else {"train": train, "test": test}
     documents = {part: _read(path) for part, path in files.items()}
     categories = {part: _categories(document) for part, document in documents.items()}
+    # Numbers of other years stand for other species, and accuracies would be wrong without a sign.
     if test is not None and categories["test"] != categories["train"]:
         raise DataError(test, f"categories must be those of {train}, got others")
     joined = {part: _join(files[part], document) for part, document in documents.items()}
@@ -99,6 +100,7 @@ def _join(path: Path, document: Mapping[str, list[dict[str, Any]]]) -> tuple[lis
             raise DataError(path, rule)
     known = {str(entry["id"]) for entry in document["categories"]}
     category = {entry["image_id"]: str(entry["category_id"]) for entry in document["annotations"]}
+    # Images without an annotation and annotations without an image are both a damaged file.
     unmatched = category.keys() ^ {entry["id"] for entry in document["images"]}
     if unmatched:
         number = min(unmatched)

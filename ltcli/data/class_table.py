@@ -27,6 +27,7 @@ def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> lis
         rule = f"must have the columns class,{column}, got {clipped(','.join(header)) or 'none'}"
         matrix = "a matrix of costs is no fixed change of logits; give one cost for each class"
         raise ParamError(path, rule, matrix if column == "cost" and len(header) > 2 else None)
+    # Names, not line numbers, say the class: a table made for another split must not fit by chance.
     known = set(class_names)
     values: dict[str, float] = {}
     for number, cells in lines:

@@ -1,86 +1,38 @@
-"""Read one image file and decode it to a square of RGB bytes, or say what is wrong with it.
+"""Decode one image file to a square of RGB bytes, or say what is wrong with it.
 
 What an image means is fixed here once: the stored orientation is applied, transparency lies on
 white, 16-bit grey is scaled and not clipped, and of an animation the first frame is taken.
 """
 
-import errno
 import io
-import os
-import stat
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ltcli.core.errors import cause
-from ltcli.core.files import open_regular
-
-# Part of the shorter side that images in files keep in evaluation: 224 of 256 pixels, as in papers.
+# Of the shorter side that images in files keep when they are not augmented: 224 of 256 pixels.
 CENTRE = 0.875
 MAX_PIXELS = 64_000_000
-MAX_FILE_BYTES = 256 * 2**20
 # The content decides, whatever the suffix says. Formats outside this list are never parsed.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 class BadImageError(Exception):
-    """A file holds no image that can be used; the text says why, as half a sentence."""
-
-
-def file_size(path: str) -> int:
-    """Return the size in bytes of a file that ``read_file`` would read, without opening it.
-
-    Raises:
-        BadImageError: It is missing, empty, too large, a link, or no regular file.
-    """
-    try:
-        status = os.lstat(path)
-    except OSError as error:
-        raise BadImageError(f"cannot be read: {cause(error)}") from error
-    if stat.S_ISLNK(status.st_mode):
-        raise BadImageError("is a link, and links are not followed")
-    if not stat.S_ISREG(status.st_mode):
-        raise BadImageError("cannot be read: not a regular file")
-    if status.st_size == 0:
-        raise BadImageError("is empty")
-    if status.st_size > MAX_FILE_BYTES:
-        raise BadImageError(f"is larger than {MAX_FILE_BYTES} bytes")
-    return status.st_size
-
-
-def read_file(path: Path) -> bytes:
-    """Return the content of a regular file, refusing what took its place since it was listed.
-
-    Raises:
-        BadImageError: It is a link or no regular file, is too large, or cannot be read.
-    """
-    try:
-        with open_regular(path, os.O_NOFOLLOW) as file:
-            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
-                raise BadImageError(f"is larger than {MAX_FILE_BYTES} bytes")
-            # A file may grow while it is read; what comes after the limit is not waited for.
-            return file.read(MAX_FILE_BYTES)
-    except OSError as error:
-        # O_NOFOLLOW reports a link as a loop of links.
-        if error.errno == errno.ELOOP:
-            raise BadImageError("is a link, and links are not followed") from error
-        raise BadImageError(f"cannot be read: {cause(error)}") from error
+    """The bytes are not an image that can be used; the text says why, as half a sentence."""
 
 
 def decode_image(content: bytes, image_size: int, share: float = 1.0) -> torch.Tensor:
     """Return the centre square of an image, resized with an antialiased bicubic filter.
 
-    The result is that of a resize of the shorter side and then a centre crop, without a large
-    image in between. A square image of the right size keeps its pixels.
+    This is a resize of the shorter side followed by a centre crop, without a large image in
+    between. A square image of the right size keeps its pixels.
 
     Args:
         content: The whole file.
         image_size: Side of the result in pixels.
-        share: Part of the shorter side that the square covers.
+        share: Of the shorter side that the square has.
 
     Returns:
         uint8 [image_size, image_size, 3], RGB.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from ltcli.core.errors import DataError, ParamError
 from ltcli.core.files import read_table
 from ltcli.core.text import clipped
-from ltcli.data.file_names import find_shards
+from ltcli.data.data_files import find_shards
 from ltcli.data.listed import number_classes, read_names
 from ltcli.data.parquet import read_column, read_labels
 from ltcli.data.pool import Part, Pool
@@ -45,15 +45,10 @@ def read(request: Request) -> Pool:
     if labels is not None and root.suffix != ".npy":
         rule = f"labels must go with an npy file of features, got {root}"
         raise ParamError("split", rule, "other files hold their own labels")
-    found: Found = {}
     if root.is_file():
         found = _read(root, labels)
     else:
-        for part, paths in shards.items():
-            pieces = [_only(path, _read(path, None)) for path in paths]
-            features = [features for features, _ in pieces]
-            joined = features[0] if len(features) == 1 else _joined(paths, features)
-            found[part] = joined, [label for _, texts in pieces for label in texts]
+        found = {part: _joined(paths) for part, paths in shards.items()}
     if "train" not in found:
         rule = "must have features and labels of the training part, got none"
         raise DataError(root, rule, "name them features and labels")
@@ -66,19 +61,23 @@ def read(request: Request) -> Pool:
     return Pool(names, parts["train"], parts.get("val"), parts.get("test"), store="features")
 
 
-def _only(path: Path, found: Found) -> tuple[torch.Tensor, list[str]]:
-    if list(found) != ["train"]:
-        rule = "must have features and labels of one part, as its name says the part"
-        raise DataError(path, rule)
-    return found["train"]
-
-
-def _joined(paths: list[Path], features: list[torch.Tensor]) -> torch.Tensor:
-    for path, piece in zip(paths, features, strict=True):
-        if piece.shape[1] != features[0].shape[1]:
-            rule = f"dimension must be {features[0].shape[1]} as in {paths[0]}"
-            raise DataError(path, f"{rule}, got {piece.shape[1]}")
-    return torch.cat(features)
+def _joined(paths: list[Path]) -> tuple[torch.Tensor, list[str]]:
+    """Return the samples of one part from its files, in their order."""
+    pieces: list[torch.Tensor] = []
+    labels: list[str] = []
+    for path in paths:
+        found = _read(path, None)
+        if list(found) != ["train"]:
+            rule = "must have features and labels of one part, as its name says the part"
+            raise DataError(path, rule)
+        features, texts = found["train"]
+        if pieces and features.shape[1] != pieces[0].shape[1]:
+            rule = f"dimension must be {pieces[0].shape[1]} as in {paths[0]}"
+            raise DataError(path, f"{rule}, got {features.shape[1]}")
+        pieces.append(features)
+        labels += texts
+    # One file, however large, is not copied.
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces), labels
 
 
 def _read(path: Path, labels: Path | None) -> Found:
@@ -124,12 +123,14 @@ def _features(path: Path, name: str, array: Any) -> torch.Tensor:
     """Return finite float32 [N, D]; a float32 array is not copied, as it may fill the memory."""
     tensor = array if isinstance(array, torch.Tensor) else None
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+        # What single precision cannot hold becomes infinite, and is refused below.
         with np.errstate(over="ignore"):
             tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     if tensor is None or not tensor.is_floating_point() or tensor.ndim != 2 or not tensor.shape[1]:
         dtype = str(array.dtype).removeprefix("torch.")
         raise DataError(path, f"{name} must be floating point [N, D], got {dtype} {[*array.shape]}")
     tensor = tensor.float().contiguous()
+    # One NaN would make a class mean, and every distance to it, NaN.
     good = np.isfinite(tensor.numpy())
     if not good.all():
         row = int((~good).any(axis=1).argmax())
@@ -155,6 +156,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt", backend="pread") as file:
             names = file.keys()
+            # Other tensors of the file may be large, and are not read.
             return {n: file.get_tensor(n) for n in names if n.endswith(("features", "labels"))}
     except SafetensorError as error:
         raise DataError(path, f"must be a safetensors file, got another: {error}") from None

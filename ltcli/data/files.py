@@ -20,7 +20,8 @@ from ltcli.compute.parallel import World
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data.batches import Augmentation, Normalisation
-from ltcli.data.decode import CENTRE, BadImageError, decode_image, open_image, read_file
+from ltcli.data.decode import CENTRE, BadImageError, decode_image, open_image
+from ltcli.data.image_files import read_file
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,11 @@ import numpy as np
 
 from ltcli.core.errors import DataError, cause
 from ltcli.core.text import printable
-from ltcli.data.file_names import is_image, left_out
+from ltcli.data.data_files import is_image, left_out
 from ltcli.data.listed import Left, Listed, Rows
 from ltcli.data.source_table import Request
 
 MAX_DEPTH = 16
-PARTS_HINT = (
-    "rename the folders to train and test, or give the one that holds the classes as --root"
-)
 VALIDATION_NAMES = {"val", "valid", "validation", "dev"}
 PART_NAMES = {"train", "training", "test", "testing"} | VALIDATION_NAMES
 
@@ -74,6 +71,8 @@ def read(request: Request) -> Listed:
 def _parts(root: Path, seen: Listing) -> tuple[str, ...]:
     """Return the folders that hold classes: the root itself, written '', or train and test."""
     listing = list_folders(root, "")
+    # Case is folded to recognise Train and TEST, which are refused by name rather than taken for
+    # classes.
     folded = {name.casefold() for name in listing.found}
     if not folded or not folded <= PART_NAMES:
         return ("",)
@@ -86,7 +85,8 @@ def _parts(root: Path, seen: Listing) -> tuple[str, ...]:
         )
     if listing.found not in (["train"], ["test", "train"]):
         got = " and ".join(f"'{name}'" for name in listing.found)
-        raise DataError(root, f"folders must be named train and test, got {got}", PARTS_HINT)
+        hint = "rename them, or give the folder that holds the classes as --root"
+        raise DataError(root, f"folders must be named train and test, got {got}", hint)
     return ("train", "test") if "test" in seen.found_in(listing) else ("train",)
 
 
@@ -208,6 +208,7 @@ def list_images(root: Path, folder: str) -> Listing:
                 listing.bad.append(Left(path, f"is more than {MAX_DEPTH} folders below its class"))
             else:
                 pending.append((path, depth + 1))
+    # Hard links have one inode; two training images that are one file would count twice.
     first: dict[tuple[int, int], str] = {}
     for path in sorted(images):
         same = first.setdefault(images[path], path)
@@ -218,6 +219,7 @@ def list_images(root: Path, folder: str) -> Listing:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    # Sorted, as file systems list names in any order, and the split must not depend on it.
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
@@ -241,6 +243,7 @@ def _harmless(entry: os.DirEntry[str]) -> str | None:
 
 
 def _is_utf8(name: str) -> bool:
+    # The split stores paths as UTF-8; other names are read as lone surrogates.
     try:
         name.encode()
     except UnicodeEncodeError:

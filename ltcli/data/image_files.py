@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import os
+import stat
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,14 +14,16 @@ from typing import Literal
 import torch
 
 from ltcli.compute.environment import usable_cores
-from ltcli.core.errors import DataError, ResourceError
+from ltcli.core.errors import DataError, ResourceError, cause
+from ltcli.core.files import open_regular
 from ltcli.core.text import printable
-from ltcli.data.decode import BadImageError, decode_image, file_size, open_image, read_file
+from ltcli.data.decode import BadImageError, decode_image, open_image
 from ltcli.data.listed import Labels, Left, Listed, Rows
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import SOURCES, Request
 
 MAX_BYTES = 4 * 2**30
+MAX_FILE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -198,3 +202,39 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
             except BadImageError as error:
                 faults[path] = str(error)
     return faults
+
+
+def file_size(path: str) -> int:
+    """Return the size in bytes of a file that ``read_file`` would read, without opening it.
+
+    Raises:
+        BadImageError: It is missing, empty, too large, a link, or no regular file.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {cause(error)}") from error
+    if stat.S_ISLNK(status.st_mode):
+        raise BadImageError("is a link, and links are not followed")
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImageError("cannot be read: not a regular file")
+    if status.st_size == 0:
+        raise BadImageError("is empty")
+    if status.st_size > MAX_FILE_BYTES:
+        raise BadImageError(f"is larger than {MAX_FILE_BYTES} bytes")
+    return status.st_size
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file, refusing what took its place since it was listed.
+
+    Raises:
+        BadImageError: It is a link or no regular file, empty, too large, or cannot be read.
+    """
+    file_size(str(path))
+    try:
+        # A link or a pipe may have come in between, and a file may grow while it is read.
+        with open_regular(path, os.O_NOFOLLOW) as file:
+            return file.read(MAX_FILE_BYTES)
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {cause(error)}") from error

@@ -150,6 +150,7 @@ def load_table(path: Path) -> Listed:
         paths, labels = found[part]
         paths.append(row[path_at])
         labels.append(row[label_at].strip())
+    # A part without rows is one that the data set lacks, but training images it must have.
     used = {part: columns for part, columns in found.items() if columns[0] or part == "train"}
     return checked(used, None, path)
 
@@ -214,6 +215,7 @@ def number_classes(
     """
     if class_names is None:
         names = tuple(sorted(set(labels["train"])))
+        # As text, class 10 would come before class 9.
         if all(map(_is_whole, names)):
             names = tuple(sorted(names, key=int))
             for one, other in pairwise(names):
@@ -239,6 +241,7 @@ def number_classes(
 
 
 def _is_whole(text: str) -> bool:
+    # More digits than an int64 holds are names, not numbers.
     digits = text.removeprefix("-")
     return digits.isascii() and digits.isdigit() and len(digits) <= 18
 
@@ -254,26 +257,18 @@ def sound_paths(parts: Mapping[str, Sequence[str]], where: object) -> dict[str, 
         DataError: A path is absolute, leads out of the root, cannot be written, or stands twice.
     """
     sound: dict[str, list[str]] = {}
+    seen: dict[str, str] = {}
     for part, paths in parts.items():
-        plain = _are_plain(paths)
-        sound[part] = list(paths) if plain else [_shortest(path, where) for path in paths]
-        once = set(sound[part])
-        if len(once) < len(paths):
-            ordered = sorted(sound[part])
-            twice = next(a for a, b in pairwise(ordered) if a == b)
-            _refuse_repeated(where, twice, f"twice in {part}")
-        for other in list(sound)[:-1]:
-            if both := once.intersection(sound[other]):
-                _refuse_repeated(where, min(both), f"in {other} and in {part}")
+        # Two spellings of one path are one image: a test image must not hide among training images.
+        sound[part] = [_shortest(path, where) for path in paths]
+        for path in sound[part]:
+            if path in seen:
+                both = f"in {seen[path]} and in {part}"
+                places = f"twice in {part}" if seen[path] == part else both
+                rule = f"each path must be listed once, got '{printable(path)}' {places}"
+                raise DataError(where, rule, "remove one of the two")
+            seen[path] = part
     return sound
-
-
-def _are_plain(paths: Sequence[str]) -> bool:
-    """Return whether ``_shortest`` would change or refuse none, looked at all at once."""
-    # Lists hold a million paths, and a few searches of one long text need no call for each.
-    text = "\n".join(["", *paths, ""])
-    odd = ("//", "/.", "\n.", "\n/", "/\n", "\n\n")
-    return not any(mark in text for mark in odd) and _is_name(text)
 
 
 def _shortest(path: str, where: object) -> str:
@@ -286,12 +281,8 @@ def _shortest(path: str, where: object) -> str:
 
 def _is_name(path: str) -> bool:
     """Return whether a file can have such a name: it is UTF-8 and holds no NUL."""
+    # Either would raise a bare ValueError when the file is opened.
     try:
         return b"\0" not in path.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _refuse_repeated(where: object, path: str, places: str) -> None:
-    rule = f"each path must be listed once, got '{printable(path)}' {places}"
-    raise DataError(where, rule, "remove one of the two")

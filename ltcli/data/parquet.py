@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from ltcli.core.errors import DataError, ParamError
+from ltcli.data.data_files import find_shards
 from ltcli.data.decode import BadImageError
-from ltcli.data.file_names import find_shards
 from ltcli.data.image_files import Decoder, check_size, require_good
 from ltcli.data.listed import number_classes
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import Request
 
+# Rows in memory at a time: images of a few megabytes each must not add up.
 _ROWS = 256
 
 
@@ -102,6 +103,7 @@ def read(request: Request) -> Pool:
         part: [label for path in paths for label in read_labels(path)]
         for part, paths in shards.items()
     }
+    # Labels are small, so the size is known before any image is read.
     check_size(root, sum(map(len, texts.values())), image_size, "lower it")
     names, labels = number_classes(texts, class_names, root)
     decoder = Decoder(image_size)
@@ -134,6 +136,7 @@ def _cells(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield row number and content of each cell with an image, a few rows in memory at a time."""
     file = parquet_file(path)
     _require_column(path, file, "image")
+    # Counted over batches, since the place in an error is that in the file.
     row = 0
     try:
         for batch in file.iter_batches(_ROWS, columns=["image"]):

@@ -73,6 +73,7 @@ def check(pool: Pool, where: object) -> None:
     name, times = Counter(pool.class_names).most_common(1)[0]
     if times > 1:
         raise DataError(where, f"class names must all be different, got '{name}' twice")
+    # Names are printed in tables, where an escape sequence would reach the terminal.
     for name in pool.class_names:
         if not name or not name.isprintable():
             raise DataError(where, f"class names must be printable text, got {name!a}")
@@ -80,6 +81,7 @@ def check(pool: Pool, where: object) -> None:
     for word, part in parts.items():
         if part is not None:
             _check_part(part, pool, where, word)
+    # Methods weight classes by 1 / n, so each needs a training image.
     counts = torch.bincount(pool.train.labels, minlength=len(pool.class_names))
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:

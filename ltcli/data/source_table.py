@@ -30,6 +30,7 @@ class Counts:
             num_classes: Classes of the data set.
             sizes: Images of each part that it has.
         """
+        # Classes first: another number of them explains all other differences.
         expected = {
             "classes": (num_classes, self.classes),
             "training images": (sizes["train"], self.train),
@@ -265,8 +266,8 @@ def require_options(name: str, root: str | None, given: Collection[str]) -> None
     """
     source = SOURCES[name]
     if root is None and source.needs_root:
-        hint = "name the folder that holds the data set"
-        raise ParamError("split", f"source '{name}' needs --root", hint)
+        rule = f"source '{name}' needs --root"
+        raise ParamError("split", rule, "name the folder that holds the data set")
     read = {option for form in source.forms for option in form}
     read |= {"store", "verify"} if source.of_files else set()
     read |= {"image_size", "on_bad_image"} if source.of_files or source.of_images else set()
@@ -280,6 +281,7 @@ def require_options(name: str, root: str | None, given: Collection[str]) -> None
         if option not in given:
             raise ParamError("split", f"source '{name}' needs {_flag(option)}", "name the file")
     files = [option for option in given if option in FILE_PARAMETERS]
+    # Lists and annotations describe the same images in two ways; mixing them has no meaning.
     if not any(set(files) <= set(form) for form in source.forms):
         either = " or ".join(_flag(next(iter(form))) for form in source.forms)
         raise ParamError("split", f"source '{name}' reads {either}, got options of both")
@@ -297,6 +299,8 @@ def files_of(name: str, root: Path, named: Mapping[str, str]) -> dict[str, Path]
     published = [
         {option: root / file for option, file in form.items() if file is not None} for form in forms
     ]
+    # Annotations and lists may both lie in a folder; one file is enough to choose a form, so that
+    # the others are missed by name.
     there = [files for files in published if any(path.is_file() for path in files.values())]
     return {**(there or published)[0], **{option: Path(path) for option, path in named.items()}}
 

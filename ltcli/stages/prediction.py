@@ -120,7 +120,8 @@ def predict(
 
 def _decode(file: Path, size: int, share: float, on_bad_image: str) -> torch.Tensor | str:
     """Return an image, uint8 [size, size, 3], or what is wrong with the file."""
-    from ltcli.data.decode import BadImageError, decode_image, read_file
+    from ltcli.data.decode import BadImageError, decode_image
+    from ltcli.data.image_files import read_file
 
     try:
         return decode_image(read_file(file), size, share)

@@ -14,7 +14,7 @@ from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.core.table import aligned
 from ltcli.core.text import printable
-from ltcli.data.fingerprint import fingerprint
+from ltcli.data.data_files import fingerprint
 from ltcli.data.source_table import (
     FILE_PARAMETERS,
     PARTS,

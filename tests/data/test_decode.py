@@ -1,5 +1,4 @@
 import io
-import os
 import struct
 import zlib
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ltcli.data.decode import BadImageError, decode_image, read_file
+from ltcli.data.decode import BadImageError, decode_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -266,24 +265,3 @@ def content_of(image):
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def refuse_file(path):
-    with pytest.raises(BadImageError) as caught:
-        read_file(path)
-    return str(caught.value)
-
-
-def test_a_regular_file_is_read_whole(tmp_path):
-    (tmp_path / "file").write_bytes(bytes(range(256)) * 999)
-    assert read_file(tmp_path / "file") == bytes(range(256)) * 999
-
-
-def test_what_took_the_place_of_a_file_since_it_was_listed_is_not_read(tmp_path):
-    (tmp_path / "file").write_bytes(b"content")
-    (tmp_path / "link").symlink_to("file")
-    os.mkfifo(tmp_path / "pipe")
-    assert refuse_file(tmp_path / "link") == "is a link, and links are not followed"
-    assert refuse_file(tmp_path / "pipe") == "cannot be read: not a regular file"
-    assert refuse_file(tmp_path) == "cannot be read: not a regular file"
-    assert refuse_file(tmp_path / "none") == "cannot be read: no such file or directory"

@@ -11,8 +11,8 @@ from PIL import Image
 
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import image_files
-from ltcli.data.decode import MAX_FILE_BYTES
 from ltcli.data.folder import list_folders
+from ltcli.data.image_files import MAX_FILE_BYTES
 from ltcli.data.source_table import Request
 from ltcli.data.sources import load_source
 
@@ -155,7 +155,7 @@ def test_parts_under_other_names_are_not_taken_for_classes(tmp_path, names):
     got = " and ".join(f"'{name}'" for name in names)
     assert refuse(tmp_path) == [
         f"{tmp_path}: folders must be named train and test, got {got}",
-        "rename the folders to train and test, or give the one that holds the classes as --root",
+        "rename them, or give the folder that holds the classes as --root",
     ]
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import image_files
-from ltcli.data.decode import MAX_FILE_BYTES
-from ltcli.data.image_files import load_files
+from ltcli.data.decode import BadImageError
+from ltcli.data.image_files import MAX_FILE_BYTES, load_files, read_file
 from ltcli.data.listed import Listed, Rows
 from ltcli.data.source_table import Request
 
@@ -153,3 +153,24 @@ def test_a_copy_under_another_class_or_in_another_part_is_bad(tmp_path, listed, 
         "d/e.png: has the same bytes as a.png",
         "t.png: has the same bytes as a.png",
     )
+
+
+def refuse_file(path):
+    with pytest.raises(BadImageError) as caught:
+        read_file(path)
+    return str(caught.value)
+
+
+def test_a_regular_file_is_read_whole(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 999)
+    assert read_file(tmp_path / "file") == bytes(range(256)) * 999
+
+
+def test_what_took_the_place_of_a_file_since_it_was_listed_is_not_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    assert refuse_file(tmp_path / "link") == "is a link, and links are not followed"
+    assert refuse_file(tmp_path / "pipe") == "cannot be read: not a regular file"
+    assert refuse_file(tmp_path) == "cannot be read: not a regular file"
+    assert refuse_file(tmp_path / "none") == "cannot be read: no such file or directory"
