@@ -30,6 +30,7 @@ HEAVY = {"torch", "torchvision", "timm"}
 LIGHT_PACKAGES = ("cli", "stages", "methods", "core", "artifacts")
 LIGHT_FILES = (
     "ltcli.compute.environment",
+    "ltcli.compute.memory",
     "ltcli.compute.processes",
     "ltcli.compute.seeds",
     "ltcli.compute.transfer",

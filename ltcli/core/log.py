@@ -9,7 +9,7 @@ def setup(verbosity: int, *, first: bool = True) -> None:
 
     Args:
         verbosity: -1 warnings only, 0 one line per stage and epoch, 1 everything.
-        first: Whether this is the first of several processes; the others log warnings alone.
+        first: Whether this is the first of several processes; the others log only warnings.
     """
     level = logging.INFO if first else logging.WARNING
     if verbosity != 0:
@@ -17,6 +17,7 @@ def setup(verbosity: int, *, first: bool = True) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("ltcli")
+    # In place of old handlers: one process may run several commands, and each line comes once.
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False

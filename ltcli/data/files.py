@@ -23,7 +23,7 @@ from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data.batches import AUGMENT, Augmentation, Normalisation
 from ltcli.data.decode import BadImageError, open_image, preparation
-from ltcli.data.scan import read_file
+from ltcli.data.image_files import read_file
 
 logger = logging.getLogger(__name__)
 

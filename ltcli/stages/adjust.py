@@ -18,6 +18,8 @@ from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
+from ltcli.core.table import aligned
+from ltcli.core.text import printable
 from ltcli.data.class_table import read_class_table, read_shares
 from ltcli.data.reading import Reading
 from ltcli.stages.league import recorded
@@ -245,25 +247,25 @@ def show(header: Header) -> list[str]:
     found = info["adjustment"]
     ranked = sorted(zip(found["added"], info["class_names"], strict=True))
     (low, first), (high, last) = ranked[0], ranked[-1]
-    lines = [f"added to the logits: {low:+.3f} ({first}) to {high:+.3f} ({last})"]
+    names = printable(first), printable(last)
+    lines = [f"added to the logits: {low:+.3f} ({names[0]}) to {high:+.3f} ({names[1]})"]
     if "trade_off" in found:
-        lines.append("   tau  balanced    many  medium     few  log-loss  (validation images)")
-        # A quarter apart, and the one that was chosen.
-        lines += [
-            _line(point, found["tau"])
+        heads = ["tau", "balanced", "many", "medium", "few", "log-loss", "(validation images)"]
+        rows = [
+            _row(point, found["tau"])
             for point in found["trade_off"]
+            # Every tenth would fill the screen; the chosen one may lie between the quarters.
             if point["tau"] % 0.25 == 0 or point["tau"] == found["tau"]
         ]
+        lines += aligned([heads, *rows], left=(6,))
     return lines
 
 
-def _line(point: Mapping[str, Any], chosen: float) -> str:
-    shares = [point[name] for name in ("balanced", "many", "medium", "few")]
-    cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
-    mark = "*" if point["tau"] == chosen else " "
-    text = f"{mark}{point['tau']:5.2f}  {cells[0]:>8}"
-    text += "".join(f"  {cell:>6}" for cell in cells[1:])
-    return f"{text}  {point['log_loss']:>8.3f}"
+def _row(point: Mapping[str, Any], chosen: float) -> list[str]:
+    accuracies = [point[name] for name in ("balanced", "many", "medium", "few")]
+    cells = ["-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in accuracies]
+    mark = "* " if point["tau"] == chosen else ""
+    return [f"{mark}{point['tau']:.2f}", *cells, f"{point['log_loss']:.3f}", ""]
 
 
 STAGE = Stage(

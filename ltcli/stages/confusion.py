@@ -1,4 +1,4 @@
-"""confusion: which classes the trained model takes for which, on the training images."""
+"""confusion: how often the trained model predicts one class for another, on training images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
+from ltcli.core.table import aligned
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
@@ -24,15 +25,15 @@ class Params:
     """Parameters of confusion."""
 
     top: int | None = param(
-        None, "most confusing classes to keep per class; 3, or all others, if not given", ge=1
+        None, "number of most confusing classes to keep per class; default: 3, or all others", ge=1
     )
     rank_by: Literal["scores", "graph"] = param(
-        "scores", "mean probability, or share of images predicted as the other class"
+        "scores", "mean probability of the other class, or fraction of images predicted as it"
     )
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check that there are enough other classes."""
+    """Refuse to keep more classes than there are others."""
     others = len(headers["features"].info["class_names"]) - 1
     if params.top is not None and params.top > others:
         raise ParamError("confusion", f"top must be at most {others}, got {params.top}")
@@ -52,14 +53,19 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     epoch = info["epoch"] - 1 if "epoch" in info else None
     classifier = load_network(inputs["model"], torch.device("cpu"), epoch).classifier
     features, labels = bank.rows("train.features"), bank.tensor("train.labels")
-    rows = torch.split(torch.arange(len(labels)), BLOCK)
+    blocks = torch.split(torch.arange(len(labels)), BLOCK)
     with torch.inference_mode():
-        logits = (classifier(features[those].float()) for those in rows)
+        # Block by block, as a feature bank may be larger than memory.
+        logits = (classifier(features[block].float()) for block in blocks)
         graph, scores = graph_and_scores(logits, labels, len(names))
     kept = min(3, len(names) - 1) if params.top is None else params.top
     top = top_confusing(scores if params.rank_by == "scores" else graph, kept)
-    for name, others in zip(names, top.tolist(), strict=True):
-        logger.info("confusion: %s with %s", name, ", ".join(names[c] for c in others))
+    rows = [
+        [name, "with " + ", ".join(names[c] for c in others)]
+        for name, others in zip(names, top.tolist(), strict=True)
+    ]
+    for line in aligned(rows, left=(0, 1)):
+        logger.info("confusion: %s", line)
     return Result(
         {"graph": graph.float(), "scores": scores.float(), "top": top},
         of_bank(info),

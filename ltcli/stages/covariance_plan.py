@@ -1,4 +1,4 @@
-"""How much memory each form of the covariances takes, and which one is made."""
+"""Memory that each form of the covariances takes, and the choice of a form."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)(KB|MB|GB|TB)")
 
 @dataclass(frozen=True)
 class Plan:
-    """The form that is made, and what each one would take.
+    """The chosen form, and the memory of every form.
 
     Attributes:
-        form: Of the covariances.
+        form: Form of the covariances.
         rank: Directions of a class, if the form is low-rank.
         sizes: Bytes of each form, the means included, in the order in which auto prefers them.
-        lines: The same for people.
+        table: A row of text for each form: name, size, exactness, whether it is chosen or fits.
     """
 
     form: Form
     rank: int | None
     sizes: dict[Form, int]
-    lines: list[str]
+    table: list[list[str]]
 
 
 def memory_of(text: str) -> float:
@@ -60,8 +60,8 @@ def planned(
 
     Args:
         form: auto or a form.
-        memory: What means and covariances may take in float32, in the file and in use.
-        rank: Of the low-rank form; None for the largest that fits.
+        memory: Limit for means and covariances in float32, in the file and in use.
+        rank: Rank of the low-rank form; None for the largest that fits.
         counts: Training images of each class.
         dim: D.
 
@@ -92,18 +92,19 @@ def planned(
         rule = f"{chosen} covariances of {plural(len(counts), 'class')} must take at most {memory}"
         raise ResourceError("covariances", f"{rule}, got {sizes[chosen] / 1e9:.3g} GB", hint)
     kept = rank if chosen == "low-rank" else None
-    return Plan(chosen, kept, sizes, _table(chosen, rank, sizes, limit))
+    notes = {"full": "exact", "factor": "exact", "low-rank": f"rank {rank}", "diagonal": ""}
+    table = [
+        [
+            name,
+            f"{size / 1e6:,.1f} MB",
+            notes[name],
+            "chosen" if name == chosen else "" if size <= limit else "too large",
+        ]
+        for name, size in sizes.items()
+    ]
+    return Plan(chosen, kept, sizes, table)
 
 
 def _low_rank(counts: Sequence[int], dim: int, rank: int) -> int:
-    """Return the bytes of means, leading directions, and the variances that they leave."""
+    """Return the bytes of means, leading directions and remaining variances."""
     return 4 * dim * (2 * len(counts) + sum(min(count, rank) for count in counts))
-
-
-def _table(chosen: Form, rank: int, sizes: dict[Form, int], limit: float) -> list[str]:
-    notes = {"full": "exact", "factor": "exact", "low-rank": f"rank {rank}", "diagonal": ""}
-    lines = []
-    for form, size in sizes.items():
-        fits = "chosen" if form == chosen else "" if size <= limit else "too large"
-        lines.append(f"  {form:9}{size / 1e6:12,.1f} MB  {notes[form]:9}{fits}".rstrip())
-    return lines

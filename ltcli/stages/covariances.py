@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
 from ltcli.core.params import param
+from ltcli.core.table import aligned
 from ltcli.core.text import plural
 from ltcli.stages.covariance_plan import Plan, planned
 from ltcli.stages.stage import Input, Result, Stage, of_bank
@@ -88,7 +89,7 @@ STAGE = Stage(
     output="covariances",
     run=run,
     check=check,
-    preview=lambda params, headers: _plan(params, headers).lines,
+    preview=lambda params, headers: aligned(_plan(params, headers).table, left=(0, 2, 3), indent=2),
     examples=(
         "ltcli covariances -d artifacts/c10-100",
         "ltcli covariances --form low-rank --rank 16 -d artifacts/c10-100",

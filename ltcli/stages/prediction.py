@@ -43,7 +43,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     Raises:
         DataError: A place does not exist, or a folder has no images or cannot be read whole.
     """
-    from ltcli.data.scan import list_images
+    from ltcli.data.folder import list_images
 
     files: list[Path] = []
     for place in places:
@@ -133,7 +133,7 @@ def _decode(
 ) -> torch.Tensor | str:
     """Return an image, uint8 [3, H, W], or what is wrong with the file."""
     from ltcli.data.decode import BadImageError
-    from ltcli.data.scan import read_file
+    from ltcli.data.image_files import read_file
 
     try:
         return prepare(read_file(file))

@@ -61,8 +61,8 @@ def test_the_sizes_of_inaturalist_are_known_before_anything_is_allocated():
     plan = planned("auto", "4GB", None, counts, 768)
     assert plan.form == "factor"
     assert plan.sizes["full"] == 4 * 8142 * 768 * 769
-    assert plan.lines[0] == "  full         19,234.4 MB  exact    too large"
-    assert plan.lines[1] == "  factor        1,887.5 MB  exact    chosen"
+    assert plan.table[0] == ["full", "19,234.4 MB", "exact", "too large"]
+    assert plan.table[1] == ["factor", "1,887.5 MB", "exact", "chosen"]
     low = planned("auto", "1GB", None, counts, 768)
     assert (low.form, low.sizes["low-rank"] <= 1e9) == ("low-rank", True)
     assert planned("low-rank", "9GB", low.rank + 1, counts, 768).sizes["low-rank"] > 1e9
