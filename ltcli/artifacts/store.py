@@ -22,12 +22,12 @@ from ltcli.artifacts.header import (
     MAX_TENSORS,
     Header,
     check_digest,
+    check_schema,
     file_digest,
     opened,
     parse_header,
 )
 from ltcli.artifacts.kinds import KINDS
-from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause, disk_full
 
 logger = logging.getLogger(__name__)

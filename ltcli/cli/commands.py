@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,6 @@ from ltcli import methods
 from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import read_header
 from ltcli.compute.processes import processes
-from ltcli.core import log
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
 from ltcli.core.text import printable
@@ -194,7 +195,7 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
     def call(given: dict[str, Any]) -> None:
         running = _taken(Running, given, stage.name)
         speaks = processes()[0] == 0
-        log.setup(running.verbose - running.quiet, first=speaks)
+        log_to_stderr(running.verbose - running.quiet, first=speaks)
         if stage.has_methods and name is None:
             known = ", ".join(methods.names(stage.name))
             raise ParamError(stage.name, "method must be given", f"--method is one of {known}")
@@ -212,6 +213,25 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
 
     described = (*own, *specs(stage.params), *files, *specs(Running))
     return Usage(stage.name, stage.summary, details, stage.examples, described, defaults, call)
+
+
+def log_to_stderr(verbosity: int, *, first: bool = True) -> None:
+    """Send the package's log to stderr; library code only calls ``getLogger``.
+
+    Args:
+        verbosity: -1 for warnings only, 0 for one line per stage and epoch, 1 for everything.
+        first: Whether this is the first of several processes; the others log warnings alone.
+    """
+    level = logging.INFO if first else logging.WARNING
+    if verbosity != 0:
+        level = logging.WARNING if verbosity < 0 else logging.DEBUG
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("ltcli")
+    # A second command in one process replaces the handler of the first.
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
 
 
 def _value_of(name: str, argv: Sequence[str]) -> str | None:

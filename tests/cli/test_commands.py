@@ -1,9 +1,11 @@
+"""commands: the log on standard error."""
+
 import logging
 from collections.abc import Iterator
 
 import pytest
 
-from ltcli.core.log import setup
+from ltcli.cli.commands import log_to_stderr
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def logger() -> Iterator[logging.Logger]:
     ],
 )
 def test_verbosity_chooses_what_goes_to_stderr(capsys, verbosity, shown):
-    setup(verbosity)
+    log_to_stderr(verbosity)
     logger = logging.getLogger("ltcli.somewhere")
     logger.debug("debug %d", 5)
     logger.info("info %d", 5)
@@ -50,14 +52,14 @@ def test_of_several_processes_the_others_say_less_unless_more_is_asked_for(
 
 
 def test_a_second_setup_does_not_say_everything_twice(capsys, logger):
-    setup(0)
-    setup(0)
+    log_to_stderr(0)
+    log_to_stderr(0)
     logging.getLogger("ltcli").info("once")
     assert capsys.readouterr().err == "once\n"
     assert len(logger.handlers) == 1
 
 
 def test_nothing_reaches_the_loggers_of_others(logger):
-    setup(0)
+    log_to_stderr(0)
     assert not logger.propagate
     assert logging.getLogger().level == logging.WARNING
