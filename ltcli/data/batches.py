@@ -120,9 +120,12 @@ def resized(images: torch.Tensor, size: Sequence[int], interpolation: str) -> to
         return images
     if not len(images):
         return images.new_empty(0, 3, *size)
-    made = F.interpolate(images, tuple(size), mode=interpolation, antialias=True)
-    # A bicubic filter overshoots at edges.
-    return made.round_().clamp_(0, 255)
+    # PIL goes along rows first and rounds to bytes before it goes along columns; a bicubic filter
+    # overshoots at edges.
+    for one in ((images.shape[2], size[1]), tuple(size)):
+        images = F.interpolate(images, one, mode=interpolation, antialias=True)
+        images = images.round_().clamp_(0, 255)
+    return images
 
 
 def _bordered(images: torch.Tensor, padding: int, mode: str) -> torch.Tensor:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode, v2
 
 from ltcli.artifacts.backbone import Backbone
 from ltcli.compute.parallel import World
@@ -105,8 +104,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         # The transforms draw from the global generator, which is not theirs to move.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            made: torch.Tensor = self._augment(image)
-        return made
+            return self._augment(image)
 
 
 class FileBatches:
@@ -237,8 +235,10 @@ class FileBatches:
             raise ResourceError("loading", " ".join(reason.split()), _DIED) from None
 
 
-def _transform(augmentation: Augmentation, backbone: Backbone) -> v2.Compose:
+def _transform(augmentation: Augmentation, backbone: Backbone) -> Callable[[Any], torch.Tensor]:
     """Return the random crop, jitter and flip of an image, to uint8 [3, H, W]."""
+    from torchvision.transforms import InterpolationMode, v2
+
     # Networks for small images have always had torchvision's own choice here.
     usual = backbone.crop_mode == "box"
     interpolation = InterpolationMode("bilinear" if usual else backbone.interpolation)
@@ -249,7 +249,8 @@ def _transform(augmentation: Augmentation, backbone: Backbone) -> v2.Compose:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.jitter:
         steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
-    return v2.Compose([*steps, v2.PILToTensor()])
+    made: Callable[[Any], torch.Tensor] = v2.Compose([*steps, v2.PILToTensor()])
+    return made
 
 
 def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> torch.Tensor | BadFile:

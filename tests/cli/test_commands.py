@@ -44,7 +44,7 @@ def test_verbosity_chooses_what_goes_to_stderr(capsys, verbosity, shown):
 def test_of_several_processes_the_others_say_less_unless_more_is_asked_for(
     capsys, verbosity, shown
 ):
-    setup(verbosity, first=False)
+    log_to_stderr(verbosity, first=False)
     logger = logging.getLogger("ltcli.somewhere")
     for level in ("debug", "info", "warning"):
         getattr(logger, level)(level)

@@ -17,7 +17,7 @@ from ltcli.compute.device import autocast
 from ltcli.compute.parallel import World, connected
 from ltcli.data.batches import Augmentation
 from ltcli.data.files import FileBatches, ImageFiles
-from ltcli.models import small_images
+from ltcli.models import small_images, timm_networks
 from ltcli.models.network import build_network
 
 CPU = torch.device("cpu")
@@ -88,9 +88,9 @@ def test_every_process_has_all_rows_and_the_gradient_of_its_own(tmp_path, rng, c
         assert gradient.equal(2 * x[World(rank, 2).rows(count)])
 
 
-def stepped(world, images, labels, steps):
+def stepped(world, record, images, labels, steps):
     """Train a network with batch-norms, and return its state and the last gradients."""
-    network = build_network(small_images.backbone("resnet20"), 3, seed=0).to(images.dtype)
+    network = build_network(record, 3, seed=0).to(images.dtype)
     network.classifier.train_only("weight", "bias")
     backbone = world.synchronised(network.backbone)
     network.train()
@@ -108,12 +108,26 @@ def stepped(world, images, labels, steps):
     return {**network.state_dict(), **{f"grad.{name}": p.grad for name, p in moving}}
 
 
+SPLIT = SimpleNamespace(info={"store": "images", "image_size": [8, 8]})
+
+
 @pytest.mark.parametrize("count", [7, 2])
-def test_steps_of_two_processes_are_those_of_one(tmp_path, rng, count):
+@pytest.mark.parametrize(
+    "record",
+    [
+        small_images.backbone("resnet20"),
+        # Its batch-norms have an activation in them.
+        timm_networks.SOURCE.resolve("test_efficientnet", "", SPLIT),
+    ],
+    ids=str,
+)
+def test_steps_of_two_processes_are_those_of_one(tmp_path, rng, record, count):
     images = torch.randn(count, 3, 8, 8, generator=rng, dtype=torch.float64)
+    if record.source == "timm":
+        images = torch.randn(count, 3, 64, 64, generator=rng, dtype=torch.float64)
     labels = torch.arange(count) % 3
-    alone = stepped(World(), images, labels, 3)
-    both = together(2, lambda world: stepped(world, images, labels, 3), tmp_path)
+    alone = stepped(World(), record, images, labels, 3)
+    both = together(2, lambda world: stepped(world, record, images, labels, 3), tmp_path)
     for name, expected in alone.items():
         first, second = (result[name] for result in both)
         assert first.equal(second), name

@@ -1,6 +1,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,3 +211,17 @@ def test_a_long_pass_says_how_far_it_is(root, monkeypatch, caplog):
     caplog.set_level("INFO")
     list(batches_of(root).in_order(slice(0, 12), 5))
     assert caplog.messages == ["10 of 12 images, 1 images/s"]
+
+
+def test_networks_with_an_image_size_of_their_own_get_it_by_their_own_filter(root):
+    size, how = (24, 18), {"interpolation": "bicubic", "crop_mode": "center"}
+    record = replace(BACKBONE, image_size=size, **how)
+    sizes = [(root / name).stat().st_size for name in NAMES]
+    made = ImageFiles(root, NAMES, sizes, record, Augmentation(least_area=0.3, flip=False))
+    crop = v2.RandomResizedCrop(size, (0.3, 1), interpolation=v2.InterpolationMode.BICUBIC)
+    for row in (0, 5):
+        torch.manual_seed(7)
+        expected = v2.PILToTensor()(crop(Image.open(root / NAMES[row])))
+        assert made[row, 7].equal(expected)
+        assert made[row, None].shape == (3, *size)
+    assert made.none().shape == (0, 3, *size)
