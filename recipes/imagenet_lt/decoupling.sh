@@ -6,7 +6,7 @@
 # Takes: not measured. Expect cRT and LWS below 51.7 and 52.0 %, which others print for ResNet-50
 # after mixup (see mislas.sh). Cross-entropy alone is printed as 38.9 to 44.6 %.
 set -euo pipefail
-# timm's tag tv_in1k has the papers' crop: the central 224 of 256 pixels.
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
 other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt${other:+-$other}}

@@ -6,6 +6,7 @@
 #   metasaug.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published, 47.39 %, and 38.88 % by cross-entropy.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
 other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt${other:+-$other}}

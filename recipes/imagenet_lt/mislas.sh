@@ -6,6 +6,7 @@
 # Takes: not measured. Expect, as published for ResNet-50, 45.5 % after mixup, 51.7 % by cRT, 52.0 %
 # by LWS and 52.7 % by MiSLAS.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
 other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt-mixup${other:+-$other}}

@@ -6,6 +6,7 @@
 #   risda.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published, 50.69 %, with a backbone trained for 10 epochs more.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
 other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt-risda${other:+-$other}}

@@ -5,7 +5,7 @@
 #   decoupling.sh [FOLDER OF THE DATA] [OUT] [inat2018|inat2017] [BACKBONE]
 # Takes: not measured. Expect, as published for 2018, 67.6 % by cRT, and 65.8 % by cross-entropy.
 set -euo pipefail
-# timm's tag tv_in1k has the papers' crop: the central 224 of 256 pixels.
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k}
 other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data${other:+-$other}}

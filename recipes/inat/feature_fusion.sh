@@ -7,6 +7,7 @@
 # Takes: not measured. Expect, as published for ResNet-50, 101 and 152, 65.91, 68.39 and 69.08 % on
 # 2018, where cross-entropy has 62.27, 65.19 and 66.17 %; on 2017 61.96, 64.16 and 66.58 %.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k}
 other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data-fusion${other:+-$other}}

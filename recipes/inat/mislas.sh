@@ -6,6 +6,7 @@
 # Takes: not measured. Expect more than 67.6 %, which is printed for cRT without mixup on 2018. No
 # figure for MiSLAS itself has been checked against its paper.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k}
 other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data-mixup${other:+-$other}}

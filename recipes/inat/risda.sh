@@ -6,6 +6,7 @@
 #   risda.sh [FOLDER OF THE DATA] [OUT] [inat2018|inat2017] [BACKBONE]
 # Takes: not measured. Expect, as published for 2018, 69.15 %.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k}
 other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data-risda${other:+-$other}}

@@ -6,7 +6,7 @@
 # Takes: not measured. Expect, as published, 27.2 % by cross-entropy; cRT and LWS below 38.3 and
 # 39.7 %, which are printed after mixup (see mislas.sh).
 set -euo pipefail
-# timm's tag tv_in1k has the weights and the crop that the papers take.
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} weights=${3:-default}
 d=${2:-artifacts/places-lt}
 

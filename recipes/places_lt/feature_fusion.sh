@@ -5,6 +5,7 @@
 #   feature_fusion.sh [FOLDER OF THE DATA] [OUT] [WEIGHTS: A FILE OR default]
 # Takes: not measured. Expect, as published, 36.4 %, and 27.2 % by cross-entropy.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} weights=${3:-default}
 d=${2:-artifacts/places-lt}
 

@@ -6,6 +6,7 @@
 # Takes: not measured. Expect, as published, 29.2 % after mixup, 38.3 % by cRT, 39.7 % by LWS and
 # 40.4 % by MiSLAS.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} weights=${3:-default}
 d=${2:-artifacts/places-lt-mixup}
 

@@ -6,6 +6,7 @@
 #   oltr.sh [FOLDER OF THE DATA] [OUT] [WEIGHTS: A FILE OR default]
 # Takes: not measured. Expect, as published, 35.9 %, and 27.2 % after the first stage.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} weights=${3:-default}
 d=${2:-artifacts/places-lt}
 

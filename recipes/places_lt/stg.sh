@@ -5,6 +5,7 @@
 #   stg.sh [FOLDER OF THE DATA] [OUT] [WEIGHTS: A FILE OR default]
 # Takes: not measured. Expect, as published, 40.4 %, and 29.2 % after mixup.
 set -euo pipefail
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} weights=${3:-default}
 d=${2:-artifacts/places-lt-stg}
 head=(--head min-count --head-at 100)
