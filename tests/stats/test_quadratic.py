@@ -9,7 +9,6 @@ from ltcli.stats.quadratic import (
     as_matrices,
     by_sample,
     difference_variances,
-    mix,
 )
 
 C, D, B = 6, 4, 20
@@ -139,7 +138,7 @@ def test_a_mixture_is_the_sum_of_its_members_and_leaves_the_others(rng, form):
     labels = torch.arange(B) % C
     upstream = torch.randn(B, C, generator=rng, dtype=torch.float64)
     weight = vectors(rng).requires_grad_()
-    values = by_sample(weight, mix(covariances, shares, [1, 4, 5]), labels)
+    values = by_sample(weight, covariances.mixed(shares, [1, 4, 5]), labels)
     wanted = naive(weight, expected, labels)
     torch.testing.assert_close(values, wanted, rtol=0, atol=1e-11)
     (found,) = torch.autograd.grad((upstream * values).sum(), weight)
@@ -153,7 +152,7 @@ def test_a_mixture_is_the_sum_of_its_members_and_leaves_the_others(rng, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_mixture_for_no_class_is_what_was_there(rng, form):
     covariances, _ = case(form, rng)
-    assert mix(covariances, torch.eye(C, dtype=torch.float64), []) is covariances
+    assert covariances.mixed(torch.eye(C, dtype=torch.float64), []) is covariances
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "diagonal"])
@@ -182,7 +181,7 @@ def test_with_labels_on_the_cpu_nothing_waits_for_the_device(rng, form):
         ),
     }[type(covariances)](covariances)
     if form in ("full", "diagonal"):
-        far = mix(far, torch.eye(C, device="meta", dtype=torch.float64), [0, 2])
+        far = far.mixed(torch.eye(C, device="meta", dtype=torch.float64), [0, 2])
     weight = vectors(rng).to("meta").requires_grad_()
     values = by_sample(weight, far, torch.tensor([2, 0, 2]))
     values.sum().backward()
@@ -209,4 +208,4 @@ def test_of_thousands_of_classes_a_mixture_has_the_few_that_are_lent(rng):
     shares = torch.zeros(3000, 3000)
     shares[[5, 5, 2999], [7, 5, 0]] = torch.tensor([0.25, 1.0, 0.5])
     factor = Factor(torch.ones(3000, 2), list(range(3001)))
-    assert mix(factor, shares, [5, 2999]).mixtures == {5: [(5, 1.0), (7, 0.25)], 2999: [(0, 0.5)]}
+    assert factor.mixed(shares, [5, 2999]).mixtures == {5: [(5, 1.0), (7, 0.25)], 2999: [(0, 0.5)]}
