@@ -75,14 +75,14 @@ class Options(HeadRule, Base):
 
 
 def reads(options: Options, _run: Run) -> tuple[str, ...]:
-    """Return the inputs that the steps need beside model and data."""
+    """Inputs of the steps beside model and data."""
     if options.source == "running" and options.variant == "paper":
         return ("confusion",)
     return ("covariances", "confusion")
 
 
 def check(options: Options, run: Run) -> None:
-    """Refuse a model, a head rule or a variant that does not fit the classes."""
+    """Refuse an unsuitable model, head rule or variant."""
     model = run.headers["model"]
     require_linear(model)
     if options.source == "running":
@@ -96,7 +96,7 @@ def check(options: Options, run: Run) -> None:
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps with reasoning for tail classes."""
+    """Steps with reasoning for tail classes."""
     import torch
 
     from ltcli.engine.schedules import ramp
@@ -125,7 +125,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         # The released code estimates covariances of the displaced features.
         if running is not None and code:
             running.update(features + moved, host)
-        # The released code moves the features, and adds the effect on the logits once more.
+        # The released code moves the features, and then adds the effect on the logits once more.
         logits = classifier(features + (2 * moved if code else moved))
         raised = quadratic.by_sample(classifier.vectors(), covariances(host), host)
         values = base(logits + 0.5 * ramped * options.strength * raised, labels, batch)
@@ -172,7 +172,7 @@ def covariance_weights(
 def _covariances(
     options: Options, run: TrainingRun, weights: torch.Tensor, tail: torch.Tensor
 ) -> tuple[Estimator | None, Callable[[torch.Tensor], Covariances]]:
-    """Return the running estimator, if any, and a function from labels to mixed covariances."""
+    """Running estimator, if any, and function from labels to mixed covariances."""
     from ltcli.stats.running_moments import Estimator
 
     borrows = options.reasoning in ("both", "covariance")
@@ -196,7 +196,7 @@ def _covariances(
 
 
 def _prototypes(run: TrainingRun, running: Estimator | None) -> Callable[[], torch.Tensor]:
-    """Return a function that gives the class means, float [C, D], of the artifact if it is read."""
+    """Function that gives the class means, float [C, D], from the artifact if it is read."""
     if run.means is not None:
         fixed = run.means
         return lambda: fixed

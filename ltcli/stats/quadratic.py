@@ -167,26 +167,20 @@ class LowRank:
 Covariances = Full | Diagonal | Factor | LowRank
 
 
-def difference_variances(weight: Tensor, covariances: Covariances, classes: list[int]) -> Tensor:
-    """Variance of every logit difference for features of U classes, float [U, C], Q[u, c].
-
-    For true covariances it is 0 at c = u and not negative, to rounding. Gradients flow to the class
-    vectors ``weight``, float [C, D].
-    """
-    # Relative to the mean class vector, which changes no difference and loses fewer digits.
-    return covariances.q_rows(weight - weight.mean(0), classes)
-
-
 def by_sample(weight: Tensor, covariances: Covariances, labels: Tensor) -> Tensor:
-    """``difference_variances`` for the class of each sample, float [B, C].
+    """Variances Q[y, c] of the logit differences of each sample, float [B, C].
+
+    For true covariances they are 0 at c = y and not negative, to rounding. Gradients flow to the
+    class vectors.
 
     Args:
-        weight: float [C, D].
+        weight: float [C, D], class vectors.
         covariances: Covariances of all classes.
         labels: int64 [B]; on the CPU, or this waits for the device.
     """
     present, position = torch.unique(labels.cpu(), return_inverse=True)
-    rows = difference_variances(weight, covariances, present.tolist())
+    # Relative to the mean class vector, which changes no difference and loses fewer digits.
+    rows = covariances.q_rows(weight - weight.mean(0), present.tolist())
     return rows[to_device(position, weight.device)]
 
 
