@@ -52,8 +52,10 @@ def _folded(module: nn.Module) -> nn.Module:
         from torch.fx.experimental.optimization import fuse
 
         copied = copy.deepcopy(module).eval()
+        # A network that cannot be traced is only slower without it.
         with suppress(RuntimeError, TypeError, ValueError):
             copied = fuse(copied, inplace=True)
+    # The layout of the fastest convolutions, on CPUs as on GPUs.
     return copied.to(memory_format=torch.channels_last)
 
 

@@ -57,6 +57,7 @@ class _FastBatchNorm(TorchFunctionMode):
             return func(*args, **kwargs)
         names = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        # With running statistics torch's own tangent is an affine map, and fast.
         if not given.get("training") or given.get("weight") is None:
             return func(*args, **kwargs)
         x, weight, bias = given["input"], given["weight"], given["bias"]

@@ -43,6 +43,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
 
     network, labels = run.network, run.labels
     backbone = network.backbone
+    # Not a user's error: the record below asks for this backbone.
     if not isinstance(backbone, TwoBranches):
         raise ValueError("bbn trains a backbone of two branches")
     second = second_batches(

@@ -124,6 +124,7 @@ def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.
             drawn = run.order(epoch)
             return drawn[left[drawn]]
 
+    # A batch has no image twice.
     size = min(options.meta_batch, len(rows))
     drawn: dict[int, torch.Tensor] = {}
 
@@ -180,6 +181,7 @@ def behind_virtual_step(
     if loss is not None:
         gradient = _gradient(loss, features, head, list(body.values()))
         torch._foreach_sub_(virtual, gradient, alpha=rate)
+    # From here they are leaves: v is the gradient by them alone.
     for parameter in virtual:
         parameter.requires_grad_()
     inputs, labels = held_out
@@ -217,6 +219,7 @@ def _gradient(
     by_head = torch.autograd.grad(loss(cut), [*head, cut] if body else head)
     by_body: tuple[torch.Tensor, ...] = ()
     if body:
+        # The graph stays, for the real step goes back through it.
         by_body = torch.autograd.grad(features, body, by_head[2], retain_graph=True)
     return [*by_head[: len(head)], *by_body]
 

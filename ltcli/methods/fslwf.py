@@ -85,6 +85,7 @@ class ClassVectors:
             {
                 "mean": one.clone(),
                 "lent": one.clone(),
+                # The identity: attention starts from the cosines of means and keys.
                 "query": torch.diag(one),
                 "class_keys": class_keys.to(means),
                 "sharpness": 10.0 * one[0],
@@ -153,6 +154,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     def objective(batch: Batch) -> torch.Tensor:
         seed = derive("fslwf hidden", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
+        # A function of seed, epoch and step, so that a resumed run hides the same classes.
         hidden = heads[torch.randperm(len(heads), generator=generator)[: options.hidden]]
         rare = tail.index_fill(0, to_device(hidden, tail.device), True)
         features, labels = run.inputs(batch), run.labels[batch.rows]

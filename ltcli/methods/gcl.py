@@ -90,6 +90,7 @@ METHOD = Method(
     stages=BOTH,
     options=Options,
     defaults={
+        # The two stages of the released code.
         "pretrain": {"schedule": "gcl", "mixup": 1.0},
         "finetune": {
             "data": "images",

@@ -94,6 +94,7 @@ def covariances_of(
         num_classes, dim = run.network.classifier.weight.shape
         running = Estimator(num_classes, dim, options.form, run.labels.device)
         return running, lambda: running.covariances
+    # ``reads`` has asked for them, so their absence is a bug.
     known = run.covariances
     if known is None:
         raise ValueError("the method reads covariances unless they are running")
@@ -115,6 +116,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         # With labels on the CPU, no step waits to learn the classes of its batch.
         host = on_host(batch)
+        # Before the loss, as in the released code.
         if running is not None:
             running.update(features, host)
         strength = options.strength * ramp(options.ramp_start, batch.epoch, run.epochs)

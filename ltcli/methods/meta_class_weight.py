@@ -51,6 +51,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     def after(
         losses: torch.Tensor, agreed: torch.Tensor, labels: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
+        # Minus the derivative of M: agreement with the held-out gradient raises a weight.
         corrections = options.meta_lr * run.optimizer.param_groups[0]["lr"] * agreed
         sizes[0] += corrections.abs().mean()
         sizes[1] += 1

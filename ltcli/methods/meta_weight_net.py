@@ -103,6 +103,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     def after(
         losses: torch.Tensor, agreed: torch.Tensor, _labels: torch.Tensor, _batch: Batch
     ) -> torch.Tensor:
+        # First phi, then theta with the new weights, as in algorithm 1.
         weigher.step(losses, -run.optimizer.param_groups[0]["lr"] * agreed)
         return (weigher.weights(losses).detach() * losses).sum()
 

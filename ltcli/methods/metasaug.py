@@ -241,6 +241,7 @@ class _MetaSteps:
             after: Full | Diagonal = Diagonal(before.index_add(0, where, steps))
             known = before[where]
         else:
+            # Matrices of other classes are shared with the estimate, not copied.
             matrices = list(start.matrices)
             known = torch.stack([matrices[c] for c in present])
             for c, step in zip(present, steps, strict=True):

@@ -37,6 +37,7 @@ def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]
     num_classes, feature_dim = run.classifier.weight.shape
     classifier = Classifier(feature_dim, num_classes, "cosine")
     classifier.scales.data.fill_(options.scale)
+    # Normalised first: otherwise long features dominate the mean.
     unit = F.normalize(run.features)
     classifier.weight.data.copy_(class_means(unit, run.labels, num_classes))
     classifier.bias.data.zero_()

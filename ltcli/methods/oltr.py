@@ -57,6 +57,7 @@ def centroid_loss(
 
     distances = squared_distances(features, centroids)
     own = distances.gather(1, labels.unsqueeze(1)).sum()
+    # All distances less the own ones: no mask of [B, C] is needed.
     others = (distances.sum() - own) / distances.numel()
     return 0.5 * own / len(labels) + options.push_weight * (options.push_margin - others).clamp(
         min=0

@@ -35,6 +35,7 @@ from ltcli.methods.method import BOTH, FINETUNE, Method
 _LDAM = "Cao et al., NeurIPS 2019, arXiv 1906.07413"
 _REMIX = "Chou et al., ECCV 2020 workshops, arXiv 2007.03943"
 _EFFECTIVE = "Cui et al., CVPR 2019, arXiv 1901.05555"
+# Epoch 160 of the schedule's 200; in a shorter run the same fraction.
 _DEFERRED = {"beta": 0.9999, "defer": 160}
 _MIXED = {"mixup": 1.0, "mixed_labels": "remix"}
 

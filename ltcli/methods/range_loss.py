@@ -67,6 +67,7 @@ METHOD = Method(
     source="Zhang et al., ICCV 2017, arXiv 1611.08976",
     stages=BOTH,
     options=Options,
+    # A trained network needs small steps; pre-training keeps the rate of its schedule.
     defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     steps=make_steps,
     check=lambda _options, run: require_moving_backbone(run),

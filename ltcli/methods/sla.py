@@ -36,6 +36,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
     from ltcli.models.several import Rotations
 
     backbone, classifier = run.network.backbone, run.network.classifier
+    # Not a user's error: the record below asks for this backbone.
     if not isinstance(backbone, Rotations):
         raise ValueError("sla trains a backbone of four views")
     # Biases of all joint labels, float [C, 4]; the classifier itself has room for one per class.

@@ -124,6 +124,7 @@ def augmentation(
     def augment(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         # Drawn on the CPU: the same noise on every device.
         draws = torch.Generator().manual_seed(derive("stg", seed, batch.epoch, batch.step))
+        # Both are drawn for every kind of noise, so that controls see the same mask.
         noise = to_device(torch.randn(features.shape, generator=draws), features.device)
         mask = to_device(torch.rand(features.shape, generator=draws), features.device)
         if options.noise == "dropout":

@@ -53,9 +53,11 @@ def check(options: Options, run: Run) -> None:
 def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]]:
     """Classifier with normalised class vectors, and the tau that was used."""
     classifier = run.classifier
+    # With the scales of an LWS model, which are part of its class vectors.
     weight = classifier.vectors().detach()
     tau = _choose(weight, run) if options.tau is None else options.tau
     classifier.weight.data = normalised(weight, tau)
+    # Dropped, as in the paper.
     classifier.bias.data.zero_()
     classifier.scales.data.fill_(1)
     return classifier, {"tau": tau}

@@ -152,6 +152,7 @@ def published_beside(headers: Sequence[Header]) -> list[Published]:
         # Papers use the exponential profile and whole imbalance factors.
         if benchmark.profile == "exp":
             key = (benchmark.dataset, round(benchmark.imbalance_factor), benchmark.backbone)
+            # round(99.6) is not the setting of a paper with factor 100.
             if key[1] == benchmark.imbalance_factor:
                 ours.setdefault(key, []).append(header)
     found = []

@@ -49,6 +49,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     bank = inputs["features"]
     info = bank.header.info
     names = info["class_names"]
+    # Headers count epochs from 1, snapshots from 0.
     epoch = info["epoch"] - 1 if "epoch" in info else None
     classifier = load_network(inputs["model"], torch.device("cpu"), epoch).classifier
     features, labels = bank.rows("train.features"), bank.tensor("train.labels")
@@ -57,6 +58,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
         # Block by block: features and logits of a large data set do not fit in memory.
         logits = (classifier(features[those].float()) for those in rows)
         graph, scores = graph_and_scores(logits, labels, len(names))
+    # Feature fusion takes three donors by default.
     kept = min(3, len(names) - 1) if params.top is None else params.top
     top = top_confusing(scores if params.rank_by == "scores" else graph, kept)
     for name, others in zip(names, top.tolist(), strict=True):

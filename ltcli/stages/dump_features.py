@@ -87,6 +87,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         # Logits of the training images, [N, C], would be most of the file if classes are many.
         if part != "train":
             with torch.inference_mode():
+                # From the stored features, so that both agree in bfloat16 too.
                 tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:

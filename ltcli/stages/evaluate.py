@@ -78,6 +78,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         moving = any(name.startswith("backbone.") for name in snapshots)
         for i in range(len(epochs)):
             state = {name: tensor[i] for name, tensor in snapshots.items()}
+            # Not strict, as a snapshot may hold the classifier alone.
             network.load_state_dict(state, strict=False)
             network.to(device)
             if moving:
@@ -95,6 +96,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "split": split.header.digest,
             "model": model.header.digest,
             "on": params.on,
+            # compare refuses predictions whose fingerprints differ.
             "images": _fingerprint(split, params.on),
             "method": info["method"],
             "stage": model.header.stage,

@@ -115,12 +115,7 @@ def _check_size(header: Header, form: str) -> None:
 
 
 def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:
-    """Content of a file with its metadata, and a function that runs it.
-
-    Args:
-        network: Network in eval mode, on the CPU.
-        header: Header of its model.
-        form: A key of ``FORMATS``.
+    """Content of a file of a network in eval mode on the CPU, and a function that runs it.
 
     Raises:
         ArtifactError: The network cannot be exported.

@@ -80,6 +80,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     counts = [part.tensor("counts") for part in (first, other)]
     info = first.header.info
 
+    # Class by class, as thousands of matrices do not fit in memory twice.
     def merged() -> Iterator[tuple[int, Moments]]:
         pairs = zip(_moments(first, form, ddof), _moments(other, form, ddof), strict=True)
         for c, (one, two) in enumerate(pairs):
@@ -96,6 +97,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     return Result(
         found.tensors,
         of_bank(info)
+        # Without a single split, as the result belongs to neither of the two.
         | {"class_counts": [a + b for a, b in both], "split": None, "splits": splits}
         | described(found, made, params.rank, info["class_names"]),
     )

@@ -106,6 +106,7 @@ def predict(
         part = files[start : start + _CHUNK]
         decoded = [_decode(file, info["image_size"][0], centre, on_bad_image) for file in part]
         good = [image for image in decoded if not isinstance(image, str)]
+        # Bad files keep their position in the output, so that it matches the list of files.
         found: Iterator[tuple[tuple[str, float], ...]] = iter(())
         if good:
             images = ImageBatches(torch.stack(good), info["mean"], info["std"], where)

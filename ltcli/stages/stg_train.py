@@ -93,6 +93,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     ).to(device)
     of_head = head[labels]
     _train(params, generator, features[of_head], labels[of_head], context)
+    # A check only: nothing of it changes the generator.
     tail = features[~of_head].to(device), labels[~of_head].to(device)
     if len(tail[0]):
         cosines = transfer(generator.eval(), *tail)
@@ -179,11 +180,6 @@ def transfer(
     the nearest head class: near 1 for a generator that has learnt "towards that centre".
     ``own_to_head`` is the cosine between these two vectors; near 1, they cannot be told apart.
     ``length`` is the mean length of the prediction over that of the vector to the own mean.
-
-    Args:
-        generator: In eval mode.
-        features: float [N, D], of tail samples.
-        labels: int64 [N].
     """
     import torch
     from torch.nn import functional as F

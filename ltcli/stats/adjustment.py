@@ -80,6 +80,7 @@ def trade_off(logits: Tensor, labels: Tensor, class_counts: Tensor) -> list[Poin
         labels: int64 [N].
         class_counts: int64 [C], training images.
     """
+    # The usual bounds, so that the worst group means the same for every data set.
     groups = group_of_class(class_counts)
     return [_point(tau, logits, labels, class_counts, groups) for tau in _TAUS]
 

@@ -97,6 +97,7 @@ def compare(
         seed: Seed of the bootstrap.
         score: Score of the intervals and differences.
     """
+    # In insertion order: the first name is the reference of all differences.
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(run)

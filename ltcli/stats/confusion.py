@@ -18,11 +18,6 @@ def class_graph(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     Source: Chen et al., "Imagine by Reasoning: A Reasoning-Based Implicit Semantic Data
     Augmentation for Long-Tailed Classification", AAAI 2022, arXiv 2112.07928, which builds it on
     the training set.
-
-    Args:
-        predicted: int64 [N], 0 ... C - 1.
-        labels: int64 [N].
-        num_classes: C.
     """
     counts = class_counts(labels, num_classes)
     # One number per pair (true, predicted), so that a single bincount fills the whole table.
@@ -66,12 +61,10 @@ def graph_and_scores(
 def top_confusing(matrix: Tensor, k: int) -> Tensor:
     """The k other classes with the largest entries in each row, int64 [C, k], largest first.
 
-    Args:
-        matrix: float [C, C], graph or scores; the diagonal is ignored.
-        k: Number of other classes, 1 ... C - 1.
+    The matrix is a graph or scores, float [C, C]; its diagonal is ignored.
 
     Raises:
-        ParamError: ``k`` is outside its range.
+        ParamError: ``k`` is outside 1 ... C - 1.
     """
     num_classes = len(matrix)
     if not 1 <= k < num_classes:
@@ -83,12 +76,9 @@ def top_confusing(matrix: Tensor, k: int) -> Tensor:
 
 
 def confused_pairs(predicted: Tensor, labels: Tensor, k: int) -> list[tuple[int, int, int]]:
-    """The k most frequent confusions: true class, predicted class, and number over all runs.
+    """The k most frequent confusions: true class, predicted class, and number over all S runs.
 
-    Args:
-        predicted: int64 [S, N], of S runs.
-        labels: int64 [N].
-        k: Most pairs to return.
+    Predictions are int64 [S, N], labels int64 [N].
     """
     true = labels.expand_as(predicted)
     wrong = true != predicted

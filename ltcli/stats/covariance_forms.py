@@ -53,15 +53,9 @@ def estimate(
     ddof: int,
     rank: int | None = None,
 ) -> Estimate:
-    """Class means and covariances of features, reading each row once.
+    """Class means and covariances of features with labels int64 [N], reading each row once.
 
-    Args:
-        features: float [N, D], in feature units.
-        labels: int64 [N].
-        num_classes: C.
-        form: Form of the covariances.
-        ddof: Sums are divided by n_c - ddof: 0 for the population form, 1 for the unbiased one.
-        rank: Directions per class in the low-rank form.
+    ``form``, ``ddof`` and ``rank`` as for ``assemble``.
 
     Raises:
         NumericalError: A feature is not finite.
@@ -90,7 +84,7 @@ def assemble(
         counts: int64 [C], samples of each class.
         dim: D.
         form: Form of the covariances; zero for a class of no more than ``ddof`` samples.
-        ddof: Sums are divided by n_c - ddof, 0 or 1.
+        ddof: Sums are divided by n_c - ddof: 0 for the population form, 1 for the unbiased one.
         rank: Directions per class in the low-rank form.
     """
     if ddof not in (0, 1):
@@ -102,6 +96,7 @@ def assemble(
         shape = (*means.shape, dim) if form == "full" else means.shape
         tensors[form] = torch.zeros(shape, device=counts.device)
         for c, scatter, divisor in scatters:
+            # Rounded to float32 only here, after all sums.
             tensors[form][c] = scatter / divisor
         return Estimate(tensors)
     # A class of n samples has at most n directions, so the rows of all classes are laid end to end.

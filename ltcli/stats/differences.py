@@ -159,17 +159,10 @@ def regression_losses(
     target_variance: Tensor,
     form: Literal["mse", "kl"],
 ) -> tuple[Tensor, Tensor]:
-    """Losses of predicted means and variances, float [B] each, averaged over the channels.
+    """Losses of predicted means and variances [B, D], float [B] each, averaged over the channels.
 
     mse: squared errors of mean and variance. kl: the divergence of the predicted Gaussian from the
     target's, nats, split into the part that vanishes with the error of the mean, and the rest.
-
-    Args:
-        mean: float [B, D], predicted, feature units.
-        variance: float [B, D], predicted, feature units squared, at least 0.
-        target_mean: float [B, D].
-        target_variance: float [B, D], at least 0.
-        form: mse or kl.
     """
     error = (mean - target_mean).square()
     if form == "mse":
@@ -182,13 +175,9 @@ def regression_losses(
 def nearest_head(
     features: Tensor, means: Tensor, head: Tensor, similarity: Similarity = "cosine"
 ) -> Tensor:
-    """Head class whose mean is most similar to each feature, int64 [B].
+    """Head class whose mean, of means float [C, D], is most similar to each feature, int64 [B].
 
-    Args:
-        features: float [B, D].
-        means: float [C, D], class means.
-        head: bool [C].
-        similarity: cosine, or euclidean for the smallest distance.
+    ``head``, bool [C], marks the head classes; euclidean takes the smallest distance.
     """
     if similarity == "cosine":
         # Features are not normalised: their length does not change the order of the classes.

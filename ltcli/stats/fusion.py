@@ -29,6 +29,7 @@ def unit_range(activations: Tensor) -> Tensor:
     """The map of each image, float [B, Y, X], scaled to 0..1; a constant map becomes 0."""
     low = activations.amin((1, 2), keepdim=True)
     span = activations.amax((1, 2), keepdim=True) - low
+    # A constant map has a span of 0, and 0 / 0 would make every mask empty.
     return (activations - low) / span.where(span > 0, 1.0)
 
 
@@ -85,6 +86,7 @@ def _positions(mask: Tensor, draws: Tensor) -> Tensor:
     """Position of each draw among the true ones of its mask, int64 [B, L]."""
     # The running count reaches k + 1 at the k-th true position: one search, no list per image.
     reached = mask.flatten(1).cumsum(1)
+    # The modulo favours low positions, but by less than their number over 2^31.
     return torch.searchsorted(reached, draws % reached[:, -1:] + 1)
 
 

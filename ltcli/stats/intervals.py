@@ -73,6 +73,7 @@ def _draw_within(
     """Draws, n - 1 from each of H strata of n: positions [B, N - H], and worth of a sample [N]."""
     order = np.argsort(strata, kind="stable")
     sizes = np.bincount(strata)
+    # A single sample cannot be left out: it is drawn once.
     draws = np.where(sizes > 1, sizes - 1, sizes)
     drawn = np.repeat(np.arange(len(sizes)), draws)
     # Capped, as rounding may take a number just below 1 to the size itself.

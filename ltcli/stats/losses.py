@@ -75,6 +75,7 @@ def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     softmax form is that of the released code of Cao et al., NeurIPS 2019, arXiv 1906.07413.
     """
     losses = F.cross_entropy(logits, labels, reduction="none")
+    # Exactly cross-entropy, without a factor to differentiate.
     if gamma == 0:
         return losses
     # 1 - p without cancellation; a p of exactly 1 has no finite gradient for gamma < 1.
@@ -118,15 +119,10 @@ def remix_shares(
     and the weight of the second image is less than ``below``. An infinite ratio or ``below`` = 0 is
     mixup.
 
-    Source: Chou, Chang, Pan, Wei, Juan, ECCV 2020 workshops, arXiv 2007.03943, eq. 6.
+    ``weight`` is the mixing weight of the first images, ``others`` has the labels of their
+    partners; ``ratio`` and ``below`` are the paper's kappa and tau.
 
-    Args:
-        weight: Mixing weight of the first image, 0..1.
-        labels: int64 [B], of the first images.
-        others: int64 [B], of their partners.
-        class_counts: int64 [C].
-        ratio: The paper's kappa.
-        below: The paper's tau.
+    Source: Chou, Chang, Pan, Wei, Juan, ECCV 2020 workshops, arXiv 2007.03943, eq. 6.
     """
     first, second = class_counts[labels], class_counts[others]
     weights = torch.full(labels.shape, weight, device=labels.device)

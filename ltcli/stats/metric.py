@@ -1,4 +1,4 @@
-"""Losses of distances between the features of a batch."""
+"""Losses of distances between the features float [B, D] of a batch with labels int64 [B]."""
 
 import torch
 from torch import Tensor
@@ -19,12 +19,6 @@ def range_within(features: Tensor, labels: Tensor, num_classes: int, largest: in
     or of all if there are fewer; a class with one sample adds 0.
 
     Source: Zhang, Fang, Wen, Li, Qiao, ICCV 2017, arXiv 1611.08976, eq. 4.
-
-    Args:
-        features: float [B, D].
-        labels: int64 [B].
-        num_classes: C.
-        largest: The paper's k.
     """
     first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
     distances = squared_distances(features, features)[first, second]

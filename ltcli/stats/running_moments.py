@@ -76,28 +76,24 @@ def start(
 
 @torch.no_grad()
 def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMoments:
-    """New state after a batch; the given one stays unchanged.
+    """New state after a batch of features [B, D] and labels int64 [B]; the given one stays.
 
     It is detached, in the precision of the state even under autocast, and keeps the moments of
     classes absent from the batch bit for bit.
-
-    Args:
-        state: Moments so far.
-        features: float [B, D], feature units.
-        labels: int64 [B]; on the CPU, or the update waits for the device.
 
     Raises:
         DataError: A label is outside 0 ... C - 1.
     """
     if not len(labels):
         return state
-    labels, device = labels.cpu(), state.means.device
+    labels, device = labels.cpu(), state.means.device  # waits for the device unless on the CPU
     present, index, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
     classes: list[int] = present.tolist()
     if classes[0] < 0 or classes[-1] >= len(state.counts):
         wrong = classes[0] if classes[0] < 0 else classes[-1]
         rule = f"labels must be in 0 ... {len(state.counts) - 1}, got {wrong}"
         raise DataError("running moments", rule)
+    # In float64: after many epochs w is small, and 1 - w must keep its digits.
     weights = sizes / (state.counts[present] + sizes).to(torch.float64)
     where = to_device(present, device)
     covariances: tuple[Tensor, ...] | Tensor
@@ -118,6 +114,7 @@ def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMo
                 full[c] = torch.addmm(full[c], group.T, group, beta=1 - weight)
             covariances = tuple(full)
         step = to_device(weights.to(shifts.dtype), device).unsqueeze(1) * shifts
+    # index_add copies, so the given state keeps its tensors.
     return RunningMoments(
         counts=state.counts.index_add(0, present, sizes),
         means=state.means.index_add(0, where, step),

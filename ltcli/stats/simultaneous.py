@@ -147,6 +147,7 @@ def _uncertain(pair: Sequence[Tensor], strata: Tensor) -> float:
     row, reference = (values.double().mean(dim=0) for values in pair)
     total = 0.0
     for part in torch.split((row - reference)[strata.argsort()], strata.bincount().tolist()):
+        # A stratum of one sample has no variance to estimate.
         if len(part) > 1:
             total += (len(part) * float(part.var()) / len(row) ** 2) ** 2 / (len(part) - 1)
     return total
