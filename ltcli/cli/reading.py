@@ -241,7 +241,9 @@ def _reads(method: Method[Any]) -> list[str]:
         "held-out": "held-out samples",
     }
     defaults = {**stage.defaults, **method.defaults.get("finetune", {})}
-    params = build(finetune.Params, {"method": ""}, "methods", options=method.options, defaults=defaults)
+    params = build(
+        finetune.Params, {"method": ""}, "methods", options=method.options, defaults=defaults
+    )
     run = finetune.run_of(params, {})
     return [words[role] for role in method.reads(params.options, run)]
 

@@ -74,7 +74,7 @@ def test_whatever_stages_read_beside_artifacts_is_known_as_outside(tmp_path):
     reading = {stage.name: stage for stage in STAGES if stage.external is not None}
     assert given.keys() == reading.keys()
     found = [
-        stage.external(build(stage.params, values, name))
+        stage.external(build(stage.params, values, name, defaults=stage.defaults))
         for name, stage in reading.items()
         for values in given[name]
     ]
@@ -185,11 +185,9 @@ def test_methods_show_the_default_that_a_parameter_has_in_the_method(ltcli):
     shown = ltcli("methods", "class-balanced-focal").out
     assert "  for pretrain; needs labels\n" in shown
     assert "  in pretrain: --form sigmoid --beta 0.9999 --reduction mean-of-weighted\n" in shown
-    assert "  --form [default: sigmoid]  one choice, or one per class\n" in shown
-    assert (
-        "  --form [default: softmax]  one choice, or one per class\n"
-        in ltcli("methods", "focal").out
-    )
+    form = "softmax over the classes, or one sigmoid per class"
+    assert f"  --form [default: sigmoid]  {form}\n" in shown
+    assert f"  --form [default: softmax]  {form}\n" in ltcli("methods", "focal").out
 
 
 def test_a_default_that_differs_between_stages_is_said_for_each(ltcli):
