@@ -87,7 +87,7 @@ def test_force_makes_the_same_bytes_in_a_new_file(ltcli, copy):
         before, content = out.stat(), out.read_bytes()
         done = ltcli(*args, "--force", "-d", copy)
         assert done.code == 0
-        assert done.err.splitlines()[0] == f"{args[0]}: running (--force)"
+        assert done.err.splitlines()[0] == f"{args[0]}: starting (--force)"
         assert out.stat().st_ino != before.st_ino
         assert out.read_bytes() == content
 
@@ -101,7 +101,7 @@ def test_the_name_of_the_output_is_not_in_it(ltcli, copy):
 def test_a_changed_parameter_is_a_reason_to_run(ltcli, copy):
     done = ltcli("covariances", "--divisor", "n", "-d", copy)
     assert done.code == 0
-    assert done.err.splitlines()[0] == "covariances: running (divisor changed from n-1 to n)"
+    assert done.err.splitlines()[0] == "covariances: starting (divisor changed from n-1 to n)"
     assert read_header(copy / "covariances.safetensors").parameters["divisor"] == "n"
 
 
@@ -120,7 +120,7 @@ def test_a_reason_from_a_stranger_s_file_holds_nothing_that_a_terminal_would_obe
 def test_a_changed_input_is_a_reason_to_run_and_the_same_again_is_not(ltcli, copy):
     assert ltcli("dump-features", "-d", copy).code == 0
     done = ltcli("covariances", "-d", copy)
-    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: running (features changed)")
+    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: starting (features changed)")
     assert ltcli("dump-features", "--maps", "--views", "2", "-d", copy).code == 0
     assert ltcli("covariances", "-d", copy).code == 0
     done = ltcli("covariances", "-d", copy)
@@ -130,7 +130,7 @@ def test_a_changed_input_is_a_reason_to_run_and_the_same_again_is_not(ltcli, cop
 def test_no_output_is_a_reason_to_run(ltcli, copy):
     (copy / "covariances.safetensors").unlink()
     done = ltcli("covariances", "-d", copy)
-    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: running (no output yet)")
+    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: starting (no output yet)")
 
 
 def test_a_config_file_and_options_are_the_same_run(ltcli, copy):
