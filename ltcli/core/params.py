@@ -28,7 +28,7 @@ _RULES: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "le": (operator.le, "at most"),
     "lt": (operator.lt, "less than"),
 }
-_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", tuple: "A,B,...", bool: "", Path: "PATH"}
+_METAVARS = {int: "N", float: "X", str: "TEXT", tuple: "A,B", bool: "", Path: "PATH"}
 _WANTED = {
     int: "a whole number",
     float: "a number",
@@ -37,8 +37,6 @@ _WANTED = {
     bool: "true or false",
     Path: "a path",
 }
-# A longer list of choices would fill the column that all options of a command share.
-_LONGEST_METAVAR = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +136,8 @@ class Spec:
     @property
     def metavar(self) -> str:
         """The placeholder behind the option in ``--help``."""
-        choices = "|".join(self.choices)
-        if choices:
-            return choices if len(choices) <= _LONGEST_METAVAR else "NAME"
+        if self.choices:
+            return "NAME"
         kind = Path if self.item is Path else self.base
         return "|".join((*self.words, _METAVARS[kind]))
 

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Params(Reading):
     """Parameters of evaluate."""
 
-    on: Literal["test", "val"] = param("test", "which images")
+    on: Literal["test", "val"] = param("test", "images to evaluate on")
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
@@ -132,11 +132,11 @@ def _stem(params: Any, inputs: Mapping[str, Path]) -> str:
 
 STAGE = Stage(
     name="evaluate",
-    summary="Keep the logits and labels of the test set, for each model of a folder.",
+    summary="Keep the logits of the test set, for each model of --dir.",
     params=Params,
     inputs=(
         Input("split", "split", "split", "images"),
-        Input("model", "model", "pretrain", "what to evaluate; every model in --dir if not given"),
+        Input("model", "model", "pretrain", "model to evaluate; without it, every model in --dir"),
     ),
     output="predictions",
     run=run,

@@ -60,7 +60,7 @@ class Params:
         "inat2018",
         "parquet",
         "embeddings",
-    ] = param(help="the data set", positional=True)
+    ] = param(help="data set to split", positional=True)
     root: str | None = param(
         None, "folder that holds the data set; for parquet and embeddings or a file", identity=False
     )
@@ -109,11 +109,13 @@ class Params:
         ge=8,
         le=512,
     )
-    on_bad_image: Literal["fail", "skip"] = param("fail", "what to do with unreadable images")
+    on_bad_image: Literal["fail", "skip"] = param(
+        "fail", "stop at unreadable images, or leave them out"
+    )
     verify: bool = param(
         False, "store files: decode all now, to find damage and copies in another class or part"
     )
-    seed: int = param(0, "which images are taken", ge=0, lt=2**32)
+    seed: int = param(0, "seed of the draw of images", ge=0, lt=2**32)
 
 
 def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
@@ -288,7 +290,7 @@ def check(params: Params, _headers: Mapping[str, Any]) -> None:
 
 STAGE = Stage(
     name="split",
-    summary="Take long-tailed train, validation and test images from a data set.",
+    summary="Cut long-tailed train, validation and test sets.",
     params=Params,
     inputs=(),
     output="split",

@@ -57,11 +57,11 @@ def test_a_declaration_is_read_in_order():
     [
         ("source", "NAME"),
         ("name", "TEXT"),
-        ("epochs", "INT"),
-        ("lr", "NUMBER"),
-        ("milestones", "A,B,..."),
+        ("epochs", "N"),
+        ("lr", "X"),
+        ("milestones", "A,B"),
         ("flip", ""),
-        ("tau", "auto|NUMBER"),
+        ("tau", "auto|X"),
         ("prior", "uniform|TEXT"),
     ],
 )
