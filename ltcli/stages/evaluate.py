@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
@@ -125,7 +125,7 @@ def _fingerprint(split: Artifact, part: str) -> str:
     return digest.hexdigest()
 
 
-def _stem(params: Any, inputs: Mapping[str, Path]) -> str:
+def _stem(params: Params, inputs: Mapping[str, Path]) -> str:
     suffix = "" if params.on == "test" else f"-on-{params.on}"
     return f"evaluate-{inputs['model'].stem}{suffix}"
 
