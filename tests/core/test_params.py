@@ -7,7 +7,17 @@ from typing import Any, Literal
 import pytest
 
 from ltcli.core.errors import ParamError
-from ltcli.core.params import NoOptions, as_dict, build, coerce, defaults_of, nested, param, specs
+from ltcli.core.params import (
+    NoOptions,
+    as_dict,
+    build,
+    checked,
+    coerce,
+    defaults_of,
+    nested,
+    param,
+    specs,
+)
 from ltcli.core.yaml_file import read_mapping
 
 
@@ -375,6 +385,14 @@ def test_a_wrong_name_or_value_of_either_is_named(values, message, hint):
         build(WithMethod, values, "finetune", options=Own)
     assert str(caught.value) == f"finetune: {message}"
     assert str(caught.value.hint).startswith(str(hint))
+
+
+def test_values_of_a_file_are_checked_without_those_that_must_be_given():
+    values = {"tau": "2", "lr": "1"}
+    assert checked(WithMethod, values, "p.yaml", Own) == {"tau": 2.0, "lr": 1.0}
+    assert checked(WithMethod, {}, "p.yaml") == {}
+    with pytest.raises(ParamError, match="p.yaml: no parameter 'tau'"):
+        checked(WithMethod, {"tau": 1}, "p.yaml")
 
 
 def test_each_declaration_is_read_once():
