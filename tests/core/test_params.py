@@ -391,7 +391,7 @@ def test_values_of_a_file_are_checked_without_those_that_must_be_given():
     values = {"tau": "2", "lr": "1"}
     assert checked(WithMethod, values, "p.yaml", Own) == {"tau": 2.0, "lr": 1.0}
     assert checked(WithMethod, {}, "p.yaml") == {}
-    with pytest.raises(ParamError, match="p.yaml: no parameter 'tau'"):
+    with pytest.raises(ParamError, match=r"p\.yaml: no parameter 'tau'"):
         checked(WithMethod, {"tau": 1}, "p.yaml")
 
 
