@@ -228,14 +228,6 @@ def checked(
     return found
 
 
-def defaults_of(
-    params: type, options: type = NoOptions, defaults: Mapping[str, Value] | None = None
-) -> dict[str, Any]:
-    """Return name to default of every parameter that has one; see ``build``."""
-    declared = (*specs(params), *specs(options))
-    return {s.name: s.default for s in declared if not s.required} | dict(defaults or {})
-
-
 def as_dict(record: object) -> dict[str, Any]:
     """Return a record as flat JSON values for a header: nested options beside the others.
 

@@ -41,6 +41,20 @@ def test_verbosity_chooses_what_goes_to_stderr(capsys, verbosity, shown):
     assert (captured.out, captured.err.splitlines()) == ("", shown)
 
 
+@pytest.mark.parametrize(
+    ("verbosity", "shown"),
+    [(-1, ["warning"]), (0, ["warning"]), (1, ["debug", "info", "warning"])],
+)
+def test_of_several_processes_the_others_say_less_unless_more_is_asked_for(
+    capsys, verbosity, shown
+):
+    log_to_stderr(verbosity, first=False)
+    logger = logging.getLogger("ltcli.somewhere")
+    for level in ("debug", "info", "warning"):
+        getattr(logger, level)(level)
+    assert capsys.readouterr().err.splitlines() == shown
+
+
 def test_a_second_setup_does_not_say_everything_twice(capsys, logger):
     log_to_stderr(0)
     log_to_stderr(0)

@@ -68,13 +68,13 @@ def test_whatever_stages_read_beside_artifacts_is_known_as_outside(tmp_path):
     file.write_text("0,1")
     given = {
         "split": [{"source": name, "root": str(tmp_path)} for name in SOURCES],
-        "pretrain": [{"method": "cross-entropy", "weights": str(file)}],
+        "pretrain": [{"weights": str(file)}],
         "adjust": [{"costs": str(file)}, {"prior": str(file)}],
     }
     reading = {stage.name: stage for stage in STAGES if stage.external is not None}
     assert given.keys() == reading.keys()
     found = [
-        stage.external(build(stage.params, values, name))
+        stage.external(build(stage.params, values, name, defaults=stage.defaults))
         for name, stage in reading.items()
         for values in given[name]
     ]

@@ -13,7 +13,6 @@ from ltcli.core.params import (
     build,
     checked,
     coerce,
-    defaults_of,
     nested,
     param,
     specs,
@@ -356,12 +355,6 @@ def test_a_methods_own_defaults_replace_the_declared_ones_and_yield_to_what_is_g
     values = {"method": "m", "lr": "0.1", "start": "fresh"}
     given = build(WithMethod, values, "here", options=Own, defaults=defaults)
     assert given == WithMethod("m", 0.1, Own())
-    assert defaults_of(WithMethod, Own, defaults) == {
-        "lr": 0.5,
-        "tau": 1.0,
-        "start": "trained",
-        "table": None,
-    }
 
 
 def test_options_stand_flat_beside_the_stages_parameters_in_a_header():

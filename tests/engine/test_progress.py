@@ -8,16 +8,15 @@ import torch
 from ltcli.cli.commands import log_to_stderr
 from ltcli.core.context import Context
 from ltcli.engine.fit import Epoch
-from ltcli.stages.progress import report
+from ltcli.engine.progress import report
 
 
 @pytest.mark.parametrize(
-    ("rank", "verbosity", "drawn"), [("0", 0, True), ("0", -1, False), ("1", 0, False)]
+    ("first", "verbosity", "drawn"), [(True, 0, True), (True, -1, False), (False, 0, False)]
 )
-def test_a_bar_is_drawn_where_the_log_speaks(capsys, monkeypatch, rank, verbosity, drawn):
+def test_a_bar_is_drawn_where_the_log_speaks(capsys, monkeypatch, first, verbosity, drawn):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("RANK", rank)
-    log_to_stderr(verbosity)
+    log_to_stderr(verbosity, first=first)
     context = Context("finetune", "cpu", None, lambda _record: None)
     epochs = [Epoch(number, 0.5, 0.1, 1.0, 100.0) for number in range(3)]
     passed = list(report(epochs, 3, context, torch.device("cpu"), torch.float32))

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torchvision import models
 
-from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import build
 from ltcli.methods import feature_fusion
 from ltcli.models.network import build_network
-from ltcli.stages.finetune import Params
+from ltcli.stages.finetune import Params, run_of
 from ltcli.stages.start import fingerprint
 
 NAME = "torchvision.shufflenet_v2_x0_5"
@@ -231,22 +230,22 @@ def test_without_maps_what_needs_them_is_refused(ltcli, copy):
             "hint: its features must be the mean of feature maps, as those of a ResNet",
         ]
     with pytest.raises(ArtifactError, match="has no feature maps"):
-        feature_fusion.METHOD.check(fusion(0), {"model": read_header(path)})
+        check_fusion(0, read_header(path))
 
 
-def fusion(stages_after):
-    """Parameters of feature-fusion on images."""
-    record = methods.with_options(Params, feature_fusion.METHOD, "finetune")
+def check_fusion(stages_after, model):
+    """Let feature-fusion on images look at a model."""
     values = {"method": "feature-fusion", "data": "images", "stages_after": stages_after}
-    return build(record, values, "finetune")
+    params = build(Params, values, "finetune", options=feature_fusion.Options)
+    feature_fusion.METHOD.check(params.options, run_of(params, {"model": model}))
 
 
 def test_maps_of_torchvision_s_networks_are_fused_where_there_are_positions(chain):
     model = read_header(chain / "pretrain.safetensors")
     info = model.info | {"backbone": "torchvision.resnet10", "image_size": [64, 64]}
-    feature_fusion.METHOD.check(fusion(0), {"model": replace(model, info=info)})
+    check_fusion(0, replace(model, info=info))
     with pytest.raises(ParamError, match="stages-after must be at most 0, got 1"):
-        feature_fusion.METHOD.check(fusion(1), {"model": replace(model, info=info)})
+        check_fusion(1, replace(model, info=info))
     small = replace(model, info=info | {"image_size": [8, 8]})
     with pytest.raises(ArtifactError, match="are 1x1 for these images"):
-        feature_fusion.METHOD.check(fusion(0), {"model": small})
+        check_fusion(0, small)
