@@ -12,7 +12,7 @@ import torch
 from ltcli import methods
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import open_artifact
-from ltcli.cli.jobs import from_options
+from ltcli.core.params import build
 from ltcli.engine.steps import Batch, weighted_mean
 from ltcli.methods import METHODS
 from ltcli.methods.run import Run, SolvingRun, Training, TrainingRun
@@ -31,9 +31,10 @@ ALL_HELD_OUT = Batch(0, 0, 0, torch.arange(8))
 
 def parameters(name: str, stage: str = "finetune", **given: object) -> Training:
     """The parameters that a command gives a stage, with a method's options and defaults."""
-    common = {"folder": Path(), "force": False, "device": "cpu"}
-    (job,) = from_options(MODULES[stage].STAGE, {"method": name, **given, **common})
-    return job.params
+    record, method = MODULES[stage].STAGE, METHODS[name]
+    defaults = {**record.defaults, **method.defaults.get(stage, {})}
+    values = {"method": name, **given}
+    return build(record.params, values, stage, options=method.options, defaults=defaults)
 
 
 def planned(
