@@ -31,7 +31,7 @@ class Params:
         "full matrix; factor: centred features F with covariance F'F; low-rank: leading directions"
         " and the variances that they leave; diagonal; auto: the most exact that fits",
     )
-    memory: str = param("4GB", "what they may take, such as 512MB")
+    memory: str = param("4GB", "memory that they may take, such as 512MB")
     rank: int | None = param(
         None, "directions of a class for low-rank; the most that fit if not given", ge=1
     )
@@ -83,7 +83,7 @@ def facts(found: Estimate, form: str, rank: int | None, names: list[str]) -> dic
 
 STAGE = Stage(
     name="covariances",
-    summary="Estimate class means and covariances of the training features.",
+    summary="Estimate class means and covariances of the features.",
     params=Params,
     inputs=(Input("features", "features", "dump-features", "feature bank"),),
     output="covariances",

@@ -43,7 +43,7 @@ class Params(Reading):
         "allow a split that the model was not trained on, of the same classes",
         identity=False,
     )
-    seed: int = param(0, "of the views", ge=0, lt=2**32)
+    seed: int = param(0, "seed of the views", ge=0, lt=2**32)
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:

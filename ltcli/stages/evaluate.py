@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class Params(Reading):
     """Parameters of evaluate."""
 
-    on: Literal["test", "val"] = param("test", "which images")
+    on: Literal["test", "val"] = param("test", "images to evaluate on")
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
@@ -127,18 +127,18 @@ def _fingerprint(split: Artifact, part: str) -> str:
     return digest.hexdigest()
 
 
-def _stem(params: Any, inputs: Mapping[str, Path]) -> str:
+def _stem(params: Params, inputs: Mapping[str, Path]) -> str:
     suffix = "" if params.on == "test" else f"-on-{params.on}"
     return f"evaluate-{inputs['model'].stem}{suffix}"
 
 
 STAGE = Stage(
     name="evaluate",
-    summary="Keep the logits and labels of the test set, for each model of a folder.",
+    summary="Keep the logits of the test set, for each model of --dir.",
     params=Params,
     inputs=(
         Input("split", "split", "split", "images"),
-        Input("model", "model", "pretrain", "what to evaluate; every model in --dir if not given"),
+        Input("model", "model", "pretrain", "model to evaluate; without it, every model in --dir"),
     ),
     output="predictions",
     run=run,

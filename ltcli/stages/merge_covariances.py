@@ -32,7 +32,7 @@ class Params:
     rank: int | None = param(
         None, "make factors low-rank, with so many directions of a class", ge=1
     )
-    divisor: Literal["n-1", "n"] = param("n-1", "that both were made with")
+    divisor: Literal["n-1", "n"] = param("n-1", "divisor that both were made with")
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
@@ -120,21 +120,21 @@ def _moments(part: Artifact, form: Scatter, ddof: int) -> Iterator[Moments | Non
 
 STAGE = Stage(
     name="merge-covariances",
-    summary="Merge class means and covariances of two disjoint sets of images.",
+    summary="Merge covariances of two disjoint sets of images.",
     params=Params,
     inputs=(
         Input(
             "covariances",
             "covariances",
             "covariances",
-            "of the one set",
+            "statistics of the first set",
             may_differ=("split",),
         ),
         Input(
             "other",
             "covariances",
             None,
-            "of the other set: none of the same images, which is not checked, and the same model",
+            "statistics of the other set: same model, other images (not checked)",
             may_differ=("split",),
         ),
     ),

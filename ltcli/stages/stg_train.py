@@ -44,9 +44,13 @@ class Params(HeadRule):
     min_set: int = param(2, "samples whose set is smaller are skipped", ge=1)
     include_self: bool = param(True, "a sample is in its own set")
     loss: Literal["mse", "kl"] = param("mse", "squared errors, or divergence of the Gaussians")
-    width: int | None = param(None, "of the hidden layers; that of the features if not given", ge=1)
+    width: int | None = param(
+        None, "width of the hidden layers; without it, that of the features", ge=1
+    )
     layers: int = param(2, "linear layers of each of the two perceptrons", ge=1)
-    token_std: float = param(0.02, "of the initial class tokens, feature units", ge=0)
+    token_std: float = param(
+        0.02, "standard deviation of the initial class tokens, feature units", ge=0
+    )
     sampler: Literal["instance-balanced", "class-aware"] = param(
         "instance-balanced", "in which order an epoch draws the head samples"
     )
@@ -229,7 +233,7 @@ def transfer(
 
 STAGE = Stage(
     name="stg-train",
-    summary="Learn from head classes how features of a class differ, for finetune --method stg.",
+    summary="Train the feature generator of finetune --method stg.",
     params=Params,
     inputs=(Input("features", "features", "dump-features", "feature bank"),),
     output="generator",

@@ -33,14 +33,10 @@ ALL_HELD_OUT = Batch(0, 0, 0, torch.arange(8))
 
 def parameters(name: str, stage: str = "finetune", **given: object) -> Training:
     """The parameters that a command gives a stage, with a method's options and defaults."""
-    declared, method = MODULES[stage].STAGE, methods.find(name, stage)
-    return build(
-        declared.params,
-        {"method": name, **given},
-        stage,
-        options=method.options,
-        defaults={**declared.defaults, **method.defaults.get(stage, {})},
-    )
+    record, method = MODULES[stage].STAGE, METHODS[name]
+    defaults = {**record.defaults, **method.defaults.get(stage, {})}
+    values = {"method": name, **given}
+    return build(record.params, values, stage, options=method.options, defaults=defaults)
 
 
 def planned(

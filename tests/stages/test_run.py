@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from ltcli import __version__
+from ltcli.artifacts import store
 from ltcli.artifacts.header import read_header, verify
 from ltcli.artifacts.store import open_artifact, save
+from ltcli.compute import environment
 
 CRT = ("finetune", "--method", "crt", "--epochs", "2")
 # 454 images in batches of 128.
@@ -188,6 +191,62 @@ def test_json_is_one_document_when_it_fails(ltcli, copy):
         "error": {"code": 3, "message": f"{path}: no such artifact", "hint": hint}
     }
     assert done.err.splitlines() == [f"error: {path}: no such artifact", f"hint: {hint}"]
+
+
+@pytest.mark.parametrize("waited", [True, False])
+def test_what_another_process_made_meanwhile_is_not_made_again(ltcli, copy, monkeypatch, waited):
+    out, made = copy / "covariances.safetensors", copy / "made"
+    out.rename(made)
+    real = store.locked
+
+    @contextmanager
+    def held(path: Path, *also: Path) -> Iterator[bool]:
+        with real(path, *also):
+            shutil.copy(made, out)
+            yield waited
+
+    monkeypatch.setattr(store, "locked", held)
+    done = ltcli("covariances", "--json", "-d", copy)
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads(done.out)
+    assert (facts["status"], facts["digest"]) == ("up to date", read_header(made).digest)
+
+
+def test_another_recipe_that_was_made_meanwhile_is_made_again(ltcli, copy, monkeypatch):
+    out, made = copy / "covariances.safetensors", copy / "made"
+    out.rename(made)
+    real = store.locked
+
+    @contextmanager
+    def held(path: Path, *also: Path) -> Iterator[bool]:
+        with real(path, *also) as waited:
+            shutil.copy(made, out)
+            yield waited
+
+    monkeypatch.setattr(store, "locked", held)
+    done = ltcli("covariances", "--divisor", "n", "-d", copy)
+    assert done.err.splitlines()[0] == "covariances: running (divisor changed from n-1 to n)"
+
+
+def test_an_input_that_is_replaced_during_the_run_is_read_as_it_was_checked(
+    ltcli, copy, monkeypatch
+):
+    bank, out = copy / "dump-features.safetensors", copy / "covariances.safetensors"
+    before, content = read_header(bank).digest, out.read_bytes()
+    other = copy / "other.safetensors"
+    assert ltcli("dump-features", "--precision", "bf16", "-d", copy, "--out", other).code == 0
+    describe = environment.describe
+
+    def replace(device: str) -> dict:
+        # The inputs are checked and open when the log of the run begins.
+        other.replace(bank)
+        return describe(device)
+
+    monkeypatch.setattr(environment, "describe", replace)
+    assert ltcli("covariances", "-q", "--force", "-d", copy).code == 0
+    assert read_header(bank).digest != before
+    assert out.read_bytes() == content
+    assert read_header(out).inputs["features"] == before
 
 
 # What does not fit.
