@@ -107,7 +107,7 @@ def main() -> None:
             epoch = next(epochs)
             order = instance_balanced(len(paths), seed=0, epoch=epoch)
             for number, rows in enumerate(torch.split(order, BATCH)):
-                ours.drawn(rows, seed=0, epoch=epoch, first=number * BATCH)
+                ours.drawn(rows, epoch=epoch, first=number * BATCH)
 
         for name, loader in (("against decoding alone", alone), ("against ImageFolder", plain)):
             compare(name, partial(exhaust, loader), drawn, args.images, args.rounds)

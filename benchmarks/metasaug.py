@@ -11,6 +11,7 @@ so that a noisy machine slows all alike. Also prints how well the covariance ste
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -20,13 +21,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltcli.compute.device import autocast
-from ltcli.engine.fit import Batch
-from ltcli.engine.steps import plain_step
-from ltcli.methods.metasaug import Params, make_steps
-from ltcli.methods.method import Base, Setting, base_loss, weighted_mean
+from ltcli.engine.steps import Batch, plain_step, weighted_mean
+from ltcli.methods.metasaug import Options, make_steps
+from ltcli.methods.method import Base, base_loss
+from ltcli.methods.run import TrainingRun
 from ltcli.models import small_images
 from ltcli.models.network import build_network, place
-from ltcli.stages.finetune import Params as FinetuneParams
+from ltcli.stages import finetune
 from ltcli.stats.quadratic import Full, by_sample
 
 CLASSES, BATCH = 10, 100
@@ -34,7 +35,7 @@ COUNTS = torch.tensor([4990, 2991, 1793, 1075, 644, 386, 231, 138, 83, 49])
 DEVICE = torch.device("cpu")
 
 
-def setting(dtype: torch.dtype) -> Setting:
+def training_run(options: Options, dtype: torch.dtype) -> TrainingRun:
     """Return random images with an imprint of their class, and a fresh network."""
     network = place(build_network(small_images.backbone("resnet32"), CLASSES, 0), DEVICE).train()
     generator = torch.Generator().manual_seed(0)
@@ -47,9 +48,19 @@ def setting(dtype: torch.dtype) -> Setting:
         return (noise + imprints[of]).contiguous(memory_format=torch.channels_last)
 
     train, held_out = images(labels), images(held_out_labels)
-    return Setting(
+    params = finetune.Params(
+        method="metasaug",
+        options=options,
+        data="images",
+        train="all",
+        epochs=1,
+        batch_size=BATCH,
+        beta=0.9999,
+    )
+    run = finetune.run_of(params, {})
+    return TrainingRun(
+        **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
         network=network,
-        whole=True,
         optimizer=torch.optim.SGD(
             [p for p in network.parameters() if p.requires_grad],
             lr=0.001,
@@ -64,15 +75,12 @@ def setting(dtype: torch.dtype) -> Setting:
         held_out_labels=held_out_labels,
         class_counts=COUNTS,
         order=lambda _epoch: torch.arange(BATCH),
-        reduce=weighted_mean(FinetuneParams(method="metasaug", beta=0.9999), COUNTS),
-        epochs=1,
-        batch_size=BATCH,
-        seed=0,
+        reduce=weighted_mean(params.beta, params.reduction, COUNTS),
         dtype=dtype,
     )
 
 
-def double_backward(case: Setting, params: Params) -> Callable[[Batch], torch.Tensor]:
+def double_backward(case: TrainingRun, options: Options) -> Callable[[Batch], torch.Tensor]:
     """Return the step that differentiates through the virtual step; it keeps no statistics."""
     network, losses = case.network, base_loss(Base(), COUNTS)
     start = torch.eye(64).repeat(CLASSES, 1, 1)
@@ -92,7 +100,7 @@ def double_backward(case: Setting, params: Params) -> Callable[[Batch], torch.Te
             (((weight - weight[c]) @ sigma[c]) * (weight - weight[c])).sum(1)
             for c in range(CLASSES)
         ]
-        return logits + 0.5 * params.strength * torch.stack(rows)[case.labels]
+        return logits + 0.5 * options.strength * torch.stack(rows)[case.labels]
 
     def step(batch: Batch) -> torch.Tensor:
         x, y = case.inputs(batch), case.labels
@@ -109,7 +117,7 @@ def double_backward(case: Setting, params: Params) -> Callable[[Batch], torch.Te
         assert case.held_out_labels is not None
         held = F.cross_entropy(logits_of(moved, case.held_out(batch), None), case.held_out_labels)
         (gradient,) = torch.autograd.grad(held, sigma)
-        corrected = start - params.meta_lr * gradient
+        corrected = start - options.meta_lr * gradient
         step.change = corrected - start  # type: ignore[attr-defined]
         case.optimizer.zero_grad(set_to_none=True)
         # Batch statistics move the running ones here, as in the two other steps.
@@ -117,7 +125,7 @@ def double_backward(case: Setting, params: Params) -> Callable[[Batch], torch.Te
             features = network.backbone(x).float()
         classifier = network.classifier
         raised = by_sample(classifier.vectors(), Full(corrected), y)
-        value = loss(classifier(features) + 0.5 * params.strength * raised)
+        value = loss(classifier(features) + 0.5 * options.strength * raised)
         torch.autograd.backward(value)
         case.optimizer.step()
         return value
@@ -125,9 +133,9 @@ def double_backward(case: Setting, params: Params) -> Callable[[Batch], torch.Te
     return step
 
 
-def exact(case: Setting, params: Params) -> Callable[[Batch], torch.Tensor]:
+def exact(case: TrainingRun, options: Options) -> Callable[[Batch], torch.Tensor]:
     """Return ltcli's step, from covariances of one as above."""
-    steps = make_steps(params, case)
+    steps = make_steps(options, case)
     state = steps.state
     assert state is not None
     eye = torch.eye(64).repeat(CLASSES, 1, 1)
@@ -156,9 +164,9 @@ def main() -> None:
     names = ("fp32", "bf16") if args.precision == "both" else (args.precision,)
     for name in names:
         dtype = torch.bfloat16 if name == "bf16" else torch.float32
-        params = Params(ramp_start=1.0, variant="paper")
+        options = Options(ramp_start=1.0, variant="paper")
         batch = Batch(0, 0, 0, torch.arange(BATCH))
-        cases = {kind: setting(dtype) for kind in ("plain", "exact", "double")}
+        cases = {kind: training_run(options, dtype) for kind in ("plain", "exact", "double")}
         plain = cases["plain"]
         steps = {
             "plain": plain_step(
@@ -170,8 +178,8 @@ def main() -> None:
                 plain.labels,
                 dtype=dtype,
             ),
-            "exact": exact(cases["exact"], params),
-            "double": double_backward(cases["double"], params),
+            "exact": exact(cases["exact"], options),
+            "double": double_backward(cases["double"], options),
         }
         for step in steps.values():
             step(batch)

@@ -24,12 +24,9 @@ from torchvision import transforms
 
 from ltcli.compute.device import resolve_device, resolve_precision
 from ltcli.data.batches import Augmentation, ImageBatches
-from ltcli.engine.fit import Batch
-from ltcli.engine.steps import Augmented, plain_step
-from ltcli.methods.method import weighted_mean
+from ltcli.engine.steps import Batch, drawn_from, plain_step, weighted_mean
 from ltcli.models import small_images
 from ltcli.models.network import build_network, place
-from ltcli.stages.pretrain import Params
 
 BATCH = 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -90,13 +87,13 @@ def our_loop(
     network = place(build_network(small_images.backbone("resnet32"), 10, 0), device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
     batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device, Augmentation(padding=4))
-    inputs = Augmented(batches, seed=0)
+    inputs = drawn_from(batches)
     on_device = torch.from_numpy(labels).to(device)
     step = plain_step(
         network,
         optimizer,
         lambda logits, labels, _batch: F.cross_entropy(logits, labels, reduction="none"),
-        weighted_mean(Params(), torch.bincount(on_device, minlength=10)),
+        weighted_mean(0.0, "weighted-mean", torch.bincount(on_device, minlength=10)),
         inputs,
         on_device,
         dtype=dtype,

@@ -11,6 +11,7 @@ import ltcli
 ROOT = Path(ltcli.__file__).parent
 LEVELS = (
     ("cli",),
+    ("report",),
     ("stages",),
     ("methods",),
     ("engine",),
@@ -29,11 +30,13 @@ HEAVY = {"torch", "torchvision", "timm"}
 LIGHT_PACKAGES = ("cli", "stages", "methods", "core", "artifacts")
 LIGHT_FILES = (
     "ltcli.compute.environment",
+    "ltcli.compute.memory",
     "ltcli.compute.processes",
     "ltcli.compute.seeds",
     "ltcli.compute.transfer",
     "ltcli.data.class_table",
     "ltcli.data.published",
+    "ltcli.data.reading",
     "ltcli.data.source_table",
     "ltcli.engine.schedules",
     "ltcli.models.backbones",
@@ -41,6 +44,8 @@ LIGHT_FILES = (
     "ltcli.models.small_images",
     "ltcli.models.source",
     "ltcli.models.timm_networks",
+    "ltcli.report.comparison_table",
+    "ltcli.report.inputs",
     "ltcli.stats.head_classes",
     "ltcli.stats.pixel_statistics",
 )
@@ -149,7 +154,7 @@ LIGHT = [
     name
     for name in FILES
     if name in LIGHT_FILES or (name.split(".")[1:2] and name.split(".")[1] in LIGHT_PACKAGES)
-    if name not in ("ltcli.artifacts.store", "ltcli.stages.setting", "ltcli.stages.fresh_setting")
+    if name not in ("ltcli.artifacts.store", "ltcli.stages.training")
 ]
 
 

@@ -2,8 +2,9 @@
 
 Axis letters: N training images, V validation images, T test images, M predicted images, H W image,
 C classes, D feature dimension, Q augmented views, Y X feature map, R rows of covariance factors,
-O = C + 1 offsets, K neighbours, E epochs, P bytes, F files, U tail classes, L leading directions,
-S sampled features, G features with a divergence, I pictures. A letter is one size within a file.
+O = C + 1 offsets, K neighbours, E epochs, P bytes, F files, U tail classes, J sampled tail
+classes, L leading directions, S sampled features, G features with a divergence, I pictures. A
+letter is one size within a file.
 """
 
 from dataclasses import dataclass
@@ -80,6 +81,11 @@ def _spectrum(what: str, of: str, required: bool) -> Tensor:
 def _angles(pair: str) -> Tensor:
     meaning = "between leading subspaces, rising, degrees"
     return Tensor(f"angles.{pair}", _EXACT, ("C", "L"), meaning, False)
+
+
+def _captured(what: str) -> Tensor:
+    meaning = f"share of the oracle's variance in the {what} leading directions"
+    return Tensor(f"captured.{what}", _EXACT, ("C",), meaning, False)
 
 
 _CLASSIFIER = (
@@ -214,15 +220,19 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "diagnosis",
-            1,
+            2,
             (
                 Tensor("tail", _INT, ("U",), "tail classes, ascending"),
+                Tensor("smallest", _INT, ("J",), "sampled tail classes, fewest images first"),
                 _spectrum("estimated", "the training features", True),
                 _spectrum("learned", "the run's own covariances", False),
                 _spectrum("oracle", "the features of the oracle", False),
                 _angles("estimated-oracle"),
                 _angles("learned-oracle"),
                 _angles("learned-estimated"),
+                _captured("estimated"),
+                _captured("learned"),
+                _captured("oracle"),
                 Tensor("confusion.before", _EXACT, ("C", "C"), "class-i images taken for j", False),
                 Tensor("confusion.after", _EXACT, ("C", "C"), "class-i images taken for j", False),
                 Tensor("samples.features", _REAL, ("S", "D"), "real and augmented features"),
@@ -242,7 +252,7 @@ KINDS: dict[str, Kind] = {
                 Tensor("pictures.source", _BYTE, ("I", "H", "W", 3), "its image", False),
                 Tensor("pictures.nearest", _BYTE, ("I", "K", "H", "W", 3), "neighbours", False),
             ),
-            ("class_names", "class_counts", "split", "model", "tables"),
+            ("class_names", "class_counts", "split", "model", "predictions"),
             "spectra, confusion, neighbours and donors of the classes",
         ),
         Kind(

@@ -1,18 +1,26 @@
-"""Declare parameters once: frozen dataclasses of ``param`` fields.
+"""Parameters, declared once as frozen dataclasses of ``param`` fields.
 
 The command line, the YAML parameter file and the provenance in an artifact's header all derive from
-such a dataclass, so that the same value written in any of the three gives the same bytes.
+such a dataclass, so that one value gives the same bytes whichever of the three it came from.
 """
 
 import dataclasses
+import functools
 import math
 import operator
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from ltcli.core.errors import ParamError, nearest
+
+_T = TypeVar("_T")
+_Scalar = bool | int | float | str | Path
+Value = _Scalar | tuple[_Scalar, ...] | None
+"""A parameter's value in a record."""
 
 _RULES: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "ge": (operator.ge, "at least"),
@@ -20,6 +28,22 @@ _RULES: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "le": (operator.le, "at most"),
     "lt": (operator.lt, "less than"),
 }
+_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", tuple: "A,B,...", bool: "", Path: "PATH"}
+_WANTED = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a list",
+    bool: "true or false",
+    Path: "a path",
+}
+# A longer list of choices would fill the column that all options of a command share.
+_LONGEST_METAVAR = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """A method without options of its own."""
 
 
 def param(
@@ -32,6 +56,8 @@ def param(
     lt: float | None = None,
     identity: bool = True,
     positional: bool = False,
+    group: str = "",
+    short: str = "",
 ) -> Any:
     """Declare one field: its default, its help line, and its range.
 
@@ -42,29 +68,46 @@ def param(
         gt: Value that must be exceeded.
         le: Highest allowed value.
         lt: Value that must not be reached.
-        identity: Whether the value belongs in the header of what is made with it. A path does not;
-            a word of a ``Literal`` beside it does.
+        identity: Whether the value is stored in the header. Paths are not; keywords of a
+            ``Literal`` beside a path, such as ``uniform``, always are.
         positional: Whether it stands on the command line without an option name.
+        group: Heading in ``--help``.
+        short: Letter of a short option, ``d`` for ``-d``.
     """
-    metadata = {"help": help, "identity": identity, "positional": positional}
-    metadata |= {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    metadata = {
+        "help": help,
+        "identity": identity,
+        "positional": positional,
+        "group": group,
+        "short": short,
+        "bounds": {rule: bound for rule, bound in bounds.items() if bound is not None},
+    }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def nested() -> Any:
+    """Declare the field that holds the options of a stage's method, a frozen dataclass itself."""
+    return dataclasses.field(default=NoOptions(), metadata={"nested": True})
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What is known of one declared parameter.
+    """One declared parameter.
 
     Attributes:
         name: Field name, snake_case.
-        base: One of int, float, str, bool, or tuple for a comma-separated list.
+        base: One of int, float, str, bool, Path, or tuple for a list.
         item: Type of the members of a tuple.
         optional: Whether None is allowed.
         choices: Allowed values of a Literal, else empty.
-        words: Values of a Literal that are allowed beside those of another type.
+        words: Keywords of a Literal that are allowed beside values of another type.
         default: The default, or ``dataclasses.MISSING``.
         help: The help line.
+        identity: Whether the value is stored in the header.
         positional: Whether it stands on the command line without an option name.
+        group: Heading in ``--help``.
+        short: Letter of a short option, or nothing.
         bounds: ge, gt, le, lt where given.
     """
 
@@ -76,7 +119,10 @@ class Spec:
     words: tuple[str, ...]
     default: Any
     help: str
+    identity: bool
     positional: bool
+    group: str
+    short: str
     bounds: Mapping[str, float]
 
     @property
@@ -91,17 +137,26 @@ class Spec:
 
     @property
     def metavar(self) -> str:
-        """What stands behind the option in ``--help``."""
-        if self.choices:
-            return "|".join(self.choices)
-        names = {int: "INT", float: "NUMBER", str: "TEXT", tuple: "A,B,...", bool: ""}
-        return "|".join((*self.words, names[self.base]))
+        """The placeholder behind the option in ``--help``."""
+        choices = "|".join(self.choices)
+        if choices:
+            return choices if len(choices) <= _LONGEST_METAVAR else "NAME"
+        kind = Path if self.item is Path else self.base
+        return "|".join((*self.words, _METAVARS[kind]))
 
 
-def specs(params: type) -> tuple[Spec, ...]:
-    """Return the declared parameters of a frozen dataclass, in order."""
+def _specs(params: type) -> tuple[Spec, ...]:
     hints = typing.get_type_hints(params)
-    return tuple(_spec(field, hints[field.name]) for field in dataclasses.fields(params))
+    return tuple(
+        _spec(field, hints[field.name])
+        for field in dataclasses.fields(params)
+        if "nested" not in field.metadata
+    )
+
+
+# Reading annotations is slow, and all records of one class have the same declarations.
+specs: Callable[[type], tuple[Spec, ...]] = functools.cache(_specs)
+"""Return the declared parameters of a frozen dataclass, in order, without nested ones."""
 
 
 def _spec(field: "dataclasses.Field[Any]", hint: Any) -> Spec:
@@ -121,43 +176,86 @@ def _spec(field: "dataclasses.Field[Any]", hint: Any) -> Spec:
         choices, hint = typing.get_args(hint), str
     elif typing.get_origin(hint) is tuple:
         item, hint = typing.get_args(hint)[0], tuple
-    bounds = {k: field.metadata[k] for k in _RULES if field.metadata[k] is not None}
-    return Spec(
-        field.name,
-        hint,
-        item,
-        optional,
-        choices,
-        words,
-        field.default,
-        field.metadata["help"],
-        field.metadata["positional"],
-        bounds,
-    )
+    return Spec(field.name, hint, item, optional, choices, words, field.default, **field.metadata)
 
 
-def build(params: type, values: Mapping[str, Any], where: str) -> Any:
+def build(
+    params: type[_T],
+    values: Mapping[str, object],
+    where: str,
+    *,
+    options: type = NoOptions,
+    defaults: Mapping[str, Value] | None = None,
+) -> _T:
     """Make a parameter record from values given on a command line or in a file.
 
     Args:
         params: The frozen dataclass.
-        values: Name to value; strings are read as the declared type.
-        where: What an error names as its place.
+        values: Name to value; strings are read as the declared type. Names of ``options`` stand
+            beside those of ``params``, as they do on the command line.
+        where: Place that an error names.
+        options: Frozen dataclass of the field that ``params`` declares as ``nested``.
+        defaults: A method's own defaults for fields of both, instead of the declared ones.
 
     Raises:
         ParamError: An unknown or missing name, a value of the wrong type or out of range.
     """
-    known = {spec.name: spec for spec in specs(params)}
-    for name in values:
+    chosen = {**(defaults or {}), **checked(params, values, where, options)}
+    for spec in (*specs(params), *specs(options)):
+        if spec.required and spec.name not in chosen:
+            raise ParamError(where, f"{spec.name} must be given")
+    own: dict[str, Value] = {}
+    for spec in specs(options):
+        if spec.name in chosen:
+            own[spec.name] = chosen.pop(spec.name)
+    arguments: dict[str, object] = {**chosen}
+    for field in dataclasses.fields(params):  # type: ignore[arg-type]
+        if "nested" in field.metadata:
+            arguments[field.name] = options(**own)
+    make: Callable[..., _T] = params
+    return make(**arguments)
+
+
+def checked(
+    params: type, values: Mapping[str, object], where: str, options: type = NoOptions
+) -> dict[str, Value]:
+    """Return values by name as the declared types, range-checked; see ``build``."""
+    known: dict[str, Spec] = {}
+    for spec in (*specs(params), *specs(options)):
+        known[spec.name] = spec
+    found: dict[str, Value] = {}
+    for name, value in values.items():
         if name not in known:
             raise ParamError(where, f"no parameter '{name}'", nearest(name, list(known)))
-    for spec in known.values():
-        if spec.required and spec.name not in values:
-            raise ParamError(where, f"{spec.name} must be given")
-    return params(**{name: coerce(known[name], value, where) for name, value in values.items()})
+        found[name] = coerce(known[name], value, where)
+    return found
 
 
-def coerce(spec: Spec, value: Any, where: str) -> Any:
+def defaults_of(
+    params: type, options: type = NoOptions, defaults: Mapping[str, Value] | None = None
+) -> dict[str, Any]:
+    """Return name to default of every parameter that has one; see ``build``."""
+    declared = (*specs(params), *specs(options))
+    return {s.name: s.default for s in declared if not s.required} | dict(defaults or {})
+
+
+def as_dict(record: object) -> dict[str, Any]:
+    """Return a record as flat JSON values for a header: nested options beside the others.
+
+    Values that are not identity are left out.
+    """
+    values: dict[str, Any] = {}
+    for spec in specs(type(record)):
+        value = getattr(record, spec.name)
+        if spec.identity or value in spec.words:
+            values[spec.name] = list(value) if isinstance(value, tuple) else value
+    for field in dataclasses.fields(record):  # type: ignore[arg-type]
+        if "nested" in field.metadata:
+            values |= as_dict(getattr(record, field.name))
+    return values
+
+
+def coerce(spec: Spec, value: object, where: str) -> Value:
     """Return a value as the declared type, range-checked.
 
     Raises:
@@ -166,92 +264,66 @@ def coerce(spec: Spec, value: Any, where: str) -> Any:
     if value is None or (spec.optional and value == "none"):
         if spec.optional:
             return None
-        raise ParamError(where, f"{spec.name} must be {_article(spec)}, got nothing")
-    if value in spec.words:
+        raise ParamError(where, f"{spec.name} must be {_WANTED[spec.base]}, got nothing")
+    if isinstance(value, str) and value in spec.words:
         return value
-    if spec.base is tuple:
-        parts = (value.split(",") if value else []) if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple):
-            parts = [parts]
-        return tuple(_scalar(spec, spec.item or str, part, where) for part in parts)
-    return _scalar(spec, spec.base, value, where)
+    if spec.base is not tuple:
+        return _scalar(spec, spec.base, value, where)
+    parts = (value.split(",") if value else []) if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        parts = [parts]
+    return tuple(_scalar(spec, spec.item or str, part, where) for part in parts)
 
 
-def _article(spec: Spec) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return "a list" if spec.base is tuple else names[spec.base]
-
-
-def _scalar(spec: Spec, base: type, value: Any, where: str) -> Any:
+def _scalar(spec: Spec, base: type, value: object, where: str) -> _Scalar:
+    if base in (int, float):
+        return _number(spec, base, value, where)
     if base is bool:
         if isinstance(value, bool):
             return value
         if value in ("true", "false"):
             return value == "true"
-        raise ParamError(where, f"{spec.name} must be true or false, got {value}")
-    if base is str:
-        if isinstance(value, float):
-            # 1.10 would arrive as 1.1.
-            raise ParamError(where, f"{spec.name} must be text, got {value}", "quote it")
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            raise ParamError(where, f"{spec.name} must be text, got {value}")
+    elif isinstance(value, Path) and base is Path:
+        return value
+    elif isinstance(value, str | int) and not isinstance(value, bool):
         text = str(value)
         if spec.choices and text not in spec.choices:
             rule = f"{spec.name} must be one of {', '.join(spec.choices)}, got {text}"
             raise ParamError(where, rule, nearest(text, spec.choices))
-        return text
-    number = _number(spec, base, value, where)
-    _check_bounds(spec, number, where)
-    return number
+        return Path(text) if base is Path else text
+    # YAML reads 1.10 as 1.1, so its text is lost.
+    hint = "quote it" if isinstance(value, float) and base is not bool else None
+    raise ParamError(where, f"{spec.name} must be {_WANTED[base]}, got {value}", hint)
 
 
-def _number(spec: Spec, base: type, value: Any, where: str) -> Any:
-    wanted = " or ".join((*spec.words, "a whole number" if base is int else "a number"))
-    wrong = ParamError(where, f"{spec.name} must be {wanted}, got {value}")
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise wrong
-    try:
-        number = float(value)
-        if base is int:
-            if not math.isfinite(number) or number != int(number):
-                raise wrong
-            return _exact_int(value, number)
-    except (ValueError, OverflowError):
-        raise wrong from None
+def _number(spec: Spec, base: type, value: object, where: str) -> int | float:
+    number: int | float | None = None
+    # True is an int in Python.
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            found = float(value)
+            if base is float:
+                number = found
+            elif found == int(found):
+                number = int(found)
+                # Digits are exact beyond 2^53; int() does not read 1e3 or 5.0 from a text.
+                with suppress(ValueError):
+                    number = int(value)
+    if number is None:
+        wanted = " or ".join((*spec.words, _WANTED[base]))
+        raise ParamError(where, f"{spec.name} must be {wanted}, got {value}")
+    # NaN passes every comparison that asks for the opposite, so it is refused first.
     if not math.isfinite(number):
         raise ParamError(where, f"{spec.name} must be finite, got {value}")
+    for rule, bound in spec.bounds.items():
+        holds, words = _RULES[rule]
+        if not holds(number, bound):
+            broken = f"{spec.name} must be {words} {_shown(bound)}, got {_shown(number)}"
+            raise ParamError(where, broken)
     return number
-
-
-def _exact_int(value: int | float | str, number: float) -> int:
-    """Return a whole number: from its digits, exact beyond 2^53, or from a text such as 1e3."""
-    try:
-        return int(number) if isinstance(value, float) else int(value)
-    except ValueError:
-        return int(number)
 
 
 def _shown(number: float) -> str:
-    """Return a number without a trailing .0, and without hiding what makes it break a rule."""
+    """Return a number without a trailing .0, with all the digits that make it break a rule."""
     short = f"{number:g}"
     return short if isinstance(number, float) and float(short) == number else str(number)
-
-
-def _check_bounds(spec: Spec, number: float, where: str) -> None:
-    for key, bound in spec.bounds.items():
-        holds, words = _RULES[key]
-        if not holds(number, bound):
-            rule = f"{spec.name} must be {words} {_shown(bound)}, got {_shown(number)}"
-            raise ParamError(where, rule)
-
-
-def as_dict(record: Any) -> dict[str, Any]:
-    """Return a parameter record as plain JSON values, without those that are not identity."""
-    values = {}
-    words = {spec.name: spec.words for spec in specs(type(record))}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if not field.metadata["identity"] and value not in words[field.name]:
-            continue
-        values[field.name] = list(value) if isinstance(value, tuple) else value
-    return values

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from ltcli.compute.seeds import derive
 
 _BLOCK = 4096  # images that get their border at once
+AUGMENT = "augment"
+"""Random stream of the training batches; other batches of a run have streams of their own."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Augmentation:
         least_area: Share of an image that a random crop covers at least, for images in files,
             which are cropped and resized.
         jitter: Strength of random brightness, contrast and saturation, for images in files.
+        seed: Seed of all random streams.
     """
 
     padding: int = 0
@@ -34,6 +37,7 @@ class Augmentation:
     flip: bool = True
     least_area: float = 0.08
     jitter: float = 0.0
+    seed: int = 0
 
 
 class Samples(Protocol):
@@ -58,14 +62,16 @@ class Samples(Protocol):
             batch_size: Rows of each batch but the last.
         """
 
-    def drawn(self, rows: torch.Tensor, *, seed: int, epoch: int, first: int) -> torch.Tensor:
+    def drawn(
+        self, rows: torch.Tensor, *, epoch: int, first: int, stream: str = AUGMENT
+    ) -> torch.Tensor:
         """Return augmented samples, float [B, ...].
 
         Args:
             rows: int64 [B] on the device, positions of the samples.
-            seed: Of the augmentation.
             epoch: From 0.
             first: Position of the first row in the epoch's order.
+            stream: Name of the random stream of the augmentation.
         """
 
 
@@ -161,14 +167,15 @@ class ImageBatches:
         """Pad once and move to the device."""
         self.size = len(images)
         self.device = device
-        self._flip = augmentation.flip
+        self._flip, self._seed = augmentation.flip, augmentation.seed
         padding, pad_mode = augmentation.padding, augmentation.pad_mode
         height, width = images.shape[1:3]
         self._padding = min(padding, height - 1, width - 1) if pad_mode == "reflect" else padding
         padded = _bordered(images.to(device), self._padding, pad_mode)
         self._windows = padded.unfold(1, height, 1).unfold(2, width, 1)
         self._normalise = Normalisation(mean, std, device, size, interpolation)
-        self._draws: tuple[tuple[int, int], torch.Tensor] | None = None
+        # By stream: the epoch, and the random numbers of its augmentation.
+        self._draws: dict[str, tuple[int, torch.Tensor]] = {}
 
     def in_order(self, rows: slice, batch_size: int) -> Iterator[torch.Tensor]:
         """Yield images as they are; see ``Samples``."""
@@ -178,14 +185,19 @@ class ImageBatches:
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Do nothing: the images are in memory."""
 
-    def drawn(self, rows: torch.Tensor, *, seed: int, epoch: int, first: int) -> torch.Tensor:
+    def drawn(
+        self, rows: torch.Tensor, *, epoch: int, first: int, stream: str = AUGMENT
+    ) -> torch.Tensor:
         """Return augmented images; see ``Samples``."""
         last = first + len(rows)
-        if self._draws is None or self._draws[0] != (seed, epoch) or len(self._draws[1]) < last:
+        known, draws = self._draws.get(stream, (-1, rows))
+        if known != epoch or len(draws) < last:
             # Longer tables begin like shorter ones, so that an epoch may turn out longer.
-            numbers = augmentation_draws(max(2 * last, self.size), seed=seed, epoch=epoch)
-            self._draws = (seed, epoch), numbers.to(self.device)
-        return self.augmented(rows, self._draws[1][first:last])
+            count = max(2 * last, self.size)
+            draws = augmentation_draws(count, seed=self._seed, epoch=epoch, stream=stream)
+            draws = draws.to(self.device)
+            self._draws[stream] = epoch, draws
+        return self.augmented(rows, draws[first:last])
 
     def plain(self, rows: torch.Tensor | slice) -> torch.Tensor:
         """Return images as they are, normalised, float [B, 3, H, W] in channels-last memory."""
@@ -227,20 +239,22 @@ class FeatureBatches:
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Do nothing: the embeddings are in memory."""
 
-    def drawn(self, rows: torch.Tensor, *, seed: int, epoch: int, first: int) -> torch.Tensor:
+    def drawn(
+        self, rows: torch.Tensor, *, epoch: int, first: int, stream: str = AUGMENT
+    ) -> torch.Tensor:
         """Return the embeddings, float [B, D]; see ``Samples``."""
         return self._features[rows]
 
 
-def augmentation_draws(count: int, *, seed: int, epoch: int) -> torch.Tensor:
+def augmentation_draws(count: int, *, seed: int, epoch: int, stream: str = AUGMENT) -> torch.Tensor:
     """Return the random numbers of one epoch's crops and flips.
 
-    They depend on seed, epoch and the position in the epoch's order alone, never on a worker, a
-    batch size or a device.
+    They depend on stream, seed, epoch and the position in the epoch's order alone, never on a
+    worker, a batch size or a device.
 
     Returns:
         int64 [count, 3], vertical offset, horizontal offset and flip, to be taken modulo their
         ranges.
     """
-    generator = torch.Generator().manual_seed(derive("augment", seed, epoch))
+    generator = torch.Generator().manual_seed(derive(stream, seed, epoch))
     return torch.randint(2**31, (count, 3), generator=generator)

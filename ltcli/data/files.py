@@ -20,9 +20,9 @@ from ltcli.artifacts.backbone import Backbone
 from ltcli.compute.parallel import World
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
-from ltcli.data.batches import Augmentation, Normalisation
+from ltcli.data.batches import AUGMENT, Augmentation, Normalisation
 from ltcli.data.decode import BadImageError, open_image, preparation
-from ltcli.data.scan import read_file
+from ltcli.data.image_files import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,11 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         root: Folder that the paths start from.
         paths: Of each image.
         sizes: Bytes of each file when the split was made.
-        backbone: Says how large the images are that are made of the files, and how.
-        augmentation: Of the items that have a seed: random crop, jitter and flip.
+        backbone: Size and preparation of the images that are made of the files.
+        augmentation: Random crop, jitter and flip of the items that have a seed.
+
+    Attributes:
+        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         self._root, self._paths, self._sizes = root, paths, sizes
         self._image_size = backbone.image_size
         self._prepare = preparation(backbone)
-        self._augment = _transform(augmentation, backbone)
+        self._augment, self.seed = _transform(augmentation, backbone), augmentation.seed
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -163,24 +166,18 @@ class FileBatches:
         """
         self._order, self._batch_size, self._epoch = order, batch_size, -1
 
-    def drawn(self, rows: torch.Tensor, *, seed: int, epoch: int, first: int) -> torch.Tensor:
-        """Return augmented images, normalised, float [B, 3, H, W].
-
-        Args:
-            rows: int64 [B], positions of the images.
-            seed: Of the augmentation.
-            epoch: From 0.
-            first: Position of the first row in the epoch's order.
-        """
-        # The device waits here, once a step: a step may draw batches beside those of the order,
-        # and only the rows tell them apart.
-        wanted = rows.cpu()
-        if self._order is None or not self._plan(epoch, first).equal(wanted):
-            items = self._items(wanted, seed, epoch, first)
+    def drawn(
+        self, rows: torch.Tensor, *, epoch: int, first: int, stream: str = AUGMENT
+    ) -> torch.Tensor:
+        """Return augmented images, normalised, float [B, 3, H, W]; see ``Samples``."""
+        # Only batches of the order are read ahead, and they alone have this stream.
+        if self._order is None or stream != AUGMENT:
+            items = self._items(rows.cpu(), epoch, first, stream)
             return self._all(self._files.images(items), len(rows))
+        self._plan(epoch)
         if self._at != first:
             if self._coming is None or self._at + self._batch_size != first:
-                self._coming = self._from(seed, first)
+                self._coming = self._from(first)
             self._at, self._images = first, next(self._coming)
             # Workers that wait for the garbage collector to find them take five seconds to end. A
             # single row at the end is drawn by nobody.
@@ -193,27 +190,27 @@ class FileBatches:
         """Return the images of a batch of which this process has its own rows, normalised."""
         return self._normalise(self._world.gathered(own.to(self.device, non_blocking=True), count))
 
-    def _items(self, rows: torch.Tensor, seed: int, epoch: int, first: int) -> list[Item]:
-        """Return what this process reads of a batch."""
+    def _items(self, rows: torch.Tensor, epoch: int, first: int, stream: str) -> list[Item]:
+        """Return the rows of a batch that this process reads, each with its seed."""
         own = self._world.rows(len(rows))
         return [
-            (row, derive("augment", seed, epoch, position))
+            (row, derive(stream, self._files.seed, epoch, position))
             for position, row in enumerate(rows[own].tolist(), first + own.start)
         ]
 
-    def _plan(self, epoch: int, first: int) -> torch.Tensor:
-        """Return the rows of the order that a batch would have, int64 [B]."""
+    def _plan(self, epoch: int) -> None:
+        """Take over the order of an epoch."""
         if epoch != self._epoch and self._order is not None:
             self._epoch, self._planned, self._at = epoch, self._order(epoch), -self._batch_size - 1
-        return self._planned[first : first + self._batch_size]
 
-    def _from(self, seed: int, first: int) -> Generator[torch.Tensor, None, None]:
+    def _from(self, first: int) -> Generator[torch.Tensor, None, None]:
         """Return the images of the batches from a position of the epoch on."""
         if self._coming is not None:
             self._coming.close()
         starts = range(first, len(self._planned), self._batch_size)
+        size = self._batch_size
         return self._load(
-            self._items(self._plan(self._epoch, start), seed, self._epoch, start)
+            self._items(self._planned[start : start + size], self._epoch, start, AUGMENT)
             for start in starts
         )
 

@@ -1,35 +1,21 @@
-"""The one training loop: a generator that yields after each epoch."""
+"""The one training loop: a generator that yields after each epoch, and the run of it to its end."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ltcli.compute.device import seed_layers
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
-from ltcli.engine.state import TrainingState
+from ltcli.engine.progress import report
+from ltcli.engine.state import Snapshots, TrainingState
+from ltcli.engine.steps import Batch, Steps
 
-# A step's work since the last checkpoint that a crash may cost, in seconds.
+# Seconds of work that a crash may cost.
 CHECKPOINT_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Which samples a step draws.
-
-    Attributes:
-        epoch: From 0.
-        step: From 0 within the epoch.
-        first: Position of the first row in the epoch's order.
-        rows: int64 [B] on the device, positions in the training set.
-    """
-
-    epoch: int
-    step: int
-    first: int
-    rows: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -51,6 +37,56 @@ class Epoch:
     samples_per_second: float
 
 
+def train(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: Steps,
+    order: Callable[[int], torch.Tensor],
+    learning_rate: Callable[[int], float],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    context: Context,
+    dtype: torch.dtype = torch.float32,
+    keep: int = 0,
+) -> tuple[Snapshots, dict[str, torch.Tensor]]:
+    """Train a module in place to the end of its run, with checkpoints and a report of each epoch.
+
+    Args:
+        module: Holds what is trained, with its buffers.
+        optimizer: Over the parameters that are trained.
+        steps: Optimisation steps.
+        order: Rows that an epoch draws, unless the steps have an order of their own.
+        learning_rate: Epoch to learning rate.
+        epochs: Length of the run.
+        batch_size: Rows of a step.
+        seed: Seed of layers that draw numbers in training.
+        context: Checkpoint, log and signals.
+        dtype: Precision, for the report.
+        keep: Number of last epochs whose state is kept.
+
+    Returns:
+        The kept states, and the state of the method as tensors of a model artifact.
+    """
+    snapshots = Snapshots(module, epochs - keep)
+    training = fit(
+        steps.step,
+        steps.order or order,
+        learning_rate,
+        TrainingState(module, optimizer, snapshots, steps.state),
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        context=context,
+    )
+    device = next(module.parameters()).device
+    for epoch in report(training, epochs, context, device, dtype, steps.facts):
+        snapshots.take(epoch.epoch)
+    state = {} if steps.state is None else steps.state.tensors()
+    return snapshots, {f"method.{name}": tensor for name, tensor in state.items()}
+
+
 def fit(
     step: Callable[[Batch], torch.Tensor],
     order: Callable[[int], torch.Tensor],
@@ -69,11 +105,11 @@ def fit(
         order: Positions that an epoch draws, int64 [M] on the CPU, a pure function of the epoch.
         learning_rate: Rate of an epoch; a group of the optimiser may have a multiple, ``rate``.
         state: What is saved and restored.
-        epochs: How many.
+        epochs: Length of the run.
         batch_size: Rows per step; the last step of an epoch takes what is left, unless that is a
             single row, of which batch-norm has no statistics.
-        seed: Of layers that draw numbers in training, such as dropout.
-        context: Checkpoint, and whether a signal asked to stop.
+        seed: Seed of layers that draw numbers in training, such as dropout.
+        context: Checkpoint and signals.
 
     Raises:
         NumericalError: A loss is not finite; epoch and step are named.

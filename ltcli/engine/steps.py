@@ -1,4 +1,4 @@
-"""Optimisation steps: the one seam of the training loop. Here is plain training, with mixup."""
+"""Batches and optimisation steps: the one seam of the training loop. Plain training is here."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,49 @@ import torch
 from ltcli.compute.device import autocast
 from ltcli.compute.seeds import derive
 from ltcli.compute.transfer import to_device
-from ltcli.data.batches import Samples
+from ltcli.data.batches import AUGMENT, Samples
 from ltcli.data.samplers import Sampler, order_of
-from ltcli.engine.fit import Batch
+from ltcli.engine.state import Stateful
+from ltcli.stats import losses
+from ltcli.stats.class_weights import effective_number_weights
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of a step.
+
+    Attributes:
+        epoch: From 0.
+        step: From 0 within the epoch.
+        first: Position of the first row in the epoch's order.
+        rows: int64 [B] on the device, positions in the training set.
+        stream: Name of the random stream that augments them. A second batch of the same step has
+            a stream of its own.
+    """
+
+    epoch: int
+    step: int
+    first: int
+    rows: torch.Tensor
+    stream: str = AUGMENT
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The training of a run, step by step.
+
+    Attributes:
+        step: Does one optimisation step and returns its mean loss, float [], on the device.
+        order: Rows that an epoch draws, int64 on the CPU; None for those of the run's sampler.
+        state: State that a resumed run needs beside weights and optimiser.
+        facts: Further figures for the log of an epoch, since the last call.
+    """
+
+    step: Callable[[Batch], torch.Tensor]
+    order: Callable[[int], torch.Tensor] | None = None
+    state: Stateful | None = None
+    facts: Callable[[], dict[str, float]] = dict
+
 
 Inputs = Callable[[Batch], torch.Tensor]
 """Makes the inputs of a step, float [B, ...], on the device."""
@@ -33,20 +73,20 @@ class Reduce(Protocol):
         Args:
             values: float [B], losses, nats.
             labels: int64 [B].
-            batch: Of which epoch and step.
-            shares: float [B], 1 if not given; less where a mixed image has two labels.
+            batch: Epoch and step of these losses.
+            shares: float [B], mixing weights of the labels; 1 if not given.
         """
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """How images and their labels are mixed with those of a partner.
+    """Mixup of inputs and labels with those of a partner.
 
     Attributes:
-        alpha: Of the Beta distribution that the share of an image comes from.
-        seed: Of shares and partners.
-        label_shares: (share, labels int64 [B], partners' labels int64 [B]) to the shares of the
-            first labels, float [B]; None for the share of the image.
+        alpha: Parameter of the symmetric Beta distribution of the mixing weight.
+        seed: Seed of mixing weights and partners.
+        label_shares: (weight, labels int64 [B], partners' labels int64 [B]) to the mixing weights
+            of the first labels, float [B]; None for the weight of the inputs.
     """
 
     alpha: float
@@ -54,28 +94,47 @@ class Mixing:
     label_shares: Callable[[float, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class Augmented:
-    """Makes the augmented samples of a step.
+def drawn_from(samples: Samples) -> Inputs:
+    """Return the function that makes the augmented samples of a step, float [B, ...]."""
 
-    Attributes:
-        samples: That batches have rows of.
-        seed: Of the augmentation.
+    def inputs(batch: Batch) -> torch.Tensor:
+        return samples.drawn(batch.rows, epoch=batch.epoch, first=batch.first, stream=batch.stream)
+
+    return inputs
+
+
+def weighted_mean(
+    beta: float, reduction: losses.Reduction, class_counts: torch.Tensor, first_epoch: int = 0
+) -> Reduce:
+    """Return the mean of a step's losses with class weights by the effective number of samples.
+
+    Args:
+        beta: Parameter of the effective number; 0 is no weights.
+        reduction: weighted-mean or mean-of-weighted, see ``ltcli.stats.losses.reduce``.
+        class_counts: int64 [C].
+        first_epoch: Before this epoch, all weights are 1.
     """
+    weights = effective_number_weights(class_counts.cpu(), beta).float()
+    weights = weights.to(class_counts.device)
+    none = torch.ones_like(weights)
 
-    samples: Samples
-    seed: int
+    def reduce(
+        values: torch.Tensor,
+        labels: torch.Tensor,
+        batch: Batch,
+        shares: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        now = weights if batch.epoch >= first_epoch else none
+        shares = torch.ones_like(values) if shares is None else shares
+        return losses.reduce(values, now[labels], reduction, shares)
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return the inputs of a step, float [B, ...]."""
-        place = {"seed": self.seed, "epoch": batch.epoch, "first": batch.first}
-        return self.samples.drawn(batch.rows, **place)
+    return reduce
 
 
 def descent(
     optimizer: torch.optim.Optimizer, objective: Callable[[Batch], torch.Tensor]
 ) -> Callable[[Batch], torch.Tensor]:
-    """Return the step that goes down an objective, and returns its value before it.
+    """Return the step that descends an objective, and returns its value before the step.
 
     Args:
         optimizer: Over the parameters that are trained.
@@ -98,8 +157,8 @@ def train_too(
     """Let an optimiser train further parameters, at the base rate.
 
     Args:
-        optimizer: Of the network.
-        parameters: What else is trained.
+        optimizer: The optimiser of the network.
+        parameters: Tensors to train, too.
         decayed: Whether they have the network's weight decay, or none.
     """
     decay = optimizer.param_groups[0]["weight_decay"] if decayed else 0.0
@@ -128,7 +187,7 @@ def plain_step(
         inputs: Makes the inputs of a step.
         labels: int64 [N], on the device.
         dtype: Precision of the forward pass.
-        mixing: Of inputs and labels; None for none.
+        mixing: Mixup of inputs and labels; None for none.
     """
 
     def objective(batch: Batch) -> torch.Tensor:
@@ -166,8 +225,8 @@ def second_batches(
     Args:
         labels: int64 [N], on the device.
         num_classes: C.
-        sampler: Of the other batches.
-        seed: Of the run.
+        sampler: Sampler of the other batches.
+        seed: Seed of the run.
         epochs: Length of the run.
     """
     known, drawn = labels.cpu(), dict[int, torch.Tensor]()
@@ -178,8 +237,8 @@ def second_batches(
             times = {"seed": derive("second", seed), "epoch": batch.epoch, "epochs": epochs}
             drawn[batch.epoch] = order_of(sampler, known, num_classes, **times).to(labels.device)
         rows = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
-        # Behind those of the first batches, so that the two are augmented differently.
-        return Batch(batch.epoch, batch.step, len(known) + batch.first, rows)
+        # A stream of its own, so that an image in both batches is augmented twice.
+        return Batch(batch.epoch, batch.step, batch.first, rows, stream="augment second")
 
     return second
 
@@ -224,24 +283,24 @@ def mixed_loss(
         reduce: Makes their mean.
         x: Inputs, float [B, ...].
         y: int64 [B].
-        batch: Of which epoch and step.
-        mixing: How.
+        batch: Epoch and step.
+        mixing: Distribution and seed of the mixing weight, and the weights of the labels.
     """
-    share, partner = mixture(len(y), mixing.alpha, mixing.seed, batch)
+    weight, partner = mixture(len(y), mixing.alpha, mixing.seed, batch)
     partner = to_device(partner, y.device)
     other = y[partner]
-    logits = network(share * x + (1 - share) * x[partner]).float()
-    shares = torch.full_like(logits[:, 0], share)
+    logits = network(weight * x + (1 - weight) * x[partner]).float()
+    shares = torch.full_like(logits[:, 0], weight)
     if mixing.label_shares is not None:
-        shares = mixing.label_shares(share, y, other)
+        shares = mixing.label_shares(weight, y, other)
     values = torch.cat([loss(logits, y, batch), loss(logits, other, batch)])
     return reduce(values, torch.cat([y, other]), batch, torch.cat([shares, 1 - shares]))
 
 
 def mixture(size: int, alpha: float, seed: int, batch: Batch) -> tuple[float, torch.Tensor]:
-    """Return one step's mixing share, in 0..1, and the partner of each row, int64 [B].
+    """Return one step's mixing weight, in 0..1, and the partner of each row, int64 [B].
 
-    Source: Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412; one share per batch.
+    Source: Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412; one weight per batch.
     """
     rng = np.random.default_rng(derive("mixup", seed, batch.epoch, batch.step))
     return float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(size))

@@ -1,9 +1,9 @@
-"""Balanced softmax: the class prior enters the training softmax and is left out of the test.
+"""Balanced softmax: the training softmax includes the class prior, the test softmax does not.
 
     L = mean_i CE(z_i + log n, y_i)
 
-Equal counts give cross-entropy; only ratios of counts matter; it is logit adjustment in the loss
-with tau = 1.
+Only ratios of counts n matter, and equal counts give cross-entropy. It is logit adjustment in the
+loss with tau = 1.
 
 Source: Ren, Yu, Sheng, Ma, Zhao, Yi, Li, NeurIPS 2020, arXiv 2007.10740.
 """
@@ -12,20 +12,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltcli.methods.method import BOTH, Method, NoParams
+from ltcli.core.params import NoOptions
+from ltcli.methods.method import BOTH, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import TrainingRun
 
 
-def make_loss(_params: NoParams, class_counts: torch.Tensor) -> Loss:
-    """Return cross-entropy on logits plus log counts."""
+def make_loss(_options: NoOptions, run: TrainingRun) -> Loss:
+    """Cross-entropy on logits plus log counts."""
     from torch.nn import functional as F
 
-    shift = class_counts.float().log()
+    # Counts instead of the prior: a constant on all logits changes no softmax.
+    shift = run.class_counts.float().log()
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
         return F.cross_entropy(logits + shift, labels, reduction="none")
@@ -37,5 +40,6 @@ METHOD = Method(
     summary="cross-entropy on logits plus log class counts",
     source="Ren et al., NeurIPS 2020, arXiv 2007.10740",
     stages=BOTH,
+    options=NoOptions,
     loss=make_loss,
 )

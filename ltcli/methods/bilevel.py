@@ -1,28 +1,27 @@
-"""What bi-level methods share: the balanced meta set, and the gradient behind a virtual step.
+"""Parts of all bi-level methods: the balanced meta set, and the gradient after a virtual step.
 
 Every step has a batch of the long-tailed images and a balanced held-out batch. A virtual step of
-plain gradient descent goes down the training loss, and v = grad M is the gradient of the held-out
-loss M behind it. The derivative of M by whatever the training loss depends on is then a derivative
-along v, so that nothing is differentiated twice.
+plain gradient descent lowers the training loss, and v = grad M is the gradient of the held-out loss
+M after it. The derivative of M by any quantity in the training loss is then a derivative along v,
+so that nothing is differentiated twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.isda import require_linear
-from ltcli.methods.refusals import stage_of, takes_no_weights
+from ltcli.methods.method import Base, base_loss
+from ltcli.methods.run import refuse_class_weights, require_instance_balanced, require_linear
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting, Steps
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
     from ltcli.stats.meta_covariance import Tangents
 
     Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -40,15 +39,15 @@ SECOND_STAGE = {
     "nesterov": True,
     "pad_mode": "reflect",
 }
-"""From epoch 160 of 200 on, in the released code of Jamal et al. and of MetaSAug.
+"""Fine-tuning from epoch 160 of 200 on, in the released code of Jamal et al. and of MetaSAug.
 
-The rate falls with that of their virtual step; that of their optimiser falls one epoch before.
+The rate falls when that of their virtual step does; their optimiser's falls one epoch before.
 """
 
 
 @dataclass(frozen=True)
 class MetaSet:
-    """Parameters of the meta set."""
+    """Options of the meta set."""
 
     meta_source: Literal["held-out", "train"] = param(
         "held-out", "meta set: the validation images, or images taken out of the training set"
@@ -57,82 +56,88 @@ class MetaSet:
     meta_batch: int = param(100, "images of the meta set per step", ge=2)
 
 
-def reads(params: Any) -> tuple[str, ...]:
-    """Return what a method needs for its meta set beside model and data."""
-    return ("held-out",) if params.meta_source == "held-out" else ()
+@dataclass(frozen=True)
+class Reweighting(MetaSet, Base):
+    """Options of methods that find a weight for every sample."""
 
 
-def counts(params: MetaSet, class_counts: torch.Tensor) -> torch.Tensor:
-    """Return how many samples of each class are left beside the meta set."""
-    return class_counts - (params.meta_per_class if params.meta_source == "train" else 0)
+def reads(options: MetaSet, _run: Run) -> tuple[str, ...]:
+    """Inputs of the meta set beside model and data."""
+    return ("held-out",) if options.meta_source == "held-out" else ()
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a classifier whose logits are not linear, and a missing or impossible meta set."""
-    if "model" in headers:
-        require_linear(headers["model"])
-    data = headers["features" if "features" in headers else "split"]
-    if params.meta_source == "held-out":
+def set_aside(options: MetaSet, _run: Run) -> int:
+    """Number of training images per class that form the meta set."""
+    return options.meta_per_class if options.meta_source == "train" else 0
+
+
+def check(options: MetaSet, run: Run) -> None:
+    """Refuse a non-linear classifier, and a missing or impossible meta set."""
+    # Pre-training has no model yet: its classifier is linear.
+    if "model" in run.headers:
+        require_linear(run.headers["model"])
+    data = run.data
+    if options.meta_source == "held-out":
         if not data.size("val.labels", 0):
             rule = "has no held-out images, which are the meta set"
             hint = "split with --protocol holdout, or use --meta-source train"
             raise ArtifactError(data.path, rule, hint)
         return
     fewest = min(data.info["class_counts"])
-    if params.meta_per_class >= fewest:
-        rule = f"meta-per-class must be less than {fewest}, got {params.meta_per_class}"
+    if options.meta_per_class >= fewest:
+        rule = f"meta-per-class must be less than {fewest}, got {options.meta_per_class}"
         hint = f"the smallest class has {fewest} training images, and one must be left"
-        raise ParamError(stage_of(headers), rule, hint)
-    if params.sampler != "instance-balanced":
-        rule = "sampler must be instance-balanced with --meta-source train"
-        hint = "split with --protocol holdout, whose meta set is none of the images drawn"
-        raise ParamError(stage_of(headers), f"{rule}, got {params.sampler}", hint)
+        raise ParamError(run.stage, rule, hint)
+    # Images of the meta set are dropped from the order, which would unbalance another sampler's.
+    hint = "split with --protocol holdout, whose meta set is none of the images drawn"
+    require_instance_balanced(run, "with --meta-source train", hint)
 
 
-def check_weights(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse class weights too, for a method that weighs every sample by itself."""
-    check(params, headers)
-    takes_no_weights(params, headers, "the method finds a weight for every sample itself")
+def check_weights(options: MetaSet, run: Run) -> None:
+    """Refuse class weights too, for a method that weights every sample."""
+    check(options, run)
+    refuse_class_weights(run, "the method finds a weight for every sample itself")
 
 
-def meta_set(params: Any, setting: Setting) -> tuple[Callable[[int], torch.Tensor], Meta]:
-    """Return the training rows of an epoch, and what makes the meta batch of a step."""
+def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.Tensor], Meta]:
+    """Order of the training rows in an epoch, and function that makes the meta batch of a step."""
     import torch
 
     from ltcli.data.samplers import balanced, random_batches, some_of_each
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
 
-    device = setting.labels.device
-    if params.meta_source == "held-out":
-        if setting.held_out is None or setting.held_out_labels is None:
+    device = run.labels.device
+    if options.meta_source == "held-out":
+        if run.held_out is None or run.held_out_labels is None:
             raise ValueError("the method reads held-out data")
-        inputs, labels, order = setting.held_out, setting.held_out_labels, setting.order
+        inputs, labels, order = run.held_out, run.held_out_labels, run.order
         rows = balanced(labels.cpu())
     else:
-        inputs, labels = setting.inputs, setting.labels
-        num_classes, count = len(setting.class_counts), params.meta_per_class
-        rows = some_of_each(labels.cpu(), num_classes, count, seed=setting.seed)
+        inputs, labels = run.inputs, run.labels
+        num_classes, count = len(run.class_counts), options.meta_per_class
+        rows = some_of_each(labels.cpu(), num_classes, count, seed=run.seed)
         left = torch.ones(len(labels), dtype=torch.bool)
         left[rows] = False
 
         def order(epoch: int) -> torch.Tensor:
-            drawn = setting.order(epoch)
+            # Meta images must not be trained on: their loss would measure nothing.
+            drawn = run.order(epoch)
             return drawn[left[drawn]]
 
-    # Behind those of the training batches, so that no two images of an epoch share their draws.
-    first = len(setting.labels)
-    size = min(params.meta_batch, len(rows))
+    # A batch has no image twice.
+    size = min(options.meta_batch, len(rows))
     drawn: dict[int, torch.Tensor] = {}
 
     def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if batch.epoch not in drawn:
             drawn.clear()
-            # An epoch's order is no longer than the training set.
-            steps = -(-len(setting.labels) // setting.batch_size)
-            batches = random_batches(rows, size, steps, seed=setting.seed, epoch=batch.epoch)
+            # Enough for any order: none is longer than the training set.
+            steps = -(-len(run.labels) // run.batch_size)
+            batches = random_batches(rows, size, steps, seed=run.seed, epoch=batch.epoch)
             drawn[batch.epoch] = batches.to(device)
         chosen = drawn[batch.epoch][batch.step]
-        held_out = Batch(batch.epoch, batch.step, first + batch.step * size, chosen)
+        first = batch.step * size
+        held_out = Batch(batch.epoch, batch.step, first, chosen, stream="augment meta")
         return inputs(held_out), labels[chosen]
 
     return order, meta
@@ -143,22 +148,22 @@ def behind_virtual_step(
     features: torch.Tensor,
     x: torch.Tensor,
     held_out: tuple[torch.Tensor, torch.Tensor],
-    setting: Setting,
+    run: TrainingRun,
     batch: Batch,
 ) -> Tangents:
-    """Return v, the gradient of the held-out cross-entropy behind a virtual step.
+    """Gradient v of the held-out cross-entropy after a virtual step.
 
-    The step is plain gradient descent at the optimiser's rate on everything that is trained of a
-    linear classifier and the backbone, without momentum or decay.
+    The step is plain gradient descent at the optimiser's rate on all trained parameters of a linear
+    classifier and the backbone, without momentum or decay.
 
     Args:
-        loss: Features float [B, D] to the training loss; None for no step at all.
-        features: float [B, D], of the training batch, with their graph if the backbone is trained;
-            the first in this step for which the backbone drew anything.
-        x: What they were made of.
+        loss: Function from features float [B, D] to the training loss; None for no step.
+        features: float [B, D], of the training batch, with their graph if the backbone is trained.
+            No other forward pass of this step may come before theirs, as layers draw in order.
+        x: Inputs of these features.
         held_out: Images or features of the meta batch, and int64 labels.
-        setting: What is trained.
-        batch: Of the step.
+        run: The run.
+        batch: Batch of the step.
     """
     import torch
     from torch.func import functional_call
@@ -168,32 +173,34 @@ def behind_virtual_step(
     from ltcli.engine.tangent import directional_derivative
     from ltcli.stats.meta_covariance import Tangents
 
-    network, rate = setting.network, setting.optimizer.param_groups[0]["lr"]
+    network, rate = run.network, run.optimizer.param_groups[0]["lr"]
     head = [network.classifier.weight, network.classifier.bias]
-    body = dict(network.backbone.named_parameters()) if setting.whole else {}
+    body = dict(network.backbone.named_parameters()) if run.whole else {}
     theta = [*head, *body.values()]
     virtual = [parameter.detach().clone() for parameter in theta]
     if loss is not None:
         gradient = _gradient(loss, features, head, list(body.values()))
         torch._foreach_sub_(virtual, gradient, alpha=rate)
+    # From here they are leaves: v is the gradient by them alone.
     for parameter in virtual:
         parameter.requires_grad_()
     inputs, labels = held_out
-    if setting.whole:
-        # Batch statistics of the held-out images must not reach the running ones.
+    if run.whole:
+        # Copies: batch statistics of the held-out images must not enter the running ones.
         buffers = {name: b.clone() for name, b in network.backbone.named_buffers()}
         moved = dict(zip(body, virtual[2:], strict=True))
-        with autocast(setting.labels.device, setting.dtype):
+        with autocast(run.labels.device, run.dtype):
             inputs = functional_call(network.backbone, {**moved, **buffers}, (inputs,)).float()
+    # Factors of the logits are constants here, and become part of v's class vectors below.
     scales = network.classifier.scales
     logits = scales * F.linear(inputs, virtual[0], virtual[1])
     v = torch.autograd.grad(F.cross_entropy(logits, labels), virtual)
     tangent = None
     if body:
         direction = dict(zip(body, v[2:], strict=True))
-        # Dropout and the like draw as for the features: v is a direction of that network.
-        seed_layers(labels.device, setting.seed, batch.epoch, batch.step)
-        with autocast(setting.labels.device, setting.dtype):
+        # Layers such as dropout draw the same numbers as for the features: one network, one v.
+        seed_layers(labels.device, run.seed, batch.epoch, batch.step)
+        with autocast(run.labels.device, run.dtype):
             tangent = directional_derivative(network.backbone, direction, x).float()
     return Tangents(scales.unsqueeze(1) * v[0], scales * v[1], tangent)
 
@@ -204,14 +211,15 @@ def _gradient(
     head: Sequence[torch.Tensor],
     body: Sequence[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """Return the gradient of a loss of features, by the head's parameters and then the body's."""
+    """Gradient of a loss of features by the classifier's, then the backbone's parameters."""
     import torch
 
-    # The features are cut off from the backbone, so that its forward pass serves both losses.
+    # The features are detached from the backbone, so that one forward pass serves both losses.
     cut = features.detach().requires_grad_(len(body) > 0)
     by_head = torch.autograd.grad(loss(cut), [*head, cut] if body else head)
     by_body: tuple[torch.Tensor, ...] = ()
     if body:
+        # The graph stays, for the real step goes back through it.
         by_body = torch.autograd.grad(features, body, by_head[2], retain_graph=True)
     return [*by_head[: len(head)], *by_body]
 
@@ -219,24 +227,24 @@ def _gradient(
 def alignments(
     losses: Callable[[torch.Tensor], torch.Tensor],
     features: torch.Tensor,
-    setting: Setting,
+    run: TrainingRun,
     tangents: Tangents,
 ) -> torch.Tensor:
-    """Return how much the step of each sample alone would lower the held-out loss, float [B].
+    """Alignment <grad l_i, v> of each sample with the held-out gradient, float [B].
 
-    <grad l_i, v> is the derivative of l_i along v, which is that of its logits times its gradient
-    by them: no gradient of a single sample is formed. With weights w_i on the losses of a virtual
-    step, dM/dw_i = -rate <grad l_i, v>.
+    It is the derivative of l_i along v: that of its logits times its gradient by them, so that no
+    gradient of a single sample is formed. With weights w_i on the losses of a virtual step,
+    dM/dw_i = -rate <grad l_i, v>.
 
     Args:
-        losses: Logits float [B, C] to the losses of the samples, float [B].
+        losses: Function from logits float [B, C] to the losses of the samples, float [B].
         features: float [B, D], of the training batch.
-        setting: Has the classifier, linear.
+        run: The run, with a linear classifier.
         tangents: v.
     """
     import torch
 
-    classifier, features = setting.network.classifier, features.detach()
+    classifier, features = run.network.classifier, features.detach()
     moved = features @ tangents.weight.T + tangents.bias
     if tangents.features is not None:
         moved = moved + tangents.features @ classifier.vectors().detach().T
@@ -247,28 +255,29 @@ def alignments(
 
 
 def reweighting(
-    params: Any,
-    setting: Setting,
+    options: Reweighting,
+    run: TrainingRun,
     before: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor] | None,
     after: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Batch], torch.Tensor],
 ) -> Steps:
-    """Return the steps of a method that finds a weight for every sample of a batch.
+    """Steps of a method that finds a weight for every sample of a batch.
 
     Args:
-        params: Own parameters, with ``MetaSet`` and ``Base``.
-        setting: What is trained.
-        before: Losses float [B], labels and batch to the loss of the virtual step; None for none.
-        after: Losses, their ``alignments`` float [B], labels and batch to the loss of the step.
+        options: Options of the method.
+        run: The run.
+        before: Function from losses float [B], labels and batch to the loss of the virtual step;
+            None for no virtual step.
+        after: Function from losses, their ``alignments`` float [B], labels and batch to the loss
+            of the step.
     """
-    from ltcli.engine.steps import descent
-    from ltcli.methods.method import Steps, base_loss
+    from ltcli.engine.steps import Steps, descent
 
-    order, meta = meta_set(params, setting)
-    base, classifier = base_loss(params, setting.class_counts), setting.network.classifier
+    order, meta = meta_set(options, run)
+    base, classifier = base_loss(options, run.class_counts), run.network.classifier
 
     def objective(batch: Batch) -> torch.Tensor:
-        x, labels = setting.inputs(batch), setting.labels[batch.rows]
-        features = setting.features_of(x)
+        x, labels = run.inputs(batch), run.labels[batch.rows]
+        features = run.features_of(x)
 
         virtual = None
         if before is not None:
@@ -276,8 +285,8 @@ def reweighting(
             def virtual(found: torch.Tensor) -> torch.Tensor:
                 return before(base(classifier(found), labels, batch), labels, batch)
 
-        tangents = behind_virtual_step(virtual, features, x, meta(batch), setting, batch)
-        agreed = alignments(lambda z: base(z, labels, batch), features, setting, tangents)
+        tangents = behind_virtual_step(virtual, features, x, meta(batch), run, batch)
+        agreed = alignments(lambda z: base(z, labels, batch), features, run, tangents)
         return after(base(classifier(features), labels, batch), agreed, labels, batch)
 
-    return Steps(descent(setting.optimizer, objective), order=order)
+    return Steps(descent(run.optimizer, objective), order=order)

@@ -1,60 +1,62 @@
-"""CAM-based sampling: rare classes are filled up with images whose foreground was moved.
+"""CAM-based sampling: images with a moved foreground fill up the rare classes.
 
     L = mean_i CE(z_i, y_i), every class drawn n_max + n_min times in an epoch
 
-An epoch has every training image once, and n_max + n_min - n_c more draws of class c. The images of
-these have their foreground turned, shifted or flipped and pasted back on top, see
-``ltcli.data.foreground``. The foreground is where the class activation map of the model that
-training starts from, scaled to 0..1, reaches 3/4 of its own mean, as in the released code. With
-``at_most``, as off CIFAR, classes with so many images or more get none, others at most so many.
+An epoch has every training image once, and n_max + n_min - n_c more draws of class c. In these, the
+foreground is turned, shifted or flipped and pasted back on top, see ``ltcli.data.foreground``. The
+foreground is the region in which the class activation map of the initial model, scaled to 0..1,
+reaches 3/4 of its own mean, as in the released code. With ``at_most``, as off CIFAR, classes with
+that many images or more get none, others at most that many.
 
 The paper's bag of tricks is ``pretrain --mixup 1``, this from epoch 161 on, and a last stage of
-plain training. Its CIFAR runs have 400 epochs. Here images are moved anew in every step, there they
-are made once before training. The default of 10 epochs has the steps of 40 epochs of CIFAR-10-LT at
-factor 100.
+plain training. Its CIFAR runs have 400 epochs. Images are moved anew in every step here, once
+before training there. The default of 10 epochs has the steps of 40 epochs of CIFAR-10-LT at factor
+100.
 
 Source: Zhang, Wei, Zhou, Wu, AAAI 2021 (no arXiv id known), and released code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltcli.artifacts.backbone import require_maps
 from ltcli.compute.transfer import to_device
-from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods import bilevel
-from ltcli.methods.method import FINETUNE, Method, Steps
-from ltcli.methods.refusals import has_activation_maps, moves_backbone
+from ltcli.methods.method import FINETUNE, Method
+from ltcli.methods.run import (
+    require_activation_maps,
+    require_instance_balanced,
+    require_moving_backbone,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of CAM-based sampling."""
+class Options:
+    """Options of CAM-based sampling."""
 
-    at_most: int | None = param(None, "moved images of a class; larger classes get none", ge=0)
+    at_most: int | None = param(
+        None, "most extra images per class; classes with more images than this get none", ge=0
+    )
     foreground_at: float = param(
-        0.75, "least activation of the foreground, times the mean", ge=0, le=1
+        0.75,
+        "activation from which a pixel is foreground, as a multiple of the map's mean",
+        ge=0,
+        le=1,
     )
 
 
 def moved_counts(class_counts: torch.Tensor, at_most: int | None) -> torch.Tensor:
-    """Return how many moved images an epoch has of each class, int64 [C].
-
-    Args:
-        class_counts: int64 [C].
-        at_most: The threshold of ``Params``.
-    """
+    """Number of moved images of each class in an epoch, int64 [C]."""
     counts = class_counts.max() + class_counts.min() - class_counts
     if at_most is not None:
         counts = counts.clamp(max=at_most).where(class_counts < at_most, 0)
@@ -64,13 +66,13 @@ def moved_counts(class_counts: torch.Tensor, at_most: int | None) -> torch.Tenso
 def drawn_rows(
     labels: torch.Tensor, more: torch.Tensor, *, seed: int, epoch: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the order of an epoch and which of its images are moved, int64 and bool [M].
+    """Order of an epoch, int64 [M], and whether each of its images is moved, bool [M].
 
     Args:
         labels: int64 [N], on the CPU.
-        more: int64 [C], draws of each class beside every sample once.
-        seed: Of the run.
-        epoch: From 0.
+        more: int64 [C], extra draws of each class.
+        seed: Seed of the run.
+        epoch: Epoch from 0.
     """
     import torch
 
@@ -85,48 +87,47 @@ def drawn_rows(
     return rows[shuffled], shuffled >= len(labels)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
-    """Return steps on images and moved images."""
+def make_steps(options: Options, run: TrainingRun) -> Steps:
+    """Steps on images and moved images."""
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import descent
+    from ltcli.engine.steps import Steps, descent
 
-    labels = setting.labels.cpu()
-    more = moved_counts(setting.class_counts.cpu(), params.at_most)
-    move = _mover(params, setting)
+    labels = run.labels.cpu()
+    more = moved_counts(run.class_counts.cpu(), options.at_most)
+    move = _mover(options, run)
     moved: dict[int, torch.Tensor] = {}
 
     def order(epoch: int) -> torch.Tensor:
         moved.clear()
-        rows, moved[epoch] = drawn_rows(labels, more, seed=setting.seed, epoch=epoch)
+        rows, moved[epoch] = drawn_rows(labels, more, seed=run.seed, epoch=epoch)
         return rows
 
     def objective(batch: Batch) -> torch.Tensor:
+        # The flags are a pure function of the epoch, so they can be made again at any time.
         if batch.epoch not in moved:
             order(batch.epoch)
         flags = moved[batch.epoch][batch.first : batch.first + len(batch.rows)]
-        y = setting.labels[batch.rows]
-        x = move(setting.inputs(batch), y, flags.nonzero().flatten(), batch)
-        logits = setting.network.classifier(setting.features_of(x))
-        return setting.reduce(F.cross_entropy(logits, y, reduction="none"), y, batch)
+        y = run.labels[batch.rows]
+        x = move(run.inputs(batch), y, flags.nonzero().flatten(), batch)
+        logits = run.network.classifier(run.features_of(x))
+        return run.reduce(F.cross_entropy(logits, y, reduction="none"), y, batch)
 
-    return Steps(descent(setting.optimizer, objective), order=order)
+    return Steps(descent(run.optimizer, objective), order=order)
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a frozen backbone, one without maps, and a sampler, as the method is one itself."""
-    moves_backbone(params, headers)
-    has_activation_maps(headers["model"])
-    if params.sampler != "instance-balanced":
-        rule = f"sampler must be instance-balanced for cam-sampling, got {params.sampler}"
-        raise ParamError("finetune", rule, "the method fills up rare classes by itself")
-    require_maps(headers["model"])
+def check(_options: Options, run: Run) -> None:
+    """Refuse a frozen backbone, one without maps, and another sampler than the method itself."""
+    require_moving_backbone(run)
+    require_activation_maps(run.headers["model"])
+    require_instance_balanced(run, "for cam-sampling", "the method fills up rare classes by itself")
+    require_maps(run.headers["model"])
 
 
 def _mover(
-    params: Params, setting: Setting
+    options: Options, run: TrainingRun
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
-    """Return what moves the foreground of some images of a step."""
+    """Function that moves the foreground of some images of a step."""
     import torch
     from torch.nn import functional as F
 
@@ -136,8 +137,9 @@ def _mover(
     from ltcli.engine.infer import backbone_maps
     from ltcli.stats.fusion import activation_maps, unit_range
 
-    maps_of = backbone_maps(setting.network)
-    weights = setting.network.classifier.vectors().detach().clone()
+    # Copies of backbone and weights: foregrounds come from the initial model throughout.
+    maps_of = backbone_maps(run.network)
+    weights = run.network.classifier.vectors().detach().clone()
     device = weights.device
 
     @torch.no_grad()
@@ -146,18 +148,19 @@ def _mover(
     ) -> torch.Tensor:
         if len(which) == 0:
             return x
-        seed = derive("cam-sampling moves", setting.seed, batch.epoch, batch.step)
+        seed = derive("cam-sampling moves", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
         kinds = torch.randint(KINDS, which.shape, generator=generator)
         draws = torch.rand(len(which), 2, generator=generator)
+        # Drawn on the CPU, so that a GPU run moves the same images in the same way.
         kinds, draws, which = (to_device(some, device) for some in (kinds, draws, which))
         chosen = x[which]
-        with autocast(device, setting.dtype):
+        with autocast(device, run.dtype):
             maps = maps_of(chosen).float()
         activations = activation_maps(maps, weights[labels[which]]).unsqueeze(1)
         activations = F.interpolate(activations, x.shape[2:], mode="bilinear").squeeze(1)
         scaled = unit_range(activations)
-        foreground = scaled >= params.foreground_at * scaled.mean((1, 2), keepdim=True)
+        foreground = scaled >= options.foreground_at * scaled.mean((1, 2), keepdim=True)
         return x.index_copy(0, which, with_moved_foreground(chosen, foreground, kinds, draws))
 
     return move
@@ -167,9 +170,9 @@ METHOD = Method(
     summary="rare classes filled up with images whose foreground was moved",
     source="Zhang et al., AAAI 2021 (no arXiv id known)",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     defaults={"finetune": {**bilevel.SECOND_STAGE, "epochs": 10, "milestones": (5,)}},
     steps=make_steps,
-    balances=lambda params: params.at_most != 0,
+    balances=lambda options, _run: options.at_most != 0,
     check=check,
 )

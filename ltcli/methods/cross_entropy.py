@@ -1,26 +1,28 @@
-"""Cross-entropy: maximum likelihood on the data as they are.
+"""Cross-entropy: maximum likelihood on the natural distribution.
 
     L = mean_i( -log softmax(z_i)[y_i] )
 
-The reference of every paper compared here. As a fine-tuning method it continues
-to train the classifier, which makes it the control for the others.
+Every paper compared here has it as its reference. As a fine-tuning method it goes on training the
+classifier, which makes it the control for the others.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltcli.methods.method import BOTH, Method, NoParams
+from ltcli.core.params import NoOptions
+from ltcli.methods.method import BOTH, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import TrainingRun
 
 
-def make_loss(_params: NoParams, _class_counts: torch.Tensor) -> Loss:
-    """Return the cross-entropy."""
+def make_loss(_options: NoOptions, _run: TrainingRun) -> Loss:
+    """Cross-entropy of each sample."""
     from torch.nn import functional as F
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
@@ -33,6 +35,7 @@ METHOD = Method(
     summary="plain cross-entropy, the reference for everything",
     source="maximum likelihood",
     stages=BOTH,
+    options=NoOptions,
     loss=make_loss,
-    balances=lambda _params: False,
+    balances=lambda _options, _run: False,
 )

@@ -2,12 +2,13 @@
 
     L = mean_i CE(W f_i + b, y_i), W and b re-initialised, each class drawn equally often
 
-The released code leaves the frozen backbone in train mode, so that its batch-norm statistics
-drift to the balanced distribution; here they stay as they were.
+The released code leaves the frozen backbone in train mode, so its batch-norm statistics drift to
+the balanced distribution; here they do not change.
 
 Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217.
 """
 
+from ltcli.core.params import NoOptions
 from ltcli.methods.cross_entropy import make_loss
 from ltcli.methods.method import FINETUNE, Head, Method
 
@@ -15,8 +16,9 @@ METHOD = Method(
     summary="fresh classifier, class-aware sampling",
     source="Kang et al., ICLR 2020, arXiv 1910.09217",
     stages=FINETUNE,
+    options=NoOptions,
     loss=make_loss,
     defaults={"finetune": {"sampler": "class-aware"}},
-    balances=lambda _params: False,
-    head=lambda _options: Head(start="fresh"),
+    balances=lambda _options, _run: False,
+    head=lambda _options, _run: Head(start="fresh"),
 )

@@ -1,13 +1,13 @@
-"""Focal loss: examples that are right already count less.
+"""Focal loss: samples that are predicted correctly count less.
 
     softmax: l_i = (1 - p)^gamma (-log p),                       p = softmax(z_i)[y_i]
     sigmoid: l_i = sum_c (1 - p_c)^gamma (-log p_c),  p_c = sigmoid(z_ic) for c = y_i,
                                                       p_c = 1 - sigmoid(z_ic) for the others
 
-gamma = 0 gives cross-entropy, or the sum of binary ones. Class weights stand outside, and gradients
-flow through the factor too: code that puts the weight into p, or detaches p, is another loss. With
-the sigmoid form the bias starts at -log(C - 1), where every class has probability 1/C, and has no
-weight decay.
+gamma = 0 gives cross-entropy, or the sum of binary ones. Class weights stand outside the formula,
+and gradients flow through the factor too: code that puts the weight into p, or detaches p, has
+another loss. In the sigmoid form the bias starts at -log(C - 1), where every class has probability
+1/C, and has no weight decay.
 
 Source: Lin, Goyal, Girshick, He, Dollar, ICCV 2017, arXiv 1708.02002 (sigmoid); softmax form:
 released code of Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
@@ -24,41 +24,45 @@ from ltcli.methods.method import BOTH, Head, Method
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of the focal loss."""
+class Options:
+    """Options of the focal loss."""
 
-    gamma: float = param(1.0, "exponent; 0 is cross-entropy", ge=0)
-    form: Literal["softmax", "sigmoid"] = param("softmax", "one choice, or one per class")
+    gamma: float = param(1.0, "exponent of the factor for easy samples; 0 is cross-entropy", ge=0)
+    form: Literal["softmax", "sigmoid"] = param(
+        "softmax", "softmax over the classes, or one sigmoid per class"
+    )
 
 
-def make_loss(params: Params, _class_counts: torch.Tensor) -> Loss:
-    """Return the focal loss."""
+def make_loss(options: Options, _run: TrainingRun) -> Loss:
+    """Focal loss of each sample."""
     from ltcli.stats import losses
 
-    formula = losses.focal if params.form == "softmax" else losses.sigmoid_focal
+    formula = losses.focal if options.form == "softmax" else losses.sigmoid_focal
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        return formula(logits, labels, params.gamma)
+        return formula(logits, labels, options.gamma)
 
     return loss
 
 
-def head(params: Params) -> Head:
-    """Return what the form needs of the classifier."""
-    return Head(rare_bias=params.form == "sigmoid")
+def head(options: Options, _run: Run) -> Head:
+    """Classifier that suits the form."""
+    # With a bias of 0 the C - 1 other classes start at probability 1/2 and swamp the first steps.
+    return Head(rare_bias=options.form == "sigmoid")
 
 
 METHOD = Method(
     summary="examples that are right already count less",
     source="Lin et al., ICCV 2017, arXiv 1708.02002",
     stages=BOTH,
-    params=Params,
+    options=Options,
     loss=make_loss,
     head=head,
-    balances=lambda _params: False,
+    balances=lambda _options, _run: False,
 )

@@ -1,74 +1,71 @@
-"""FSLwF, few-shot learning without forgetting: class vectors of the tail are generated.
+"""FSLwF, few-shot learning without forgetting: a generator makes the class vectors of the tail.
 
-    z_c = s cos(w_c, f)                                  s is learnt and starts at 10
+    z_c = s cos(w_c, f)                                  s is learned and starts at 10
     w_t = a * m_t + b * sum_h A_th w_h / |w_h|           for a tail class t, h over head classes
     A_t = softmax_h( g cos(Q m_t, k_h) )
 
-m_t is the mean of the class's features, each divided by its length; vectors of head classes, a, b,
-Q, the keys k, g and s are trained. In every step a few head classes are treated as if they belonged
-to the tail, and left out of the sum, so that the generator learns what it is used for.
-L = mean_i CE(z_i, y_i) over all classes, on a frozen backbone. After each step the generated
-vectors are written into the classifier, which is an ordinary one on cosines afterwards.
+m_t is the mean of the class's features, each divided by its length. Vectors of head classes, a, b,
+Q, the keys k, g and s are trained. In every step a few head classes play tail classes and leave the
+sum, so that the generator learns from classes with many images. L = mean_i CE(z_i, y_i) over all
+classes, on a frozen backbone. After each step the generated vectors are written into the
+classifier, which is then an ordinary one on cosines.
 
-The original attends with every support feature of an episode, here the class mean does. How the
-long-tailed comparisons that quote it adapted it is not documented.
+In the original every support feature of an episode attends, here the class mean does. The
+long-tailed comparisons that quote the method do not document their adaptation.
 
 Source: Gidaris, Komodakis, CVPR 2018, arXiv 1804.09458, eq. 3 to 7.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, HeadRule, Method, Steps, head_of
+from ltcli.methods.method import FINETUNE, Head, HeadRule, Method, head_of
+from ltcli.methods.run import require_frozen_backbone
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params(HeadRule):
-    """Parameters of FSLwF."""
+class Options(HeadRule):
+    """Options of FSLwF."""
 
-    hidden: int = param(1, "head classes a step treats as tail classes", ge=1)
-    start_scale: float = param(10.0, "factor of the cosines at the start", gt=0)
+    hidden: int = param(1, "head classes per step that are treated as tail classes", ge=1)
+    start_scale: float = param(10.0, "initial factor of the cosines", gt=0)
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
+def check(options: Options, run: Run) -> None:
     """Refuse a moving backbone, and head classes that do not fit."""
-    if params.train == "all":
-        hint = "the class means belong to the features of the frozen backbone"
-        raise ParamError("finetune", "train must be classifier for fslwf, got all", hint)
-    head = head_of(params, headers["model"].info["class_counts"], "finetune")
-    if params.hidden >= sum(head):
-        rule = f"hidden must be less than the {sum(head)} head classes, got {params.hidden}"
+    require_frozen_backbone(run, "the class means belong to the features of the frozen backbone")
+    head = head_of(options, run.headers["model"].info["class_counts"], "finetune")
+    if options.hidden >= sum(head):
+        rule = f"hidden must be less than the {sum(head)} head classes, got {options.hidden}"
         raise ParamError("finetune", rule)
 
 
 class ClassVectors:
-    """The generator of class vectors.
+    """Generator of class vectors.
 
     Args:
-        params: With the rule of head classes.
-        setting: Whose optimiser trains the parts.
+        options: Options of the method.
+        run: Run whose optimiser trains the parts.
         means: float [C, D], see ``class_means``.
 
     Attributes:
-        head: bool [C], which classes are head classes.
-        parts: What is trained.
+        head: bool [C], head classes.
+        parts: Trained parameters.
     """
 
-    def __init__(self, params: Params, setting: Setting, means: torch.Tensor) -> None:
-        """Draw the keys; all else starts as ones."""
+    def __init__(self, options: Options, run: TrainingRun, means: torch.Tensor) -> None:
+        """Draw the keys; the rest starts as ones."""
         import torch
         from torch import nn
 
@@ -76,34 +73,36 @@ class ClassVectors:
         from ltcli.engine.steps import train_too
 
         num_classes, dim = means.shape
-        counts: list[int] = setting.class_counts.tolist()
-        self.head = torch.tensor(head_of(params, counts, "finetune"), device=means.device)
+        counts: list[int] = run.class_counts.tolist()
+        self.head = torch.tensor(head_of(options, counts, "finetune"), device=means.device)
         self._means = means
+        # A stream of its own, so that the other draws of the run do not depend on the method.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive("fslwf", setting.seed))
+            torch.manual_seed(derive("fslwf", run.seed))
             class_keys = torch.randn(num_classes, dim)
         one = torch.ones_like(means[0])
         self.parts = nn.ParameterDict(
             {
                 "mean": one.clone(),
                 "lent": one.clone(),
+                # The identity: attention starts from the cosines of means and keys.
                 "query": torch.diag(one),
                 "class_keys": class_keys.to(means),
                 "sharpness": 10.0 * one[0],
-                "scale": params.start_scale * one[0],
+                "scale": options.start_scale * one[0],
             }
         )
-        # Factors would be pulled to zero.
+        # Weight decay would pull factors to zero.
         factors = [self.parts[name] for name in ("mean", "lent", "sharpness", "scale")]
-        train_too(setting.optimizer, factors, decayed=False)
-        train_too(setting.optimizer, [self.parts["query"], self.parts["class_keys"]])
+        train_too(run.optimizer, factors, decayed=False)
+        train_too(run.optimizer, [self.parts["query"], self.parts["class_keys"]])
 
     def vectors(self, weight: torch.Tensor, rare: torch.Tensor) -> torch.Tensor:
-        """Return the class vectors with generated ones for some classes, float [C, D].
+        """Class vectors, float [C, D], with generated ones for some classes.
 
         Args:
-            weight: float [C, D], of all classes.
-            rare: bool [C], whose vectors are generated, and lend nothing.
+            weight: float [C, D], class vectors of all classes.
+            rare: bool [C], classes whose vectors are generated and lend nothing.
         """
         import torch
         from torch.nn import functional as F
@@ -116,57 +115,59 @@ class ClassVectors:
         return torch.where(rare.unsqueeze(1), made, weight)
 
 
-def class_means(setting: Setting) -> torch.Tensor:
-    """Return the mean of the features of each class, each divided by its length, float [C, D].
+def class_means(run: TrainingRun) -> torch.Tensor:
+    """Mean of the features of each class, each divided by its length, float [C, D].
 
-    They are of the images as they are, without augmentation.
+    The images are not augmented.
     """
     import torch
     from torch.nn import functional as F
 
-    from ltcli.engine.fit import Batch
     from ltcli.engine.infer import features_of
+    from ltcli.engine.steps import Batch
 
-    weight = setting.network.classifier.weight
-    if setting.images is None:
-        rows = torch.arange(len(setting.labels), device=weight.device)
-        features = setting.inputs(Batch(0, 0, 0, rows))
+    weight = run.network.classifier.weight
+    if run.samples is None:
+        rows = torch.arange(len(run.labels), device=weight.device)
+        features = run.inputs(Batch(0, 0, 0, rows))
     else:
-        features = features_of(setting.network, setting.images.samples, setting.dtype)
+        features = features_of(run.network, run.samples, run.dtype)
     unit = F.normalize(to_device(features, weight.device))
-    sums = torch.zeros_like(weight).index_add_(0, setting.labels, unit)
-    return sums / setting.class_counts.to(weight.dtype).unsqueeze(1)
+    sums = torch.zeros_like(weight).index_add_(0, run.labels, unit)
+    return sums / run.class_counts.to(weight.dtype).unsqueeze(1)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
-    """Return steps on all classes, some of them with generated vectors."""
+def make_steps(options: Options, run: TrainingRun) -> Steps:
+    """Steps on all classes, some of them with generated vectors."""
     import torch
     from torch.nn import functional as F
 
     from ltcli.compute.seeds import derive
     from ltcli.engine.state import ModuleState
-    from ltcli.engine.steps import descent
+    from ltcli.engine.steps import Steps, descent
 
-    classifier = setting.network.classifier
-    weights = ClassVectors(params, setting, class_means(setting))
+    classifier = run.network.classifier
+    weights = ClassVectors(options, run, class_means(run))
     tail = ~weights.head
     heads = weights.head.nonzero().flatten().cpu()
 
     def objective(batch: Batch) -> torch.Tensor:
-        seed = derive("fslwf hidden", setting.seed, batch.epoch, batch.step)
+        seed = derive("fslwf hidden", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
-        hidden = heads[torch.randperm(len(heads), generator=generator)[: params.hidden]]
+        # A function of seed, epoch and step, so that a resumed run hides the same classes.
+        hidden = heads[torch.randperm(len(heads), generator=generator)[: options.hidden]]
         rare = tail.index_fill(0, to_device(hidden, tail.device), True)
-        features, labels = setting.inputs(batch), setting.labels[batch.rows]
+        features, labels = run.inputs(batch), run.labels[batch.rows]
         vectors = weights.vectors(classifier.weight, rare)
         cosines = F.linear(F.normalize(features), F.normalize(vectors))
         values = F.cross_entropy(weights.parts["scale"] * cosines, labels, reduction="none")
-        return setting.reduce(values, labels, batch)
+        return run.reduce(values, labels, batch)
 
-    down = descent(setting.optimizer, objective)
+    down = descent(run.optimizer, objective)
 
     def step(batch: Batch) -> torch.Tensor:
         value = down(batch)
+        # Head vectors are trained in place; writing those of the tail makes the model complete.
         with torch.no_grad():
             classifier.weight.copy_(weights.vectors(classifier.weight, tail))
             classifier.scales.copy_(weights.parts["scale"].expand_as(classifier.scales))
@@ -179,10 +180,10 @@ METHOD = Method(
     summary="class vectors of the tail generated from class means and head classes",
     source="Gidaris and Komodakis, CVPR 2018, arXiv 1804.09458",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     defaults={"finetune": {"sampler": "class-aware"}},
     steps=make_steps,
-    head=lambda _options: Head(start="fresh", trainable=("weight",), form="cosine"),
-    balances=lambda _params: False,
+    head=lambda _options, _run: Head(start="fresh", trainable=("weight",), form="cosine"),
+    balances=lambda _options, _run: False,
     check=check,
 )

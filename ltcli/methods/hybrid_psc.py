@@ -1,15 +1,15 @@
-"""Hybrid-PSC: features by prototypes, a classifier on balanced batches, and a slow change over.
+"""Hybrid-PSC: prototypes train the features, balanced batches the classifier, mixed over time.
 
     L   = a mean_i L_i + (1 - a) mean_j CE(z_j, y_j),    a = 1 - (t / T)^2 in epoch t of T
     L_i = -log( e^(u_i . p_{y_i} / temperature) / sum over c != y_i of e^(u_i . p_c / temperature) )
 
-i runs over images drawn as they are, j over a class-aware batch. u = h(f) / |h(f)| with a
-projection h of two layers, p_c a learnt prototype of length 1. The denominator leaves the own class
-out, so that the loss can be below zero. a = 0 is cross-entropy on class-aware batches. Projection
-and prototypes are of no use after training and are kept as the state of the method.
+i runs over images of the natural distribution, j over a class-aware batch. u = h(f) / |h(f)| with a
+projection h of two layers, p_c is a learned prototype of length 1. The denominator leaves out the
+own class, so the loss can be negative. a = 0 is cross-entropy on class-aware batches. Projection
+and prototypes serve only training; they are the state of the method.
 
-From a secondary source: the primary code was not available. It also turns images grey at random,
-which is left out here; temperature 1 for CIFAR-10, 0.1 for CIFAR-100.
+The formulas come from a secondary source, as the primary code was not available. It also turns
+images grey at random, which is left out here; temperature 1 for CIFAR-10, 0.1 for CIFAR-100.
 
 Source: Wang, Han, Shi, Gao, Xu, Zhang, Wang, CVPR 2021, arXiv 2103.14267.
 """
@@ -21,54 +21,55 @@ from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods.bbn import share
-from ltcli.methods.method import Method, Steps
+from ltcli.methods.method import Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of Hybrid-PSC."""
+class Options:
+    """Options of Hybrid-PSC."""
 
-    temperature: float = param(1.0, "of the similarities to prototypes", gt=0)
+    temperature: float = param(1.0, "temperature of the similarities to prototypes", gt=0)
     projection: int = param(128, "dimension of the projection", ge=1)
 
 
 def projection_and_prototypes(
-    params: Params, setting: Setting
+    options: Options, run: TrainingRun
 ) -> tuple[torch.nn.Module, torch.nn.Parameter]:
-    """Return h, float [B, D] to float [B, P], and prototypes, float [C, P], to be trained too."""
+    """Projection h, float [B, D] to [B, P], and prototypes, float [C, P], both to be trained."""
     import torch
     from torch import nn
 
     from ltcli.compute.seeds import derive
     from ltcli.engine.steps import train_too
 
-    num_classes, dim = setting.network.classifier.weight.shape
+    num_classes, dim = run.network.classifier.weight.shape
+    # Drawn on the CPU from a stream of its own: the same start on every device.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive("hybrid-psc", setting.seed))
-        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, params.projection)]
-        project = nn.Sequential(*layers).to(setting.labels.device)
-        drawn = torch.randn(num_classes, params.projection)
-    prototypes = nn.Parameter(drawn.to(setting.labels.device))
-    train_too(setting.optimizer, [*project.parameters(), prototypes])
+        torch.manual_seed(derive("hybrid-psc", run.seed))
+        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, options.projection)]
+        project = nn.Sequential(*layers).to(run.labels.device)
+        drawn = torch.randn(num_classes, options.projection)
+    prototypes = nn.Parameter(drawn.to(run.labels.device))
+    train_too(run.optimizer, [*project.parameters(), prototypes])
     return project, prototypes
 
 
 def contrast(
     features: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Return the prototypical loss of each sample, float [B].
+    """Prototypical loss of each sample, float [B].
 
     Args:
         features: float [B, P], projected.
         labels: int64 [B].
         prototypes: float [C, P], of any length but 0.
-        temperature: Of the similarities.
+        temperature: Temperature of the similarities.
     """
     from torch.nn import functional as F
 
@@ -78,39 +79,40 @@ def contrast(
     return others - similar.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
-    """Return steps on two batches, one for features and one for the classifier."""
+def make_steps(options: Options, run: TrainingRun) -> Steps:
+    """Steps on two batches, one for features and one for the classifier."""
     import torch
     from torch.nn import functional as F
 
     from ltcli.engine.state import ModuleState
-    from ltcli.engine.steps import descent, second_batches
+    from ltcli.engine.steps import Steps, descent, second_batches
 
-    labels, classifier = setting.labels, setting.network.classifier
-    project, prototypes = projection_and_prototypes(params, setting)
+    labels, classifier = run.labels, run.network.classifier
+    project, prototypes = projection_and_prototypes(options, run)
+    # One module, so that a checkpoint keeps both.
     state = torch.nn.ModuleDict({"project": project})
     state.register_parameter("prototypes", prototypes)
     second = second_batches(
-        labels, len(setting.class_counts), "class-aware", seed=setting.seed, epochs=setting.epochs
+        labels, len(run.class_counts), "class-aware", seed=run.seed, epochs=run.epochs
     )
 
     def objective(batch: Batch) -> torch.Tensor:
-        a, balanced = share(batch.epoch, setting.epochs), second(batch)
-        projected = project(setting.features(batch))
-        pulled = contrast(projected, labels[batch.rows], prototypes, params.temperature)
+        a, balanced = share(batch.epoch, run.epochs), second(batch)
+        projected = project(run.features(batch))
+        pulled = contrast(projected, labels[batch.rows], prototypes, options.temperature)
         y = labels[balanced.rows]
-        losses = F.cross_entropy(classifier(setting.features(balanced)), y, reduction="none")
-        value: torch.Tensor = a * pulled.mean() + (1 - a) * setting.reduce(losses, y, batch)
+        losses = F.cross_entropy(classifier(run.features(balanced)), y, reduction="none")
+        value: torch.Tensor = a * pulled.mean() + (1 - a) * run.reduce(losses, y, batch)
         return value
 
-    return Steps(descent(setting.optimizer, objective), state=ModuleState(state))
+    return Steps(descent(run.optimizer, objective), state=ModuleState(state))
 
 
 METHOD = Method(
     summary="prototypes for the features, class-aware batches for the classifier, mixed over time",
     source="Wang et al., CVPR 2021, arXiv 2103.14267",
     stages=("pretrain",),
-    params=Params,
+    options=Options,
     defaults={
         "pretrain": {
             "batch_size": 512,

@@ -1,88 +1,76 @@
-"""ISDA, implicit semantic data augmentation: every feature stands for a Gaussian around it.
+"""ISDA, implicit semantic data augmentation: a Gaussian around every feature, in closed form.
 
     z~_ic = z_ic + 1/2 strength_t (w_c - w_y)' Sigma_y (w_c - w_y), with y the label of sample i
     strength_t = strength (ramp_start + (1 - ramp_start) t / T), in epoch t = 0 ... T - 1 of T
     L = mean_i( -log softmax(z~_i)[y_i] )
 
-This is an upper bound of the expected cross-entropy over infinitely many draws from
-N(f_i, strength_t Sigma_y). The target's logit stays, the others rise by half the variance of their
-difference to it. Strength 0, or covariances of zero, give cross-entropy. Covariances are constants
-of the loss; gradients flow through features, class vectors and bias.
+L is an upper bound of the expected cross-entropy over draws from N(f_i, strength_t Sigma_y). The
+target's logit stays; each other logit rises by half the variance of its difference to it. Strength
+0, or covariances of zero, give cross-entropy. Covariances are constants of the loss; gradients flow
+through features, class vectors and bias.
 
-The running estimator starts from nothing and takes each batch into account before its loss, as in
-the released code. That has full covariances on CIFAR, of strength 0.5, and on ImageNet diagonal
-ones for their memory, of strength 7.5.
+The running estimator starts at zero and adds each batch before its loss, as in the released code.
+That code has full covariances on CIFAR, with strength 0.5, and diagonal ones on ImageNet, to save
+memory, with strength 7.5.
 
 Source: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from ltcli.core.errors import ArtifactError, ResourceError
+from ltcli.core.errors import ResourceError
 from ltcli.core.params import param
 from ltcli.core.text import plural
-from ltcli.methods.method import FINETUNE, Method, Steps
+from ltcli.methods.method import FINETUNE, Method
+from ltcli.methods.run import require_linear
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 
-# What full running covariances may take: a matrix a class, however few images it has.
+# Limit of full running covariances: each class has a matrix, however few images it has.
 MAX_FULL_BYTES = 8e9
 
 
 @dataclass(frozen=True)
 class CovarianceSource:
-    """Parameters of methods whose covariances are running, or those of an artifact."""
+    """Options of methods whose covariances are running, or those of an artifact."""
 
     source: Literal["running", "artifact"] = param(
-        "running", "covariances: estimated batch by batch, or of the stage covariances"
+        "running", "covariances estimated batch by batch, or those of ltcli covariances"
     )
-    form: Literal["full", "diagonal"] = param("full", "of the running covariances")
+    form: Literal["full", "diagonal"] = param("full", "form of the running covariances")
 
 
 @dataclass(frozen=True)
-class Params(CovarianceSource):
-    """Parameters of ISDA."""
+class Options(CovarianceSource):
+    """Options of ISDA."""
 
-    strength: float = param(0.5, "factor of the covariances", ge=0)
-    ramp_start: float = param(0.0, "share of the strength in the first epoch", ge=0, le=1)
-
-
-def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a classifier whose logits are not linear, and covariances that are too large."""
-    require_linear(headers["model"])
-    if params.source == "running":
-        require_room(params.form, headers["model"])
+    strength: float = param(0.5, "factor of the covariances; 0 is no augmentation", ge=0)
+    ramp_start: float = param(
+        0.0, "strength in the first epoch, as a fraction of --strength", ge=0, le=1
+    )
 
 
-def require_linear(model: Header) -> None:
-    """Refuse a model whose logits are not linear in the features.
-
-    Raises:
-        ArtifactError: Its classifier is not linear.
-    """
-    form = model.info["classifier"]
-    if form != "linear":
-        hint = "start from a model whose logits are linear in the features, not one of ldam or ncm"
-        raise ArtifactError(model.path, f"classifier must be linear, got {form}", hint)
+def check(options: Options, run: Run) -> None:
+    """Refuse a non-linear classifier, and covariances that are too large."""
+    require_linear(run.headers["model"])
+    if options.source == "running":
+        require_room(options.form, run.headers["model"])
 
 
 def require_room(form: str, model: Header) -> None:
-    """Refuse running covariances that are too large, before they grow batch by batch.
-
-    Raises:
-        ResourceError: There are too many classes and features for the full form.
-    """
+    """Refuse full running covariances that are too large, with ResourceError."""
+    # At once: they grow batch by batch, and would fill the memory only after some epochs.
     classes, dim = model.tensors["classifier.weight"][1]
     size = 4 * classes * dim**2
     if form == "full" and size > MAX_FULL_BYTES:
@@ -91,49 +79,52 @@ def require_room(form: str, model: Header) -> None:
         raise ResourceError("finetune", f"{rule} {sizes}", "use --form diagonal")
 
 
-def reads(params: CovarianceSource) -> tuple[str, ...]:
-    """Return what the covariances need beside model and data."""
-    return ("covariances",) if params.source == "artifact" else ()
+def reads(options: CovarianceSource, _run: Run) -> tuple[str, ...]:
+    """Inputs of the covariances beside model and data."""
+    return ("covariances",) if options.source == "artifact" else ()
 
 
 def covariances_of(
-    params: CovarianceSource, setting: Setting
+    options: CovarianceSource, run: TrainingRun
 ) -> tuple[Estimator | None, Callable[[], Covariances]]:
-    """Return the running estimator, if there is one, and what gives the covariances of now."""
+    """Running estimator, if any, and function that gives the present covariances."""
     from ltcli.stats.running_moments import Estimator
 
-    if params.source == "running":
-        num_classes, dim = setting.network.classifier.weight.shape
-        running = Estimator(num_classes, dim, params.form, setting.labels.device)
+    if options.source == "running":
+        num_classes, dim = run.network.classifier.weight.shape
+        running = Estimator(num_classes, dim, options.form, run.labels.device)
         return running, lambda: running.covariances
-    known = setting.covariances
+    # ``reads`` has asked for them, so their absence is a bug.
+    known = run.covariances
     if known is None:
         raise ValueError("the method reads covariances unless they are running")
     return None, lambda: known
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
-    """Return steps with the augmented logits."""
+def make_steps(options: Options, run: TrainingRun) -> Steps:
+    """Steps with the augmented logits."""
     from torch.nn import functional as F
 
     from ltcli.engine.schedules import ramp
-    from ltcli.engine.steps import feature_step, labels_on_host
+    from ltcli.engine.steps import Steps, feature_step, labels_on_host
     from ltcli.stats import quadratic
 
-    classifier = setting.network.classifier
-    running, covariances = covariances_of(params, setting)
-    on_host = labels_on_host(setting.order, setting.labels)
+    classifier = run.network.classifier
+    running, covariances = covariances_of(options, run)
+    on_host = labels_on_host(run.order, run.labels)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        # With labels on the CPU, no step waits to learn the classes of its batch.
         host = on_host(batch)
+        # Before the loss, as in the released code.
         if running is not None:
             running.update(features, host)
-        strength = params.strength * ramp(params.ramp_start, batch.epoch, setting.epochs)
+        strength = options.strength * ramp(options.ramp_start, batch.epoch, run.epochs)
         raised = quadratic.by_sample(classifier.vectors(), covariances(), host)
         augmented = classifier(features) + 0.5 * strength * raised
-        return setting.reduce(F.cross_entropy(augmented, labels, reduction="none"), labels, batch)
+        return run.reduce(F.cross_entropy(augmented, labels, reduction="none"), labels, batch)
 
-    step = feature_step(setting.features, setting.optimizer, loss, setting.labels)
+    step = feature_step(run.features, run.optimizer, loss, run.labels)
     return Steps(step, state=running)
 
 
@@ -141,9 +132,9 @@ METHOD = Method(
     summary="cross-entropy under implicit Gaussian augmentation of features",
     source="Wang et al., NeurIPS 2019, arXiv 1909.12220",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     steps=make_steps,
-    balances=lambda _params: False,
+    balances=lambda _options, _run: False,
     reads=reads,
     check=check,
 )

@@ -3,8 +3,8 @@
     L = mean_i CE( s (cos(w_c, f_i) - m_{y_i} [c = y_i]), y_i )
     m_c ~ n_c^(-1/4), the largest of them max_margin
 
-Only the target's logit is lowered, by s m_y. Margin 0 is cross-entropy on scaled cosines. The
-released code trains the last layer without bias; with a plain linear layer this scale diverges.
+Only the target's logit falls, by s m_y. Margin 0 is cross-entropy on scaled cosines. The released
+code trains the last layer without bias; with a plain linear layer this scale diverges.
 
 Source: Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
 """
@@ -20,26 +20,28 @@ from ltcli.methods.method import BOTH, Head, Method
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of LDAM."""
+class Options:
+    """Options of LDAM."""
 
     max_margin: float = param(0.5, "margin of the rarest class, cosine units", ge=0)
     scale: float = param(30.0, "factor of the cosines", gt=0)
 
 
-def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
-    """Return cross-entropy on scaled cosines with margins."""
+def make_loss(options: Options, run: TrainingRun) -> Loss:
+    """Cross-entropy on scaled cosines with margins."""
     from torch.nn import functional as F
 
     from ltcli.stats import losses
 
-    margins = losses.margins(class_counts.cpu(), params.max_margin) * params.scale
-    margins = margins.float().to(class_counts.device)
+    # The logits already have the factor of the cosines, so the margins get it too.
+    margins = losses.margins(run.class_counts.cpu(), options.max_margin) * options.scale
+    margins = margins.float().to(run.class_counts.device)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
         logits = losses.with_margins(logits, labels, margins)
@@ -48,16 +50,16 @@ def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
     return loss
 
 
-def head(params: Params) -> Head:
-    """Return a fresh cosine classifier without bias."""
-    return Head(start="fresh", trainable=("weight",), form="cosine", scale=params.scale)
+def head(options: Options, _run: Run) -> Head:
+    """Fresh cosine classifier without bias."""
+    return Head(start="fresh", trainable=("weight",), form="cosine", scale=options.scale)
 
 
 METHOD = Method(
     summary="larger margins for rarer classes, on cosines",
     source="Cao et al., NeurIPS 2019, arXiv 1906.07413",
     stages=BOTH,
-    params=Params,
+    options=Options,
     loss=make_loss,
     head=head,
 )

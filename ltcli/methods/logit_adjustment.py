@@ -1,10 +1,10 @@
-"""Logit adjustment: the optimal classifier under a balanced prior, in the loss or afterwards.
+"""Logit adjustment: the optimal classifier for a uniform prior, in the loss or afterwards.
 
     in the loss (pretrain):            L = mean_i CE(z_i + tau log prior, y_i), predict argmax z
     on a trained classifier (finetune): predict argmax z - tau log prior, which moves the bias
 
-tau = 0 changes nothing. The two must not be combined, so ``finetune`` refuses a model whose
-classifier does not follow the class prior any more. ``adjust`` also chooses tau on validation.
+tau = 0 changes nothing. Together the two would correct twice, so ``finetune`` refuses a model whose
+classifier no longer follows the class prior. ``adjust`` also chooses tau on validation images.
 
 Source: Menon, Jayasumana, Rawat, Jain, Veit, Kumar, ICLR 2021, arXiv 2007.07314.
 """
@@ -15,31 +15,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method, Trained
+from ltcli.methods.method import BOTH, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import SolvingRun, TrainingRun
     from ltcli.models.classifier import Classifier
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of logit adjustment."""
+class Options:
+    """Options of logit adjustment."""
 
     tau: float = param(1.0, "strength of the adjustment; 0 is none", ge=0)
 
 
-def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
-    """Return cross-entropy on logits plus tau times the log prior."""
+def make_loss(options: Options, run: TrainingRun) -> Loss:
+    """Cross-entropy on logits plus tau times the log prior."""
     from torch.nn import functional as F
 
     from ltcli.stats.adjustment import log_prior
 
-    # float64 is not to be had on every device.
-    shift = params.tau * log_prior(class_counts.cpu()).to(class_counts.device)
+    # On the CPU, as MPS has no float64.
+    shift = options.tau * log_prior(run.class_counts.cpu()).to(run.class_counts.device)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
         return F.cross_entropy(logits + shift, labels, reduction="none")
@@ -47,20 +48,20 @@ def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
     return loss
 
 
-def solve(params: Params, trained: Trained) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier with tau times the log prior taken from its bias."""
+def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]]:
+    """Classifier with its bias lowered by tau times the log prior."""
     from ltcli.stats.adjustment import for_tau
 
-    trained.classifier.add(for_tau(trained.class_counts, params.tau))
-    return trained.classifier, {}
+    run.classifier.add(for_tau(run.class_counts, options.tau))
+    return run.classifier, {}
 
 
 METHOD = Method(
     summary="log class prior: in the loss, or taken from a trained classifier's logits",
     source="Menon et al., ICLR 2021, arXiv 2007.07314",
     stages=BOTH,
-    params=Params,
+    options=Options,
     loss=make_loss,
     solve=solve,
-    balances=lambda params: params.tau > 0,
+    balances=lambda options, _run: options.tau > 0,
 )

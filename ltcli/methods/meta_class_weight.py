@@ -1,13 +1,13 @@
-"""Meta-class-weight: class-balanced weights, each corrected for its sample on a balanced batch.
+"""Meta-class-weight: class-balanced weights, corrected for each sample on a balanced batch.
 
     theta'  = theta - rate grad sum_i w_{y_i} l_i          a virtual step, w by the effective number
     eps_i   = -meta_lr dM/dw_i = meta_lr rate < grad l_i, grad M(theta') >
     theta  <- SGD step on mean_i (w_{y_i} + eps_i) l_i
 
-M is the cross-entropy of the held-out batch. In the released code the virtual step goes down a sum
-and the real one a mean, as here, and eps is neither clipped nor kept. With its rates eps is of the
-order 1e-5 times an inner product of gradients; the log says what it is (``weight_step``, its mean
-size). ``--meta-lr 0`` is the control: class-balanced training with everything else alike.
+M is the cross-entropy of the held-out batch. In the released code the virtual step lowers a sum and
+the real one a mean, as here, and eps is neither clipped nor kept. With its rates eps is of the
+order 1e-5 times an inner product of gradients; the log has its mean size, ``weight_step``.
+``--meta-lr 0`` is the control: class-balanced training with everything else alike.
 
 Source: Jamal, Brown, Yang, Wang, Gong, CVPR 2020, arXiv 2003.10780, algorithm 1 and released code.
 """
@@ -19,39 +19,43 @@ from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods import bilevel
-from ltcli.methods.method import FINETUNE, Base, Method, Steps
+from ltcli.methods.method import FINETUNE, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class Params(bilevel.MetaSet, Base):
-    """Parameters of meta-class-weight."""
+class Options(bilevel.Reweighting):
+    """Options of meta-class-weight."""
 
-    meta_lr: float = param(0.01, "step of the sample weights; 0 for none", ge=0)
+    meta_lr: float = param(
+        0.01, "learning rate of the sample weights; 0 is plain class-balanced training", ge=0
+    )
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
-    """Return steps with corrected class weights."""
+def make_steps(options: Options, run: TrainingRun) -> Steps:
+    """Steps with corrected class weights."""
     import dataclasses
 
-    # Sums over the steps of an epoch: mean sizes of the corrections, and their number.
-    sizes = setting.class_counts.new_zeros(2, dtype=setting.network.classifier.weight.dtype)
+    # Sums over the steps of an epoch, on the device: mean sizes of the corrections, their number.
+    sizes = run.class_counts.new_zeros(2, dtype=run.network.classifier.weight.dtype)
 
     def before(losses: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return setting.reduce(losses, labels, batch) * len(losses)
+        # A mean times the batch size: the sum of the virtual step.
+        return run.reduce(losses, labels, batch) * len(losses)
 
     def after(
         losses: torch.Tensor, agreed: torch.Tensor, labels: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
-        corrections = params.meta_lr * setting.optimizer.param_groups[0]["lr"] * agreed
+        # Minus the derivative of M: agreement with the held-out gradient raises a weight.
+        corrections = options.meta_lr * run.optimizer.param_groups[0]["lr"] * agreed
         sizes[0] += corrections.abs().mean()
         sizes[1] += 1
-        value: torch.Tensor = setting.reduce(losses, labels, batch) + (corrections * losses).mean()
+        value: torch.Tensor = run.reduce(losses, labels, batch) + (corrections * losses).mean()
         return value
 
     def facts() -> dict[str, float]:
@@ -59,14 +63,14 @@ def make_steps(params: Params, setting: Setting) -> Steps:
         sizes.zero_()
         return {"weight_step": total / max(count, 1.0)}
 
-    return dataclasses.replace(bilevel.reweighting(params, setting, before, after), facts=facts)
+    return dataclasses.replace(bilevel.reweighting(options, run, before, after), facts=facts)
 
 
 METHOD = Method(
     summary="class-balanced weights with a correction for every sample from held-out images",
     source="Jamal et al., CVPR 2020, arXiv 2003.10780",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     defaults={
         "finetune": {
             **bilevel.SECOND_STAGE,
@@ -77,6 +81,6 @@ METHOD = Method(
     steps=make_steps,
     alone=True,
     reads=bilevel.reads,
-    counts=bilevel.counts,
+    set_aside=bilevel.set_aside,
     check=bilevel.check,
 )

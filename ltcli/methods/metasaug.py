@@ -1,4 +1,4 @@
-"""MetaSAug: ISDA with class-balanced weights, whose covariances are corrected on held-out images.
+"""MetaSAug: ISDA with class-balanced weights and covariances corrected on held-out images.
 
 Every step has a batch of the long-tailed images and a balanced held-out batch:
 
@@ -8,21 +8,21 @@ Every step has a batch of the long-tailed images and a balanced held-out batch:
     L = mean over the batch of w_y base(z + strength_t / 2 Q[y]), w_y by the effective number
 
 grad_Sigma is exact and in closed form, see ``ltcli.stats.meta_covariance``. The virtual step is
-plain gradient descent on everything that is trained, without momentum or decay, as in the released
-code. Running covariances start from nothing and take a batch into account after its step. Sigma' is
-in general not positive semi-definite, and nothing here needs it to be.
+plain gradient descent on all trained parameters, without momentum or decay, as in the released
+code. Running covariances start at zero and add a batch after its step. Sigma' is in general not
+positive semi-definite, and no formula here requires it.
 
 Running covariances of thousands of classes must be diagonal. Those of an artifact in factor form
-need not: they are written out for the classes of a batch alone. A step corrects them for itself.
+need not: only the classes of a batch become matrices, which one step corrects for itself.
 
 Paper and released code differ; ``variant``:
 
-    code   Sigma' serves one step and is then forgotten: the next starts from the running estimate.
+    code   Sigma' serves one step and is then dropped: the next starts from the running estimate.
     paper  Sigma' replaces the estimate (Algorithm 1).
 
-The rest are parameters: the strength grows from 0.8 to 1 of its value, as epoch / 200 does from
-epoch 160 (paper: constant, ``--ramp-start 1``); beta is 0.9999 (paper: (N - 1) / N); the weighted
-mean (paper: a sum). LDAM's margins are taken off ordinary logits. The paper gives no equation for
+The other differences are parameters: the strength grows from 0.8 to 1 of its value, as epoch / 200
+does from epoch 160 (paper: constant, ``--ramp-start 1``); beta is 0.9999 (paper: (N - 1) / N); the
+weighted mean (paper: a sum). LDAM's margins lower ordinary logits. The paper gives no equation for
 the focal base; here it is the focal loss of the augmented logits.
 
 ``--meta-lr 0`` is the control: class-balanced ISDA with everything else alike.
@@ -32,75 +32,79 @@ Source: Li, Gong, Liu, Wang, Qiao, Cheng, CVPR 2021, arXiv 2103.12579.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods import bilevel, isda
 from ltcli.methods.isda import CovarianceSource, covariances_of, require_room
-from ltcli.methods.method import FINETUNE, Base, Method, Steps, base_loss
+from ltcli.methods.method import FINETUNE, Base, Method, base_loss
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.artifacts.header import Header
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch, Steps
     from ltcli.methods.bilevel import Meta
-    from ltcli.methods.method import Loss, Setting
+    from ltcli.methods.method import Loss
+    from ltcli.methods.run import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances, Diagonal, Full
     from ltcli.stats.running_moments import Estimator
 
 
 @dataclass(frozen=True)
-class Params(bilevel.MetaSet, Base, CovarianceSource):
-    """Parameters of MetaSAug."""
+class Options(bilevel.MetaSet, Base, CovarianceSource):
+    """Options of MetaSAug."""
 
     strength: float = param(0.5, "factor of the covariances", ge=0)
-    ramp_start: float = param(0.8, "share of the strength in the first epoch", ge=0, le=1)
-    variant: Literal["code", "paper"] = param("code", "where paper and released code differ")
-    meta_lr: float = param(0.1, "step of the covariances; 0 for no meta step", ge=0)
+    ramp_start: float = param(
+        0.8, "strength in the first epoch, as a fraction of --strength", ge=0, le=1
+    )
+    variant: Literal["code", "paper"] = param(
+        "code", "use of the corrected covariances: for one step (code), or from then on (paper)"
+    )
+    meta_lr: float = param(0.1, "learning rate of the covariances; 0 is no meta step", ge=0)
 
 
-def check(params: Any, headers: Mapping[str, Header]) -> None:
-    """Refuse a model or a meta set that does not fit, and covariances that are too large."""
-    bilevel.check(params, headers)
-    if params.source == "running":
-        require_room(params.form, headers["model"])
-    elif params.variant == "paper":
+def check(options: Options, run: Run) -> None:
+    """Refuse an unsuitable model or meta set, and covariances that are too large."""
+    bilevel.check(options, run)
+    if options.source == "running":
+        require_room(options.form, run.headers["model"])
+    elif options.variant == "paper":
         hint = "those of an artifact are never replaced"
         raise ParamError("finetune", "variant must be code for --source artifact, got paper", hint)
 
 
-def reads(params: Any) -> tuple[str, ...]:
-    """Return what is needed beside model and data."""
-    return (*bilevel.reads(params), *isda.reads(params))
+def reads(options: Options, run: Run) -> tuple[str, ...]:
+    """Inputs beside model and data."""
+    return (*bilevel.reads(options, run), *isda.reads(options, run))
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
-    """Return the bi-level steps."""
-    from ltcli.engine.steps import labels_on_host
+def make_steps(options: Options, run: TrainingRun) -> Steps:
+    """Bi-level steps."""
+    from ltcli.engine.steps import Steps, labels_on_host
 
-    order, meta = bilevel.meta_set(params, setting)
-    running, covariances = covariances_of(params, setting)
-    on_host = labels_on_host(order, setting.labels)
-    steps = _MetaSteps(params, setting, running, covariances, meta, on_host)
+    order, meta = bilevel.meta_set(options, run)
+    running, covariances = covariances_of(options, run)
+    on_host = labels_on_host(order, run.labels)
+    steps = _MetaSteps(options, run, running, covariances, meta, on_host)
     return Steps(steps.step, order=order, state=running, facts=steps.facts)
 
 
 @dataclass(frozen=True)
 class _Now:
-    """One step's training batch, and what its losses have in common.
+    """Training batch of one step, and the constants of its losses.
 
     Attributes:
-        batch: Which rows.
+        batch: Rows of the step.
         x: Images or features that were drawn.
         features: float32 [B, D].
         labels: int64 [B].
         host: The labels on the CPU.
-        covariances: Before the meta step.
-        strength: Of this epoch.
+        covariances: Covariances before the meta step.
+        strength: Strength in this epoch.
         rate: Learning rate of this epoch.
     """
 
@@ -115,69 +119,69 @@ class _Now:
 
 
 class _MetaSteps:
-    """The steps of MetaSAug.
+    """Steps of MetaSAug.
 
     Args:
-        params: Of the method.
-        setting: What is trained, on what.
-        running: The estimator that follows the steps, if the covariances are running.
-        covariances: Gives those of now.
-        meta: Makes the held-out batch of a step.
-        on_host: Labels of a step on the CPU.
+        options: Options of the method.
+        run: The run.
+        running: Estimator that follows the steps, for running covariances.
+        covariances: Function that gives the present covariances.
+        meta: Function that makes the held-out batch of a step.
+        on_host: Function that gives the labels of a step on the CPU.
     """
 
     def __init__(
         self,
-        params: Params,
-        setting: Setting,
+        options: Options,
+        run: TrainingRun,
         running: Estimator | None,
         covariances: Callable[[], Covariances],
         meta: Meta,
         on_host: Callable[[Batch], torch.Tensor],
     ) -> None:
-        self._params, self._setting, self._running = params, setting, running
+        self._options, self._setting, self._running = options, run, running
         self._covariances = covariances
         self._meta, self._on_host = meta, on_host
-        self._loss: Loss = base_loss(params, setting.class_counts)
-        # Sums over the steps of an epoch: relative sizes of the covariance steps, and their number.
-        self._sizes = setting.class_counts.new_zeros(
-            2, dtype=setting.network.classifier.weight.dtype
-        )
+        self._loss: Loss = base_loss(options, run.class_counts)
+        # Sums over the steps of an epoch, on the device: relative sizes of the covariance steps,
+        # and their number.
+        self._sizes = run.class_counts.new_zeros(2, dtype=run.network.classifier.weight.dtype)
 
     def facts(self) -> dict[str, float]:
-        """Return the mean relative size of the covariance steps since the last call."""
-        if self._params.meta_lr == 0:
+        """Mean relative size of the covariance steps since the last call, for the log."""
+        if self._options.meta_lr == 0:
             return {}
         total, count = self._sizes.tolist()
         self._sizes.zero_()
         return {"covariance_step": total / max(count, 1.0)}
 
     def step(self, batch: Batch) -> torch.Tensor:
-        """Do one step; the loss is the one with the corrected covariances."""
+        """Do one step and return the loss with the corrected covariances."""
         import torch
 
         from ltcli.engine.schedules import ramp
 
-        setting, params = self._setting, self._params
-        x = setting.inputs(batch)
+        run, options = self._setting, self._options
+        x = run.inputs(batch)
         now = _Now(
             batch=batch,
             x=x,
-            features=setting.features_of(x),
-            labels=setting.labels[batch.rows],
+            features=run.features_of(x),
+            labels=run.labels[batch.rows],
             host=self._on_host(batch),
             covariances=self._covariances(),
-            strength=params.strength * ramp(params.ramp_start, batch.epoch, setting.epochs),
-            rate=setting.optimizer.param_groups[0]["lr"],
+            strength=options.strength * ramp(options.ramp_start, batch.epoch, run.epochs),
+            rate=run.optimizer.param_groups[0]["lr"],
         )
-        corrected = self._corrected(now) if params.meta_lr > 0 else None
+        corrected = self._corrected(now) if options.meta_lr > 0 else None
         covariances = now.covariances if corrected is None else corrected
-        setting.optimizer.zero_grad(set_to_none=True)
+        run.optimizer.zero_grad(set_to_none=True)
         value = self._augmented_loss(now, now.features, covariances)
         torch.autograd.backward(value)
-        setting.optimizer.step()
+        run.optimizer.step()
         if self._running is not None:
-            if params.variant == "paper" and corrected is not None:
+            # Corrected first: the update then adds this batch to the replaced estimate.
+            if options.variant == "paper" and corrected is not None:
                 self._running.replace(corrected)
             self._running.update(now.features, now.host)
         return value
@@ -196,16 +200,17 @@ class _MetaSteps:
         return self._setting.reduce(values, now.labels, now.batch)
 
     def _corrected(self, now: _Now) -> Full | Diagonal:
-        """Return the covariances after the meta step."""
+        """Covariances after the meta step."""
         import torch
 
         from ltcli.compute.transfer import to_device
         from ltcli.stats.meta_covariance import covariance_gradient
         from ltcli.stats.quadratic import Diagonal, Full, as_matrices
 
-        setting, classifier = self._setting, self._setting.network.classifier
+        run, classifier = self._setting, self._setting.network.classifier
         classes = torch.unique(now.host)
         present: list[int] = classes.tolist()
+        # The gradient is zero for all classes that are not in the batch.
         start = now.covariances
         if not isinstance(start, Diagonal):
             start = as_matrices(start, present)
@@ -214,7 +219,7 @@ class _MetaSteps:
             now.features,
             now.x,
             self._meta(now.batch),
-            setting,
+            run,
             now.batch,
         )
         gradient = covariance_gradient(
@@ -229,19 +234,20 @@ class _MetaSteps:
             strength=now.strength,
             rate=now.rate,
         )
-        steps = -self._params.meta_lr * gradient
+        steps = -self._options.meta_lr * gradient
         if isinstance(start, Diagonal):
             before = start.variances
             where = to_device(classes, before.device)
             after: Full | Diagonal = Diagonal(before.index_add(0, where, steps))
             known = before[where]
         else:
+            # Matrices of other classes are shared with the estimate, not copied.
             matrices = list(start.matrices)
             known = torch.stack([matrices[c] for c in present])
             for c, step in zip(present, steps, strict=True):
                 matrices[c] = matrices[c] + step
             after = Full(matrices)
-        # A covariance of zero, as before the first batch, has no relative step.
+        # A covariance of zero, as before the first batch, has no relative size.
         norm = known.norm()
         self._sizes[0] += torch.where(norm > 0, steps.norm() / norm, 0.0)
         self._sizes[1] += norm > 0
@@ -252,11 +258,11 @@ METHOD = Method(
     summary="class-balanced ISDA with covariances that are learned on held-out images",
     source="Li et al., CVPR 2021, arXiv 2103.12579",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     defaults={"finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999}},
     steps=make_steps,
     alone=True,
     reads=reads,
-    counts=bilevel.counts,
+    set_aside=bilevel.set_aside,
     check=check,
 )

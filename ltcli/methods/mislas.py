@@ -1,4 +1,4 @@
-"""MiSLAS, second stage: head classes have smoother labels, and every class learns its scale.
+"""MiSLAS, second stage: smoother labels for head classes, and a learned scale for every class.
 
     z = s * (W f + b)      W and b of the first stage, at classifier_rate times the rate of s
     l_i = (1 - e_{y_i}) (-log p_{y_i}) + e_{y_i} mean_c(-log p_c)
@@ -6,7 +6,7 @@
 
 Class-aware sampling, no mixup; the first stage is ``pretrain --mixup 1 --schedule mislas``. e = 0
 is cross-entropy. The paper spreads e over the other classes, the released code over all, as here.
-The defaults are those of CIFAR-10-LT at factor 100. Published, for factors 100 / 50 / 10: CIFAR-10
+The defaults are for CIFAR-10-LT at factor 100. Published, for factors 100 / 50 / 10: CIFAR-10
 smooth_head .3 / .2 / .1, classifier_rate .5 / .2 / .2; CIFAR-100, with ``--shift-bn``, smooth_head
 .4 / .3 / .2, smooth_tail .1 / 0 / 0, classifier_rate .2 / .1 / .1. ImageNet-LT and iNaturalist:
 smooth_head .3, classifier_rate .05, with ``--shift-bn``.
@@ -25,25 +25,26 @@ from ltcli.methods.method import FINETUNE, Head, Method
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
+    from ltcli.engine.steps import Batch
     from ltcli.methods.method import Loss
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of MiSLAS's second stage."""
+class Options:
+    """Options of MiSLAS's second stage."""
 
     smooth_head: float = param(0.3, "label smoothing of the largest class", ge=0, le=1)
     smooth_tail: float = param(0.0, "label smoothing of the smallest class", ge=0, le=1)
-    classifier_rate: float = param(0.5, "multiple of the rate for the class vectors", ge=0)
+    classifier_rate: float = param(0.5, "multiple of the learning rate for the class vectors", ge=0)
 
 
-def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
-    """Return label-aware smoothing."""
+def make_loss(options: Options, run: TrainingRun) -> Loss:
+    """Cross-entropy with label-aware smoothing."""
     from ltcli.stats import losses
 
-    by_class = losses.smoothing(class_counts.cpu(), params.smooth_head, params.smooth_tail)
-    by_class = by_class.float().to(class_counts.device)
+    by_class = losses.smoothing(run.class_counts.cpu(), options.smooth_head, options.smooth_tail)
+    by_class = by_class.float().to(run.class_counts.device)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
         return losses.label_aware(logits, labels, by_class)
@@ -51,9 +52,9 @@ def make_loss(params: Params, class_counts: torch.Tensor) -> Loss:
     return loss
 
 
-def head(params: Params) -> Head:
-    """Return the trained classifier at a smaller rate, and scales."""
-    rates = {"weight": params.classifier_rate, "bias": params.classifier_rate}
+def head(options: Options, _run: Run) -> Head:
+    """Trained classifier at a smaller rate, and scales."""
+    rates = {"weight": options.classifier_rate, "bias": options.classifier_rate}
     return Head(trainable=("weight", "bias", "scales"), rates=rates)
 
 
@@ -61,9 +62,9 @@ METHOD = Method(
     summary="label smoothing by class size and learned scales, class-aware sampling",
     source="Zhong et al., CVPR 2021, arXiv 2104.00466",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     defaults={"finetune": {"sampler": "class-aware", "weight_decay": 2e-4}},
     loss=make_loss,
     head=head,
-    balances=lambda _params: False,
+    balances=lambda _options, _run: False,
 )

@@ -1,4 +1,4 @@
-"""NCM, nearest class mean: each class is the mean of its normalised features; no training.
+"""NCM, nearest class mean: class vectors are means of normalised features; no training.
 
     w_c = mean over class c of f / ||f||,  z_c = scale * cos(f, w_c)
 
@@ -13,31 +13,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Method, Trained
+from ltcli.methods.method import FINETUNE, Method
 
 if TYPE_CHECKING:
+    from ltcli.methods.run import SolvingRun
     from ltcli.models.classifier import Classifier
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of nearest class mean."""
+class Options:
+    """Options of nearest class mean."""
 
     scale: float = param(16.0, "factor of the cosines; changes probabilities only", gt=0)
 
 
-def solve(params: Params, trained: Trained) -> tuple[Classifier, dict[str, Any]]:
-    """Return a cosine classifier whose class vectors are the means of normalised features."""
+def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]]:
+    """Cosine classifier whose class vectors are the means of normalised features."""
     from torch.nn import functional as F
 
     from ltcli.models.classifier import Classifier
     from ltcli.stats.moments import class_means
 
-    num_classes, feature_dim = trained.classifier.weight.shape
+    num_classes, feature_dim = run.classifier.weight.shape
     classifier = Classifier(feature_dim, num_classes, "cosine")
-    classifier.scales.data.fill_(params.scale)
-    unit = F.normalize(trained.features)
-    classifier.weight.data.copy_(class_means(unit, trained.labels, num_classes))
+    classifier.scales.data.fill_(options.scale)
+    # Normalised first: otherwise long features dominate the mean.
+    unit = F.normalize(run.features)
+    classifier.weight.data.copy_(class_means(unit, run.labels, num_classes))
     classifier.bias.data.zero_()
     return classifier, {}
 
@@ -46,6 +48,6 @@ METHOD = Method(
     summary="nearest class mean by cosine",
     source="Kang et al., ICLR 2020, arXiv 1910.09217",
     stages=FINETUNE,
-    params=Params,
+    options=Options,
     solve=solve,
 )

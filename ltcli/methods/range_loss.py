@@ -1,17 +1,16 @@
-"""Range loss: cross-entropy, and classes of one batch that are narrow and apart.
+"""Range loss: cross-entropy, with narrow classes whose centres are apart, within each batch.
 
     L = mean_i CE(z_i, y_i) + within L_within + between L_between
 
 L_within sums, over the classes of the batch, the harmonic mean of the largest squared distances
-between their samples; L_between is what the smallest squared distance of two class centres lacks to
-the margin; see ``ltcli.stats.metric``. Weights of 0 give cross-entropy.
+between their samples; L_between is the margin less the smallest squared distance between two class
+centres; see ``ltcli.stats.metric``. Weights of 0 give cross-entropy.
 
-The figures that long-tailed papers quote are from the comparison of OLTR. Its code once held a
-variant: of the whole batch's two largest distances, not squared, with learnt centres, a margin of
-5 and weights of 1. Re-implementations weigh both terms by 0.5; on the digits (ResNet-20, 25 epochs)
-that shrinks all features to a point here (10 % right), as the terms are of squared distances; 0.01
-costs 17 points of 87, 0.001 and less nothing. Class-aware sampling puts several samples of a class
-in a batch.
+Long-tailed papers quote the figures of OLTR's comparison. Its code once had a variant with the two
+largest distances of the whole batch, not squared, learned centres, a margin of 5 and weights of 1.
+Re-implementations weight both terms by 0.5. With squared distances, as here, that shrinks all
+features of the digits (ResNet-20, 25 epochs) to a point (accuracy 10 %); 0.01 costs 17 points of
+87, 0.001 and less nothing. Class-aware sampling puts several samples of a class in a batch.
 
 Source: Zhang, Fang, Wen, Li, Qiao, ICCV 2017, arXiv 1611.08976.
 """
@@ -22,52 +21,55 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method, Steps
-from ltcli.methods.refusals import moves_backbone
+from ltcli.methods.method import BOTH, Method
+from ltcli.methods.run import require_moving_backbone
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of range loss."""
+class Options:
+    """Options of range loss."""
 
-    within: float = param(1e-4, "weight of the ranges within classes", ge=0)
-    between: float = param(1e-4, "weight of the distance between centres", ge=0)
-    largest: int = param(2, "how many of the largest distances of a class count", ge=1)
-    centre_margin: float = param(0.1, "squared distance that centres shall have", ge=0)
+    within: float = param(1e-4, "factor of the ranges within classes", ge=0)
+    between: float = param(1e-4, "factor of the distance between class centres", ge=0)
+    largest: int = param(2, "number of largest distances within a class that count", ge=1)
+    centre_margin: float = param(
+        0.1, "squared distance between class centres from which they are far enough", ge=0
+    )
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
-    """Return steps with both terms."""
+def make_steps(options: Options, run: TrainingRun) -> Steps:
+    """Steps with both terms."""
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import feature_step
+    from ltcli.engine.steps import Steps, feature_step
     from ltcli.stats import metric
 
-    classifier, num_classes = setting.network.classifier, len(setting.class_counts)
+    classifier, num_classes = run.network.classifier, len(run.class_counts)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         values = F.cross_entropy(classifier(features), labels, reduction="none")
-        narrow = metric.range_within(features, labels, num_classes, params.largest)
-        apart = metric.range_between(features, labels, num_classes, params.centre_margin)
-        plain: torch.Tensor = setting.reduce(values, labels, batch)
-        return plain + params.within * narrow + params.between * apart
+        narrow = metric.range_within(features, labels, num_classes, options.largest)
+        apart = metric.range_between(features, labels, num_classes, options.centre_margin)
+        plain: torch.Tensor = run.reduce(values, labels, batch)
+        return plain + options.within * narrow + options.between * apart
 
-    return Steps(feature_step(setting.features, setting.optimizer, loss, setting.labels))
+    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
 
 
 METHOD = Method(
     summary="cross-entropy with narrow classes whose centres are apart",
     source="Zhang et al., ICCV 2017, arXiv 1611.08976",
     stages=BOTH,
-    params=Params,
+    options=Options,
+    # A trained network needs small steps; pre-training keeps the rate of its schedule.
     defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     steps=make_steps,
-    check=moves_backbone,
-    balances=lambda _params: False,
+    check=lambda _options, run: require_moving_backbone(run),
+    balances=lambda _options, _run: False,
 )

@@ -1,15 +1,15 @@
-"""RIDE: several experts with a common beginning, kept apart from each other.
+"""RIDE: several experts on a common first stage, kept diverse.
 
     z_e = s cos(w_ce, f_e)      logits of expert e; those of the network are their mean z
     L   = sum_e( mean_i w_y CE(z_e - s m_y [c = y], y) + diversity KL(softmax(z) || softmax(z_e)) )
 
-m are LDAM's margins, w class weights from epoch 160 on, softmax(z) is held fixed, and a diversity
-below zero pushes the experts away from their mean. The experts share the first stage; the others
-have three quarters of the width. Diversity 0 trains them independently, each by LDAM.
+m are LDAM's margins, w class weights from epoch 160 on, softmax(z) is held fixed, and a negative
+diversity pushes the experts away from their mean. The experts share the first stage; their other
+stages have three quarters of the width. Diversity 0 trains them independently, each by LDAM.
 
-The released code with diversity 0 puts the mean logits into every expert's loss; it divides rare
-classes' logits by a temperature in the divergence, and has a second training that routes images to
-fewer experts, and distillation: these three are left out.
+With diversity 0 the released code puts the mean logits into every expert's loss. It also divides
+rare classes' logits by a temperature in the divergence, trains a router that sends images to fewer
+experts, and distils: these three are left out.
 
 Source: Wang, Lian, Miao, Liu, Yu, ICLR 2021, arXiv 2010.01809 and released code.
 """
@@ -20,36 +20,38 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import Head, Method, Steps
+from ltcli.methods.method import Head, Method
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.fit import Batch
-    from ltcli.methods.method import Setting
+    from ltcli.engine.steps import Batch, Steps
+    from ltcli.methods.run import Run, TrainingRun
 
 
 @dataclass(frozen=True)
-class Params:
-    """Parameters of RIDE."""
+class Options:
+    """Options of RIDE."""
 
-    experts: int = param(3, "how many", ge=2, le=9)
-    diversity: float = param(-0.45, "factor of the divergence of an expert from the mean", le=0)
+    experts: int = param(3, "number of experts", ge=2, le=9)
+    diversity: float = param(
+        -0.45, "factor of the divergence between an expert and the mean of all", le=0
+    )
     max_margin: float = param(0.5, "margin of the rarest class, cosine units", ge=0)
     scale: float = param(30.0, "factor of the cosines", gt=0)
 
 
-def make_steps(params: Params, setting: Setting) -> Steps:
-    """Return steps on the sum of the experts' losses."""
+def make_steps(options: Options, run: TrainingRun) -> Steps:
+    """Steps on the sum of the experts' losses."""
     import torch
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import feature_step
+    from ltcli.engine.steps import Steps, feature_step
     from ltcli.stats import losses
 
-    classifier = setting.network.classifier
-    margins = losses.margins(setting.class_counts.cpu(), params.max_margin) * params.scale
-    margins = margins.float().to(setting.class_counts.device)
+    classifier = run.network.classifier
+    margins = losses.margins(run.class_counts.cpu(), options.max_margin) * options.scale
+    margins = margins.float().to(run.class_counts.device)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         each = classifier.each(features)
@@ -60,26 +62,26 @@ def make_steps(params: Params, setting: Setting) -> Steps:
             lowered = losses.with_margins(logits, labels, margins)
             values = F.cross_entropy(lowered, labels, reduction="none")
             apart = F.kl_div(logits.log_softmax(1), mean, reduction="batchmean")
-            terms.append(setting.reduce(values, labels, batch) + params.diversity * apart)
+            terms.append(run.reduce(values, labels, batch) + options.diversity * apart)
         return torch.stack(terms).sum()
 
-    return Steps(feature_step(setting.features, setting.optimizer, loss, setting.labels))
+    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
 
 
-def head(params: Params) -> Head:
-    """Return one cosine classifier for every expert."""
-    return Head(trainable=("weight",), form=f"experts{params.experts}", scale=params.scale)
+def head(options: Options, _run: Run) -> Head:
+    """One cosine classifier for every expert."""
+    return Head(trainable=("weight",), form=f"experts{options.experts}", scale=options.scale)
 
 
 METHOD = Method(
     summary="several diverse experts with a common first stage, by LDAM",
     source="Wang et al., ICLR 2021, arXiv 2010.01809",
     stages=("pretrain",),
-    params=Params,
+    options=Options,
     defaults={
         "pretrain": {"weight_decay": 5e-4, "nesterov": True, "beta": 0.9999, "defer": 160},
     },
     steps=make_steps,
     head=head,
-    backbone=lambda params: f"ride{params.experts}",
+    backbone=lambda options, _run: f"ride{options.experts}",
 )

@@ -12,22 +12,22 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
+from ltcli.core.table import aligned
+from ltcli.core.text import printable
 from ltcli.data.class_table import read_class_table, read_shares
-from ltcli.methods import METHODS, starts_fresh
+from ltcli.data.reading import Reading
+from ltcli.stages.league import recorded
 from ltcli.stages.recipe import recipe
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
     open_samples,
-    root_option,
-    workers_option,
 )
 from ltcli.stages.stage import Checked, Input, Result, Stage, check_follows_prior
 
@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 _WAYS = ("prior", "tau", "costs")
 
 
-@dataclass(frozen=True)
-class Params:
+@dataclass(frozen=True, kw_only=True)
+class Params(Reading):
     """Parameters of adjust; exactly one of prior, tau and costs is given."""
 
     prior: Literal["uniform"] | str | None = param(
@@ -64,11 +64,6 @@ class Params:
     )
     data: Literal["features", "images"] = param(
         "features", "for tau auto: validation logits of the feature bank, or run the images"
-    )
-    root: str | None = root_option()
-    workers: int | None = workers_option()
-    precision: Literal["auto", "fp32", "bf16"] = param(
-        "auto", "for --data images: bf16 where the device has it"
     )
 
 
@@ -113,9 +108,10 @@ def check(params: Params, headers: Mapping[str, Header]) -> Checked:
 def _check_first(way: str, model: Header) -> None:
     """Refuse a second adjustment for the class prior, or for costs, of one classifier."""
     for stage, before in reversed(model.info["recipe"]):
-        of = SimpleNamespace(**before)
-        if stage == "finetune" and starts_fresh(METHODS[of.method], of):
-            return
+        if stage == "finetune":
+            method, run = recorded(stage, before)
+            if method.head(run.params.options, run).start == "fresh":
+                return
         if stage == "adjust" and (way == "costs") == ("costs" in before):
             what = "costs" if way == "costs" else "the class prior"
             hint = "start from the model that it was made from"
@@ -238,31 +234,38 @@ def _validation(
     return logits, split.tensor("val.labels")
 
 
+def _needs(params: Params) -> tuple[str, ...]:
+    """Return the inputs that a run reads: data only where tau is chosen on it."""
+    if params.tau != "auto":
+        return ("model",)
+    return ("model", "features" if params.data == "features" else "split")
+
+
 def show(header: Header) -> list[str]:
     """Return what was added, and the trade-off between head and tail where tau was chosen."""
     info = header.info
     found = info["adjustment"]
     ranked = sorted(zip(found["added"], info["class_names"], strict=True))
     (low, first), (high, last) = ranked[0], ranked[-1]
-    lines = [f"added to the logits: {low:+.3f} ({first}) to {high:+.3f} ({last})"]
+    names = printable(first), printable(last)
+    lines = [f"added to the logits: {low:+.3f} ({names[0]}) to {high:+.3f} ({names[1]})"]
     if "trade_off" in found:
-        lines.append("   tau  balanced    many  medium     few  log-loss  (validation images)")
-        # A quarter apart, and the one that was chosen.
-        lines += [
-            _line(point, found["tau"])
+        heads = ["tau", "balanced", "many", "medium", "few", "log-loss", "(validation images)"]
+        rows = [
+            _row(point, found["tau"])
             for point in found["trade_off"]
+            # Every tenth would fill the screen; the chosen one may lie between the quarters.
             if point["tau"] % 0.25 == 0 or point["tau"] == found["tau"]
         ]
+        lines += aligned([heads, *rows], left=(6,))
     return lines
 
 
-def _line(point: Mapping[str, Any], chosen: float) -> str:
-    shares = [point[name] for name in ("balanced", "many", "medium", "few")]
-    cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
-    mark = "*" if point["tau"] == chosen else " "
-    text = f"{mark}{point['tau']:5.2f}  {cells[0]:>8}"
-    text += "".join(f"  {cell:>6}" for cell in cells[1:])
-    return f"{text}  {point['log_loss']:>8.3f}"
+def _row(point: Mapping[str, Any], chosen: float) -> list[str]:
+    accuracies = [point[name] for name in ("balanced", "many", "medium", "few")]
+    cells = ["-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in accuracies]
+    mark = "* " if point["tau"] == chosen else ""
+    return [f"{mark}{point['tau']:.2f}", *cells, f"{point['log_loss']:.3f}", ""]
 
 
 STAGE = Stage(
@@ -271,23 +274,12 @@ STAGE = Stage(
     params=Params,
     inputs=(
         Input("model", "model", "pretrain", "what to adjust"),
-        Input(
-            "features",
-            "features",
-            "dump-features",
-            "feature bank of that model",
-            lambda params: params.tau == "auto" and params.data == "features",
-        ),
-        Input(
-            "split",
-            "split",
-            "split",
-            "validation images",
-            lambda params: params.tau == "auto" and params.data == "images",
-        ),
+        Input("features", "features", "dump-features", "feature bank of that model"),
+        Input("split", "split", "split", "validation images"),
     ),
     output="model",
     run=run,
+    needs=_needs,
     check=check,
     output_stem=lambda params, _inputs: f"adjust-{_way(params)}",
     show=show,

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ltcli.artifacts.backbone import Backbone, backbone_of
-from ltcli.core.errors import ArtifactError
+from ltcli.core.errors import ArtifactError, LtcliError
+from ltcli.core.params import build
 from ltcli.core.text import plural
 from ltcli.data.source_table import SOURCES
-from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods import METHODS
+from ltcli.stages import finetune, pretrain
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
+    from ltcli.methods.method import Method
+    from ltcli.methods.run import Run, Training
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def read_provenance(header: Header) -> tuple[League, Benchmark]:
             raise ArtifactError(header.path, f"{name} must be a count, got {info[name]!r:.80}")
     try:
         return _league(info, backbone), _benchmark(info["recipe"], backbone)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, LtcliError, TypeError, ValueError):
         hint = "train the model again, or leave it out"
         raise ArtifactError(header.path, "recipe is not one of this ltcli", hint) from None
 
@@ -91,35 +93,30 @@ def _league(info: dict[str, Any], backbone: Backbone) -> League:
     augmentation: set[str] = set()
     images = sum(info["class_counts"])
     for stage, parameters in info["recipe"]:
-        # Recipes of before finetune had the option are of models that it trained with flips.
-        of = SimpleNamespace(**{"flip": True, **parameters})
         if stage == "split":
             store = parameters.get("store", "images")
-        elif stage == "pretrain":
-            # Of a file, the SHA-256; its beginning tells files apart. Where embeddings come from,
-            # nobody says.
-            origin = str(parameters.get("weights", "none"))[:40]
-            pretraining = "unknown" if store == "features" else origin
-            epochs = _epochs_of(of.schedule) if of.epochs is None else int(of.epochs)
-            augmentation |= _augmentation(of, store) if epochs else set()
-            if "held-out" in METHODS[of.method].reads(of):
-                extra = info["held_out"]
-        elif stage == "finetune":
-            method = METHODS[of.method]
-            if "held-out" in method.reads(of):
-                extra = info["held_out"]
-            epochs = epochs if of.from_epoch is None else int(of.from_epoch)
-            if method.solve is None:
-                whole = of.train == "all"
-                epochs += int(of.epochs) if whole else 0
-                of_classifier += 0 if whole else int(of.epochs)
-                kept = "features" if of.data == "features" else store
-                augmentation |= _augmentation(of, kept)
         elif stage == "merge-covariances":
-            # Those of the model among them.
+            # They contain the images of the model.
             images = max(images, sum(parameters["class_counts"]))
-        elif stage == "adjust" and of.tau == "auto":
+        elif stage == "adjust" and parameters["tau"] == "auto":
             extra = info["held_out"]
+        elif stage in ("pretrain", "finetune"):
+            method, run = recorded(stage, parameters)
+            if "held-out" in method.reads(run.params.options, run):
+                extra = info["held_out"]
+            if stage == "pretrain":
+                # The SHA-256 of a weights file; its beginning tells files apart. The origin of
+                # embeddings is not recorded.
+                origin = str(parameters.get("weights", "none"))[:40]
+                pretraining = "unknown" if store == "features" else origin
+                epochs = run.epochs
+            elif parameters["from_epoch"] is not None:
+                epochs = int(parameters["from_epoch"])
+            if stage == "finetune" and method.solve is None:
+                epochs += run.epochs if run.whole else 0
+                of_classifier += 0 if run.whole else run.epochs
+            if run.epochs and method.solve is None:
+                augmentation |= _augmentation(run.params, "features" if run.bank else store)
     return League(
         network_parameters=info["network_parameters"],
         pretraining=pretraining,
@@ -132,13 +129,20 @@ def _league(info: dict[str, Any], backbone: Backbone) -> League:
     )
 
 
-def _epochs_of(schedule: str) -> int:
-    # A schedule of before had the epochs of the one that it was found to equal.
-    return SCHEDULES["metasaug" if schedule == "mcw" else schedule].epochs
+def recorded(stage: str, parameters: Mapping[str, Any]) -> tuple[Method[Any], Run]:
+    """Return the method and the run that a recipe records for pretrain or finetune.
+
+    Raises:
+        LtcliError, KeyError: The parameters are not those of this version.
+    """
+    method = METHODS[parameters["method"]]
+    module = {"pretrain": pretrain, "finetune": finetune}[stage]
+    params = build(module.Params, parameters, stage, options=method.options)
+    return method, module.run_of(params, {})
 
 
-def _augmentation(of: Any, store: str) -> set[str]:
-    """Return how a stage varied what it trained on."""
+def _augmentation(of: Training, store: str) -> set[str]:
+    """Return the augmentations of the images that a run trained on, in words."""
     kinds = {f"mixup {of.mixup:g}": of.mixup}
     if store == "images":
         kinds |= {"flip": of.flip, "crop": of.padding}

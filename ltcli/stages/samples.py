@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltcli.artifacts.backbone import Backbone, backbone_of
 from ltcli.artifacts.sidecar import read_records
 from ltcli.compute.environment import usable_cores
 from ltcli.compute.processes import local_processes
 from ltcli.core.errors import ArtifactError, DataError, ParamError
-from ltcli.core.params import param
+from ltcli.data.reading import Reading
 from ltcli.stages.stage import refuse_given
 
 if TYPE_CHECKING:
@@ -38,17 +39,6 @@ _UNREAD = {
 }
 
 
-def root_option() -> Any:
-    """Declare ``root``, where the images of a split of files are."""
-    return param(None, "folder of the images, if they have moved", identity=False)
-
-
-def workers_option() -> Any:
-    """Declare ``workers``, who decode the images of a split of files."""
-    text = "processes that decode image files; as many as cores if not given, shared by torchrun's"
-    return param(None, text, identity=False, ge=0)
-
-
 def check_samples(stage: str, root: str | None, split: Header) -> None:
     """Check that the images of a split of files can be found.
 
@@ -70,18 +60,21 @@ def check_samples(stage: str, root: str | None, split: Header) -> None:
         raise DataError(folder, "no such folder", "name the folder of the images with --root")
 
 
-def refuse_augmentation(stage: str, params: Any, store: str) -> None:
+def refuse_augmentation(
+    stage: str, params: Reading, store: str, defaults: Mapping[str, object] = {}
+) -> None:
     """Refuse options of an augmentation that samples kept like this do not have.
 
     Args:
-        stage: What an error names.
+        stage: Stage that an error names.
         params: Its parameters.
-        store: As in a split; features also for a feature bank.
+        store: Store of the split; features also for a feature bank.
+        defaults: Defaults of the method, instead of the declared ones.
 
     Raises:
         ParamError: One was given.
     """
-    refuse_given(stage, params, *_UNREAD[store])
+    refuse_given(stage, params, *_UNREAD[store], defaults=defaults)
 
 
 def check_alike(split: Header, model: Header) -> None:
@@ -155,7 +148,7 @@ def open_samples(
     split: Artifact,
     part: str,
     device: torch.device,
-    params: Any,
+    params: Reading,
     backbone: Backbone,
     augmentation: Augmentation | None = None,
 ) -> Samples:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcli import methods
 from ltcli.artifacts.backbone import Backbone, backbone_of
 from ltcli.artifacts.header import Header, opened, read_header
 from ltcli.core.errors import ArtifactError, ParamError
@@ -19,8 +18,8 @@ from ltcli.stages.recipe import recipe
 from ltcli.stages.samples import size_warning
 
 if TYPE_CHECKING:
-    from ltcli.methods.method import Method
     from ltcli.models.network import Network
+    from ltcli.stages.pretrain import Params
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +50,18 @@ class Start:
         return {"weights": self.origin}
 
 
-def resolve_start(params: Any, method: Method, split: Header) -> Start:
+def resolve_start(params: Params, variant: str, split: Header) -> Start:
     """Return where a run starts from.
 
     Args:
         params: The parameters of ``pretrain``.
-        method: The method.
+        variant: Change that the method makes to the backbone; empty for none.
         split: The split.
 
     Raises:
         ParamError: There is no such backbone, or not with this method, samples or weights.
         ArtifactError: The file of weights is missing or of another version.
     """
-    variant = method.backbone(methods.options(method, params))
     backbone = resolve(params.backbone, split, params.method, variant)
     _check_weights(params, backbone, split)
     origin = None
@@ -80,7 +78,7 @@ def resolve_start(params: Any, method: Method, split: Header) -> Start:
     return Start(backbone, params.weights, origin, () if small is None else (small,))
 
 
-def _check_weights(params: Any, backbone: Backbone, split: Header) -> None:
+def _check_weights(params: Params, backbone: Backbone, split: Header) -> None:
     if params.weights is not None and not backbone.image_size:
         rule = f"weights must not be given for embeddings, got {params.weights}"
         raise ParamError("pretrain", rule)
@@ -117,7 +115,7 @@ def _pixel_statistics(
     return backbone.mean, backbone.std
 
 
-def recipe_of(params: Any, start: Start, split: Header) -> list[Any]:
+def recipe_of(params: Params, start: Start, split: Header) -> list[Any]:
     """Return how the model was made, with what ``auto`` came to and where weights came from."""
     # The inputs of a split are what its data set was: other files make another recipe.
     chosen = {**split.parameters, **split.inputs, "store": split.info["store"]}

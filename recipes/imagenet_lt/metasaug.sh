@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# MetaSAug (CVPR 2021) on ImageNet-LT, ResNet-50: the classifier for 20 epochs at a constant rate,
-# on the backbone of decoupling.sh, beside the same without the meta step. Strength 0.25 growing
-# from 0, diagonals, batch 256: the released code. The meta set are all 20 validation images of a
-# class, where the paper takes 10.
+# MetaSAug (CVPR 2021) on ImageNet-LT, ResNet-50: trains the classifier for 20 epochs at a constant
+# rate on the backbone of decoupling.sh. The control has no meta step. Strength (0.25, growing from
+# 0), diagonal covariances and batch size 256 are those of the released code. The meta set is all 20
+# validation images per class, where the paper takes 10.
 #   metasaug.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
-# Takes: not measured. Expect, as published, 47.39 %, and cross-entropy at 38.88 %.
+# Takes: not measured. Expect, as published, 47.39 %, and 38.88 % by cross-entropy.
 set -euo pipefail
 # The tag stands for torchvision's image size, crop and filter, which the papers use.
 root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# MiSLAS (CVPR 2021) on ImageNet-LT, ResNet-50: mixup for 180 epochs, then label-aware smoothing
-# with scales and shifted batch-norms, beside cRT and LWS after the same mixup. Numbers are those of
-# the released code.
+# MiSLAS (CVPR 2021) on ImageNet-LT, ResNet-50: trains with mixup for 180 epochs, then with
+# label-aware smoothing and shifted batch-norms, beside cRT and LWS after the same mixup. The numbers
+# are those of the released code.
 #   mislas.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published for ResNet-50, 45.5 % after mixup, 51.7 % by cRT, 52.0 %
 # by LWS and 52.7 % by MiSLAS.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# STG on ImageNet-LT, ResNet-50: mixup as in mislas.sh, the generator on classes of more than 100
-# images, then the generalised classifier on augmented tail features, beside strength 0. The paper
-# gives neither its head classes nor the strength here; 1.5 is that of CIFAR-LT.
+# STG on ImageNet-LT, ResNet-50: trains with mixup as in mislas.sh, the generator on classes of more
+# than 100 images, then the generalised classifier on augmented tail features. The control has
+# strength 0. The paper gives neither head classes nor strength here; 1.5 is CIFAR-LT's.
 #   stg.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published, 53.2 % with a memory of 1200 features, 52.6 % without.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# MiSLAS (CVPR 2021) on Places-LT, ResNet-152 with weights of ImageNet: mixup for 90 epochs, then
-# label-aware smoothing with shifted batch-norms, beside cRT and LWS after the same mixup. The
-# released code trains the last block alone in the first stage, here everything is trained.
+# MiSLAS (CVPR 2021) on Places-LT, ResNet-152 with ImageNet weights: trains with mixup for 90 epochs,
+# then with label-aware smoothing and shifted batch-norms, beside cRT and LWS after the same mixup.
+# The released code trains only the last block in the first stage; here everything is trained.
 #   mislas.sh [FOLDER OF THE DATA] [OUT] [WEIGHTS: A FILE OR default]
 # Takes: not measured. Expect, as published, 29.2 % after mixup, 38.3 % by cRT, 39.7 % by LWS and
 # 40.4 % by MiSLAS.

@@ -3,6 +3,7 @@ import os
 import socket
 import traceback
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -199,11 +200,14 @@ def test_processes_decode_their_rows_of_a_batch_and_have_all(tmp_path):
     backbone = small_images.backbone("resnet20", image_size=(8, 8), in_files=True)
 
     def batches(world):
-        files = ImageFiles(tmp_path, paths, sizes, backbone, Augmentation(least_area=0.3))
+        varied = Augmentation(least_area=0.3, seed=1)
+        files = ImageFiles(tmp_path, paths, sizes, backbone, varied)
         made = FileBatches(files, (0.5,) * 3, (0.2,) * 3, CPU, 0, world)
         made.read_ahead(lambda _epoch: order, 3)
-        parts = [(0, order[:3]), (3, order[3:6]), (6, order[6:]), (20, torch.tensor([1, 1, 5]))]
-        return [made.drawn(rows, seed=1, epoch=0, first=first) for first, rows in parts]
+        drawn = partial(made.drawn, epoch=0)
+        parts = [drawn(order[first : first + 3], first=first) for first in (0, 3, 6)]
+        # No batch of the order.
+        return [*parts, drawn(torch.tensor([1, 1, 5]), first=20, stream="augment second")]
 
     alone = batches(World())
     for made in together(2, batches, tmp_path):

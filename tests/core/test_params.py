@@ -1,12 +1,13 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from ltcli.core.errors import ParamError
-from ltcli.core.params import as_dict, build, coerce, param, specs
+from ltcli.core.params import NoOptions, as_dict, build, coerce, defaults_of, nested, param, specs
 from ltcli.core.yaml_file import read_mapping
 
 
@@ -54,7 +55,7 @@ def test_a_declaration_is_read_in_order():
 @pytest.mark.parametrize(
     ("name", "metavar"),
     [
-        ("source", "cifar10|cifar100|digits"),
+        ("source", "NAME"),
         ("name", "TEXT"),
         ("epochs", "INT"),
         ("lr", "NUMBER"),
@@ -311,3 +312,91 @@ def test_a_wrong_option_and_a_wrong_line_of_a_file_name_their_place(ltcli, tmp_p
         f"error: {config}: no parameter 'seeds'",
         "hint: did you mean 'seed'?",
     ]
+
+
+@dataclass(frozen=True)
+class Own:
+    """Options of a method."""
+
+    tau: float = param(1.0, "strength", ge=0)
+    start: Literal["fresh", "trained"] = param("fresh", "first weights")
+    table: str | None = param(None, "a file", identity=False)
+
+
+@dataclass(frozen=True)
+class WithMethod:
+    """Parameters of a stage that has methods."""
+
+    method: str = param(help="which")
+    lr: float = param(0.1, "rate", gt=0)
+    options: object = nested()
+
+
+def test_flat_values_are_split_between_a_stage_and_the_options_of_its_method():
+    values = {"method": "m", "tau": "2", "lr": 1}
+    record = build(WithMethod, values, "here", options=Own)
+    assert record == WithMethod("m", 1.0, Own(2.0))
+    assert build(WithMethod, {"method": "m"}, "here") == WithMethod("m", 0.1, NoOptions())
+
+
+def test_a_methods_own_defaults_replace_the_declared_ones_and_yield_to_what_is_given():
+    defaults = {"lr": 0.5, "start": "trained"}
+    record = build(WithMethod, {"method": "m"}, "here", options=Own, defaults=defaults)
+    assert record == WithMethod("m", 0.5, Own(1.0, "trained"))
+    values = {"method": "m", "lr": "0.1", "start": "fresh"}
+    given = build(WithMethod, values, "here", options=Own, defaults=defaults)
+    assert given == WithMethod("m", 0.1, Own())
+    assert defaults_of(WithMethod, Own, defaults) == {
+        "lr": 0.5,
+        "tau": 1.0,
+        "start": "trained",
+        "table": None,
+    }
+
+
+def test_options_stand_flat_beside_the_stages_parameters_in_a_header():
+    record = build(WithMethod, {"method": "m", "table": "t.csv"}, "here", options=Own)
+    assert as_dict(record) == {"method": "m", "lr": 0.1, "tau": 1.0, "start": "fresh"}
+    assert build(WithMethod, as_dict(record), "here", options=Own) == WithMethod("m", 0.1, Own())
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "hint"),
+    [
+        ({"method": "m", "tua": 1}, "no parameter 'tua'", "did you mean 'tau'?"),
+        ({"method": "m", "ltr": 1}, "no parameter 'ltr'", "did you mean 'lr'?"),
+        ({"method": "m", "options": 1}, "no parameter 'options'", "known: "),
+        ({"method": "m", "tau": -1}, "tau must be at least 0, got -1", None),
+        ({"tau": 1}, "method must be given", None),
+    ],
+)
+def test_a_wrong_name_or_value_of_either_is_named(values, message, hint):
+    with pytest.raises(ParamError) as caught:
+        build(WithMethod, values, "finetune", options=Own)
+    assert str(caught.value) == f"finetune: {message}"
+    assert str(caught.value.hint).startswith(str(hint))
+
+
+def test_each_declaration_is_read_once():
+    assert specs(Params) is specs(Params)
+    assert [spec.name for spec in specs(WithMethod)] == ["method", "lr"]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Parameters of a command."""
+
+    files: tuple[Path, ...] = param((), "some files", positional=True)
+    folder: Path = param(Path("artifacts"), "a folder", short="d", group="Files")
+    kind: Literal["a-rather-long-name", "another-long-name"] = param("another-long-name", "kind")
+
+
+def test_paths_groups_and_short_options():
+    files, folder, kind = specs(Files)
+    assert (files.base, files.item, folder.base) == (tuple, Path, Path)
+    assert (folder.group, folder.short, folder.metavar) == ("Files", "d", "PATH")
+    assert kind.metavar == "NAME"
+    record = build(Files, {"files": ["a", Path("b,c")], "folder": "x"}, "here")
+    assert record == Files((Path("a"), Path("b,c")), Path("x"))
+    with pytest.raises(ParamError, match="here: folder must be a path, got True"):
+        build(Files, {"folder": True}, "here")

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ltcli.compute.seeds import derive
 from ltcli.data.batches import (
     Augmentation,
     FeatureBatches,
@@ -110,6 +111,23 @@ def test_draws_are_functions_of_seed_and_epoch_alone():
         assert not augmentation_draws(100, seed=seed, epoch=epoch).equal(first)
 
 
+def test_streams_of_other_names_draw_other_numbers_for_the_same_epoch_and_position():
+    names = ("augment", "augment second", "augment meta")
+    draws = [augmentation_draws(100, seed=3, epoch=5, stream=name) for name in names]
+    for i, one in enumerate(draws):
+        for other in draws[:i]:
+            assert (one != other).all()
+
+
+def test_the_training_batches_draw_the_numbers_that_they_always_drew():
+    generator = torch.Generator().manual_seed(derive("augment", 3, 5))
+    expected = torch.randint(2**31, (100, 3), generator=generator)
+    for stream in ({}, {"stream": "augment"}):
+        assert augmentation_draws(100, seed=3, epoch=5, **stream).equal(expected)
+    # torch 2.15.0.
+    assert expected[0].tolist() == [1890946800, 954049463, 323204497]
+
+
 def test_draws_of_a_shorter_epoch_are_the_first_of_a_longer_one():
     long = augmentation_draws(1000, seed=0, epoch=0)
     for count in (0, 1, 5, 6, 17, 999):
@@ -136,15 +154,29 @@ def test_batches_in_order_are_all_the_plain_images(images):
 
 
 def test_what_is_drawn_depends_on_seed_epoch_and_position(images):
-    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding=4))
     rows = torch.arange(70) % 7
-    for seed, epoch in ((0, 0), (0, 1), (5, 1)):
-        whole = batches.augmented(rows, augmentation_draws(70, seed=seed, epoch=epoch))
-        place = {"seed": seed, "epoch": epoch}
-        # Beyond the size too: an epoch may be longer than the images are many.
-        for first in (0, 64, 33):
-            made = batches.drawn(rows[first:], first=first, **place)
-            assert made.equal(whole[first:])
+    for seed in (0, 5):
+        batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding=4, seed=seed))
+        for epoch in (0, 1):
+            whole = batches.augmented(rows, augmentation_draws(70, seed=seed, epoch=epoch))
+            # Beyond the size too: an epoch may be longer than the images are many.
+            for first in (0, 64, 33):
+                made = batches.drawn(rows[first:], epoch=epoch, first=first)
+                assert made.equal(whole[first:])
+
+
+def test_streams_that_take_turns_do_not_disturb_each_other(images):
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(padding=4, seed=5))
+    rows = torch.arange(70) % 7
+    for epoch in (0, 1, 0):
+        for first in (0, 40):
+            made = {}
+            for stream in ("augment", "augment meta"):
+                draws = augmentation_draws(70, seed=5, epoch=epoch, stream=stream)[first:]
+                place = {"epoch": epoch, "first": first, "stream": stream}
+                made[stream] = batches.drawn(rows[first:], **place)
+                assert made[stream].equal(batches.augmented(rows[first:], draws))
+            assert not made["augment"].equal(made["augment meta"])
 
 
 def test_embeddings_are_drawn_as_they_are(rng):
@@ -152,7 +184,8 @@ def test_embeddings_are_drawn_as_they_are(rng):
     batches = FeatureBatches(features, CPU)
     assert torch.cat(list(batches.in_order(slice(0, 7), 3))).equal(features)
     rows = torch.tensor([6, 0, 6])
-    assert batches.drawn(rows, seed=0, epoch=3, first=9).equal(features[rows])
+    for stream in ("augment", "augment meta"):
+        assert batches.drawn(rows, epoch=3, first=9, stream=stream).equal(features[rows])
     assert [len(batch) for batch in FeatureBatches(features[:0], CPU).in_order(slice(0, 0), 3)] == [
         0
     ]

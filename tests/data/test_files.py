@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 
 def batches_of(root, workers=0, **options):
     sizes = [(root / name).stat().st_size for name in NAMES]
-    augmentation = Augmentation(**{"least_area": 0.3, "jitter": 0.4, **options})
+    augmentation = Augmentation(**{"least_area": 0.3, "jitter": 0.4, "seed": 5, **options})
     return FileBatches(
         ImageFiles(root, NAMES, sizes, BACKBONE, augmentation), MEAN, STD, CPU, workers
     )
@@ -67,8 +67,8 @@ def naive(root, row, seed):
     return normalised(transform(Image.open(root / NAMES[row])))
 
 
-def drawn(batches, rows, epoch=0, first=0, seed=5):
-    return batches.drawn(rows, seed=seed, epoch=epoch, first=first)
+def drawn(batches, rows, epoch=0, first=0, stream="augment"):
+    return batches.drawn(rows, epoch=epoch, first=first, stream=stream)
 
 
 def test_images_as_they_are_come_in_order_with_their_centres(root):
@@ -114,9 +114,39 @@ def test_what_was_not_announced_is_drawn_all_the_same(root):
         part = rows[first : first + 4]
         assert drawn(ahead, part, 0, first).equal(drawn(plain, part, 0, first))
         # A second batch beside each, one at the same place; and the first one once more.
-        assert drawn(ahead, others, 0, first).equal(drawn(plain, others, 0, first))
-        assert drawn(ahead, others, 0, 12 + first).equal(drawn(plain, others, 0, 12 + first))
+        for place in (first, 12 + first):
+            second = drawn(ahead, others, 0, place, "augment second")
+            assert second.equal(drawn(plain, others, 0, place, "augment second"))
         assert drawn(ahead, part, 0, first).equal(drawn(plain, part, 0, first))
+
+
+def test_streams_of_other_names_draw_other_images_at_the_same_place(root):
+    rows = order(3)[:5]
+    for ahead in (False, True):
+        batches = batches_of(root)
+        if ahead:
+            batches.read_ahead(order, 5)
+        made = {}
+        for stream in ("augment", "augment second", "augment meta"):
+            seeds = [derive(stream, 5, 3, i) for i in range(5)]
+            expected = [naive(root, *item) for item in zip(rows.tolist(), seeds, strict=True)]
+            made[stream] = drawn(batches, rows, 3, 0, stream)
+            torch.testing.assert_close(made[stream], torch.stack(expected), rtol=0, atol=1e-5)
+        for other in ("augment second", "augment meta"):
+            assert not any(a.equal(b) for a, b in zip(made["augment"], made[other], strict=True))
+
+
+def test_batches_of_the_order_are_known_by_their_place_and_no_rows_are_copied(root):
+    # Rows without values: whoever looked at them, or copied them from a device, would fail.
+    nowhere = torch.empty(4, dtype=torch.int64, device="meta")
+    plain, ahead = batches_of(root), batches_of(root)
+    ahead.read_ahead(order, 4)
+    for epoch in (0, 1):
+        for first in (0, 4, 8):
+            expected = drawn(plain, order(epoch)[first : first + 4], epoch, first)
+            assert drawn(ahead, nowhere, epoch, first).equal(expected)
+    with pytest.raises(NotImplementedError, match="meta"):
+        drawn(ahead, nowhere, 1, 8, "augment second")
 
 
 def test_a_run_that_goes_on_begins_in_the_middle_and_reads_no_image_twice(root, monkeypatch):

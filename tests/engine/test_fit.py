@@ -11,9 +11,9 @@ from ltcli.data.batches import Augmentation, ImageBatches
 from ltcli.data.digits import load_digits
 from ltcli.data.samplers import instance_balanced
 from ltcli.engine import fit as module
-from ltcli.engine.fit import fit
+from ltcli.engine.fit import fit, train
 from ltcli.engine.state import Snapshots, TrainingState
-from ltcli.engine.steps import Augmented, plain_step
+from ltcli.engine.steps import Steps, drawn_from, plain_step
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
 from ltcli.models.resnet import ResNet
@@ -61,12 +61,13 @@ class Run:
             self.optimizer,
             lambda z, y, _batch: F.cross_entropy(z, y, reduction="none"),
             lambda values, _labels, _batch, _shares=None: values.mean(),
-            Augmented(images, seed=0),
+            drawn_from(images),
             self.labels,
             dtype=dtype,
         )
         self.snapshots = Snapshots(self.network, first)
-        self.context = Context("pretrain", "cpu", memory or Memory(), lambda _record: None)
+        self.records = []
+        self.context = Context("pretrain", "cpu", memory or Memory(), self.records.append)
         self.lr = lr
         self.batches = []
 
@@ -89,6 +90,20 @@ class Run:
         for epoch in training:
             self.snapshots.take(epoch.epoch)
             yield epoch
+
+    def train(self, epochs, keep=0, step=None, **steps):
+        return train(
+            self.network,
+            self.optimizer,
+            Steps(step or self.spied, **steps),
+            lambda epoch: instance_balanced(COUNT, seed=0, epoch=epoch),
+            lambda epoch: self.lr / (epoch + 1),
+            epochs=epochs,
+            batch_size=BATCH,
+            seed=0,
+            context=self.context,
+            keep=keep,
+        )
 
     def weights(self):
         return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
@@ -270,6 +285,91 @@ def test_what_layers_draw_depends_on_the_seed_and_the_step_alone():
     assert len(rest) == 2 * STEPS - 3
     assert all(whole[place] == values for place, values in rest.items())
     assert not any(whole[place] == values for place, values in drawn(1).items())
+
+
+class Counter:
+    """State of a method: how many steps it did."""
+
+    def __init__(self, step):
+        self.count, self._step = torch.zeros(1, dtype=torch.int64), step
+
+    def step(self, batch):
+        self.count += 1
+        return self._step(batch)
+
+    def tensors(self):
+        return {"count": self.count}
+
+    def restore(self, tensors):
+        self.count = tensors["count"]
+
+
+def test_training_to_the_end_is_the_loop_to_its_end():
+    loop, run = Run(first=1), Run()
+    epochs = list(loop.fit(3))
+    snapshots, state = run.train(3, keep=2)
+    assert same(run.weights(), loop.weights())
+    assert same(snapshots.stacked("net."), loop.snapshots.stacked("net."))
+    assert snapshots.stacked()["snapshots.epoch"].tolist() == [1, 2]
+    assert state == {}
+    first, *others = run.records
+    assert first == {"event": "training", "device": "cpu", "precision": "float32"}
+    assert [record["event"] for record in others] == ["epoch"] * 3
+    for name in ("epoch", "loss", "learning_rate"):
+        assert [record[name] for record in others] == [getattr(epoch, name) for epoch in epochs]
+
+
+def test_nothing_is_kept_unless_it_is_asked_for():
+    snapshots, _ = Run().train(2)
+    assert snapshots.stacked() == {}
+
+
+def test_training_for_no_epochs_leaves_the_network_as_it_is():
+    run, before = Run(), Run().weights()
+    snapshots, _ = run.train(0, keep=2)
+    assert same(run.weights(), before)
+    assert snapshots.stacked() == {}
+    assert run.batches == []
+
+
+def test_steps_may_have_an_order_of_their_own():
+    run = Run()
+    run.train(2, order=lambda epoch: torch.arange(epoch, epoch + 20))
+    for epoch in (0, 1):
+        rows = [batch.rows for batch in run.batches if batch.epoch == epoch]
+        assert torch.cat(rows).equal(torch.arange(epoch, epoch + 20))
+
+
+def test_figures_and_state_of_a_method_are_reported_and_returned():
+    run = Run()
+    counter = Counter(run.step)
+    facts = lambda: {"steps_done": float(counter.count)}  # noqa: E731
+    _, state = run.train(2, step=counter.step, state=counter, facts=facts)
+    assert {name: tensor.tolist() for name, tensor in state.items()} == {
+        "method.count": [2 * STEPS]
+    }
+    assert [record["steps_done"] for record in run.records[1:]] == [STEPS, 2 * STEPS]
+
+
+def test_a_run_to_its_end_goes_on_with_the_state_of_its_method_and_what_it_kept():
+    whole, memory = Run(), Memory()
+    snapshots, _ = whole.train(3, keep=3)
+    first = Run(memory)
+    counter = Counter(first.step)
+
+    def step(batch):
+        if (batch.epoch, batch.step) == (1, 2):
+            first.context.stop_signal = signal.SIGTERM
+        return counter.step(batch)
+
+    with pytest.raises(StopError):
+        first.train(3, keep=3, step=step, state=counter)
+    rest = Run(memory)
+    counter = Counter(rest.step)
+    kept, state = rest.train(3, keep=3, step=counter.step, state=counter)
+    assert state["method.count"].tolist() == [3 * STEPS]
+    assert same(rest.weights(), whole.weights())
+    assert same(kept.stacked(), snapshots.stacked())
 
 
 # torch 2.15.0, float32 on a CPU.

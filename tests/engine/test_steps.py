@@ -3,12 +3,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ltcli.compute.seeds import derive
 from ltcli.data.batches import Augmentation, ImageBatches, augmentation_draws
 from ltcli.data.samplers import order_of
-from ltcli.engine.fit import Batch
 from ltcli.engine.steps import (
-    Augmented,
+    Batch,
     Mixing,
+    drawn_from,
     labels_on_host,
     mixed_loss,
     mixture,
@@ -226,8 +227,8 @@ def test_labels_on_the_host_are_those_of_the_rows_of_the_step():
 
 def test_augmented_images_take_the_draws_of_their_position_in_the_epoch(rng):
     pixels = torch.randint(256, (20, 8, 8, 3), generator=rng, dtype=torch.uint8)
-    images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU, Augmentation(padding=4))
-    inputs = Augmented(images, seed=3)
+    images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU, Augmentation(padding=4, seed=3))
+    inputs = drawn_from(images)
     order = torch.randperm(20, generator=rng)
     for epoch in (0, 1, 0):
         whole = images.augmented(order, augmentation_draws(20, seed=3, epoch=epoch))
@@ -319,6 +320,24 @@ def test_second_batches_are_no_copies_of_first_ones_by_the_same_sampler():
     first = order_of("class-aware", labels, 4, seed=3, epoch=0, epochs=2)
     assert len(rows) == 40
     assert not rows.equal(first[:40])
+
+
+def test_an_image_in_both_batches_of_a_step_is_augmented_twice(rng):
+    labels = torch.arange(40) % 4
+    second = second_batches(labels, 4, "class-aware", seed=3, epochs=2)
+    order = order_of("class-aware", labels, 4, seed=derive("second", 3), epoch=1, epochs=2)
+    batch = Batch(1, 2, 20, order[20:30])
+    found = second(batch)
+    assert (found.epoch, found.step, found.first) == (1, 2, 20)
+    assert found.rows.equal(batch.rows)
+    assert (batch.stream, found.stream) == ("augment", "augment second")
+    pixels = torch.randint(256, (40, 8, 8, 3), generator=rng, dtype=torch.uint8)
+    images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU, Augmentation(padding=4, seed=3))
+    inputs, draws = drawn_from(images), {}
+    for one in (batch, found):
+        draws[one.stream] = augmentation_draws(40, seed=3, epoch=1, stream=one.stream)[20:30]
+        assert inputs(one).equal(images.augmented(one.rows, draws[one.stream]))
+    assert (draws["augment"] != draws["augment second"]).all()
 
 
 @pytest.mark.parametrize("form", ["linear", "cosine"])

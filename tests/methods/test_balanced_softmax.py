@@ -4,16 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.fit import Batch
-from ltcli.methods import logit_adjustment
-from ltcli.methods.balanced_softmax import make_loss
-from ltcli.methods.method import NoParams
+from ltcli.engine.steps import Batch
+from tests.methods.conftest import loss_and_run
 
 BATCH = Batch(0, 0, 0, torch.arange(8))
 
 
 def loss_of(counts, logits, labels):
-    return make_loss(NoParams(), torch.as_tensor(counts))(logits, labels, BATCH)
+    return loss_and_run("balanced-softmax", counts)[0](logits, labels, BATCH)
 
 
 @pytest.mark.parametrize(("label", "probability"), [(0, 0.9), (1, 0.1)])
@@ -38,7 +36,7 @@ def test_only_ratios_of_counts_matter(rng):
 def test_it_is_logit_adjustment_in_the_loss_with_tau_1(rng):
     logits, labels = torch.randn(8, 3, generator=rng), torch.arange(8) % 3
     counts = [100, 10, 1]
-    adjusted = logit_adjustment.make_loss(logit_adjustment.Params(tau=1.0), torch.tensor(counts))
+    adjusted, _ = loss_and_run("logit-adjustment", counts, tau=1.0)
     torch.testing.assert_close(loss_of(counts, logits, labels), adjusted(logits, labels, BATCH))
 
 

@@ -7,21 +7,21 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.compute.seeds import derive
+from ltcli.core.params import NoOptions
 from ltcli.data.samplers import order_of
-from ltcli.engine.fit import Batch
+from ltcli.engine.steps import Batch
 from ltcli.methods.bbn import METHOD, make_steps, share
-from ltcli.methods.method import NoParams
 from ltcli.models import small_images
 from ltcli.models.network import build_network, load_network
 
 
 @pytest.fixture
-def case(bilevel):
+def case(make_run):
     """A network of two branches on 24 images."""
-    setting = bilevel(whole=True)
+    run = make_run("bbn", whole=True, epochs=200)
     network = build_network(small_images.backbone("resnet20", "bbn"), 4, seed=0).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
-    return dataclasses.replace(setting, network=network, optimizer=optimizer, epochs=200)
+    return dataclasses.replace(run, network=network, optimizer=optimizer)
 
 
 def test_the_share_falls_as_in_the_released_code():
@@ -50,14 +50,14 @@ def test_a_step_is_the_mix_of_both_branches_term_by_term(case, batch):
     z = case.network.classifier(torch.cat([2 * 0.75 * usual, 2 * 0.25 * other], 1))
     ours, theirs = F.cross_entropy(z, case.labels[at.rows]), F.cross_entropy(z, case.labels[rare])
     expected = 0.75 * ours + 0.25 * theirs
-    mine = make_steps(NoParams(), case).step(at)
+    mine = make_steps(NoOptions(), case).step(at)
     assert float(mine.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_in_the_first_epoch_the_second_branch_learns_nothing(case, batch):
     branches = case.network.backbone.branches
     before = [[p.detach().clone() for p in branch.parameters()] for branch in branches]
-    make_steps(NoParams(), case).step(batch)
+    make_steps(NoOptions(), case).step(batch)
     moved = [
         any(not torch.equal(p, q) for p, q in zip(branch.parameters(), old, strict=True))
         for branch, old in zip(branches, before, strict=True)
@@ -77,11 +77,11 @@ def test_the_two_batches_are_augmented_differently(case, batch):
     inputs = case.inputs
 
     def watched(asked_for):
-        asked.append(asked_for.first)
+        asked.append((asked_for.first, asked_for.stream))
         return inputs(asked_for)
 
-    make_steps(NoParams(), dataclasses.replace(case, inputs=watched)).step(batch)
-    assert asked == [0, 24]
+    make_steps(NoOptions(), dataclasses.replace(case, inputs=watched)).step(batch)
+    assert asked == [(0, "augment"), (0, "augment second")]
 
 
 def test_from_images_to_a_better_classifier(ltcli, copy):

@@ -4,11 +4,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltcli.compute.device import seed_layers
-from ltcli.engine.fit import Batch
 from ltcli.methods import bilevel as shared
 from ltcli.methods.method import Base, base_loss
-
-HELD_OUT = torch.arange(8) % 4
+from tests.methods.conftest import ALL_HELD_OUT, HELD_OUT
 
 
 def logits_of(case, parameters, x):
@@ -28,8 +26,7 @@ def losses_at(case, parameters, batch, base):
 
 
 def held_out_loss(case, parameters):
-    everything = Batch(0, 0, 0, torch.arange(8))
-    return F.cross_entropy(logits_of(case, parameters, case.held_out(everything)), HELD_OUT)
+    return F.cross_entropy(logits_of(case, parameters, case.held_out(ALL_HELD_OUT)), HELD_OUT)
 
 
 def by_double_backward(case, batch, base, weights):
@@ -53,7 +50,7 @@ def found(case, batch, base, weights):
     def virtual(f):
         return (weights * base(case.network.classifier(f), labels, batch)).sum()
 
-    held_out = case.held_out(Batch(0, 0, 0, torch.arange(8))), HELD_OUT
+    held_out = case.held_out(ALL_HELD_OUT), HELD_OUT
     loss = virtual if weights.abs().sum() > 0 else None
     tangents = shared.behind_virtual_step(loss, features, x, held_out, case, batch)
     agreed = shared.alignments(lambda z: base(z, labels, batch), features, case, tangents)
@@ -64,9 +61,9 @@ def found(case, batch, base, weights):
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("size", [0.0, 0.5])
 def test_alignments_are_the_derivatives_by_the_weights_of_a_virtual_step(
-    bilevel, batch, name, whole, size, rng
+    make_run, batch, name, whole, size, rng
 ):
-    case = bilevel(whole=whole)
+    case = make_run("l2rw", whole=whole)
     base = base_loss(Base(base=name, gamma=1.5), case.class_counts)
     weights = size * torch.rand(12, generator=rng, dtype=case.network.classifier.weight.dtype)
     expected = by_double_backward(case, batch, base, weights)
@@ -75,8 +72,8 @@ def test_alignments_are_the_derivatives_by_the_weights_of_a_virtual_step(
     torch.testing.assert_close(found(case, batch, base, weights), expected, rtol=0, atol=tolerance)
 
 
-def test_without_a_step_they_are_inner_products_of_gradients(bilevel, batch):
-    case = bilevel()
+def test_without_a_step_they_are_inner_products_of_gradients(make_run, batch):
+    case = make_run("l2rw")
     base = base_loss(Base(), case.class_counts)
     theta = {n: p for n, p in case.network.named_parameters() if p.requires_grad}
     fixed = {n: p for n, p in case.network.named_parameters() if not p.requires_grad}
@@ -89,8 +86,8 @@ def test_without_a_step_they_are_inner_products_of_gradients(bilevel, batch):
         assert float(mine[i].detach()) == pytest.approx(product, abs=1e-12)
 
 
-def test_they_are_finite_differences_of_the_held_out_loss(bilevel, batch):
-    case = bilevel()
+def test_they_are_finite_differences_of_the_held_out_loss(make_run, batch):
+    case = make_run("l2rw")
     base = base_loss(Base(), case.class_counts)
     weights = torch.full((12,), 0.3, dtype=torch.float64)
     theta = {n: p for n, p in case.network.named_parameters() if p.requires_grad}
@@ -110,10 +107,10 @@ def test_they_are_finite_differences_of_the_held_out_loss(bilevel, batch):
         assert float(mine[i].detach()) == pytest.approx(slope, abs=1e-8)
 
 
-def test_what_dropout_takes_from_the_features_it_takes_from_their_derivative(bilevel, batch):
-    case = bilevel(whole=True)
+def test_what_dropout_takes_from_the_features_it_takes_from_their_derivative(make_run, batch):
+    case = make_run("l2rw", whole=True)
     case.network.backbone = torch.nn.Sequential(case.network.backbone, torch.nn.Dropout(0.5))
-    held_out = case.held_out(Batch(0, 0, 0, torch.arange(8))), HELD_OUT
+    held_out = case.held_out(ALL_HELD_OUT), HELD_OUT
     with torch.random.fork_rng():
         seed_layers(torch.device("cpu"), case.seed, batch.epoch, batch.step)
         x = case.inputs(batch)
@@ -125,8 +122,8 @@ def test_what_dropout_takes_from_the_features_it_takes_from_their_derivative(bil
     assert found[~dropped].ne(0).all()
 
 
-def test_nothing_but_the_step_moves_the_network(bilevel, batch):
-    case = bilevel(whole=True)
+def test_nothing_but_the_step_moves_the_network(make_run, batch):
+    case = make_run("l2rw", whole=True)
     before = {n: t.clone() for n, t in case.network.state_dict().items()}
     base = base_loss(Base(), case.class_counts)
     x = case.inputs(batch)

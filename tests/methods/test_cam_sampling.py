@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.fit import Batch
-from ltcli.methods.cam_sampling import METHOD, Params, drawn_rows, make_steps, moved_counts
+from ltcli.engine.steps import Batch
+from ltcli.methods.cam_sampling import METHOD, Options, drawn_rows, make_steps, moved_counts
 from ltcli.stats import fusion
-
-COUNTS = torch.tensor([12, 6, 4, 2])
-LABELS = torch.arange(4).repeat_interleave(COUNTS)
+from tests.methods.conftest import COUNTS, LABELS
 
 
 def test_every_class_ends_with_as_many_images():
@@ -35,9 +33,9 @@ def test_an_epoch_has_every_image_once_and_the_rest_moved():
         assert not torch.equal(rows, drawn_rows(LABELS, moved_counts(COUNTS, None), **other)[0])
 
 
-def test_without_moved_images_a_step_is_cross_entropy(bilevel):
-    case = bilevel(whole=True)
-    steps = make_steps(Params(at_most=0), case)
+def test_without_moved_images_a_step_is_cross_entropy(make_run):
+    case = make_run("cam-sampling", whole=True)
+    steps = make_steps(Options(at_most=0), case)
     rows = steps.order(0)
     assert len(rows) == 24
     batch = Batch(0, 0, 0, rows[:12])
@@ -48,12 +46,12 @@ def test_without_moved_images_a_step_is_cross_entropy(bilevel):
     assert float(mine.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
-def test_only_the_images_of_further_draws_are_moved(bilevel):
-    case = bilevel(whole=True)
+def test_only_the_images_of_further_draws_are_moved(make_run):
+    case = make_run("cam-sampling", whole=True)
     seen = []
     body = case.network.backbone.forward
     case.network.backbone.forward = lambda x: seen.append(x.clone()) or body(x)
-    steps = make_steps(Params(foreground_at=0.0), case)
+    steps = make_steps(Options(foreground_at=0.0), case)
     rows = steps.order(0)
     _, moved = drawn_rows(LABELS, moved_counts(COUNTS, None), seed=0, epoch=0)
     batch = Batch(0, 1, 12, rows[12:24])
@@ -65,15 +63,15 @@ def test_only_the_images_of_further_draws_are_moved(bilevel):
     assert not same[flags].any()
 
 
-def test_the_foreground_is_that_of_the_own_class(bilevel, monkeypatch):
-    case, seen, original = bilevel(whole=True), [], fusion.activation_maps
+def test_the_foreground_is_that_of_the_own_class(make_run, monkeypatch):
+    case, seen, original = make_run("cam-sampling", whole=True), [], fusion.activation_maps
 
     def spied(maps, vectors):
         seen.append(vectors)
         return original(maps, vectors)
 
     monkeypatch.setattr(fusion, "activation_maps", spied)
-    steps = make_steps(Params(), case)
+    steps = make_steps(Options(), case)
     rows = steps.order(0)
     _, moved = drawn_rows(LABELS, moved_counts(COUNTS, None), seed=0, epoch=0)
     labels, flags = LABELS[rows[12:24]], moved[12:24]
@@ -83,13 +81,13 @@ def test_the_foreground_is_that_of_the_own_class(bilevel, monkeypatch):
     assert seen[0].equal(expected)
 
 
-def test_a_resumed_run_moves_the_same_images(bilevel):
+def test_a_resumed_run_moves_the_same_images(make_run):
     def loss(after):
-        case = bilevel(whole=True)
-        steps = make_steps(Params(), case)
+        case = make_run("cam-sampling", whole=True)
+        steps = make_steps(Options(), case)
         rows = steps.order(1)
         if after:
-            steps = make_steps(Params(), dataclasses.replace(case))
+            steps = make_steps(Options(), dataclasses.replace(case))
         return float(steps.step(Batch(1, 1, 12, rows[12:24])).detach())
 
     assert loss(False) == loss(True)
@@ -99,15 +97,15 @@ def test_it_tunes_the_whole_network(ltcli, copy):
     assert ltcli("finetune", "--method", "cam-sampling", "--epochs", "1", "-d", copy).code == 0
 
 
-def test_the_foreground_is_three_quarters_of_the_mean_and_more(bilevel, monkeypatch):
-    case, cut = bilevel(whole=True), []
+def test_the_foreground_is_three_quarters_of_the_mean_and_more(make_run, monkeypatch):
+    case, cut = make_run("cam-sampling", whole=True), []
     maps = torch.arange(12.0).view(1, 3, 4)
     monkeypatch.setattr(fusion, "activation_maps", lambda m, _w: maps.expand(len(m), 3, 4))
     monkeypatch.setattr(
         "ltcli.data.foreground.with_moved_foreground",
         lambda images, mask, *_: cut.append(mask) or images,
     )
-    steps = make_steps(Params(), case)
+    steps = make_steps(Options(), case)
     steps.step(Batch(0, 1, 12, steps.order(0)[12:24]))
     at_the_size_of_images = F.interpolate(maps.unsqueeze(1), (8, 8), mode="bilinear")[0, 0]
     low, high = at_the_size_of_images.min(), at_the_size_of_images.max()

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -10,21 +11,29 @@ import torch
 
 from ltcli import methods
 from ltcli.artifacts.header import read_header
-from ltcli.core.params import build, specs
-from ltcli.engine.fit import Batch
+from ltcli.core.params import specs
+from ltcli.engine import steps
+from ltcli.engine.steps import Batch
 from ltcli.methods import METHODS
-from ltcli.methods import method as method_module
-from ltcli.methods.method import Trained
+from ltcli.methods.method import Method
+from ltcli.methods.presets import PRESETS
 from ltcli.models.classifier import Classifier
 from ltcli.stages import STAGES
+from tests.methods.conftest import (
+    balances,
+    loss_and_run,
+    parameters,
+    planned,
+    solved,
+    solving_run,
+)
 
 WITH_METHODS = {stage.name: stage for stage in STAGES if stage.has_methods}
 # Options that every command has, by the name their value gets.
 COMMON = {"dir", "folder", "out", "config", "device", "force", "dry_run", "json", "as_json"}
 COMMON |= {"verbose", "quiet", "help"}
 BATCH = Batch(0, 0, 0, torch.arange(6))
-# Modules whose settings have the weighted mean of a stage.
-WHERE_WEIGHTED = {"pretrain": "stages.fresh_setting", "finetune": "stages.setting"}
+FUNCTIONS = [f.name for f in dataclasses.fields(Method) if f.type.startswith("Callable[")]
 # Noise is drawn for the places of a batch: without it, samples do not depend on theirs.
 STILL = {"gcl": {"cloud": 0.0}}
 PAIRS = [(name, stage) for name, method in METHODS.items() for stage in method.stages]
@@ -41,19 +50,23 @@ def method(name):
 
 
 def module_of(name):
-    return importlib.import_module(f"ltcli.methods.{name.replace('-', '_')}")
+    file = "presets" if name in PRESETS else name.replace("-", "_")
+    return importlib.import_module(f"ltcli.methods.{file}")
 
 
-def test_each_method_is_a_file_of_its_name_with_a_test_file(name, method):
-    assert module_of(name).METHOD is method
-    assert Path(__file__).with_name(f"test_{name.replace('-', '_')}.py").exists()
+def test_each_method_is_in_a_file_with_a_test_file(name, method):
+    module = module_of(name)
+    assert (module.PRESETS[name] if name in PRESETS else module.METHOD) is method
+    file = module.__name__.rpartition(".")[2]
+    assert Path(__file__).with_name(f"test_{file}.py").exists()
 
 
 def test_each_file_is_in_the_table():
     folder = Path(methods.__file__).parent
     files = {path.stem.replace("_", "-") for path in folder.glob("*.py")}
-    # method is the record, bilevel and refusals what some methods share.
-    assert files - {"--init--", "method", "bilevel", "refusals"} == set(METHODS)
+    # method is the record, run what its functions take, bilevel what some methods share.
+    shared = {"--init--", "method", "run", "bilevel", "presets"}
+    assert files - shared == set(METHODS) - set(PRESETS)
 
 
 def test_docstring_and_record_name_the_source(name, method):
@@ -64,17 +77,32 @@ def test_docstring_and_record_name_the_source(name, method):
         line = next(line for line in doc.splitlines() if line.startswith("Source: "))
         assert "arXiv" in doc[doc.index(line) :]
         assert "arXiv" in method.source
+        assert all(number in doc for number in re.findall(r"\d{4}\.\d{5}", method.source))
     assert method.summary
     assert method.source
     assert not method.summary.endswith(".")
 
 
-def test_parameters_are_frozen_and_explained(method):
-    assert dataclasses.is_dataclass(method.params)
-    assert method.params.__dataclass_params__.frozen
-    for spec in specs(method.params):
+def test_each_function_takes_the_options_and_the_run(method):
+    assert {"loss", "steps", "solve", "balances", "head", "check"} <= set(FUNCTIONS)
+    for function in FUNCTIONS:
+        if getattr(method, function) is not None:
+            taken = inspect.signature(getattr(method, function)).parameters
+            # An underscore marks what a method has no use for.
+            assert [name.lstrip("_") for name in taken] == ["options", "run"], function
+
+
+def test_options_are_frozen_and_explained(method):
+    assert dataclasses.is_dataclass(method.options)
+    assert method.options.__dataclass_params__.frozen
+    for spec in specs(method.options):
         assert spec.help
         assert not spec.required
+
+
+def test_the_help_of_an_option_begins_with_what_it_sets(method):
+    for spec in specs(method.options):
+        assert not re.match(r"(of|which|what|by)\b", spec.help, re.IGNORECASE), spec.flag
 
 
 def test_stages_are_known(method):
@@ -94,60 +122,55 @@ def test_a_loss_or_steps_or_a_solution_in_closed_form(method):
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.solve])
 def test_what_is_chosen_are_own_parameters(rng, name):
-    labels = torch.arange(3).repeat_interleave(4)
-    known = Trained(
-        Classifier(5, 3),
-        torch.tensor([40, 9, 3]),
-        *(torch.randn(12, 5, generator=rng), labels),
-        *(torch.randn(12, 5, generator=rng), labels),
-    )
-    params = METHODS[name].params()
-    _, chosen = METHODS[name].solve(params, known)
-    assert set(chosen) <= {field.name for field in dataclasses.fields(params)}
+    labels, counts = torch.arange(3).repeat_interleave(4), torch.tensor([40, 9, 3])
+    train, val = ((torch.randn(12, 5, generator=rng), labels) for _ in range(2))
+    run = solving_run(name, Classifier(5, 3), counts, train, val)
+    _, chosen = solved(run)
+    assert set(chosen) <= {field.name for field in dataclasses.fields(run.params.options)}
 
 
-def test_what_is_trained_exists(method):
-    trainable = method.head(method.params()).trainable
+@pytest.mark.parametrize(("name", "stage"), PAIRS)
+def test_what_is_trained_exists(name, stage):
+    run = planned(name, stage)
+    trainable = METHODS[name].head(run.params.options, run).trainable
     assert trainable
     assert set(trainable) <= {"weight", "bias", "scales", "memory"}
 
 
-def test_own_defaults_are_of_stages_and_parameters_that_the_method_has(name, method, options):
+def test_own_defaults_are_of_stages_and_parameters_that_the_method_has(name, method):
     assert set(method.defaults) <= set(method.stages)
     for stage, defaults in method.defaults.items():
-        known = {spec.name for spec in specs(WITH_METHODS[stage].params) + specs(method.params)}
+        known = {spec.name for spec in specs(WITH_METHODS[stage].params) + specs(method.options)}
         assert set(defaults) <= known
-        params = options(name, stage)
-        assert {option: getattr(params, option) for option in defaults} == defaults
+        params = parameters(name, stage)
+        values = vars(params) | vars(params.options)
+        assert {parameter: values[parameter] for parameter in defaults} == defaults
 
 
-def test_own_defaults_are_those_of_the_stage():
+def test_own_defaults_are_those_of_the_stage(monkeypatch):
     own = {"pretrain": {"beta": 0.9}, "finetune": {"beta": 0.5, "gamma": 2.0}}
-    focal = dataclasses.replace(METHODS["focal"], defaults=own)
-    found = {}
-    for stage in ("pretrain", "finetune"):
-        record = methods.with_options(WITH_METHODS[stage].params, focal, stage)
-        params = build(record, {"method": "focal"}, stage)
-        found[stage] = params.beta, params.gamma
+    monkeypatch.setitem(METHODS, "focal", dataclasses.replace(METHODS["focal"], defaults=own))
+    made = {stage: parameters("focal", stage) for stage in ("pretrain", "finetune")}
+    found = {stage: (params.beta, params.options.gamma) for stage, params in made.items()}
     assert found == {"pretrain": (0.9, 1.0), "finetune": (0.5, 2.0)}
 
 
 @pytest.mark.parametrize(("name", "stage"), PAIRS)
-def test_what_is_deferred_is_there(options, name, stage):
-    params = options(name, stage)
-    if getattr(params, "defer", 0):
-        assert params.beta > 0 or params.sampler != "instance-balanced"
+def test_what_is_deferred_is_there(name, stage):
+    run = planned(name, stage)
+    if run.deferred:
+        assert run.params.beta > 0 or run.params.sampler != "instance-balanced"
     else:
         assert not name.endswith(("-drw", "-drs"))
 
 
 @pytest.mark.parametrize(("name", "stage"), PAIRS)
-def test_weights_and_a_sampler_take_the_prior_out_of_any_method(options, name, stage):
-    method = METHODS[name]
+def test_weights_and_a_sampler_take_the_prior_out_of_any_method(name, stage):
     for given in ({"beta": 0.9}, {"sampler": "class-aware"}):
-        assert methods.balances(method, options(name, stage, **given))
-    plain = options(name, stage, beta=0.0, sampler="instance-balanced")
-    assert methods.balances(method, plain) == method.balances(plain)
+        assert balances(name, stage, **given)
+    plain = {"beta": 0.0, "sampler": "instance-balanced"}
+    run = planned(name, stage, **plain)
+    assert balances(name, stage, **plain) == METHODS[name].balances(run.params.options, run)
 
 
 STEPPED = [(name, stage) for name, stage in PAIRS if METHODS[name].steps]
@@ -155,7 +178,7 @@ STEPPED = [(name, stage) for name, stage in PAIRS if METHODS[name].steps]
 
 @pytest.mark.parametrize(("name", "stage"), STEPPED)
 def test_steps_weigh_classes_or_refuse_to(ltcli, copy, monkeypatch, name, stage):
-    used, original = [], method_module.weighted_mean
+    used, original = [], steps.weighted_mean
 
     def spied(*args):
         reduce = original(*args)
@@ -166,7 +189,7 @@ def test_steps_weigh_classes_or_refuse_to(ltcli, copy, monkeypatch, name, stage)
 
         return recorded
 
-    monkeypatch.setattr(f"ltcli.{WHERE_WEIGHTED[stage]}.weighted_mean", spied)
+    monkeypatch.setattr("ltcli.stages.training.weighted_mean", spied)
     more = ("--method", name, "--beta", "0.99", "--epochs", "1", "--force", "-q", "-d", copy)
     done = ltcli(stage, *more, *(("--backbone", "resnet20") if stage == "pretrain" else ()))
     if done.code == 0:
@@ -185,9 +208,8 @@ def test_what_changes_nothing_does_not_take_the_prior_out(ltcli, copy, name, tau
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])
-def test_loss_and_its_gradient_are_finite_and_the_gradient_is_not_zero(rng, options, name):
-    method = METHODS[name]
-    loss = method.loss(options(name, method.stages[0]), torch.tensor([1000, 30, 1]))
+def test_loss_and_its_gradient_are_finite_and_the_gradient_is_not_zero(rng, name):
+    loss, _ = loss_and_run(name, [1000, 30, 1], METHODS[name].stages[0])
     for scale in (1.0, 100.0):
         logits = (scale * torch.randn(6, 3, generator=rng)).requires_grad_()
         values = loss(logits, torch.tensor([0, 0, 1, 1, 2, 2]), BATCH)
@@ -199,10 +221,9 @@ def test_loss_and_its_gradient_are_finite_and_the_gradient_is_not_zero(rng, opti
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])
-def test_the_losses_are_of_samples_each_for_itself(rng, options, name):
-    method = METHODS[name]
-    params = options(name, method.stages[0], **STILL.get(name, {}))
-    loss = method.loss(params, torch.tensor([1000, 30, 1]))
+def test_the_losses_are_of_samples_each_for_itself(rng, name):
+    stage = METHODS[name].stages[0]
+    loss, _ = loss_and_run(name, [1000, 30, 1], stage, **STILL.get(name, {}))
     logits, labels = torch.randn(6, 3, generator=rng), torch.tensor([0, 0, 1, 1, 2, 2])
     alone = [loss(logits[i : i + 1], labels[i : i + 1], BATCH) for i in range(6)]
     torch.testing.assert_close(loss(logits, labels, BATCH), torch.cat(alone))
@@ -222,21 +243,21 @@ def test_what_is_minimised_is_a_mean_over_the_batch(rng, objective, name, stage)
 
 
 @pytest.mark.parametrize(("name", "stage"), PAIRS)
-def test_options_do_not_hide_those_of_the_stage(options, name, stage):
-    own = {spec.name for spec in specs(METHODS[name].params)}
+def test_options_do_not_hide_those_of_the_stage(name, stage):
+    method = METHODS[name]
+    own = {spec.name for spec in specs(method.options)}
     taken = {spec.name for spec in specs(WITH_METHODS[stage].params)} | COMMON
     taken |= {entry.name for entry in WITH_METHODS[stage].inputs}
     assert not own & taken
-    method = METHODS[name]
     defaults = method.defaults.get(stage, {})
     changed = {option: value for option, value in defaults.items() if option in own}
-    assert methods.options(method, options(name, stage)) == method.params(**changed)
+    assert parameters(name, stage).options == method.options(**changed)
 
 
 def test_methods_that_share_an_option_agree_on_its_type():
     types = {}
     for method in METHODS.values():
-        for spec in specs(method.params):
+        for spec in specs(method.options):
             assert types.setdefault(spec.name, spec.base) is spec.base
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.methods import balances
 from ltcli.methods.cross_entropy import METHOD
+from tests.methods.conftest import balances, parameters, planned
 
 COUNTS = [9, 1, 4]
 
@@ -40,15 +40,14 @@ def test_class_counts_play_no_role(rng, objective):
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_its_classifier_follows_the_class_prior_unless_weights_or_a_sampler_say_otherwise(
-    options, stage
-):
-    params = options("cross-entropy", stage)
+def test_its_classifier_follows_the_class_prior_unless_weights_or_a_sampler_say_otherwise(stage):
+    params = parameters("cross-entropy", stage)
     assert (params.beta, params.sampler) == (0, "instance-balanced")
-    assert not balances(METHOD, params)
-    assert balances(METHOD, options("cross-entropy", stage, beta=0.9))
-    assert balances(METHOD, options("cross-entropy", stage, sampler="reversed"))
+    assert not balances("cross-entropy", stage)
+    assert balances("cross-entropy", stage, beta=0.9)
+    assert balances("cross-entropy", stage, sampler="reversed")
 
 
 def test_it_starts_from_the_trained_classifier():
-    assert METHOD.head(METHOD.params()).start == "trained"
+    run = planned("cross-entropy")
+    assert METHOD.head(run.params.options, run).start == "trained"

@@ -5,9 +5,9 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.store import open_artifact
 from ltcli.data.samplers import class_aware
-from ltcli.methods import balances
 from ltcli.methods.crt import METHOD
 from ltcli.models.network import build_classifier
+from tests.methods.conftest import balances, planned
 
 
 def test_the_stage_is_a_fresh_classifier_trained_on_class_aware_draws(chain):
@@ -34,11 +34,12 @@ def test_the_stage_is_a_fresh_classifier_trained_on_class_aware_draws(chain):
     assert made["scales"].equal(torch.ones(10))
 
 
-def test_the_record_says_what_the_paper_says(options):
-    assert METHOD.head(METHOD.params()).start == "fresh"
-    params = options("crt", "finetune")
-    assert params.sampler == "class-aware"
-    assert METHOD.head(METHOD.params()).trainable == ("weight", "bias")
-    assert balances(METHOD, params)
+def test_the_record_says_what_the_paper_says():
+    run = planned("crt")
+    head = METHOD.head(run.params.options, run)
+    assert head.start == "fresh"
+    assert head.trainable == ("weight", "bias")
+    assert run.params.sampler == "class-aware"
+    assert balances("crt", "finetune")
     # Re-trained on the data as they are, a classifier follows their prior.
-    assert not balances(METHOD, options("crt", "finetune", sampler="instance-balanced"))
+    assert not balances("crt", "finetune", sampler="instance-balanced")

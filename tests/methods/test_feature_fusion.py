@@ -9,36 +9,20 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.compute.seeds import derive
-from ltcli.core.params import build
-from ltcli.engine.fit import Batch
-from ltcli.methods import METHODS, options, with_options
-from ltcli.methods.feature_fusion import METHOD, Params, make_steps
-from ltcli.models.network import load_network
-from ltcli.stages.finetune import Params as FinetuneParams
-from ltcli.stages.finetune import resolved_schedule
-from ltcli.stages.setting import prepare
+from ltcli.engine.steps import Batch, drawn_from
+from ltcli.methods import METHODS
+from ltcli.methods.feature_fusion import METHOD, make_steps
+from tests.methods.conftest import assembled, planned
 
-CPU = torch.device("cpu")
-FILES = {"model": "pretrain", "features": "dump-features", "split": "split"}
 COMMAND = ("finetune", "--method", "feature-fusion")
 # 454 images: four steps of 128. The share rule leaves the last classes to the tail.
 STEPS = 4
 
 
 def prepared(folder, **given):
-    """Return own parameters and the setting that finetune would make."""
-    record = with_options(FinetuneParams, METHOD, "finetune")
-    params = build(record, {"method": "feature-fusion", **given}, "finetune")
-    names = {**FILES, "confusion": "confusion"}
-    opened = {role: open_artifact(folder / f"{name}.safetensors") for role, name in names.items()}
-    inputs = {role: artifact.__enter__() for role, artifact in opened.items()}
-    network = load_network(inputs["model"], CPU)
-    counts = torch.tensor(inputs["model"].header.info["class_counts"])
-    schedule = resolved_schedule(params)
-    made = prepare(params, schedule, METHOD, inputs, network, counts, torch.float32)
-    for artifact in opened.values():
-        artifact.__exit__(None, None, None)
-    return options(METHOD, params), made
+    """The options and the run that finetune would make."""
+    run = assembled(folder, "feature-fusion", **given)
+    return run.params.options, run
 
 
 def tail_of(counts):
@@ -70,20 +54,20 @@ def most_confused(scores, c, allowed):
 def test_a_batch_is_tail_images_their_donors_and_as_many_head_images(
     chain, rng, given, tails, donors
 ):
-    params, setting = prepared(chain, **given)
+    options, run = prepared(chain, **given)
     if donors:
         # Tail classes are taken for each other most: what only some donors rule out.
         scores = 0.2 * torch.arange(10) + torch.rand(10, 10, generator=rng)
-        setting = dataclasses.replace(setting, scores=scores)
-    order = make_steps(params, setting).order(0)
-    batches = order.view(-1, setting.batch_size)
-    assert len(batches) == -(-len(setting.labels) // setting.batch_size)
-    tail_classes = tail_of(setting.class_counts.tolist())
+        run = dataclasses.replace(run, scores=scores)
+    order = make_steps(options, run).order(0)
+    batches = order.view(-1, run.batch_size)
+    assert len(batches) == -(-len(run.labels) // run.batch_size)
+    tail_classes = tail_of(run.class_counts.tolist())
     head_classes = set(range(10)) - set(tail_classes)
-    allowed = head_classes if params.donors == "head" else set(range(10))
-    scores = None if donors == 0 else setting.scores.tolist()
+    allowed = head_classes if options.donors == "head" else set(range(10))
+    scores = None if donors == 0 else run.scores.tolist()
     for rows in batches:
-        labels = setting.labels[rows].tolist()
+        labels = run.labels[rows].tolist()
         assert set(labels[:tails]) <= set(tail_classes)
         assert set(labels[tails * (1 + donors) :]) <= head_classes
         assert len(labels) == 2 * tails * (1 + donors)
@@ -94,10 +78,10 @@ def test_a_batch_is_tail_images_their_donors_and_as_many_head_images(
 
 
 def test_tail_images_are_uniform_over_tail_classes_and_then_within_the_class(chain):
-    params, setting = prepared(chain)
-    order = make_steps(params, setting).order
+    options, run = prepared(chain)
+    order = make_steps(options, run).order
     rows = torch.cat([order(epoch).view(-1, 128)[:, :16].flatten() for epoch in range(100)])
-    labels, counts = setting.labels, setting.class_counts
+    labels, counts = run.labels, run.class_counts
     classes = tail_of(counts.tolist())
     for c in classes:
         share = (labels[rows] == c).double().mean().item()
@@ -109,41 +93,41 @@ def test_tail_images_are_uniform_over_tail_classes_and_then_within_the_class(cha
 
 
 def test_head_images_come_as_they_are_none_twice_before_all_were_seen(chain):
-    params, setting = prepared(chain)
-    heads = make_steps(params, setting).order(0).view(-1, 128)[:, 64:].flatten()
+    options, run = prepared(chain)
+    heads = make_steps(options, run).order(0).view(-1, 128)[:, 64:].flatten()
     assert len(heads.unique()) == len(heads)
-    params, setting = prepared(chain, head="top-k", head_at=1)
-    heads = make_steps(params, setting).order(0).view(-1, 128)[:, 64:].flatten()
-    (largest,) = (setting.labels == setting.class_counts.argmax()).nonzero().T
-    seen = torch.bincount(heads, minlength=len(setting.labels))[largest]
+    options, run = prepared(chain, head="top-k", head_at=1)
+    heads = make_steps(options, run).order(0).view(-1, 128)[:, 64:].flatten()
+    (largest,) = (run.labels == run.class_counts.argmax()).nonzero().T
+    seen = torch.bincount(heads, minlength=len(run.labels))[largest]
     assert len(heads) == STEPS * 64
     assert seen.sum() == len(heads)
     assert seen.max() - seen.min() == 1
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch(chain):
-    params, setting = prepared(chain)
-    order, again = make_steps(params, setting).order, make_steps(params, setting).order
+    options, run = prepared(chain)
+    order, again = make_steps(options, run).order, make_steps(options, run).order
     assert again(3).equal(order(3))
     assert not order(2).equal(order(3))
     _, other = prepared(chain, seed=1)
-    assert not make_steps(params, other).order(3).equal(order(3))
+    assert not make_steps(options, other).order(3).equal(order(3))
 
 
-def naive_features(params, setting, batch, weight):
+def naive_features(options, run, batch, weight):
     """The features of a composed batch, image by image and column by column."""
-    donors = params.donors_per_image
+    donors = options.donors_per_image
     tails = len(batch.rows) // (2 * (1 + donors))
-    labels = setting.labels[batch.rows]
-    backbone = setting.network.backbone
-    stages = len(backbone.stages) - params.stages_after
-    if params.stages_after:
+    labels = run.labels[batch.rows]
+    backbone = run.network.backbone
+    stages = len(backbone.stages) - options.stages_after
+    if options.stages_after:
         with torch.no_grad():
-            maps = backbone.stages[:stages](backbone.stem(setting.images(batch)))
+            maps = backbone.stages[:stages](backbone.stem(drawn_from(run.samples)(batch)))
     else:
-        maps = setting.maps(batch)
+        maps = run.maps(batch)
     height, width = maps.shape[2:]
-    seed = derive("feature-fusion", setting.seed, batch.epoch, batch.step)
+    seed = derive("feature-fusion", run.seed, batch.epoch, batch.step)
     generator = torch.Generator().manual_seed(seed)
     shares = torch.rand(tails * donors, generator=generator).tolist()
     draws = torch.randint(2**31, (tails * donors, height * width), generator=generator).tolist()
@@ -163,9 +147,9 @@ def naive_features(params, setting, batch, weight):
     features = [last(maps[i]).mean((1, 2)) for i in range(tails)]
     targets = labels[:tails].tolist()
     for i in range(tails):
-        specific = columns(i, lambda value: value > params.specific_above)
+        specific = columns(i, lambda value: value > options.specific_above)
         for k in range(i * donors, (i + 1) * donors):
-            generic = columns(tails + k, lambda value: value < params.generic_below)
+            generic = columns(tails + k, lambda value: value < options.generic_below)
             of_tail = round(shares[k] * height * width)
             taken = [specific[draw % len(specific)] for draw in draws[k][:of_tail]]
             taken += [generic[draw % len(generic)] for draw in draws[k][of_tail:]]
@@ -191,17 +175,17 @@ def naive_features(params, setting, batch, weight):
 def test_steps_are_those_of_a_loop_with_the_activations_of_the_first_classifier(chain, given):
     # A high rate, so that activations of the classifier that moves would give other columns.
     given = {**given, "lr": 5.0, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 32}
-    params, setting = prepared(chain, **given)
-    classifier = setting.network.classifier
+    options, run = prepared(chain, **given)
+    classifier = run.network.classifier
     classifier.scales.data = torch.linspace(0.5, -1.5, 10)
     start = (classifier.scales[:, None] * classifier.weight).detach().clone()
     weight = classifier.weight.detach().clone().requires_grad_()
     bias = classifier.bias.detach().clone().requires_grad_()
-    steps = make_steps(params, setting)
+    steps = make_steps(options, run)
     rows = steps.order(1)
     for step in range(3):
         batch = Batch(1, step, 32 * step, rows[32 * step : 32 * (step + 1)])
-        features, targets = naive_features(params, setting, batch, start)
+        features, targets = naive_features(options, run, batch, start)
         logits = classifier.scales * (features @ weight.T + bias)
         value = F.cross_entropy(logits, targets)
         gradients = torch.autograd.grad(value, (weight, bias))
@@ -214,20 +198,20 @@ def test_steps_are_those_of_a_loop_with_the_activations_of_the_first_classifier(
 
 
 def test_without_donors_a_step_is_cross_entropy_on_the_composed_batch(chain):
-    params, setting = prepared(chain, donors_per_image=0)
-    assert setting.maps is None
-    assert setting.scores is None
-    steps = make_steps(params, setting)
+    options, run = prepared(chain, donors_per_image=0)
+    assert run.maps is None
+    assert run.scores is None
+    steps = make_steps(options, run)
     batch = Batch(0, 0, 0, steps.order(0)[:128])
     with torch.no_grad():
-        logits = setting.network.classifier(setting.inputs(batch))
-        expected = F.cross_entropy(logits, setting.labels[batch.rows])
+        logits = run.network.classifier(run.inputs(batch))
+        expected = F.cross_entropy(logits, run.labels[batch.rows])
     assert steps.step(batch).item() == pytest.approx(expected.item())
 
 
 def test_every_epoch_and_step_draws_columns_of_its_own(chain):
-    params, setting = prepared(chain, lr=1e-9)
-    steps = make_steps(params, setting)
+    options, run = prepared(chain, lr=1e-9)
+    steps = make_steps(options, run)
     rows = steps.order(0)[:128]
     places = [(0, 0), (0, 0), (0, 1), (1, 0)]
     losses = [steps.step(Batch(epoch, step, 0, rows)).item() for epoch, step in places]
@@ -236,22 +220,17 @@ def test_every_epoch_and_step_draws_columns_of_its_own(chain):
 
 
 def test_the_record_says_what_the_paper_says():
-    params = Params()
-    assert params.donors_per_image == 3
-    assert METHOD.head(params).start == "trained"
-    assert METHOD.head(params).trainable == ("weight", "bias")
-    assert METHOD.balances(Params())
+    run = planned("feature-fusion")
+    options, params = run.params.options, run.params
+    assert options.donors_per_image == 3
+    assert METHOD.head(options, run).start == "trained"
+    assert METHOD.head(options, run).trainable == ("weight", "bias")
+    assert METHOD.balances(options, run)
     assert METHODS["feature-fusion"] is METHOD
-    record = {
-        f.name: f.default
-        for f in dataclasses.fields(with_options(FinetuneParams, METHOD, "finetune"))
-    }
-    run = build(
-        with_options(FinetuneParams, METHOD, "finetune"), {"method": "feature-fusion"}, "finetune"
-    )
-    assert (record["batch_size"], record["momentum"], record["weight_decay"]) == (128, 0.9, 5e-4)
-    assert [resolved_schedule(run).lr, *resolved_schedule(run).factors] == [1e-3, 1.0]
+    assert (params.batch_size, params.momentum, params.weight_decay) == (128, 0.9, 5e-4)
+    assert [run.schedule.lr, *run.schedule.factors] == [1e-3, 1.0]
     # The steps of 66 epochs of the 12,380 images of CIFAR-10-LT at factor 100.
+    assert run.epochs == 66
     assert 66 * -(-12_380 // 128) == 6402
 
 
@@ -411,7 +390,7 @@ def test_maps_of_one_position_from_images_are_refused(ltcli, copy):
         (
             ("--data", "images", "--train", "all"),
             [
-                "error: finetune: train must be classifier, got all",
+                "error: finetune: train must be classifier for feature-fusion, got all",
                 "hint: feature-fusion trains the classifier alone",
             ],
         ),

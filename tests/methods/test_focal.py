@@ -7,12 +7,12 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.engine.schedules import SCHEDULES
-from ltcli.methods import balances
-from ltcli.methods.focal import METHOD, Params, head
+from ltcli.methods.focal import METHOD
 from ltcli.models import small_images
 from ltcli.models.network import build_network
-from ltcli.stages.setting import make_optimizer, start_classifier
+from ltcli.stages.training import make_optimizer, start_classifier
 from ltcli.stats.class_weights import effective_number_weights
+from tests.methods.conftest import balances, planned
 
 COUNTS = [60, 20, 4]
 RARE = -math.log(9)
@@ -64,7 +64,8 @@ def test_class_weights_stand_outside(rng, objective, stage):
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 def test_with_one_choice_per_class_the_bias_is_rare_and_does_not_decay(form):
     network = build_network(small_images.backbone("resnet20"), 10, seed=0)
-    wanted = head(Params(form=form))
+    run = planned("focal", "pretrain", form=form)
+    wanted = METHOD.head(run.params.options, run)
     start_classifier(network.classifier, wanted, fresh=True)
     bias, weight = network.classifier.bias, network.classifier.weight
     if form == "sigmoid":
@@ -83,10 +84,10 @@ def test_with_one_choice_per_class_the_bias_is_rare_and_does_not_decay(form):
     torch.testing.assert_close(weight, before[1] * (1 - 0.1 * 2e-4))
 
 
-def test_its_classifier_follows_the_class_prior(options):
+def test_its_classifier_follows_the_class_prior():
     for stage in ("pretrain", "finetune"):
-        assert not balances(METHOD, options("focal", stage))
-        assert balances(METHOD, options("focal", stage, beta=0.9))
+        assert not balances("focal", stage)
+        assert balances("focal", stage, beta=0.9)
 
 
 def test_a_trained_bias_is_where_fine_tuning_goes_on(ltcli, copy):

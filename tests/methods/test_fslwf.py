@@ -1,36 +1,32 @@
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.data.batches import Augmentation
-from ltcli.engine.fit import Batch
-from ltcli.engine.steps import Augmented
-from ltcli.methods.fslwf import METHOD, ClassVectors, Params, class_means, make_steps
+from ltcli.engine.steps import Batch
+from ltcli.methods.fslwf import METHOD, ClassVectors, Options, class_means, make_steps
 from ltcli.models.classifier import Classifier
-from ltcli.models.network import Network, load_network
-from ltcli.stages.samples import open_samples
+from ltcli.models.network import Network
+from tests.methods.conftest import assembled, planned
 
 
 @pytest.fixture
-def case(bilevel):
+def case(make_run):
     """A cosine classifier on features of four classes."""
-    setting = bilevel()
+    run = make_run("fslwf")
     with torch.random.fork_rng():
         torch.manual_seed(3)
         classifier = Classifier(5, 4, "cosine").double()
     classifier.train_only("weight")
     optimizer = torch.optim.SGD([classifier.weight], lr=0.05, weight_decay=0.0)
     network = Network(torch.nn.Identity(), classifier)
-    return dataclasses.replace(setting, network=network, optimizer=optimizer)
+    return dataclasses.replace(run, network=network, optimizer=optimizer)
 
 
-PARAMS = Params(head="top-k", head_at=2)
+OPTIONS = Options(head="top-k", head_at=2)
 EVERY = Batch(0, 0, 0, torch.arange(24))
 
 
@@ -41,7 +37,7 @@ def test_means_are_of_features_of_length_one(case):
 
 
 def test_generated_vectors_are_those_of_the_formula(case):
-    weights = ClassVectors(PARAMS, case, class_means(case))
+    weights = ClassVectors(OPTIONS, case, class_means(case))
     with torch.no_grad():
         for part in weights.parts.values():
             part.add_(0.1 * torch.randn(part.shape, dtype=part.dtype))
@@ -58,9 +54,9 @@ def test_generated_vectors_are_those_of_the_formula(case):
 
 
 def test_a_step_hides_a_head_class_and_writes_the_tail_into_the_classifier(case, batch):
-    steps = make_steps(PARAMS, case)
+    steps = make_steps(OPTIONS, case)
     classifier = case.network.classifier
-    weights = ClassVectors(PARAMS, case, class_means(case))
+    weights = ClassVectors(OPTIONS, case, class_means(case))
     weights.parts = steps.state.module
     x, labels = F.normalize(case.inputs(batch)), case.labels[batch.rows]
     losses = []
@@ -78,7 +74,7 @@ def test_a_step_hides_a_head_class_and_writes_the_tail_into_the_classifier(case,
 
 
 def test_the_generator_goes_on_after_a_restart(case, batch):
-    steps = make_steps(PARAMS, case)
+    steps = make_steps(OPTIONS, case)
     steps.step(batch)
     kept = {name: tensor.clone() for name, tensor in steps.state.tensors().items()}
     steps.step(batch)
@@ -98,7 +94,7 @@ def test_it_makes_a_cosine_classifier(ltcli, copy):
 
 
 @pytest.mark.parametrize(
-    ("options", "rule"),
+    ("given", "rule"),
     [
         (["--data", "images", "--train", "all"], "train must be classifier for fslwf, got all"),
         (
@@ -111,35 +107,24 @@ def test_it_makes_a_cosine_classifier(ltcli, copy):
         ),
     ],
 )
-def test_what_cannot_work_is_refused(ltcli, copy, options, rule):
-    done = ltcli("finetune", "--method", "fslwf", *options, "-d", copy)
+def test_what_cannot_work_is_refused(ltcli, copy, given, rule):
+    done = ltcli("finetune", "--method", "fslwf", *given, "-d", copy)
     assert done.code == 2
     assert done.lines[0].startswith(f"error: finetune: {rule}")
 
 
 def test_the_record_says_how_it_samples():
     assert METHOD.defaults["finetune"] == {"sampler": "class-aware"}
-    assert METHOD.head(Params()).start == "fresh"
+    run = planned("fslwf")
+    assert METHOD.head(run.params.options, run).start == "fresh"
 
 
-def test_means_of_images_are_of_these_as_they_are(ltcli, copy):
-    with open_artifact(copy / "dump-features.safetensors") as bank:
+def test_means_of_images_are_of_these_as_they_are(chain):
+    with open_artifact(chain / "dump-features.safetensors") as bank:
         features, labels = bank.tensor("train.features"), bank.tensor("train.labels")
-    with (
-        open_artifact(copy / "split.safetensors") as split,
-        open_artifact(copy / "pretrain.safetensors") as model,
-    ):
-        network = load_network(model, torch.device("cpu"))
-        varied = Augmentation(padding=4, flip=True)
-        backbone, cpu = backbone_of(model.header), torch.device("cpu")
-        samples = open_samples(split, "train", cpu, SimpleNamespace(), backbone, varied)
-    setting = SimpleNamespace(
-        network=network,
-        labels=labels,
-        class_counts=labels.bincount(),
-        images=Augmented(samples, 0),
-        dtype=torch.float32,
-    )
+    # Images that are drawn would be cropped and flipped.
+    run = assembled(chain, "fslwf", data="images")
+    assert (run.params.padding, run.params.flip) == (4, True)
     unit = F.normalize(features)
     expected = torch.stack([unit[labels == c].mean(0) for c in range(10)])
-    torch.testing.assert_close(class_means(setting), expected, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(class_means(run), expected, rtol=1e-2, atol=1e-3)

@@ -1,21 +1,19 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from ltcli.artifacts.store import open_artifact
-from ltcli.engine.fit import Batch
-from ltcli.methods.gcl import METHOD, Params, head, make_loss
+from ltcli.engine.steps import Batch
+from ltcli.methods.gcl import METHOD
 from ltcli.stats.losses import log_rarity
+from tests.methods.conftest import loss_and_run, planned
 
 COUNTS = torch.tensor([100, 10, 1])
 BATCH = Batch(0, 3, 0, torch.arange(400))
 
 
-def losses_of(logits, labels, *, batch=BATCH, seed=0, **given):
-    params = SimpleNamespace(**vars(Params(**given)), seed=seed)
-    return make_loss(params, COUNTS)(logits, labels, batch)
+def losses_of(logits, labels, *, counts=COUNTS, batch=BATCH, **given):
+    return loss_and_run("gcl", counts, **given)[0](logits, labels, batch)
 
 
 @pytest.fixture
@@ -79,8 +77,7 @@ def test_noise_is_a_pure_function_of_seed_epoch_and_step(case):
 
 
 def test_equal_counts_have_no_noise(case):
-    params = SimpleNamespace(**vars(Params()), seed=0)
-    mine = make_loss(params, torch.tensor([7, 7, 7]))(*case, BATCH)
+    mine = losses_of(*case, counts=torch.tensor([7, 7, 7]))
     assert torch.equal(mine, F.cross_entropy(*case, reduction="none"))
 
 
@@ -95,9 +92,9 @@ def test_the_record_says_what_the_code_says():
     second = METHOD.defaults["finetune"]
     assert (second["scale"], second["margin"], second["gamma"]) == (20.0, 0.1, 1.0)
     assert (second["epochs"], second["lr"], second["batch_size"]) == (30, 0.002, 64)
-    assert head(Params()).form == "cosine"
-    assert head(Params(scale=20.0)).scale == 20.0
-    assert head(Params()).trainable == ("weight",)
+    run = planned("gcl")
+    head = METHOD.head(run.params.options, run)
+    assert (head.form, head.scale, head.trainable) == ("cosine", 20.0, ("weight",))
 
 
 def test_a_linear_model_is_refused_before_any_work(ltcli, copy):

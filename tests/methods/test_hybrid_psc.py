@@ -1,13 +1,10 @@
-import dataclasses
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from ltcli.artifacts.store import open_artifact
-from ltcli.engine.fit import Batch
-from ltcli.engine.steps import second_batches
-from ltcli.methods.hybrid_psc import METHOD, Params, contrast, make_steps
+from ltcli.engine.steps import Batch, second_batches
+from ltcli.methods.hybrid_psc import METHOD, Options, contrast, make_steps
 
 
 def test_the_prototypical_loss_by_hand():
@@ -28,9 +25,9 @@ def test_lengths_do_not_matter(rng):
     torch.testing.assert_close(contrast(7 * features, labels, 3 * prototypes, 0.1), once)
 
 
-def test_a_step_is_the_mix_of_both_terms(bilevel, batch):
-    case = dataclasses.replace(bilevel(), epochs=200)
-    steps = make_steps(Params(projection=6), case)
+def test_a_step_is_the_mix_of_both_terms(make_run, batch):
+    case = make_run("hybrid-psc", epochs=200)
+    steps = make_steps(Options(projection=6), case)
     parts = steps.state.module.double()
     at = Batch(100, 1, 12, batch.rows)
     other = second_batches(case.labels, 4, "class-aware", seed=0, epochs=200)(at)
@@ -43,22 +40,22 @@ def test_a_step_is_the_mix_of_both_terms(bilevel, batch):
     assert not torch.equal(parts.prototypes.detach(), before)
 
 
-def test_in_the_first_epoch_the_classifier_learns_nothing(bilevel, batch):
-    case = bilevel(whole=True)
+def test_in_the_first_epoch_the_classifier_learns_nothing(make_run, batch):
+    case = make_run("hybrid-psc", whole=True)
     before = case.network.classifier.weight.detach().clone()
     body = case.network.backbone.conv1.weight.detach().clone()
-    make_steps(Params(), case).step(batch)
+    make_steps(Options(), case).step(batch)
     assert torch.equal(case.network.classifier.weight.detach(), before)
     assert not torch.equal(case.network.backbone.conv1.weight.detach(), body)
 
 
-def test_the_other_batches_are_balanced_and_augmented_differently(bilevel, batch):
-    case = bilevel()
+def test_the_other_batches_are_balanced_and_augmented_differently(make_run, batch):
+    case = make_run("hybrid-psc")
     second = second_batches(case.labels, 4, "class-aware", seed=0, epochs=4)
     other = second(batch)
     assert sorted(case.labels[other.rows].bincount(minlength=4).tolist()) == [0, 4, 4, 4]
-    assert other.first == 24
-    assert (other.epoch, other.step) == (batch.epoch, batch.step)
+    assert (other.epoch, other.step, other.first) == (batch.epoch, batch.step, batch.first)
+    assert (batch.stream, other.stream) == ("augment", "augment second")
     drawn = torch.cat([second(Batch(0, i, 12 * i, batch.rows)).rows for i in range(2)])
     assert case.labels[drawn].bincount().max() <= 8
 

@@ -1,51 +1,37 @@
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.artifacts.header import Header, read_header
+from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ResourceError
-from ltcli.engine.fit import Batch
+from ltcli.engine.steps import Batch
 from ltcli.methods import isda
-from ltcli.methods.isda import Params, make_steps
-from ltcli.methods.method import Setting, weighted_mean
+from ltcli.methods.isda import Options, make_steps
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
-from ltcli.stages.finetune import Params as FinetuneParams
 from ltcli.stats.quadratic import Diagonal, Factor, Full
+from tests.methods.conftest import header, planned, training_run
 
 C, D, N, EPOCHS = 4, 3, 24, 4
-COUNTS = torch.tensor([12, 6, 4, 2])
 
 
-def setting(rng, covariances=None, lr=0.0, dtype=torch.float64):
+def run_of(rng, covariances=None, lr=0.0, dtype=torch.float64):
     """A classifier of features with factors that are not 1, and one batch an epoch."""
     classifier = Classifier(D, C).to(dtype)
     for values in (classifier.weight, classifier.bias):
         values.data = torch.randn(values.shape, generator=rng, dtype=dtype)
     classifier.scales.data = torch.rand(C, generator=rng, dtype=dtype) + 0.5
     features = torch.randn(N, D, generator=rng, dtype=dtype)
-    optimizer = torch.optim.SGD([classifier.weight, classifier.bias], lr=lr)
-    return Setting(
-        network=Network(torch.nn.Identity(), classifier),
-        whole=False,
-        optimizer=optimizer,
-        inputs=lambda batch: features[batch.rows],
-        maps=None,
+    return training_run(
+        planned("isda", epochs=EPOCHS, batch_size=N),
+        Network(torch.nn.Identity(), classifier),
+        features,
+        optimizer=torch.optim.SGD([classifier.weight, classifier.bias], lr=lr),
         labels=torch.arange(N) % C,
-        held_out=None,
-        held_out_labels=None,
-        class_counts=COUNTS,
-        order=lambda epoch: torch.randperm(N, generator=torch.Generator().manual_seed(epoch)),
-        reduce=weighted_mean(FinetuneParams(method="isda"), COUNTS),
-        epochs=EPOCHS,
-        batch_size=N,
-        seed=0,
-        dtype=torch.float32,
         covariances=covariances,
     )
 
@@ -75,12 +61,12 @@ def naive(case, batch, sigma, strength):
 
 
 def fixed(strength):
-    return Params(strength=strength, ramp_start=1.0, source="artifact")
+    return Options(strength=strength, ramp_start=1.0, source="artifact")
 
 
 def test_the_loss_is_the_formula_term_by_term(rng):
     sigma = matrices(rng)
-    case = setting(rng, Full(sigma))
+    case = run_of(rng, Full(sigma))
     batch = batch_of(case)
     value = make_steps(fixed(0.8), case).step(batch)
     torch.testing.assert_close(value, naive(case, batch, sigma, 0.8).mean(), rtol=0, atol=1e-12)
@@ -95,7 +81,7 @@ def test_without_strength_or_covariance_it_is_cross_entropy_and_so_is_the_step(r
         "diagonal": Diagonal(spread * torch.rand(C, D, generator=rng, dtype=torch.float64)),
         "factor": Factor(spread * torch.rand(C, D, generator=rng).double(), list(range(C + 1))),
     }[form]
-    case = setting(rng, covariances, lr=0.1)
+    case = run_of(rng, covariances, lr=0.1)
     classifier, batch = case.network.classifier, batch_of(case)
     weight, bias = (p.detach().clone() for p in (classifier.weight, classifier.bias))
     plain = F.cross_entropy(classifier(case.inputs(batch)), case.labels[batch.rows])
@@ -108,7 +94,7 @@ def test_without_strength_or_covariance_it_is_cross_entropy_and_so_is_the_step(r
 
 def test_the_gradient_is_that_of_the_formula(rng):
     sigma = matrices(rng)
-    case = setting(rng, Full(sigma), lr=1.0)
+    case = run_of(rng, Full(sigma), lr=1.0)
     classifier, batch = case.network.classifier, batch_of(case)
     before = classifier.weight.detach().clone()
 
@@ -128,7 +114,7 @@ def test_the_gradient_is_that_of_the_formula(rng):
 def test_it_bounds_the_expected_cross_entropy_from_above(rng):
     sigma, draws = 0.2 * matrices(rng), 200_000
     for y in range(C):
-        case = setting(rng, Full(sigma))
+        case = run_of(rng, Full(sigma))
         case = dataclasses.replace(case, order=lambda _epoch, y=y: torch.tensor([y]))
         classifier, feature = case.network.classifier, case.inputs(batch_of(case))
         bound = make_steps(fixed(0.5), case).step(batch_of(case))
@@ -143,7 +129,7 @@ def test_it_bounds_the_expected_cross_entropy_from_above(rng):
 
 
 def test_more_strength_is_never_less_loss(rng):
-    case = setting(rng, Full(matrices(rng)))
+    case = run_of(rng, Full(matrices(rng)))
     batch = batch_of(case)
     values = [make_steps(fixed(s), case).step(batch).item() for s in (0, 0.1, 0.5, 1, 5)]
     assert values == sorted(values)
@@ -152,9 +138,9 @@ def test_more_strength_is_never_less_loss(rng):
 
 def test_the_strength_grows_by_epochs(rng):
     sigma = matrices(rng)
-    case = setting(rng, Full(sigma))
-    params = Params(strength=2.0, ramp_start=0.2, source="artifact")
-    steps = make_steps(params, case)
+    case = run_of(rng, Full(sigma))
+    options = Options(strength=2.0, ramp_start=0.2, source="artifact")
+    steps = make_steps(options, case)
     for epoch, strength in enumerate((0.4, 0.8, 1.2, 1.6)):
         batch = batch_of(case, epoch)
         expected = naive(case, batch, sigma, strength).mean()
@@ -163,13 +149,13 @@ def test_the_strength_grows_by_epochs(rng):
 
 @pytest.mark.parametrize("form", ["full", "diagonal"])
 def test_running_covariances_know_the_batch_before_its_loss(rng, form):
-    case = setting(rng, dtype=torch.float32)
-    params = Params(strength=1.0, ramp_start=1.0, form=form)
-    steps = make_steps(params, case)
+    case = run_of(rng, dtype=torch.float32)
+    options = Options(strength=1.0, ramp_start=1.0, form=form)
+    steps = make_steps(options, case)
     for step, last in enumerate((12, 24)):
         batch = Batch(0, step, last - 12, case.order(0)[last - 12 : last])
         seen = case.order(0)[:last]
-        features = case.inputs(SimpleNamespace(rows=seen))
+        features = case.inputs(Batch(0, 0, 0, seen))
         own = [features[case.labels[seen] == c] for c in range(C)]
         sigma = [torch.tensor(np.cov(f.T.numpy(), bias=True), dtype=torch.float32) for f in own]
         if form == "diagonal":
@@ -179,10 +165,10 @@ def test_running_covariances_know_the_batch_before_its_loss(rng, form):
 
 
 def test_the_estimate_goes_on_after_a_restart(rng):
-    case = setting(rng, dtype=torch.float32)
-    params = Params(strength=1.0, ramp_start=1.0)
+    case = run_of(rng, dtype=torch.float32)
+    options = Options(strength=1.0, ramp_start=1.0)
     first, second = (Batch(0, i, 12 * i, case.order(0)[12 * i : 12 * i + 12]) for i in (0, 1))
-    whole, again, fresh = (make_steps(params, case) for _ in range(3))
+    whole, again, fresh = (make_steps(options, case) for _ in range(3))
     whole.step(first)
     again.state.restore(whole.state.tensors())
     expected = whole.step(second)
@@ -194,14 +180,14 @@ def test_all_sources_and_forms_work_from_the_command_line(ltcli, copy):
     factor = copy / "factor.safetensors"
     assert ltcli("covariances", "--form", "factor", "--out", factor, "-d", copy).code == 0
     outs = []
-    for options in (
+    for given in (
         ("--source", "artifact"),
         ("--source", "artifact", "--covariances", factor),
         ("--source", "running"),
         ("--source", "running", "--form", "diagonal"),
     ):
         outs.append(copy / f"isda-{len(outs)}.safetensors")
-        command = ("finetune", "--method", "isda", "--epochs", "2", "--ramp-start", "1", *options)
+        command = ("finetune", "--method", "isda", "--epochs", "2", "--ramp-start", "1", *given)
         assert ltcli(*command, "--out", outs[-1], "-d", copy).code == 0
     weights = []
     for out in outs:
@@ -242,7 +228,7 @@ def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
 
 def test_full_running_covariances_of_many_classes_are_refused(tmp_path):
     shape = {"classifier.weight": ("F32", (8142, 768))}
-    model = Header(tmp_path / "m", "model", 2, "pretrain", {}, {}, {}, "0" * 64, "0", shape)
+    model = header(tmp_path / "m", shape)
     isda.require_room("diagonal", model)
     with pytest.raises(ResourceError) as caught:
         isda.require_room("full", model)

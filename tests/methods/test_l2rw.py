@@ -4,17 +4,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.fit import Batch
-from ltcli.methods.l2rw import METHOD, Params, make_steps
-
-HELD_OUT = torch.arange(8) % 4
+from ltcli.engine.steps import Batch
+from ltcli.methods.l2rw import METHOD, Options, make_steps
+from tests.methods.conftest import ALL_HELD_OUT, HELD_OUT, planned
 
 
 def weights_of(case, batch):
     """By hand: the gradient of every sample, and that of the held-out batch."""
     classifier = case.network.classifier
     parameters = [classifier.weight, classifier.bias]
-    held_out = classifier(case.held_out(Batch(0, 0, 0, torch.arange(8))))
+    held_out = classifier(case.held_out(ALL_HELD_OUT))
     v = torch.autograd.grad(F.cross_entropy(held_out, HELD_OUT), parameters)
     losses = F.cross_entropy(
         classifier(case.inputs(batch)), case.labels[batch.rows], reduction="none"
@@ -27,29 +26,30 @@ def weights_of(case, batch):
     return positive / positive.sum(), losses
 
 
-def test_a_step_is_that_of_the_weighted_sum(bilevel, batch):
-    case = bilevel()
+def test_a_step_is_that_of_the_weighted_sum(make_run, batch):
+    case = make_run("l2rw")
     weights, losses = weights_of(case, batch)
     assert 0 < int((weights > 0).sum()) < 12
     value = (weights * losses).sum()
     slope = torch.autograd.grad(value, case.network.classifier.weight)[0]
     expected = case.network.classifier.weight.detach() - 0.05 * slope
-    mine = make_steps(Params(), case).step(batch)
+    mine = make_steps(Options(), case).step(batch)
     assert float(mine.detach()) == pytest.approx(float(value.detach()), abs=1e-12)
     torch.testing.assert_close(
         case.network.classifier.weight.detach(), expected, rtol=0, atol=1e-12
     )
 
 
-def test_the_rate_of_the_virtual_step_cancels(bilevel, batch):
+def test_the_rate_of_the_virtual_step_cancels(make_run, batch):
     values = [
-        float(make_steps(Params(), bilevel(lr=lr)).step(batch).detach()) for lr in (1e-4, 1.0)
+        float(make_steps(Options(), make_run("l2rw", lr=lr)).step(batch).detach())
+        for lr in (1e-4, 1.0)
     ]
     assert values[0] == pytest.approx(values[1], abs=1e-12)
 
 
-def test_samples_that_all_disagree_have_no_weight_and_nothing_moves(bilevel, batch):
-    case = bilevel()
+def test_samples_that_all_disagree_have_no_weight_and_nothing_moves(make_run, batch):
+    case = make_run("l2rw")
     # Held-out samples that are the training samples with every label wrong.
     data = case.inputs(Batch(0, 0, 0, batch.rows[:8]))
     wrong = dataclasses.replace(
@@ -64,14 +64,15 @@ def test_samples_that_all_disagree_have_no_weight_and_nothing_moves(bilevel, bat
         case.network.classifier.weight.zero_()
         case.network.classifier.bias.copy_(torch.tensor([0.0, 0.0, -50.0, -50.0]))
     before = case.network.classifier.weight.detach().clone()
-    assert float(make_steps(Params(), wrong).step(batch).detach()) == 0
+    assert float(make_steps(Options(), wrong).step(batch).detach()) == 0
     assert torch.equal(case.network.classifier.weight.detach(), before)
 
 
 def test_the_record_says_what_the_paper_says():
     assert METHOD.stages == ("pretrain", "finetune")
-    assert METHOD.reads(Params()) == ("held-out",)
-    assert METHOD.reads(Params(meta_source="train")) == ()
+    for given, reads in (({}, ("held-out",)), ({"meta_source": "train"}, ())):
+        run = planned("l2rw", **given)
+        assert METHOD.reads(run.params.options, run) == reads
 
 
 def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):

@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.methods import balances
-from ltcli.methods.ldam import METHOD, Params, head
+from ltcli.methods.ldam import METHOD, Options
 from ltcli.models.classifier import Classifier
-from ltcli.stages.setting import start_classifier
+from ltcli.stages.training import start_classifier
+from tests.methods.conftest import balances, parameters, planned
 
 CIFAR_10_AT_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 MARGINS = [0.1581, 0.1797, 0.2042, 0.2321, 0.2638, 0.2998, 0.3407, 0.3872, 0.4405, 0.5]
@@ -38,7 +38,8 @@ def test_the_own_logit_alone_is_lowered_by_scale_times_margin(rng, objective, st
 
 def test_without_margin_and_scale_it_is_cross_entropy_on_cosines(rng, objective):
     classifier = Classifier(5, 3, "cosine")
-    start_classifier(classifier, head(Params(max_margin=0.0, scale=1.0)), fresh=True)
+    run = planned("ldam", max_margin=0.0, scale=1.0)
+    start_classifier(classifier, METHOD.head(run.params.options, run), fresh=True)
     features, labels = torch.randn(8, 5, generator=rng), torch.arange(8) % 3
     cosines = F.cosine_similarity(features[:, None], classifier.weight[None], dim=2)
     loss = objective("ldam", COUNTS, max_margin=0.0, scale=1.0)
@@ -47,7 +48,8 @@ def test_without_margin_and_scale_it_is_cross_entropy_on_cosines(rng, objective)
 
 
 def test_the_classifier_is_scaled_cosines_without_bias(rng):
-    wanted = head(Params(scale=20.0))
+    run = planned("ldam", scale=20.0)
+    wanted = METHOD.head(run.params.options, run)
     assert (wanted.start, wanted.form, wanted.trainable) == ("fresh", "cosine", ("weight",))
     classifier = Classifier(5, 3, wanted.form)
     start_classifier(classifier, wanted, fresh=True)
@@ -58,12 +60,12 @@ def test_the_classifier_is_scaled_cosines_without_bias(rng):
     assert trained == ["weight"]
 
 
-def test_the_record_says_what_the_paper_says(options):
-    assert dataclasses.astuple(Params()) == (0.5, 30.0)
+def test_the_record_says_what_the_paper_says():
+    assert dataclasses.astuple(Options()) == (0.5, 30.0)
     for stage in ("pretrain", "finetune"):
-        params = options("ldam", stage)
+        params = parameters("ldam", stage)
         assert (params.beta, params.sampler) == (0, "instance-balanced")
-        assert balances(METHOD, params)
+        assert balances("ldam", stage)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

@@ -1,9 +1,9 @@
 import torch
 
 from ltcli.artifacts.store import open_artifact
-from ltcli.methods import balances
 from ltcli.methods.lws import METHOD
 from ltcli.models.classifier import Classifier
+from tests.methods.conftest import balances, planned
 
 
 def test_unit_scales_leave_the_predictions(rng):
@@ -34,10 +34,11 @@ def test_the_stage_trains_the_scales_and_nothing_else(ltcli, copy):
     assert old["scales"].equal(torch.ones(10))
 
 
-def test_the_record_says_what_the_paper_says(options):
-    assert METHOD.head(METHOD.params()).start == "trained"
-    params = options("lws", "finetune")
-    assert params.sampler == "class-aware"
-    assert balances(METHOD, params)
-    assert not balances(METHOD, options("lws", "finetune", sampler="instance-balanced"))
-    assert METHOD.head(METHOD.params()).trainable == ("scales",)
+def test_the_record_says_what_the_paper_says():
+    run = planned("lws")
+    head = METHOD.head(run.params.options, run)
+    assert head.start == "trained"
+    assert head.trainable == ("scales",)
+    assert run.params.sampler == "class-aware"
+    assert balances("lws", "finetune")
+    assert not balances("lws", "finetune", sampler="instance-balanced")

@@ -3,10 +3,8 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ltcli.engine.fit import Batch
-from ltcli.methods.meta_weight_net import METHOD, Params, make_steps
-
-HELD_OUT = torch.arange(8) % 4
+from ltcli.methods.meta_weight_net import METHOD, Options, make_steps
+from tests.methods.conftest import ALL_HELD_OUT, HELD_OUT
 
 
 def losses_of(case, batch):
@@ -19,7 +17,7 @@ def held_out_loss(case, losses, weights):
     theta = [classifier.weight, classifier.bias]
     slopes = torch.autograd.grad((weights * losses).sum(), theta, create_graph=True)
     w, b = (p - 0.05 * g for p, g in zip(theta, slopes, strict=True))
-    x = case.held_out(Batch(0, 0, 0, torch.arange(8)))
+    x = case.held_out(ALL_HELD_OUT)
     return F.cross_entropy(classifier.scales * (x @ w.T + b), HELD_OUT)
 
 
@@ -37,10 +35,10 @@ def exact(steps):
     return steps
 
 
-def test_the_weighting_network_moves_as_by_double_backward(bilevel, batch):
-    case = bilevel()
-    params = Params(meta_lr=10.0, width=7)
-    steps = exact(make_steps(params, case))
+def test_the_weighting_network_moves_as_by_double_backward(make_run, batch):
+    case = make_run("meta-weight-net")
+    options = Options(meta_lr=10.0, width=7)
+    steps = exact(make_steps(options, case))
     network = steps.state.network
     losses = losses_of(case, batch)
     names = [name for name, _ in network.named_parameters()]
@@ -61,9 +59,9 @@ def test_the_weighting_network_moves_as_by_double_backward(bilevel, batch):
     assert float(mine.detach()) == pytest.approx(float(expected.detach()), abs=1e-10)
 
 
-def test_a_constant_network_gives_the_mean(bilevel, batch):
-    case = bilevel()
-    steps = exact(make_steps(Params(meta_lr=0.0), case))
+def test_a_constant_network_gives_the_mean(make_run, batch):
+    case = make_run("meta-weight-net")
+    steps = exact(make_steps(Options(meta_lr=0.0), case))
     torch.nn.init.zeros_(steps.state.network[2].weight)
     expected = losses_of(case, batch).mean()
     slope = torch.autograd.grad(expected, case.network.classifier.weight)[0]
@@ -73,21 +71,21 @@ def test_a_constant_network_gives_the_mean(bilevel, batch):
     torch.testing.assert_close(case.network.classifier.weight.detach(), moved, rtol=0, atol=1e-12)
 
 
-def test_weights_are_between_0_and_1_and_sum_to_1(bilevel, rng):
-    weigher = make_steps(Params(), bilevel()).state
+def test_weights_are_between_0_and_1_and_sum_to_1(make_run, rng):
+    weigher = make_steps(Options(), make_run("meta-weight-net")).state
     weights = weigher.weights(5 * torch.rand(50, generator=rng)).detach()
     assert 0 < float(weights.min()) < float(weights.max()) < 1
     assert float(weights.sum()) == pytest.approx(1, abs=1e-6)
 
 
-def test_the_network_goes_on_after_a_restart(bilevel, batch):
+def test_the_network_goes_on_after_a_restart(make_run, batch):
     def run(stop):
-        case = bilevel()
-        steps = exact(make_steps(Params(meta_lr=10.0), case))
+        case = make_run("meta-weight-net")
+        steps = exact(make_steps(Options(meta_lr=10.0), case))
         for number in range(4):
             if number == stop:
                 kept = {name: tensor.clone() for name, tensor in steps.state.tensors().items()}
-                steps = exact(make_steps(Params(meta_lr=10.0), case))
+                steps = exact(make_steps(Options(meta_lr=10.0), case))
                 steps.state.restore(kept)
             steps.step(batch)
         return steps.state.tensors()
@@ -101,7 +99,7 @@ def test_the_network_goes_on_after_a_restart(bilevel, batch):
 
 def test_the_record_says_what_the_paper_says():
     assert METHOD.defaults["pretrain"] == {"schedule": "mwn"}
-    assert (Params().width, Params().meta_lr) == (100, 1e-5)
+    assert (Options().width, Options().meta_lr) == (100, 1e-5)
 
 
 def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):

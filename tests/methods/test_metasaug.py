@@ -8,28 +8,32 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.core.errors import StopError
+from ltcli.core.errors import ArtifactError, StopError
 from ltcli.engine import fit
-from ltcli.engine.fit import Batch
-from ltcli.methods.bilevel import check
-from ltcli.methods.metasaug import METHOD, Params, make_steps
-from ltcli.methods.method import Base, Setting, base_loss, weighted_mean
+from ltcli.engine.steps import Batch
+from ltcli.methods.metasaug import METHOD, Options, make_steps
+from ltcli.methods.method import Base, base_loss
 from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone
-from ltcli.stages.finetune import Params as FinetuneParams
 from ltcli.stats.class_weights import effective_number_weights
 from ltcli.stats.quadratic import Diagonal, Factor, Full, LowRank, by_sample
 from ltcli.stats.running_moments import Estimator
+from tests.methods.conftest import (
+    ALL_HELD_OUT,
+    COUNTS,
+    HELD_OUT,
+    LABELS,
+    assembled,
+    planned,
+    training_run,
+)
 
 C, N, V, EPOCHS = 4, 24, 8, 4
-COUNTS = torch.tensor([12, 6, 4, 2])
-LABELS = torch.tensor([0] * 12 + [1] * 6 + [2] * 4 + [3] * 2)
-HELD_OUT = torch.arange(V) % C
 LR = 0.05
 
 
-def setting(rng, *, whole, lr=LR):
+def run_of(rng, *, whole):
     """Twelve rows a step: of images through a small backbone, or of features."""
     shape = (3, 8, 8) if whole else (5,)
     backbone = build_backbone(small_images.backbone("resnet20")) if whole else torch.nn.Identity()
@@ -42,22 +46,14 @@ def setting(rng, *, whole, lr=LR):
     data = data + LABELS.view(N, *[1] * len(shape)) / 4
     held_out = torch.randn(V, *shape, generator=rng)
     moving = [p for p in network.parameters() if p.requires_grad]
-    return Setting(
-        network=network,
-        whole=whole,
-        optimizer=torch.optim.SGD(moving, lr=lr, momentum=0.9, weight_decay=1e-3),
-        inputs=lambda batch: data[batch.rows],
-        maps=None,
-        labels=LABELS,
+    given = {"data": "images"} if whole else {"data": "features", "train": "classifier"}
+    return training_run(
+        planned("metasaug", epochs=EPOCHS, batch_size=12, **given),
+        network,
+        data,
+        optimizer=torch.optim.SGD(moving, lr=LR, momentum=0.9, weight_decay=1e-3),
         held_out=lambda batch: held_out[batch.rows],
         held_out_labels=HELD_OUT,
-        class_counts=COUNTS,
-        order=lambda epoch: torch.randperm(N, generator=torch.Generator().manual_seed(epoch)),
-        reduce=weighted_mean(FinetuneParams(method="metasaug", beta=0.9999), COUNTS),
-        epochs=EPOCHS,
-        batch_size=12,
-        seed=0,
-        dtype=torch.float32,
     )
 
 
@@ -65,7 +61,7 @@ def setting(rng, *, whole, lr=LR):
 def case(request):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return setting(torch.Generator().manual_seed(1), whole=request.param)
+        return run_of(torch.Generator().manual_seed(1), whole=request.param)
 
 
 def batches(case, steps):
@@ -80,20 +76,20 @@ def covariances(steps):
     return steps.state.tensors()["covariances"]
 
 
-def weighted_base(params, logits, labels):
+def weighted_base(options, logits, labels):
     """The weighted mean of the base losses."""
-    losses = base_loss(params, COUNTS)(logits, labels, Batch(0, 0, 0, labels))
+    losses = base_loss(options, COUNTS)(logits, labels, Batch(0, 0, 0, labels))
     weights = effective_number_weights(COUNTS, 0.9999).float()[labels]
     return (weights * losses).sum() / weights.sum()
 
 
-def loss_of(params, case, features, labels, sigma, strength):
+def loss_of(options, case, features, labels, sigma, strength):
     classifier = case.network.classifier
     raised = by_sample(classifier.vectors(), Full(sigma), labels)
-    return weighted_base(params, classifier(features) + 0.5 * strength * raised, labels)
+    return weighted_base(options, classifier(features) + 0.5 * strength * raised, labels)
 
 
-def naive_step(params, case, batch, sigma, strength):
+def naive_step(options, case, batch, sigma, strength):
     """Sigma' by differentiating twice through the virtual step."""
     labels = LABELS[batch.rows]
     theta = {n: p for n, p in case.network.named_parameters() if p.requires_grad}
@@ -117,27 +113,26 @@ def naive_step(params, case, batch, sigma, strength):
     for i, y in enumerate(labels.tolist()):
         apart = vectors - vectors[y]
         rows.append(z[i] + 0.5 * strength * ((apart @ sigma[y]) * apart).sum(1))
-    value = weighted_base(params, torch.stack(rows), labels)
+    value = weighted_base(options, torch.stack(rows), labels)
     grads = torch.autograd.grad(value, list(theta.values()), create_graph=True)
     rate = case.optimizer.param_groups[0]["lr"]
     virtual = {n: p - rate * g for (n, p), g in zip(theta.items(), grads, strict=True)}
-    everything = Batch(0, 0, 0, torch.arange(V))
-    _, held = features_and_logits(virtual, case.held_out(everything))
+    _, held = features_and_logits(virtual, case.held_out(ALL_HELD_OUT))
     (gradient,) = torch.autograd.grad(F.cross_entropy(held, HELD_OUT), sigma)
-    return (sigma - params.meta_lr * gradient).detach()
+    return (sigma - options.meta_lr * gradient).detach()
 
 
 @pytest.mark.parametrize("base", ["ce", "focal", "ldam"])
 def test_the_meta_step_is_that_of_double_backward(case, base):
     # The paper's variant keeps the result, so that it can be seen; the step is large on purpose.
-    params = Params(base=base, variant="paper", meta_lr=50.0, ramp_start=1.0, strength=0.6)
-    steps = make_steps(params, case)
+    options = Options(base=base, variant="paper", meta_lr=50.0, ramp_start=1.0, strength=0.6)
+    steps = make_steps(options, case)
     first, second = batches(case, 2)
     steps.step(first)
     # The rate of the epoch counts, not that of the first one.
     case.optimizer.param_groups[0]["lr"] = LR / 2
     sigma = covariances(steps)
-    expected = naive_step(params, case, second, sigma, 0.6)
+    expected = naive_step(options, case, second, sigma, 0.6)
     found = torch.stack(list(corrected(steps, second).matrices))
     change = (expected - sigma).norm()
     assert change > 1e-4 * sigma.norm()
@@ -154,22 +149,22 @@ def corrected(steps, batch):
 
 
 def test_the_real_step_has_the_corrected_covariances(case):
-    params = Params(variant="paper", meta_lr=50.0, ramp_start=1.0, strength=0.6)
-    steps = make_steps(params, case)
+    options = Options(variant="paper", meta_lr=50.0, ramp_start=1.0, strength=0.6)
+    steps = make_steps(options, case)
     first, second = batches(case, 2)
     steps.step(first)
-    expected_sigma = naive_step(params, case, second, covariances(steps), 0.6)
+    expected_sigma = naive_step(options, case, second, covariances(steps), 0.6)
     x, labels = case.inputs(second), LABELS[second.rows]
     state = {n: b.clone() for n, b in case.network.named_buffers()}
     body = {n.removeprefix("backbone."): b for n, b in state.items() if n.startswith("backbone.")}
     features = functional_call(case.network.backbone, body, (x,))
-    expected = loss_of(params, case, features, labels, expected_sigma, 0.6)
+    expected = loss_of(options, case, features, labels, expected_sigma, 0.6)
     torch.testing.assert_close(steps.step(second).detach(), expected.detach(), rtol=1e-4, atol=0)
 
 
 def test_the_code_variant_forgets_the_step_and_the_estimate_knows_a_batch_afterwards():
     case = fresh(False)
-    steps = make_steps(Params(meta_lr=50.0), case)
+    steps = make_steps(Options(meta_lr=50.0), case)
     assert covariances(steps).abs().max() == 0
     for batch in batches(case, 2):
         steps.step(batch)
@@ -178,8 +173,8 @@ def test_the_code_variant_forgets_the_step_and_the_estimate_knows_a_batch_afterw
     torch.testing.assert_close(covariances(steps)[0], torch.cov(x[labels == 0].T, correction=0))
 
 
-def run(params, case, count=5):
-    steps = make_steps(params, case)
+def run(options, case, count=5):
+    steps = make_steps(options, case)
     values = [float(steps.step(batch).detach()) for batch in batches(case, count)]
     return values, [p.detach().clone() for p in case.network.parameters()], steps
 
@@ -187,13 +182,13 @@ def run(params, case, count=5):
 def fresh(whole):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return setting(torch.Generator().manual_seed(1), whole=whole)
+        return run_of(torch.Generator().manual_seed(1), whole=whole)
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_without_a_meta_step_it_is_weighted_isda(whole):
-    params = Params(meta_lr=0.0)
-    values, weights, _ = run(params, fresh(whole))
+    options = Options(meta_lr=0.0)
+    values, weights, _ = run(options, fresh(whole))
     case = fresh(whole)
     running = Estimator(C, case.network.classifier.weight.shape[1], "full")
     for number, batch in enumerate(batches(case, 5)):
@@ -201,7 +196,7 @@ def test_without_a_meta_step_it_is_weighted_isda(whole):
         features = case.features(batch)
         sigma = torch.stack(list(running.covariances.matrices))
         strength = 0.5 * (0.8 + 0.2 * batch.epoch / EPOCHS)
-        value = loss_of(params, case, features, labels, sigma, strength)
+        value = loss_of(options, case, features, labels, sigma, strength)
         case.optimizer.zero_grad()
         value.backward()
         case.optimizer.step()
@@ -212,7 +207,7 @@ def test_without_a_meta_step_it_is_weighted_isda(whole):
 
 
 def test_without_strength_the_meta_step_is_zero_and_the_loss_is_the_weighted_base_loss(case):
-    steps = make_steps(Params(strength=0.0, meta_lr=10.0, variant="paper"), case)
+    steps = make_steps(Options(strength=0.0, meta_lr=10.0, variant="paper"), case)
     first, second = batches(case, 2)
     steps.step(first)
     buffers = {n: b.clone() for n, b in case.network.named_buffers()}
@@ -225,8 +220,8 @@ def test_without_strength_the_meta_step_is_zero_and_the_loss_is_the_weighted_bas
 @pytest.mark.parametrize("form", ["full", "factor", "low-rank"])
 def test_covariances_of_an_artifact_are_corrected_for_one_step(form):
     rng = torch.Generator().manual_seed(3)
-    params = Params(source="artifact", meta_lr=50.0, ramp_start=1.0, strength=0.6)
-    case = setting(rng, whole=False)
+    options = Options(source="artifact", meta_lr=50.0, ramp_start=1.0, strength=0.6)
+    case = run_of(rng, whole=False)
     rows, offsets = torch.randn(9, 5, generator=rng), [0, 4, 6, 6, 9]
     rest = torch.rand(C, 5, generator=rng)
     factor = Factor(rows, offsets)
@@ -236,14 +231,14 @@ def test_covariances_of_an_artifact_are_corrected_for_one_step(form):
     if form == "low-rank":
         sigma = sigma + torch.diag_embed(rest)
     case = dataclasses.replace(case, covariances=known.get(form, Full(sigma)))
-    steps = make_steps(params, case)
+    steps = make_steps(options, case)
     assert steps.state is None
     # Twice, as the second step must start from the same covariances again.
     for batch in batches(case, 2):
-        corrected = naive_step(params, case, batch, sigma, 0.6)
+        corrected = naive_step(options, case, batch, sigma, 0.6)
         assert (corrected - sigma).norm() > 1e-3 * sigma.norm()
         labels = LABELS[batch.rows]
-        expected = loss_of(params, case, case.inputs(batch), labels, corrected, 0.6)
+        expected = loss_of(options, case, case.inputs(batch), labels, corrected, 0.6)
         torch.testing.assert_close(steps.step(batch), expected)
 
 
@@ -271,7 +266,7 @@ def test_held_out_images_leave_no_trace_in_the_batch_norms():
     buffers = []
     for meta_lr in (0.0, 1e-9):
         case = fresh(True)
-        run(Params(meta_lr=meta_lr), case, 1)
+        run(Options(meta_lr=meta_lr), case, 1)
         buffers.append({n: b.clone() for n, b in case.network.named_buffers()})
     assert buffers[0].keys() == buffers[1].keys()
     for name, buffer in buffers[0].items():
@@ -279,28 +274,28 @@ def test_held_out_images_leave_no_trace_in_the_batch_norms():
 
 
 def test_the_log_says_how_large_the_steps_were(case):
-    params = Params(meta_lr=50.0, variant="paper")
-    steps = make_steps(params, case)
+    options = Options(meta_lr=50.0, variant="paper")
+    steps = make_steps(options, case)
     first, second, _ = batches(case, 3)
     steps.step(first)  # from zero, which has no relative size
     assert steps.facts() == {"covariance_step": 0.0}
     sigma = covariances(steps)
-    strength = params.strength * 0.8
-    expected = naive_step(params, case, second, sigma, strength)
+    strength = options.strength * 0.8
+    expected = naive_step(options, case, second, sigma, strength)
     steps.step(second)
     present = LABELS[second.rows].unique()
     size = float((expected - sigma).norm() / sigma[present].norm())
     assert steps.facts()["covariance_step"] == pytest.approx(size, rel=1e-2)
-    assert "covariance_step" not in (make_steps(Params(meta_lr=0.0), case).facts() or {})
+    assert "covariance_step" not in (make_steps(Options(meta_lr=0.0), case).facts() or {})
 
 
 def test_variances_take_the_step_of_the_diagonal_of_full_covariances(case):
     given = {"form": "diagonal", "variant": "paper", "meta_lr": 50.0}
-    steps = make_steps(Params(**given, ramp_start=1.0, strength=0.6), case)
+    steps = make_steps(Options(**given, ramp_start=1.0, strength=0.6), case)
     first, second = batches(case, 2)
     steps.step(first)
     variances = covariances(steps)
-    full = naive_step(Params(meta_lr=50.0), case, second, torch.diag_embed(variances), 0.6)
+    full = naive_step(Options(meta_lr=50.0), case, second, torch.diag_embed(variances), 0.6)
     expected = full.diagonal(dim1=1, dim2=2)
     found = corrected(steps, second).variances
     change = (expected - variances).norm()
@@ -319,8 +314,8 @@ def test_a_meta_set_from_the_training_set_is_taken_out_of_it():
         held_out=None,
         held_out_labels=None,
     )
-    params = Params(meta_source="train", meta_per_class=1, meta_batch=100)
-    steps = make_steps(params, case)
+    options = Options(meta_source="train", meta_per_class=1, meta_batch=100)
+    steps = make_steps(options, case)
     rows = steps.order(0)
     assert len(rows) == N - C
     left_out = sorted(set(range(N)) - set(rows.tolist()))
@@ -330,14 +325,20 @@ def test_a_meta_set_from_the_training_set_is_taken_out_of_it():
     train, meta = seen
     assert train.rows.equal(rows[:12])
     assert sorted(meta.rows.tolist()) == left_out
-    assert meta.first >= N  # draws of its own
+    assert (train.stream, meta.stream) == ("augment", "augment meta")
 
 
-def test_classes_are_weighed_by_the_samples_that_a_meta_set_leaves():
-    counts = torch.tensor([200, 12])
-    assert METHOD.counts(Params(), counts).tolist() == [200, 12]
-    left = METHOD.counts(Params(meta_source="train", meta_per_class=10), counts)
-    assert left.tolist() == [190, 2]
+def test_classes_are_weighed_by_the_samples_that_a_meta_set_leaves(chain):
+    counts = read_header(chain / "split.safetensors").info["class_counts"]
+    losses, labels = torch.arange(10.0), torch.arange(10)
+    for given, taken in (({}, 0), ({"meta_source": "train", "meta_per_class": 3}, 3)):
+        run = assembled(chain, "metasaug", **given)
+        assert METHOD.set_aside(run.params.options, run) == taken
+        assert run.class_counts.tolist() == [n - taken for n in counts]
+        weights = effective_number_weights(run.class_counts, 0.9999).float()
+        expected = (weights * losses).sum() / weights.sum()
+        mean = run.reduce(losses, labels, Batch(0, 0, 0, labels))
+        torch.testing.assert_close(mean, expected)
 
 
 def test_a_meta_batch_is_balanced_whatever_the_held_out_samples_are():
@@ -349,7 +350,7 @@ def test_a_meta_batch_is_balanced_whatever_the_held_out_samples_are():
         held_out=lambda batch: (seen.append(batch.rows), held_out[batch.rows])[1],
         held_out_labels=labels,
     )
-    steps = make_steps(Params(meta_batch=28), case)
+    steps = make_steps(Options(meta_batch=28), case)
     for batch in batches(case, 2):
         steps.step(batch)
     for rows in seen:
@@ -364,14 +365,15 @@ def test_a_meta_batch_is_drawn_anew_in_each_step():
     case = dataclasses.replace(
         case, held_out=lambda batch: (seen.append(batch), held_out(batch))[1]
     )
-    steps = make_steps(Params(meta_batch=3), case)
+    steps = make_steps(Options(meta_batch=3), case)
     for batch in batches(case, 4):
         steps.step(batch)
     drawn = [tuple(batch.rows.tolist()) for batch in seen]
     assert all(len(set(rows)) == 3 for rows in drawn)
     assert len(set(drawn)) == 4
-    # Behind the draws of the training batches.
-    assert [batch.first for batch in seen] == [N, N + 3, N, N + 3]
+    # A random stream beside that of the training batches.
+    assert [batch.first for batch in seen] == [0, 3, 0, 3]
+    assert {batch.stream for batch in seen} == {"augment meta"}
 
 
 def tensors_of(path):
@@ -444,8 +446,9 @@ def test_no_meta_set_is_refused_before_any_work(ltcli, tmp_path):
 def test_a_classifier_that_is_not_linear_is_refused(ltcli, copy):
     assert ltcli("finetune", "--method", "ncm", "-d", copy).code == 0
     header = read_header(copy / "finetune-ncm.safetensors")
-    with pytest.raises(Exception, match="classifier must be linear, got cosine"):
-        check(Params(), {"model": header})
+    run = planned("metasaug", headers={"model": header})
+    with pytest.raises(ArtifactError, match="classifier must be linear, got cosine"):
+        METHOD.check(run.params.options, run)
 
 
 def test_a_run_that_was_interrupted_ends_like_one_that_was_not(ltcli, copy, monkeypatch):

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.fit import Batch
-from ltcli.methods.method import Base, base_loss, weighted_mean
-from ltcli.stages.finetune import Params
+from ltcli.engine.steps import Batch, weighted_mean
+from ltcli.methods.method import Base, base_loss
 from ltcli.stats.class_weights import effective_number_weights
 
 COUNTS = torch.tensor([1296, 256, 16])
@@ -33,15 +32,14 @@ def test_base_losses_are_sample_by_sample_those_of_their_papers(rng):
 @pytest.mark.parametrize("reduction", ["weighted-mean", "mean-of-weighted"])
 def test_the_mean_has_the_weights_of_the_effective_number_from_an_epoch_on(rng, reduction):
     values = torch.rand(4, generator=rng)
-    params = Params(method="", beta=0.999, reduction=reduction)
     weights = effective_number_weights(COUNTS, 0.999).float()[LABELS]
     total = (weights * values).sum()
     expected = total / (weights.sum() if reduction == "weighted-mean" else 4)
     for first_epoch in (0, 3):
-        mean = weighted_mean(params, COUNTS, first_epoch)
+        mean = weighted_mean(0.999, reduction, COUNTS, first_epoch)
         torch.testing.assert_close(mean(values, LABELS, BATCH), expected)
-    before = weighted_mean(params, COUNTS, 4)(values, LABELS, BATCH)
-    plain = weighted_mean(Params(method="", reduction=reduction), COUNTS)
+    before = weighted_mean(0.999, reduction, COUNTS, 4)(values, LABELS, BATCH)
+    plain = weighted_mean(0.0, reduction, COUNTS)
     assert before.equal(plain(values, LABELS, BATCH))
     torch.testing.assert_close(before, values.mean())
 
@@ -54,5 +52,5 @@ def test_an_image_with_two_labels_has_the_weights_of_both(rng):
     for value, y, part in zip(values, labels, shares, strict=True):
         total += part * weights[y] * value
         weight += part * weights[y]
-    found = weighted_mean(Params(method="", beta=0.999), COUNTS)(values, labels, BATCH, shares)
-    torch.testing.assert_close(found, total / weight)
+    mean = weighted_mean(0.999, "weighted-mean", COUNTS)
+    torch.testing.assert_close(mean(values, labels, BATCH, shares), total / weight)

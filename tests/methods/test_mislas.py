@@ -3,9 +3,10 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.artifacts.store import open_artifact
-from ltcli.engine.fit import Batch
-from ltcli.methods.mislas import METHOD, Params, head, make_loss
+from ltcli.engine.steps import Batch
+from ltcli.methods.mislas import METHOD
 from ltcli.stats.losses import label_aware, smoothing
+from tests.methods.conftest import loss_and_run, planned
 
 BATCH = Batch(0, 0, 0, torch.arange(6))
 COUNTS = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
@@ -17,12 +18,13 @@ def case(rng):
 
 
 def test_without_smoothing_it_is_cross_entropy(case):
-    loss = make_loss(Params(smooth_head=0.0), COUNTS)
+    loss, _ = loss_and_run("mislas", COUNTS, "finetune", smooth_head=0.0)
     torch.testing.assert_close(loss(*case, BATCH), F.cross_entropy(*case, reduction="none"))
 
 
 def test_a_constant_smoothing_is_ordinary_label_smoothing(case):
-    loss = make_loss(Params(smooth_head=0.2, smooth_tail=0.2), COUNTS)
+    given = {"smooth_head": 0.2, "smooth_tail": 0.2}
+    loss, _ = loss_and_run("mislas", COUNTS, "finetune", **given)
     expected = F.cross_entropy(*case, reduction="none", label_smoothing=0.2)
     torch.testing.assert_close(loss(*case, BATCH), expected)
 
@@ -47,9 +49,11 @@ def test_smoothing_is_between_its_ends_and_equal_classes_have_the_smaller():
 
 def test_the_record_says_what_the_code_says():
     assert METHOD.defaults["finetune"] == {"sampler": "class-aware", "weight_decay": 2e-4}
-    assert head(Params()).rates == {"weight": 0.5, "bias": 0.5}
-    assert head(Params()).trainable == ("weight", "bias", "scales")
-    assert head(Params()).start == "trained"
+    run = planned("mislas")
+    head = METHOD.head(run.params.options, run)
+    assert head.rates == {"weight": 0.5, "bias": 0.5}
+    assert head.trainable == ("weight", "bias", "scales")
+    assert head.start == "trained"
 
 
 IMAGES = ("--data", "images", "--epochs", "1", "--lr", "1e-9")

@@ -2,26 +2,24 @@ import math
 
 import torch
 
-from ltcli.methods.method import Trained
-from ltcli.methods.ncm import Params, solve
 from ltcli.models.classifier import Classifier
+from tests.methods.conftest import solved, solving_run
 
-NOTHING, NONE = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
 
-
-def trained(features, labels, num_classes=3):
-    counts = torch.bincount(labels, minlength=num_classes)
-    classifier = Classifier(features.shape[1], num_classes)
-    return Trained(classifier, counts, features, labels, NOTHING, NONE)
+def means_of(features, labels, **given):
+    """The classifier of the class means, and the options that were chosen."""
+    counts = torch.bincount(labels, minlength=3)
+    train = features, labels
+    return solved(solving_run("ncm", Classifier(features.shape[1], 3), counts, train, **given))
 
 
 def test_naive_twin(rng):
     features, labels = torch.randn(30, 3, generator=rng), torch.arange(30) % 3
     probes = torch.randn(12, 3, generator=rng)
-    solved, chosen = solve(Params(scale=16.0), trained(features, labels))
+    classifier, chosen = means_of(features, labels, scale=16.0)
     assert chosen == {}
     with torch.no_grad():
-        logits = solved(probes)
+        logits = classifier(probes)
     for b in range(12):
         for c in range(3):
             mean = [0.0] * 3
@@ -36,14 +34,14 @@ def test_naive_twin(rng):
 def test_the_length_of_features_does_not_matter(rng):
     features, labels = torch.randn(30, 3, generator=rng), torch.arange(30) % 3
     stretched = features * (torch.rand(30, 1, generator=rng) * 100 + 0.01)
-    one, other = (solve(Params(), trained(f, labels))[0] for f in (features, stretched))
+    one, other = (means_of(f, labels)[0] for f in (features, stretched))
     torch.testing.assert_close(one.weight.data, other.weight.data)
 
 
 def test_the_scale_changes_no_prediction(rng):
     features, labels = torch.randn(30, 3, generator=rng), torch.arange(30) % 3
     probes = torch.randn(50, 3, generator=rng)
-    one, other = (solve(Params(scale=s), trained(features, labels))[0] for s in (1.0, 64.0))
+    one, other = (means_of(features, labels, scale=s)[0] for s in (1.0, 64.0))
     assert one(probes).argmax(1).equal(other(probes).argmax(1))
     torch.testing.assert_close(64 * one(probes), other(probes))
 
@@ -51,6 +49,6 @@ def test_the_scale_changes_no_prediction(rng):
 def test_repeating_the_images_of_a_class_changes_nothing(rng):
     features, labels = torch.randn(30, 3, generator=rng), torch.arange(30) % 3
     head = labels == 0
-    repeated = trained(torch.cat([features, features[head]]), torch.cat([labels, labels[head]]))
-    one, other = solve(Params(), trained(features, labels))[0], solve(Params(), repeated)[0]
+    more = torch.cat([features, features[head]]), torch.cat([labels, labels[head]])
+    one, other = means_of(features, labels)[0], means_of(*more)[0]
     torch.testing.assert_close(one.weight.data, other.weight.data)

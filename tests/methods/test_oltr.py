@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.methods.oltr import METHOD, Params, centroid_loss, head, make_steps
+from ltcli.methods.oltr import METHOD, Options, centroid_loss, make_steps
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
+from tests.methods.conftest import planned
 
 
 def test_the_centroid_loss_by_hand():
@@ -17,27 +18,27 @@ def test_the_centroid_loss_by_hand():
     labels = torch.tensor([0, 1])
     # Own: 1 and 0. Others: 4 + 16 and 25, over 2 x 2.
     expected = 0.5 * 1 / 2 + 0.01 * max(0.0, 20.0 - 45 / 4)
-    found = centroid_loss(features, labels, centroids, Params(push_margin=20.0))
+    found = centroid_loss(features, labels, centroids, Options(push_margin=20.0))
     assert float(found) == pytest.approx(expected)
 
 
 def test_it_is_zero_at_the_centroids_if_they_are_apart():
     centroids = torch.tensor([[0.0, 0.0], [30.0, 40.0]])
-    assert float(centroid_loss(centroids, torch.tensor([0, 1]), centroids, Params())) == 0
+    assert float(centroid_loss(centroids, torch.tensor([0, 1]), centroids, Options())) == 0
 
 
-def test_a_step_is_the_sum_and_centroids_start_at_the_means(bilevel, batch, rng):
+def test_a_step_is_the_sum_and_centroids_start_at_the_means(make_run, batch, rng):
     means = torch.randn(4, 5, generator=rng, dtype=torch.float64)
-    case = bilevel()
+    case = make_run("oltr")
     classifier = Classifier(5, 4, "memory").double()
     network = Network(torch.nn.Identity(), classifier)
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.05)
     case = dataclasses.replace(case, network=network, optimizer=optimizer, means=means)
-    steps = make_steps(Params(), case)
+    steps = make_steps(Options(), case)
     assert torch.equal(classifier.memory.centroids.detach(), means)
     x, labels = case.inputs(batch), case.labels[batch.rows]
     expected = F.cross_entropy(classifier(x), labels)
-    expected = expected + 0.01 * centroid_loss(x, labels, means, Params())
+    expected = expected + 0.01 * centroid_loss(x, labels, means, Options())
     assert float(steps.step(batch).detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
     assert not torch.equal(classifier.memory.centroids.detach(), means)
 
@@ -67,17 +68,18 @@ def test_the_record_says_what_the_code_says():
     defaults = METHOD.defaults["finetune"]
     assert (defaults["epochs"], defaults["milestones"]) == (60, (20, 40))
     assert defaults["sampler"] == "class-aware"
-    assert head(Params()).rates == {"memory.centroids": 0.1, "backbone": 0.1}
+    run = planned("oltr")
+    assert METHOD.head(run.params.options, run).rates == {"memory.centroids": 0.1, "backbone": 0.1}
 
 
-def test_centroids_learn_from_the_centroid_loss_alone(bilevel, batch, rng):
+def test_centroids_learn_from_the_centroid_loss_alone(make_run, batch, rng):
     means = torch.randn(4, 5, generator=rng, dtype=torch.float64)
-    case = bilevel()
+    case = make_run("oltr")
     classifier = Classifier(5, 4, "memory").double()
     network = Network(torch.nn.Identity(), classifier)
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.05)
     case = dataclasses.replace(case, network=network, optimizer=optimizer, means=means)
     before = classifier.memory.hallucinator.weight.detach().clone()
-    make_steps(Params(centre_weight=0.0), case).step(batch)
+    make_steps(Options(centre_weight=0.0), case).step(batch)
     assert torch.equal(classifier.memory.centroids.detach(), means)
     assert not torch.equal(classifier.memory.hallucinator.weight.detach(), before)

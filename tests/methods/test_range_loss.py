@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.methods.range_loss import METHOD, Params, make_steps
+from ltcli.methods.range_loss import METHOD, Options, make_steps
 from ltcli.stats import metric
 
 
@@ -13,31 +13,31 @@ def plain_loss(case, batch):
     return F.cross_entropy(logits, case.labels[batch.rows])
 
 
-def test_a_step_is_that_of_the_sum(bilevel, batch):
-    case = bilevel()
+def test_a_step_is_that_of_the_sum(make_run, batch):
+    case = make_run("range-loss")
     x, labels = case.inputs(batch), case.labels[batch.rows]
     narrow = metric.range_within(x, labels, 4, 2)
     apart = metric.range_between(x, labels, 4, 9.0)
     assert float(narrow) > 0
     assert float(apart) > 0
     expected = plain_loss(case, batch) + 0.3 * narrow + 0.2 * apart
-    params = Params(within=0.3, between=0.2, centre_margin=9.0)
-    mine = make_steps(params, case).step(batch)
+    options = Options(within=0.3, between=0.2, centre_margin=9.0)
+    mine = make_steps(options, case).step(batch)
     assert float(mine.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
 
 
-def test_without_weights_it_is_cross_entropy(bilevel, batch):
-    case = bilevel()
+def test_without_weights_it_is_cross_entropy(make_run, batch):
+    case = make_run("range-loss")
     expected = plain_loss(case, batch)
-    mine = make_steps(Params(within=0.0, between=0.0), case).step(batch)
+    mine = make_steps(Options(within=0.0, between=0.0), case).step(batch)
     assert float(mine.detach()) == pytest.approx(float(expected.detach()), abs=1e-12)
 
 
-def test_the_backbone_learns_from_it(bilevel, batch):
-    case = bilevel(whole=True)
+def test_the_backbone_learns_from_it(make_run, batch):
+    case = make_run("range-loss", whole=True)
     still = dataclasses.replace(case, reduce=lambda values, *_: 0 * values.sum())
     before = [p.detach().clone() for p in case.network.backbone.parameters()]
-    make_steps(Params(), still).step(batch)
+    make_steps(Options(), still).step(batch)
     after = case.network.backbone.parameters()
     assert any(not torch.equal(p, q) for p, q in zip(before, after, strict=True))
 
@@ -52,7 +52,7 @@ def test_a_frozen_backbone_is_refused(ltcli, copy):
     assert done.code == 2
     assert done.lines == [
         "error: finetune: train must be all for range-loss, got classifier",
-        "hint: its loss is of the features, which a classifier alone does not change",
+        "hint: its loss is a function of the features, which only the backbone changes",
     ]
 
 

@@ -5,21 +5,21 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
-from ltcli.methods.ride import METHOD, Params, head, make_steps
+from ltcli.methods.ride import METHOD, Options, make_steps
 from ltcli.models import small_images
 from ltcli.models.network import build_network
 from ltcli.stats.losses import margins
-from tests.methods.conftest import COUNTS
+from tests.methods.conftest import COUNTS, planned
 
 
 @pytest.fixture
-def case(bilevel):
+def case(make_run):
     """Two experts on 24 images."""
-    setting = bilevel(whole=True)
+    run = make_run("ride", whole=True, experts=2)
     network = build_network(small_images.backbone("resnet20", "ride2"), 4, 0, "experts2").train()
     network.classifier.scales.data.fill_(30.0)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
-    return dataclasses.replace(setting, network=network, optimizer=optimizer)
+    return dataclasses.replace(run, network=network, optimizer=optimizer)
 
 
 def ldam(logits, labels):
@@ -36,7 +36,7 @@ def test_a_step_is_the_sum_of_the_experts_losses_less_their_divergence(case, bat
         divergence = (p * (p.log() - logits.log_softmax(1))).sum(1).mean()
         assert float(divergence.detach()) > 0
         expected = expected + ldam(logits, labels) - 0.45 * divergence
-    mine = make_steps(Params(experts=2), case).step(batch)
+    mine = make_steps(Options(experts=2), case).step(batch)
     assert float(mine.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
@@ -46,7 +46,7 @@ def test_without_diversity_experts_learn_on_their_own(case, batch):
     weight = case.network.classifier.weight
     alone = torch.autograd.grad(ldam(each[0], labels), weight)[0]
     before = weight.detach().clone()
-    make_steps(Params(experts=2, diversity=0.0), case).step(batch)
+    make_steps(Options(experts=2, diversity=0.0), case).step(batch)
     moved = (before - weight.detach()) / 0.05
     torch.testing.assert_close(moved[:, :48], alone[:, :48], rtol=1e-3, atol=1e-5)
 
@@ -64,7 +64,7 @@ def test_gradients_by_way_of_the_mean_cancel_over_the_experts(case, batch):
 
     held, moving = gradient(each.mean(0).detach()), gradient(each.mean(0))
     before = weight.detach().clone()
-    make_steps(Params(experts=2), case).step(batch)
+    make_steps(Options(experts=2), case).step(batch)
     moved = (before - weight.detach()) / 0.05
     torch.testing.assert_close(moving, held, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(moved, held, rtol=1e-3, atol=1e-5)
@@ -84,5 +84,7 @@ def test_the_record_says_what_the_code_says():
     defaults = METHOD.defaults["pretrain"]
     assert (defaults["weight_decay"], defaults["nesterov"]) == (5e-4, True)
     assert (defaults["beta"], defaults["defer"]) == (0.9999, 160)
-    assert head(Params()).form == "experts3"
-    assert METHOD.backbone(Params(experts=4)) == "ride4"
+    for given, experts in (({}, 3), ({"experts": 4}, 4)):
+        run = planned("ride", "pretrain", **given)
+        assert METHOD.head(run.params.options, run).form == f"experts{experts}"
+        assert METHOD.backbone(run.params.options, run) == f"ride{experts}"

@@ -1,5 +1,6 @@
 import dataclasses
-from types import SimpleNamespace
+import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,47 +9,35 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.engine.fit import Batch
-from ltcli.methods import isda, risda
-from ltcli.methods.method import Setting, weighted_mean
-from ltcli.methods.risda import Params, make_steps
+from ltcli.engine.steps import Batch
+from ltcli.methods import isda
+from ltcli.methods.risda import METHOD, Options, make_steps
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
-from ltcli.stages.finetune import Params as FinetuneParams
 from ltcli.stats import running_moments
 from ltcli.stats.class_weights import effective_number_weights
 from ltcli.stats.quadratic import Diagonal, Factor, Full
+from tests.methods.conftest import COUNTS, header, planned, training_run
 
 C, D, N, EPOCHS = 4, 3, 24, 4
-COUNTS = torch.tensor([12, 6, 4, 2])
 HEAD = {"head": "top-k", "head_at": 2.0}
 VARIANTS = ["paper", "code"]
 # Two decimals, so that rounding changes nothing unless a test says so.
 GRAPH = [[0.75, 0.25, 0.0, 0.0], [0.1, 0.8, 0.1, 0.0], [0.5, 0.2, 0.3, 0.0], [0.4, 0.1, 0.1, 0.4]]
 
 
-def setting(rng, covariances=None, *, graph=GRAPH, dtype=torch.float64, lr=0.0, beta=0.9999):
+def run_of(rng, covariances=None, *, graph=GRAPH, dtype=torch.float64, lr=0.0, beta=0.9999):
     """A classifier of features and one batch an epoch."""
     classifier = Classifier(D, C).to(dtype)
     for values in (classifier.weight, classifier.bias):
         values.data = torch.randn(values.shape, generator=rng, dtype=dtype)
     features = torch.randn(N, D, generator=rng, dtype=dtype)
-    return Setting(
-        network=Network(torch.nn.Identity(), classifier),
-        whole=False,
+    return training_run(
+        planned("risda", epochs=EPOCHS, batch_size=N, beta=beta),
+        Network(torch.nn.Identity(), classifier),
+        features,
         optimizer=torch.optim.SGD([classifier.weight, classifier.bias], lr=lr),
-        inputs=lambda batch: features[batch.rows],
-        maps=None,
         labels=torch.arange(N) % C,
-        held_out=None,
-        held_out_labels=None,
-        class_counts=COUNTS,
-        order=lambda epoch: torch.randperm(N, generator=torch.Generator().manual_seed(epoch)),
-        reduce=weighted_mean(FinetuneParams(method="risda", beta=beta), COUNTS),
-        epochs=EPOCHS,
-        batch_size=N,
-        seed=0,
-        dtype=torch.float32,
         means=torch.randn(C, D, generator=rng, dtype=dtype),
         covariances=covariances,
         graph=torch.tensor(graph, dtype=dtype),
@@ -64,9 +53,9 @@ def matrices(rng):
     return roots @ roots.transpose(1, 2)
 
 
-def params(**more):
+def options(**more):
     """Head classes 0 and 1, no ramp."""
-    return Params(**{**HEAD, "ramp_start": 1.0, **more})
+    return Options(**{**HEAD, "ramp_start": 1.0, **more})
 
 
 def naive(case, batch, *, displacements, sigma, shift, strength):
@@ -105,9 +94,9 @@ def weighted(case, batch):
 
 def test_the_papers_loss_is_the_formula_term_by_term(rng):
     sigma = matrices(rng)
-    case = setting(rng, Full(sigma))
+    case = run_of(rng, Full(sigma))
     displacements, mixed = papers(case, sigma)
-    value = make_steps(params(shift=0.7, strength=0.6), case).step(batch_of(case))
+    value = make_steps(options(shift=0.7, strength=0.6), case).step(batch_of(case))
     expected = naive(
         case, batch_of(case), displacements=displacements, sigma=mixed, shift=0.7, strength=0.6
     )
@@ -117,11 +106,11 @@ def test_the_papers_loss_is_the_formula_term_by_term(rng):
 def test_the_codes_loss_is_the_formula_with_the_shift_twice_and_for_every_class(rng):
     sigma = matrices(rng)
     graph = torch.tensor(GRAPH) + torch.tensor([0.004, -0.004, 0.003, -0.003])
-    case = setting(rng, Full(sigma), graph=graph.tolist())
+    case = run_of(rng, Full(sigma), graph=graph.tolist())
     rounded = torch.tensor(GRAPH, dtype=torch.float64)
     mixed = sigma.clone()
     mixed[2:] = torch.einsum("ci,ide->cde", rounded[2:], sigma)
-    value = make_steps(params(variant="code", shift=0.7, strength=0.6), case).step(batch_of(case))
+    value = make_steps(options(variant="code", shift=0.7, strength=0.6), case).step(batch_of(case))
     expected = naive(
         case,
         batch_of(case),
@@ -136,16 +125,16 @@ def test_the_codes_loss_is_the_formula_with_the_shift_twice_and_for_every_class(
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("base", ["ce", "focal", "ldam"])
 def test_without_strength_and_shift_it_is_the_weighted_base_loss(rng, variant, base):
-    case = setting(rng, Full(matrices(rng)))
+    case = run_of(rng, Full(matrices(rng)))
     limits = {"ce": {}, "focal": {"gamma": 0.0}, "ldam": {"max_margin": 0.0}}[base]
-    none = params(variant=variant, shift=0.0, strength=0.0, base=base, **limits)
+    none = options(variant=variant, shift=0.0, strength=0.0, base=base, **limits)
     value = make_steps(none, case).step(batch_of(case))
     torch.testing.assert_close(value, weighted(case, batch_of(case)), rtol=0, atol=1e-7)
 
 
 def test_without_weights_either_it_is_cross_entropy(rng):
-    case = setting(rng, Full(matrices(rng)), beta=0.0)
-    value = make_steps(params(shift=0.0, strength=0.0), case).step(batch_of(case))
+    case = run_of(rng, Full(matrices(rng)), beta=0.0)
+    value = make_steps(options(shift=0.0, strength=0.0), case).step(batch_of(case))
     logits = case.network.classifier(case.inputs(batch_of(case)))
     plain = F.cross_entropy(logits, case.labels[batch_of(case).rows])
     torch.testing.assert_close(value, plain, rtol=0, atol=1e-7)
@@ -156,9 +145,9 @@ def test_without_weights_either_it_is_cross_entropy(rng):
 def test_with_a_graph_of_no_confusion_it_is_isda(rng, variant, source):
     covariances = Full(matrices(rng)) if source == "artifact" else None
     dtype = torch.float64 if covariances else torch.float32
-    case = setting(rng, covariances, graph=torch.eye(C).tolist(), dtype=dtype, beta=0.0)
-    mine = params(variant=variant, source=source, shift=3.0, strength=0.6)
-    ancestor = isda.Params(strength=0.6, ramp_start=1.0, source=source)
+    case = run_of(rng, covariances, graph=torch.eye(C).tolist(), dtype=dtype, beta=0.0)
+    mine = options(variant=variant, source=source, shift=3.0, strength=0.6)
+    ancestor = isda.Options(strength=0.6, ramp_start=1.0, source=source)
     one, other = make_steps(mine, case), isda.make_steps(ancestor, case)
     for epoch in range(2):
         batch = batch_of(case, epoch)
@@ -169,12 +158,12 @@ def test_with_a_graph_of_no_confusion_it_is_isda(rng, variant, source):
 def test_in_the_paper_head_samples_are_those_of_isda(rng, source):
     covariances = Full(matrices(rng)) if source == "artifact" else None
     dtype = torch.float64 if covariances else torch.float32
-    case = setting(rng, covariances, dtype=dtype, beta=0.0)
+    case = run_of(rng, covariances, dtype=dtype, beta=0.0)
     if source == "running":
         case = dataclasses.replace(case, means=None)
     case = dataclasses.replace(case, order=lambda _epoch: torch.arange(N)[case.labels < 2])
-    one = make_steps(params(source=source), case).step(batch_of(case))
-    ancestor = isda.Params(strength=0.75, ramp_start=1.0, source=source)
+    one = make_steps(options(source=source), case).step(batch_of(case))
+    ancestor = isda.Options(strength=0.75, ramp_start=1.0, source=source)
     other = isda.make_steps(ancestor, case).step(batch_of(case))
     torch.testing.assert_close(one, other)
 
@@ -182,9 +171,9 @@ def test_in_the_paper_head_samples_are_those_of_isda(rng, source):
 @pytest.mark.parametrize("reasoning", ["both", "covariance", "prototype", "none"])
 def test_each_half_of_the_reasoning_can_be_left_out(rng, reasoning):
     sigma = matrices(rng)
-    case = setting(rng, Full(sigma))
+    case = run_of(rng, Full(sigma))
     displacements, mixed = papers(case, sigma)
-    value = make_steps(params(reasoning=reasoning), case).step(batch_of(case))
+    value = make_steps(options(reasoning=reasoning), case).step(batch_of(case))
     expected = naive(
         case,
         batch_of(case),
@@ -205,9 +194,9 @@ def test_full_diagonal_and_factor_covariances_agree(rng, variant):
         Diagonal(variances),
         Factor(rows, list(range(0, C * D + 1, D))),
     ]
-    case = setting(rng)
+    case = run_of(rng)
     values = [
-        make_steps(params(variant=variant), dataclasses.replace(case, covariances=form)).step(
+        make_steps(options(variant=variant), dataclasses.replace(case, covariances=form)).step(
             batch_of(case)
         )
         for form in forms
@@ -218,10 +207,10 @@ def test_full_diagonal_and_factor_covariances_agree(rng, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shift_and_strength_grow_together(rng, variant):
-    case = setting(rng, Full(matrices(rng)))
-    grown = make_steps(params(variant=variant, ramp_start=0.2, shift=2.0, strength=1.0), case)
+    case = run_of(rng, Full(matrices(rng)))
+    grown = make_steps(options(variant=variant, ramp_start=0.2, shift=2.0, strength=1.0), case)
     for epoch, share in enumerate((0.2, 0.4, 0.6, 0.8)):
-        at_once = make_steps(params(variant=variant, shift=2 * share, strength=share), case)
+        at_once = make_steps(options(variant=variant, shift=2 * share, strength=share), case)
         batch = batch_of(case, epoch)
         torch.testing.assert_close(grown.step(batch), at_once.step(batch), rtol=0, atol=1e-12)
 
@@ -229,11 +218,11 @@ def test_shift_and_strength_grow_together(rng, variant):
 def test_it_bounds_the_expected_cross_entropy_around_the_displaced_feature(rng):
     sigma, draws = 0.2 * matrices(rng), 200_000
     for y in range(C):
-        case = setting(rng, Full(sigma))
+        case = run_of(rng, Full(sigma))
         case = dataclasses.replace(case, order=lambda _epoch, y=y: torch.tensor([y]))
         displacements, mixed = papers(case, sigma)
         classifier, feature = case.network.classifier, case.inputs(batch_of(case))
-        bound = make_steps(params(shift=0.5, strength=0.5), case).step(batch_of(case))
+        bound = make_steps(options(shift=0.5, strength=0.5), case).step(batch_of(case))
         noise = torch.randn(draws, D, generator=rng, dtype=torch.float64)
         root = torch.linalg.cholesky(0.5 * mixed[y])
         centre = feature + 0.5 * displacements[y]
@@ -255,15 +244,14 @@ def by_hand(case, batch, state, displacements, shift):
 
 @pytest.mark.parametrize("form", ["full", "diagonal"])
 def test_the_papers_running_moments_are_those_of_the_features_with_this_batch(rng, form):
-    case = dataclasses.replace(setting(rng, dtype=torch.float32), means=None)
-    steps = make_steps(params(source="running", form=form), case)
+    case = dataclasses.replace(run_of(rng, dtype=torch.float32), means=None)
+    steps = make_steps(options(source="running", form=form), case)
     state, nowhere = running_moments.start(C, D, form), torch.zeros(C, D)
     for epoch in range(2):
         batch = batch_of(case, epoch)
         state, sigma = by_hand(case, batch, state, nowhere, 0.0)
-        displacements, mixed = papers(
-            SimpleNamespace(graph=case.graph, means=state.means), sigma.double()
-        )
+        known = dataclasses.replace(case, means=state.means)
+        displacements, mixed = papers(known, sigma.double())
         expected = naive(
             case,
             batch,
@@ -279,8 +267,8 @@ def test_the_papers_running_moments_are_those_of_the_features_with_this_batch(rn
 
 @pytest.mark.parametrize("form", ["full", "diagonal"])
 def test_the_code_overwrites_running_covariances_and_goes_on_from_there(rng, form):
-    case = setting(rng, dtype=torch.float32)
-    code = params(source="running", variant="code", form=form, ramp_start=0.2)
+    case = run_of(rng, dtype=torch.float32)
+    code = options(source="running", variant="code", form=form, ramp_start=0.2)
     steps = make_steps(code, case)
     displacements = case.graph @ case.means - case.means
     state = running_moments.start(C, D, form)
@@ -308,12 +296,12 @@ def test_the_code_overwrites_running_covariances_and_goes_on_from_there(rng, for
 def test_gradients_flow_through_features_and_class_vectors(rng, variant):
     # Central differences of the loss, for one feature and one class vector.
     sigma = matrices(rng)
-    case = setting(rng, Full(sigma))
+    case = run_of(rng, Full(sigma))
     batch = batch_of(case)
     features = case.inputs(batch).clone().requires_grad_()
     case = dataclasses.replace(case, inputs=lambda _batch: features)
     weight = case.network.classifier.weight
-    step = make_steps(params(variant=variant), case).step
+    step = make_steps(options(variant=variant), case).step
     step(batch)
     slopes = [(features, features.grad.clone()), (weight, weight.grad.clone())]
     for values, slope in slopes:
@@ -330,11 +318,10 @@ def test_gradients_flow_through_features_and_class_vectors(rng, variant):
 
 
 def test_what_is_read_is_what_is_used():
-    reads = {
-        (variant, source): risda.reads(Params(variant=variant, source=source))
-        for variant in VARIANTS
-        for source in ("artifact", "running")
-    }
+    reads = {}
+    for variant, source in itertools.product(VARIANTS, ("artifact", "running")):
+        run = planned("risda", variant=variant, source=source)
+        reads[variant, source] = METHOD.reads(run.params.options, run)
     assert reads.pop(("paper", "running")) == ("confusion",)
     assert set(reads.values()) == {("covariances", "confusion")}
 
@@ -396,17 +383,20 @@ def test_no_tail_class_and_no_head_class_are_refused_before_any_work(ltcli, copy
 
 
 def test_the_code_variant_refuses_classes_that_are_not_sorted_by_size():
-    model = SimpleNamespace(info={"classifier": "linear", "class_counts": [5, 9, 5, 1]})
-    risda.check(Params(), {"model": model})
+    def check(counts, **given):
+        model = header(Path("m"), classifier="linear", class_counts=counts)
+        run = planned("risda", headers={"model": model}, **given)
+        METHOD.check(run.params.options, run)
+
+    check([5, 9, 5, 1])
     with pytest.raises(ParamError) as error:
-        risda.check(Params(variant="code"), {"model": model})
+        check([5, 9, 5, 1], variant="code")
     assert str(error.value) == (
         "finetune: variant must be paper for classes that are not sorted by size, got code"
     )
     assert error.value.hint == "the released code takes the first classes for the largest"
     assert error.value.exit_code == 2
-    model.info["class_counts"] = [9, 5, 5, 1]
-    risda.check(Params(variant="code"), {"model": model})
+    check([9, 5, 5, 1], variant="code")
 
 
 def reordered(path, out):
@@ -432,6 +422,7 @@ def test_artifacts_of_another_order_of_classes_are_refused(ltcli, copy, role):
 
 
 def test_a_classifier_that_is_not_linear_is_refused():
-    model = SimpleNamespace(path="m", info={"classifier": "cosine", "class_counts": [9, 5, 1]})
-    with pytest.raises(ArtifactError, match="classifier must be linear, got cosine"):
-        risda.check(Params(), {"model": model})
+    model = header(Path("m"), classifier="cosine", class_counts=[9, 5, 1])
+    run = planned("risda", headers={"model": model})
+    with pytest.raises(ArtifactError, match=r"^m: classifier must be linear, got cosine$"):
+        METHOD.check(run.params.options, run)

@@ -6,21 +6,21 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.methods.method import NoParams
+from ltcli.core.params import NoOptions
 from ltcli.methods.sla import METHOD, make_steps
 from ltcli.models import small_images
 from ltcli.models.network import build_network, load_network
 
 
 @pytest.fixture
-def case(bilevel):
+def case(make_run):
     """A backbone of four views on 24 images."""
-    setting = bilevel(whole=True)
+    run = make_run("sla", whole=True)
     network = build_network(small_images.backbone("resnet20", "sla"), 4, 0).train()
     network.classifier.scales.data.fill_(0.25)
     network.classifier.train_only("weight")
     moving = [p for p in network.parameters() if p.requires_grad]
-    return dataclasses.replace(setting, network=network, optimizer=torch.optim.SGD(moving, lr=0.05))
+    return dataclasses.replace(run, network=network, optimizer=torch.optim.SGD(moving, lr=0.05))
 
 
 def test_a_step_is_cross_entropy_of_class_and_rotation(case, batch):
@@ -32,12 +32,12 @@ def test_a_step_is_cross_entropy_of_class_and_rotation(case, batch):
     )
     target = torch.tensor([4 * int(y) + r for r in range(4) for y in labels])
     expected = F.cross_entropy(logits, target)
-    mine = make_steps(NoParams(), case).step(batch)
+    mine = make_steps(NoOptions(), case).step(batch)
     assert float(mine.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 def test_a_test_image_gets_the_mean_over_its_views_of_their_own_logits(case, batch):
-    steps = make_steps(NoParams(), case)
+    steps = make_steps(NoOptions(), case)
     for _ in range(3):
         steps.step(batch)
     network, x = case.network.eval(), case.inputs(batch)
@@ -52,7 +52,7 @@ def test_a_test_image_gets_the_mean_over_its_views_of_their_own_logits(case, bat
 
 
 def test_biases_go_on_after_a_restart(case, batch):
-    steps = make_steps(NoParams(), case)
+    steps = make_steps(NoOptions(), case)
     steps.step(batch)
     kept = {name: tensor.clone() for name, tensor in steps.state.tensors().items()}
     steps.step(batch)

@@ -1,7 +1,6 @@
 import math
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +9,11 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.data.samplers import class_aware
-from ltcli.engine.fit import Batch
-from ltcli.methods.stg import METHOD, Params, augmentation
+from ltcli.engine.steps import Batch
+from ltcli.methods.stg import METHOD, Options, augmentation
 from ltcli.models.generator import build_generator, load_generator
 from ltcli.models.network import build_classifier
+from tests.methods.conftest import planned
 
 STG = ("finetune", "--method", "stg", "--epochs", "2")
 # The published optimiser of the last stage, for the comparator.
@@ -42,8 +42,8 @@ def tensors_of(path, names="*"):
         return artifact.load(names)
 
 
-def augmented(generator, features, labels=LABELS, batch=BATCH, seed=0, **options):
-    return augmentation(Params(**options), generator, COUNTS, seed)(features, labels, batch)
+def augmented(generator, features, labels=LABELS, batch=BATCH, seed=0, **given):
+    return augmentation(Options(**given), generator, COUNTS, seed)(features, labels, batch)
 
 
 def test_only_tail_samples_change(generator, features):
@@ -172,7 +172,7 @@ def test_the_stage_is_adam_on_augmented_features_by_hand(ltcli, copy):
     classifier = build_classifier(64, 10, 0)
     classifier.train_only("weight", "bias")
     optimizer = torch.optim.Adam([classifier.weight, classifier.bias], lr=1e-3)
-    augment = augmentation(Params(), generator, counts, 0)
+    augment = augmentation(Options(), generator, counts, 0)
     for epoch in range(2):
         order = class_aware(labels, 10, seed=0, epoch=epoch, length=len(labels))
         for step, rows in enumerate(order.split(128)):
@@ -320,15 +320,17 @@ def test_without_a_generator_the_stage_that_makes_it_is_named(ltcli, copy):
     assert done.lines[0] == f"error: {copy}/stg-train.safetensors: no such artifact"
 
 
-def test_the_record_says_what_the_paper_says(options):
-    given = SimpleNamespace(classifier="generalised", classifier_rate=0.05)
-    assert METHOD.head(Params()).start == "fresh"
-    assert METHOD.head(Params(classifier="lws")).trainable == ("scales",)
-    head = METHOD.head(given)
+def test_the_record_says_what_the_paper_says():
+    runs = {name: planned("stg", classifier=name) for name in ("crt", "lws", "generalised")}
+    heads = {name: METHOD.head(run.params.options, run) for name, run in runs.items()}
+    assert heads["crt"].start == "fresh"
+    assert heads["lws"].trainable == ("scales",)
+    head = heads["generalised"]
     assert head.start == "trained"
     assert head.trainable == ("weight", "bias", "scales")
     assert head.rates == {"weight": 0.05, "bias": 0.05}
-    params = options("stg", "finetune")
+    params = planned("stg").params
+    assert params.options.classifier == "crt"
     assert params.sampler == "class-aware"
     assert (params.optimizer, params.lr, params.decay) == ("adam", 1e-3, "steps")
-    assert (Params().strength, Params().mask) == (1.0, 0.5)
+    assert (Options().strength, Options().mask) == (1.0, 0.5)

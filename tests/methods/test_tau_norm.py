@@ -3,11 +3,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ltcli.methods.method import Trained
-from ltcli.methods.tau_norm import METHOD, Params, normalised, solve
+from ltcli.methods.tau_norm import METHOD, normalised
 from ltcli.models.classifier import Classifier
-
-NOTHING, NONE = torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)
+from tests.methods.conftest import planned, solved, solving_run
 
 
 def classifier(rng):
@@ -20,22 +18,23 @@ def classifier(rng):
     return made
 
 
-def trained(rng, val=(NOTHING, NONE)):
-    return Trained(classifier(rng), torch.tensor([50, 20, 5, 2]), NOTHING, NONE, *val)
+def run_of(rng, tau=None, val=None):
+    counts = torch.tensor([50, 20, 5, 2])
+    return solving_run("tau-norm", classifier(rng), counts, val=val, tau=tau)
 
 
 def test_tau_0_gives_the_logits_without_bias(rng):
-    case, features = trained(rng), torch.randn(9, 6, generator=rng)
-    expected = features @ case.classifier.weight.T
-    solved, chosen = solve(Params(tau=0.0), case)
-    torch.testing.assert_close(solved(features), expected)
+    run, features = run_of(rng, 0.0), torch.randn(9, 6, generator=rng)
+    expected = features @ run.classifier.weight.T
+    made, chosen = solved(run)
+    torch.testing.assert_close(made(features), expected)
     assert chosen == {"tau": 0.0}
 
 
 def test_tau_1_gives_class_vectors_of_length_1(rng):
-    solved, _ = solve(Params(tau=1.0), trained(rng))
-    torch.testing.assert_close(solved.weight.norm(dim=1), torch.ones(4))
-    assert solved.bias.eq(0).all()
+    made, _ = solved(run_of(rng, 1.0))
+    torch.testing.assert_close(made.weight.norm(dim=1), torch.ones(4))
+    assert made.bias.eq(0).all()
 
 
 def test_a_vector_of_length_5_by_hand():
@@ -47,20 +46,20 @@ def test_a_vector_of_length_5_by_hand():
 
 @pytest.mark.parametrize("tau", [0.3, 1.0, 1.7])
 def test_it_is_lws_without_bias_at_a_power_of_the_lengths(rng, tau):
-    case, features = trained(rng), torch.randn(9, 6, generator=rng)
+    run, features = run_of(rng, tau), torch.randn(9, 6, generator=rng)
     scaled = Classifier(6, 4)
-    scaled.weight.data = case.classifier.weight.data.clone()
-    scaled.scales.data = case.classifier.weight.data.norm(dim=1) ** -tau
-    torch.testing.assert_close(solve(Params(tau=tau), case)[0](features), scaled(features))
+    scaled.weight.data = run.classifier.weight.data.clone()
+    scaled.scales.data = run.classifier.weight.data.norm(dim=1) ** -tau
+    torch.testing.assert_close(solved(run)[0](features), scaled(features))
 
 
 def test_factors_count_as_part_of_the_class_vectors(rng):
-    case = trained(rng)
-    whole = case.classifier.weight.data * torch.tensor([2.0, 1.0, 3.0, 0.5])[:, None]
-    case.classifier.scales.data = torch.tensor([2.0, 1.0, 3.0, 0.5])
-    solved, _ = solve(Params(tau=0.7), case)
-    torch.testing.assert_close(solved.weight.data, normalised(whole, 0.7))
-    assert solved.scales.eq(1).all()
+    run = run_of(rng, 0.7)
+    whole = run.classifier.weight.data * torch.tensor([2.0, 1.0, 3.0, 0.5])[:, None]
+    run.classifier.scales.data = torch.tensor([2.0, 1.0, 3.0, 0.5])
+    made, _ = solved(run)
+    torch.testing.assert_close(made.weight.data, normalised(whole, 0.7))
+    assert made.scales.eq(1).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -88,9 +87,9 @@ def test_tau_is_the_smallest_with_the_best_balanced_validation_accuracy(seed):
         if sum(recalls) / 3 > best_score + 1e-12:
             best, best_score = tau, sum(recalls) / 3
     again = torch.Generator().manual_seed(seed)
-    solved, chosen = solve(Params(), trained(again, (features, labels)))
+    made, chosen = solved(run_of(again, val=(features, labels)))
     assert chosen == {"tau": best}
-    torch.testing.assert_close(solved.weight.data, normalised(weight, best))
+    torch.testing.assert_close(made.weight.data, normalised(weight, best))
 
 
 def test_the_naive_choices_are_not_all_the_same():
@@ -103,7 +102,7 @@ def test_the_naive_choices_are_not_all_the_same():
         features = weight[labels] / weight[labels].norm(dim=1, keepdim=True)
         features = features + 0.8 * torch.randn(features.shape, generator=rng)
         again = torch.Generator().manual_seed(seed)
-        taus.add(solve(Params(), trained(again, (features, labels)))[1]["tau"])
+        taus.add(solved(run_of(again, val=(features, labels)))[1]["tau"])
     assert len(taus) > 2
 
 
@@ -117,8 +116,9 @@ def test_a_classifier_on_cosines_is_refused_before_any_work(ltcli, copy):
 
 
 def test_held_out_images_are_read_only_to_choose_tau():
-    assert METHOD.reads(Params()) == ("held-out",)
-    assert METHOD.reads(Params(tau=0.0)) == ()
+    for given, reads in (({}, ("held-out",)), ({"tau": 0.0}, ())):
+        run = planned("tau-norm", **given)
+        assert METHOD.reads(run.params.options, run) == reads
 
 
 def test_of_equal_scores_the_smallest_tau_is_chosen(rng):
@@ -127,15 +127,15 @@ def test_of_equal_scores_the_smallest_tau_is_chosen(rng):
     labels = torch.arange(4).repeat_interleave(counts)
     for seed in range(20):
         rng.manual_seed(seed)
-        case = trained(rng, (torch.randn(12, 6, generator=rng), labels))
-        weight = case.classifier.vectors().detach()
+        run = run_of(rng, val=(torch.randn(12, 6, generator=rng), labels))
+        weight = run.classifier.vectors().detach()
         scores = {}
         for step in range(21):
-            right = (case.val_features @ normalised(weight, step / 10).T).argmax(1) == labels
+            right = (run.val_features @ normalised(weight, step / 10).T).argmax(1) == labels
             per_class = [int(right[labels == c].sum()) for c in range(4)]
             scores[step / 10] = sum(
                 Fraction(hit, int(n)) for hit, n in zip(per_class, counts, strict=True)
             )
         best = max(scores.values())
         smallest = min(tau for tau, score in scores.items() if score == best)
-        assert solve(Params(), case)[1] == {"tau": smallest}
+        assert solved(run)[1] == {"tau": smallest}

@@ -13,7 +13,7 @@ from ltcli.core.errors import ArtifactError
 from ltcli.core.params import build
 from ltcli.data.samplers import order_of
 from ltcli.models.classifier import Classifier
-from ltcli.stages.finetune import Params
+from ltcli.stages.finetune import DEFAULTS, Params, run_of
 from ltcli.stats.class_weights import effective_number_weights
 
 
@@ -413,13 +413,14 @@ def test_a_classifier_without_activation_maps_is_refused(chain, method, form):
     found = methods.find(method, "finetune")
     whole = {"train": "all"} if method == "cam-sampling" else {}
     values = {"method": method, "data": "images", **whole}
-    params = build(methods.with_options(Params, found, "finetune"), values, "finetune")
+    defaults = {**DEFAULTS, **found.defaults.get("finetune", {})}
+    params = build(Params, values, "finetune", options=found.options, defaults=defaults)
     model = read_header(chain / "pretrain.safetensors")
     headers = {"model": model, "split": read_header(chain / "split.safetensors")}
-    found.check(params, headers)
+    found.check(params.options, run_of(params, headers))
     headers["model"] = replace(model, info=model.info | {"classifier": form})
     with pytest.raises(ArtifactError) as caught:
-        found.check(params, headers)
+        found.check(params.options, run_of(params, headers))
     rule = f"must have a linear or cosine classifier for activation maps, got {form}"
     assert str(caught.value) == f"{model.path}: {rule}"
     assert caught.value.hint == "start from a model of another method"

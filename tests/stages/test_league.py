@@ -7,22 +7,23 @@ from types import SimpleNamespace
 
 import pytest
 
+from ltcli.core.errors import ArtifactError
 from ltcli.core.params import as_dict, build
-from ltcli.methods import METHODS, with_options
+from ltcli.methods import METHODS
 from ltcli.models import small_images
 from ltcli.stages import STAGES
-from ltcli.stages.league import names_of_differences, read_provenance, words
+from ltcli.stages.league import names_of_differences, read_provenance, recorded, words
 from ltcli.stages.recipe import recipe
 
 
 def step(name, method=None, **given):
     """A stage's parameters as its header would hold them, defaults where nothing is given."""
     stage = next(stage for stage in STAGES if stage.name == name)
-    record = (
-        stage.params if method is None else with_options(stage.params, METHODS[method], stage.name)
-    )
-    given |= {} if method is None else {"method": method}
-    return as_dict(build(record, given, name))
+    if method is None:
+        return as_dict(build(stage.params, given, name))
+    found, given = METHODS[method], {"method": method, **given}
+    defaults = {**stage.defaults, **found.defaults.get(name, {})}
+    return as_dict(build(stage.params, given, name, options=found.options, defaults=defaults))
 
 
 def read(*steps, held_out=100, counts=(50, 30, 5), store="images"):
@@ -177,9 +178,33 @@ def test_augmentation_is_what_any_stage_did_to_images():
     assert after_pretraining(finetune("ncm", data="images"), **bare).augmentation == ()
 
 
-def test_a_model_of_a_schedule_that_is_gone_has_its_epochs():
-    base = ("pretrain", step("pretrain", "l2rw") | {"schedule": "mcw"})
-    assert read(("split", step("split", source="cifar10")), base)[0].epochs == 200
+@pytest.mark.parametrize(
+    "gone",
+    [{"schedule": "mcw"}, {"method": "none-such"}, {"colour": 1}, {"epochs": -1}],
+    ids=["schedule", "method", "parameter", "value"],
+)
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_recipe_that_this_version_cannot_run_is_refused(stage, gone):
+    if stage == "finetune" and "schedule" in gone:
+        gone = {"decay": "mcw"}
+    steps = {name: step(name, "cross-entropy") for name in ("pretrain", "finetune")}
+    steps[stage] |= gone
+    with pytest.raises(ArtifactError) as caught:
+        read(("split", step("split", source="cifar10")), *steps.items())
+    assert str(caught.value) == "x: recipe is not one of this ltcli"
+    assert caught.value.hint == "train the model again, or leave it out"
+
+
+def test_a_recorded_run_is_the_run_that_was_made():
+    given = {"beta": 0.99, "schedule": "mwn", "epochs": 50, "defer": 80, "lr": 0.2, "gamma": 2.0}
+    method, run = recorded("pretrain", step("pretrain", "focal", **given))
+    assert method is METHODS["focal"]
+    assert run.params.options == method.options(gamma=2.0)
+    assert (run.epochs, run.deferred, run.schedule.epochs) == (50, 40, 100)
+    assert (run.schedule.lr, run.whole, run.bank) == (0.2, True, False)
+    method, run = recorded("finetune", step("finetune", "class-balanced-finetuning"))
+    assert method is METHODS["class-balanced-finetuning"]
+    assert (run.epochs, run.schedule.lr, run.whole, run.bank) == (20, 1e-3, True, False)
 
 
 def test_only_what_differs_is_said():

@@ -11,13 +11,13 @@ from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ParamError
 from ltcli.core.params import build
 from ltcli.data.batches import Augmentation, augmentation_draws
+from ltcli.data.reading import Reading
 from ltcli.data.samplers import class_aware, instance_balanced, order_of
-from ltcli.engine.fit import Batch
 from ltcli.engine.schedules import SCHEDULES
-from ltcli.engine.steps import mixture
+from ltcli.engine.steps import Batch, mixture
 from ltcli.models import small_images
 from ltcli.models.network import build_network, place
-from ltcli.stages.pretrain import Params, resolved_schedule
+from ltcli.stages.pretrain import Params, run_of
 from ltcli.stages.samples import open_samples
 from ltcli.stats.class_weights import effective_number_weights
 
@@ -78,13 +78,15 @@ def test_snapshots_end_with_the_model_itself(ltcli, copy):
     assert not weight[0].equal(weight[1])
 
 
+def described(**given):
+    """The run of some parameters."""
+    return run_of(build(Params, {"method": "cross-entropy", **given}, "pretrain"), {})
+
+
 def test_what_is_given_replaces_numbers_of_the_recipe():
-    params = build(
-        Params,
-        {"schedule": "mislas", "lr": "0.2", "milestones": "10,20,30", "factors": "0.5,0.1,0.01"},
-        "pretrain",
-    )
-    schedule = resolved_schedule(params)
+    schedule = described(
+        schedule="mislas", lr="0.2", milestones="10,20,30", factors="0.5,0.1,0.01"
+    ).schedule
     assert (schedule.lr, schedule.milestones) == (0.2, (10, 20, 30))
     assert schedule.factors == (0.5, 0.1, 0.01)
     kept = SCHEDULES["mislas"]
@@ -94,12 +96,15 @@ def test_what_is_given_replaces_numbers_of_the_recipe():
         kept.warmup,
     )
     for name, recipe in SCHEDULES.items():
-        assert resolved_schedule(Params(schedule=name)) == recipe
+        run = described(schedule=name)
+        assert run.schedule == recipe
+        assert (run.epochs, run.deferred) == (recipe.epochs, 0)
+    assert described(epochs=7).epochs == 7
 
 
 def test_milestones_without_their_factors_are_refused():
     with pytest.raises(ParamError) as caught:
-        resolved_schedule(build(Params, {"milestones": "10"}, "pretrain"))
+        described(milestones="10")
     rule = "factors must be as many as milestones (1), got 2"
     assert str(caught.value) == f"pretrain: {rule}"
 
@@ -136,7 +141,8 @@ def naive_run(folder, epochs, order, loss):
     """Train by hand, two batches an epoch: SGD with momentum and weight decay at 0.01."""
     with open_artifact(folder / "split.safetensors") as split:
         backbone = backbone_of(read_header(folder / "pretrain.safetensors"))
-        images = open_samples(split, "train", CPU, None, backbone, Augmentation(padding=4))
+        varied = Augmentation(padding=4, seed=3)
+        images = open_samples(split, "train", CPU, Reading(), backbone, varied)
         labels = split.tensor("train.labels")
         counts = torch.tensor(split.header.info["class_counts"])
     network = place(build_network(small_images.backbone("resnet20"), 10, 3), CPU)

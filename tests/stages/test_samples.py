@@ -11,6 +11,7 @@ from PIL import Image
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.data.digits import load_digits
+from ltcli.data.files import FileBatches
 from ltcli.stages.samples import _workers, files_of
 
 COUNTS = {"train": (12, 8, 5), "val": (2, 2, 2), "test": (6, 6, 6)}
@@ -150,6 +151,44 @@ def test_a_model_does_not_depend_on_the_number_of_workers(ltcli, files):
     assert made[0] == made[1]
 
 
+# By stage: methods with an order, second batches or meta batches of their own, and one without.
+OWN_BATCHES = {
+    "pretrain": {"cross-entropy": (), "bbn": (), "l2rw": ("--meta-source", "train")},
+    "finetune": {
+        "metasaug": ("--meta-source", "train"),
+        "cam-sampling": (),
+        "feature-fusion": (
+            *("--data", "images", "--head", "top-k", "--head-at", "1"),
+            *("--donors", "all", "--donors-per-image", "2", "--batch-size", "6"),
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"), [(stage, method) for stage in OWN_BATCHES for method in OWN_BATCHES[stage]]
+)
+def test_reading_ahead_changes_no_image_of_any_batch(ltcli, files, monkeypatch, stage, method):
+    common = ("--workers", "0", *QUICK, "--epochs", "2", "-d", files)
+    options, made = OWN_BATCHES[stage][method], []
+    options += ("--meta-per-class", "2") if "--meta-source" in options else ()
+    if stage == "pretrain":
+        options += ("--backbone", "resnet20")
+    else:
+        assert ltcli("pretrain", "--backbone", "resnet20", *common).code == 0
+        assert ltcli("dump-features", "--workers", "0", "-q", "-d", files).code == 0
+        for statistics in ("covariances", "confusion"):
+            assert ltcli(statistics, "-q", "-d", files).code == 0
+    for ahead in (True, False):
+        if not ahead:
+            monkeypatch.setattr(FileBatches, "read_ahead", lambda *_: None)
+        out = files / f"{ahead}.safetensors"
+        done = ltcli(stage, "--method", method, *common, *options, "--out", out)
+        assert done.code == 0, done.err
+        made.append(out.read_bytes())
+    assert made[0] == made[1]
+
+
 def test_predict_sees_an_image_as_evaluate_does(ltcli, files, of_files):
     command = ("pretrain", "--backbone", "resnet20", "--workers", "0", *QUICK)
     assert ltcli(*command, "-d", files).code == 0
@@ -272,7 +311,7 @@ def test_losses_of_features_and_cut_out_images_are_refused_for_embeddings(
     assert ltcli("pretrain", *QUICK, "-d", embeddings).code == 0
     done = ltcli(stage, "--method", method, "--force", "-d", embeddings)
     line = f"error: {stage}: {method} must not be used on embeddings"
-    hint = "hint: there is no backbone that could make other features"
+    hint = "hint: embeddings have no backbone that could learn other features"
     assert (done.code, done.lines) == (2, [line, hint])
 
 

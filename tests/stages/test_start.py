@@ -10,7 +10,6 @@ from PIL import Image
 from torchvision import models
 from torchvision.transforms import v2
 
-from ltcli import methods
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
@@ -20,7 +19,7 @@ from ltcli.core.params import build
 from ltcli.methods import feature_fusion
 from ltcli.models import small_images, timm_networks
 from ltcli.models.network import build_network, load_network
-from ltcli.stages.finetune import Params
+from ltcli.stages.finetune import Params, run_of
 from ltcli.stages.samples import files_of
 from ltcli.stages.start import Start
 
@@ -399,7 +398,7 @@ def test_without_maps_what_needs_them_is_refused(ltcli, copy):
             "hint: its features must be the mean of feature maps, as those of a ResNet",
         ]
     with pytest.raises(ArtifactError, match="has no feature maps"):
-        feature_fusion.METHOD.check(fusion(0), {"model": read_header(path)})
+        check_fusion(0, read_header(path))
 
 
 def changed(folder, record):
@@ -421,11 +420,11 @@ def test_a_forged_record_is_refused_by_every_stage(ltcli, copy):
         assert (done.code, done.lines) == (3, [f"error: {path}: {rule}"])
 
 
-def fusion(stages_after):
-    """Parameters of feature-fusion on images."""
-    record = methods.with_options(Params, feature_fusion.METHOD, "finetune")
+def check_fusion(stages_after, model):
+    """Let feature-fusion on images look at a model."""
     values = {"method": "feature-fusion", "data": "images", "stages_after": stages_after}
-    return build(record, values, "finetune")
+    params = build(Params, values, "finetune", options=feature_fusion.Options)
+    feature_fusion.METHOD.check(params.options, run_of(params, {"model": model}))
 
 
 def test_maps_of_timm_s_networks_are_fused_where_there_are_positions(chain):
@@ -433,13 +432,13 @@ def test_maps_of_timm_s_networks_are_fused_where_there_are_positions(chain):
 
     def of(record):
         info = model.info | {"backbone": json.loads(json.dumps(asdict(record)))}
-        return {"model": replace(model, info=info)}
+        return replace(model, info=info)
 
     split = read_header(chain / "split.safetensors")
     record = timm_networks.SOURCE.resolve("resnet10", "", split)
     assert (record.map_size, record.feature_dim) == ((7, 7), 512)
-    feature_fusion.METHOD.check(fusion(0), of(record))
+    check_fusion(0, of(record))
     with pytest.raises(ParamError, match="stages-after must be at most 0, got 1"):
-        feature_fusion.METHOD.check(fusion(1), of(record))
+        check_fusion(1, of(record))
     with pytest.raises(ArtifactError, match=r"maps of timm.resnet10 are 1x1 for these images"):
-        feature_fusion.METHOD.check(fusion(0), of(replace(record, map_size=(1, 1))))
+        check_fusion(0, of(replace(record, map_size=(1, 1))))

@@ -1,0 +1,25 @@
+"""Parameters of stages that read images and run a backbone on them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ltcli.core.params import param
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Where images are, who decodes them, and the precision of the backbone."""
+
+    root: str | None = param(
+        None, "folder of the images, if they have moved", identity=False, group="Run"
+    )
+    workers: int | None = param(
+        None,
+        "processes that decode image files; default: one per core",
+        identity=False,
+        ge=0,
+        group="Run",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = param(
+        "auto", "precision of the backbone; auto is bf16 where the device has it", group="Run"
+    )

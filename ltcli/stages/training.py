@@ -1,0 +1,302 @@
+"""The one assembly of a training run, for pretrain and finetune: artifacts in, tensors ready."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+
+from ltcli.artifacts.backbone import Backbone
+from ltcli.artifacts.store import Artifact
+from ltcli.compute.device import autocast
+from ltcli.compute.parallel import here
+from ltcli.core.context import Context
+from ltcli.data.batches import Augmentation, Samples
+from ltcli.data.samplers import order_of
+from ltcli.engine import fit
+from ltcli.engine.infer import backbone_features, backbone_maps
+from ltcli.engine.schedules import Schedule, learning_rate
+from ltcli.engine.steps import (
+    Batch,
+    Inputs,
+    Mixing,
+    Steps,
+    drawn_from,
+    plain_step,
+    weighted_mean,
+)
+from ltcli.methods.method import Head, Method
+from ltcli.methods.run import Run, TrainingRun
+from ltcli.models.classifier import Classifier
+from ltcli.models.generator import load_generator
+from ltcli.models.network import Network
+from ltcli.stages.samples import open_samples
+from ltcli.stats import quadratic
+
+
+def assemble(
+    method: Method[Any],
+    run: Run,
+    network: Network,
+    inputs: Mapping[str, Artifact],
+    backbone: Backbone,
+    dtype: torch.dtype,
+    *,
+    optimizer: str = "sgd",
+    shift_bn: bool = False,
+) -> TrainingRun:
+    """Return everything that the steps of a run work from.
+
+    Args:
+        method: The method.
+        run: The run.
+        network: On the device, with the classifier that the run starts from.
+        inputs: Artifacts by role.
+        backbone: Record of the network, which says how images are prepared.
+        dtype: Precision of the backbone.
+        optimizer: sgd or adam.
+        shift_bn: Whether batch-norms of a frozen backbone follow the images of the run.
+    """
+    params, options, device = run.params, run.params.options, network.classifier.weight.device
+    head, reads = method.head(options, run), method.reads(options, run)
+    network.backbone.requires_grad_(run.whole)
+    if run.whole or shift_bn:
+        network.share(here())
+    if run.whole:
+        network.train()
+    elif shift_bn:
+        _train_batch_norms(network.backbone)
+    source = inputs["features" if run.bank else "split"]
+    augmentation = Augmentation(
+        padding=params.padding,
+        pad_mode=run.schedule.pad_mode,
+        flip=params.flip,
+        least_area=params.least_area,
+        jitter=params.jitter,
+        seed=params.seed,
+    )
+
+    def samples_of(part: str) -> Samples | None:
+        if run.bank:
+            return None
+        return open_samples(source, part, device, params, backbone, augmentation)
+
+    def inputs_of(part: str, samples: Samples | None, *, maps: bool = False) -> Inputs:
+        if samples is None:
+            return _stored(source, f"{part}.maps" if maps else f"{part}.features", device)
+        if run.whole:
+            return drawn_from(samples)
+        # Batch-norms that follow the images cannot be folded into the convolutions.
+        return _frozen(network, samples, dtype, maps=maps, folded=not shift_bn)
+
+    samples, held_out = samples_of("train"), "held-out" in reads
+    labels = source.tensor("train.labels")
+    num_classes = len(source.header.info["class_counts"])
+    class_counts = torch.tensor(source.header.info["class_counts"], device=device)
+    class_counts = class_counts - method.set_aside(options, run)
+
+    def order(epoch: int) -> torch.Tensor:
+        sampler = params.sampler if epoch >= run.deferred else "instance-balanced"
+        drawn = {"seed": params.seed, "epoch": epoch, "epochs": run.epochs}
+        return order_of(sampler, labels, num_classes, **drawn)
+
+    return TrainingRun(
+        **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
+        network=network,
+        optimizer=make_optimizer(
+            network, head, run.schedule, momentum=params.momentum, kind=optimizer
+        ),
+        inputs=inputs_of("train", samples),
+        maps=inputs_of("train", samples, maps=True) if "maps" in reads else None,
+        labels=labels.to(device),
+        held_out=inputs_of("val", samples_of("val")) if held_out else None,
+        held_out_labels=source.tensor("val.labels", device) if held_out else None,
+        class_counts=class_counts,
+        order=order,
+        reduce=weighted_mean(params.beta, params.reduction, class_counts, run.deferred),
+        dtype=dtype,
+        samples=samples,
+        **_statistics(reads, inputs, device),
+    )
+
+
+def train(
+    method: Method[Any],
+    run: TrainingRun,
+    mixing: Mixing | None,
+    context: Context,
+    *,
+    shift_bn: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Train the network of a run in place, to the last epoch.
+
+    Returns:
+        Kept epochs and the state of the method, as tensors of a model artifact.
+    """
+    steps = make_steps(method, run, mixing)
+    every = run.whole or shift_bn
+    if run.samples is not None:
+        run.samples.read_ahead(steps.order or run.order, run.batch_size)
+    snapshots, state = fit.train(
+        run.network if every else run.network.classifier,
+        run.optimizer,
+        steps,
+        run.order,
+        lambda epoch: learning_rate(run.schedule, run.epochs, epoch),
+        epochs=run.epochs,
+        batch_size=run.batch_size,
+        seed=run.seed,
+        context=context,
+        dtype=run.dtype,
+        keep=run.params.snapshots,
+    )
+    return {**snapshots.stacked("" if every else "classifier."), **state}
+
+
+def make_steps(method: Method[Any], run: TrainingRun, mixing: Mixing | None) -> Steps:
+    """Return the method's own steps, or those of plain training with its loss."""
+    options = run.params.options
+    if method.steps is not None:
+        return method.steps(options, run)
+    if method.loss is None:
+        raise ValueError("a method has a loss or steps")
+    network: Callable[[torch.Tensor], torch.Tensor] = run.network
+    inputs, dtype = run.inputs, run.dtype
+    if not run.whole:
+        # A last layer alone is small, and its logits decide: it is trained in float32.
+        network, dtype = run.network.classifier, torch.float32
+        if mixing is not None and run.samples is not None:
+            # Images are mixed before the frozen backbone.
+            network, inputs = _behind_frozen(run), drawn_from(run.samples)
+    step = plain_step(
+        network,
+        run.optimizer,
+        method.loss(options, run),
+        run.reduce,
+        inputs,
+        run.labels,
+        dtype=dtype,
+        mixing=mixing,
+    )
+    return Steps(step)
+
+
+def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None:
+    """Set the initial values that a method asks for, and mark what it trains alone."""
+    if head.scale is not None:
+        torch.nn.init.constant_(classifier.scales, head.scale)
+    if fresh and head.rare_bias:
+        torch.nn.init.constant_(classifier.bias, -math.log(max(1, len(classifier.bias) - 1)))
+    # The factor of a cosine, 16 to 30, stands before the bias too, which would move by its square.
+    # From scratch such models are trained without a bias.
+    fixed = () if classifier.form == "linear" else ("bias",)
+    classifier.train_only(*(name for name in head.trainable if name not in fixed))
+
+
+def make_optimizer(
+    network: Network, head: Head, schedule: Schedule, *, momentum: float, kind: str = "sgd"
+) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that have gradients.
+
+    Args:
+        network: Backbone and classifier.
+        head: Rates of the classifier's parts.
+        schedule: Learning rate, weight decay, Nesterov.
+        momentum: Momentum of SGD.
+        kind: sgd or adam.
+    """
+    # Decay would pull factors to zero, not to one, and a bias that means something to zero.
+    spared = {"classifier.scales"} | ({"classifier.bias"} if head.rare_bias else set())
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            part, _, leaf = name.partition(".")
+            decay = 0.0 if name in spared else schedule.weight_decay
+            rate = head.rates.get(leaf if part == "classifier" else part, 1.0)
+            groups.setdefault((decay, rate), []).append(parameter)
+    each = [
+        {"params": members, "weight_decay": decay, "rate": rate}
+        for (decay, rate), members in groups.items()
+    ]
+    if kind == "adam":
+        return torch.optim.Adam(each, lr=schedule.lr)
+    return torch.optim.SGD(each, lr=schedule.lr, momentum=momentum, nesterov=schedule.nesterov)
+
+
+def _train_batch_norms(backbone: torch.nn.Module) -> None:
+    """Let batch-norms follow their inputs; dropout and the like stay off."""
+    for module in backbone.modules():
+        # The latter where several processes share the work.
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.SyncBatchNorm):
+            module.train()
+
+
+def _stored(bank: Artifact, name: str, device: torch.device) -> Inputs:
+    """Return the function that takes a step's rows out of a feature bank."""
+    stored = bank.tensor(name, device)
+    # A bank of maps may be large: what is stored in half precision stays so until it is used.
+    return lambda batch: stored[batch.rows].float()
+
+
+def _frozen(
+    network: Network, samples: Samples, dtype: torch.dtype, *, maps: bool, folded: bool
+) -> Inputs:
+    """Return the function that makes features, or maps, of a step's images by a frozen backbone."""
+    function: Callable[[torch.Tensor], torch.Tensor]
+    if maps:
+        function = backbone_maps(network) if folded else network.maps
+    else:
+        function = backbone_features(network, folded=folded)
+    world, images_of = here(), drawn_from(samples)
+
+    def inputs(batch: Batch) -> torch.Tensor:
+        images = images_of(batch)
+        with torch.no_grad(), autocast(samples.device, dtype):
+            return world.joint(function, images)
+
+    return inputs
+
+
+def _behind_frozen(run: TrainingRun) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return images to logits: the frozen backbone in its precision, the classifier in float32."""
+    network, device = run.network, run.labels.device
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), autocast(device, run.dtype):
+            features = network.features(images).float()
+        found: torch.Tensor = network.classifier(features)
+        return found
+
+    return logits
+
+
+def _statistics(
+    reads: Collection[str], inputs: Mapping[str, Artifact], device: torch.device
+) -> dict[str, Any]:
+    """Return the fields of ``TrainingRun`` that come from covariances, confusion and generator."""
+    found: dict[str, Any] = {}
+    if "covariances" in reads:
+        found["means"] = inputs["covariances"].tensor("means", device)
+        found["covariances"] = _covariances(inputs["covariances"], device)
+    if "confusion" in reads:
+        found["graph"] = inputs["confusion"].tensor("graph", device)
+        found["scores"] = inputs["confusion"].tensor("scores", device)
+    if "generator" in reads:
+        found["generator"] = load_generator(inputs["generator"], device)
+    return found
+
+
+def _covariances(artifact: Artifact, device: torch.device) -> quadratic.Covariances:
+    form = artifact.header.info["form"]
+    if form == "full":
+        return quadratic.Full(artifact.tensor("full", device))
+    if form == "diagonal":
+        return quadratic.Diagonal(artifact.tensor("diagonal", device))
+    rows, offsets = artifact.tensor("rows", device), artifact.tensor("offsets")
+    factor = quadratic.Factor(rows, offsets.tolist())
+    if form == "factor":
+        return factor
+    return quadratic.LowRank(factor, quadratic.Diagonal(artifact.tensor("diagonal", device)))
