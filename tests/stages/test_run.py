@@ -156,10 +156,10 @@ def test_a_dry_run_writes_nothing(ltcli, copy, tmp_path):
         '  memory: "4GB"',
         "  rank: null",
         '  divisor: "n-1"',
-        "  full              0.2 MB  exact",
-        "  factor            0.1 MB  exact    chosen",
-        "  low-rank          0.1 MB  rank 64",
-        "  diagonal          0.0 MB",
+        "  full      0.2 MB  exact",
+        "  factor    0.1 MB  exact    chosen",
+        "  low-rank  0.1 MB  rank 64",
+        "  diagonal  0.0 MB",
     ]
     out = tmp_path / "new" / "o.safetensors"
     assert ltcli("covariances", "--dry-run", "-d", copy, "--out", out).code == 0
