@@ -35,11 +35,11 @@ _AUGMENTATION, _RUN = "Augmentation", "Run"
 class Training(Reading):
     """Parameters that pretrain and finetune share; None stands for the value of the schedule."""
 
-    method: str = param(help="method to train with; ltcli methods lists all")
+    method: str = param(help="method; ltcli methods lists all")
     options: object = nested()
     epochs: int | None = param(
         None,
-        "epochs to train; an epoch draws as many samples as the data set has",
+        "length; an epoch draws as many samples as there are",
         ge=0,
         group=_SCHEDULE,
     )
@@ -56,7 +56,7 @@ class Training(Reading):
     weight_decay: float | None = param(None, "L2 coefficient", ge=0, group=_SCHEDULE)
     beta: float = param(
         0.0,
-        "class weights by the effective number: 0 is none, near 1 is 1/n",
+        "effective-number class weights: 0 none, towards 1: 1/n",
         ge=0,
         lt=1,
         group=_IMBALANCE,
@@ -76,19 +76,19 @@ class Training(Reading):
         4, "border in pixels for the random crop; 0 is no crop", ge=0, group=_AUGMENTATION
     )
     pad_mode: Literal["constant", "reflect"] | None = param(
-        None, "content of that border: black, or the mirrored image", group=_AUGMENTATION
+        None, "content of that border, black or mirrored", group=_AUGMENTATION
     )
     flip: bool = param(True, "flip images horizontally at random", group=_AUGMENTATION)
     least_area: float = param(
         0.08,
-        "image files: smallest fraction of the image that a random crop keeps",
+        "image files: smallest part of the image a crop keeps",
         gt=0,
         le=1,
         group=_AUGMENTATION,
     )
     jitter: float = param(
         0.0,
-        "image files: strength of random brightness, contrast and saturation",
+        "image files: random brightness, contrast, saturation",
         ge=0,
         le=1,
         group=_AUGMENTATION,

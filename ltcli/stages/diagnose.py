@@ -358,7 +358,7 @@ def _pictures(
 
 STAGE = Stage(
     name="diagnose",
-    summary="Measure spectra, confusion, neighbours and donors of the classes; see ltcli plot.",
+    summary="Measure spectra, confusion and neighbours of the classes.",
     params=Params,
     inputs=(
         Input("features", "features", "dump-features", "feature bank"),

@@ -74,7 +74,7 @@ def _shape(split: Header) -> str:
     return f"images of {height}x{width} pixels"
 
 
-def small_images(split: Header, backbone: Backbone, root: str | None) -> str | None:
+def size_warning(split: Header, backbone: Backbone, root: str | None) -> str | None:
     """Return a line that warns of images smaller than a network takes; None where none is needed.
 
     Args:

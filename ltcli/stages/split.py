@@ -350,7 +350,7 @@ def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
 
 STAGE = Stage(
     name="split",
-    summary="Take long-tailed train, validation and test images from a data set.",
+    summary="Cut long-tailed train, validation and test sets.",
     params=Params,
     inputs=(),
     output="split",

@@ -199,7 +199,7 @@ def transfer(
 
 STAGE = Stage(
     name="stg-train",
-    summary="Learn from head classes how features of a class differ, for finetune --method stg.",
+    summary="Train the feature generator of finetune --method stg.",
     params=Params,
     inputs=(Input("features", "features", "dump-features", "feature bank"),),
     output="generator",

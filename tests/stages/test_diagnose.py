@@ -310,7 +310,7 @@ def test_the_same_again_is_up_to_date_and_forced_gives_the_same_bytes(ltcli, own
     assert ltcli("diagnose", *options(own), "-d", own, "--force").code == 0
     assert path.read_bytes() == before
     done = ltcli("diagnose", *options(own, "confusion"), "-d", own)
-    assert done.err.startswith("diagnose: running (after changed)")
+    assert done.err.startswith("diagnose: starting (after changed)")
 
 
 def test_a_person_reads_every_table(ltcli, folder):
