@@ -1,13 +1,13 @@
-"""How many processes share a run, read from the environment that ``torchrun`` sets."""
+"""Processes that share a run, from the environment that ``torchrun`` sets."""
 
 import os
 
 
 def processes() -> tuple[int, int]:
-    """Return the rank of this process, from 0, and the number of processes."""
+    """Rank of this process, from 0, and number of processes."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_processes() -> int:
-    """Return the number of processes of this run on this machine."""
+    """Number of processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

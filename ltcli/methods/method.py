@@ -1,7 +1,7 @@
-"""The record of the points where methods differ; every default is plain training.
+"""Record of the points where methods differ; every default is plain training.
 
-Method files import torch inside their functions, so that the command line can read options and
-help without it.
+Method files import torch inside their functions, so that the command line reads options and help
+without it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ FINETUNE = ("finetune",)
 
 @dataclass(frozen=True)
 class Head:
-    """The classifier that a run starts from, and the parts of it that are trained.
+    """Initial classifier of a run, and its trained parts.
 
     Attributes:
         start: Start from the trained classifier, or from a fresh one. ``pretrain`` always has a
             fresh one.
-        trainable: Any of weight, bias, scales, memory. A bias is trained in linear form alone.
+        trainable: Any of weight, bias, scales, memory. A bias is trained only in linear form.
         rates: Multiple of the learning rate by parameter of the classifier, such as scales or
             memory.centroids, and for ``backbone``; 1 for the others.
         form: Form of a fresh classifier, see ``ltcli.models.classifier``.
-        scale: Initial value of all factors; None leaves them alone.
+        scale: Initial value of all factors; None keeps them.
         rare_bias: A fresh bias starts at -log(C - 1), at which every sigmoid is 1/C, and has no
             weight decay; otherwise it starts at 0.
     """
@@ -62,21 +62,21 @@ class Method(Generic[Options]):
     Attributes:
         summary: One line.
         source: Authors, venue, year, arXiv id.
-        stages: Stages where ``--method`` offers it.
+        stages: Stages whose ``--method`` offers it.
         options: Frozen dataclass of its own parameters.
-        defaults: By stage, the method's defaults for the stage's parameters and for its own.
-        loss: Makes the losses of samples from logits.
+        defaults: By stage, the method's defaults for the stage's parameters and for its options.
+        loss: Makes the function from logits to the losses of samples.
         steps: Makes steps of its own.
-        solve: Computes the classifier in closed form. Also returns the options, by name, that it
-            chose because they were not given.
+        solve: Computes the classifier in closed form. Also returns, by name, the options that it
+            chose itself.
         balances: Whether it takes the class prior out of the classifier by itself, without class
             weights or a sampler.
         alone: Whether one process must run it, as its steps use more than a batch's features.
-        head: Where fine-tuning starts, what is trained, and the form of the classifier.
+        head: Initial classifier, its form and its trained parts.
         backbone: Variant of the backbone, see ``ltcli.models``; empty for the plain one.
         reads: Inputs beside model and data: covariances, confusion, generator, maps, held-out.
-        set_aside: Training images per class that it does not train on.
-        check: Raises errors that are known before any work.
+        set_aside: Number of training images per class that it does not train on.
+        check: Raises all errors that can be known before any work.
     """
 
     summary: str
@@ -98,7 +98,7 @@ class Method(Generic[Options]):
 
 @dataclass(frozen=True)
 class HeadRule:
-    """Options of methods that tell head classes from tail classes."""
+    """Options of methods that distinguish head classes from tail classes."""
 
     head: Literal["share", "top-k", "min-count"] = param(
         "share",
@@ -113,11 +113,7 @@ class HeadRule:
 
 
 def head_of(options: HeadRule, class_counts: Sequence[int], where: str) -> list[bool]:
-    """Return which classes are head classes.
-
-    Raises:
-        ParamError: See ``ltcli.stats.head_classes``.
-    """
+    """Whether each class is a head class; see ``ltcli.stats.head_classes``."""
     from ltcli.stats.head_classes import head_classes
 
     return head_classes(class_counts, options.head, options.head_at, where=where)
@@ -125,7 +121,7 @@ def head_of(options: HeadRule, class_counts: Sequence[int], where: str) -> list[
 
 @dataclass(frozen=True)
 class Base:
-    """Options of methods that work with several base losses."""
+    """Options of methods with a choice of base losses."""
 
     base: Literal["ce", "focal", "ldam"] = param("ce", "base loss")
     gamma: float = param(1.0, "focal loss: exponent of the factor for easy samples", ge=0)
@@ -133,14 +129,12 @@ class Base:
 
 
 def base_loss(options: Base, class_counts: torch.Tensor) -> Loss:
-    """Return the base loss of logits.
-
-    LDAM has no scale here and takes ordinary logits, as in the released code of MetaSAug.
-    """
+    """Base loss of logits; LDAM takes ordinary logits, as in the released code of MetaSAug."""
     from torch.nn import functional as F
 
     from ltcli.stats import losses
 
+    # In float64 on the CPU, as MPS has none.
     margins = losses.margins(class_counts.cpu(), options.max_margin).float()
     margins = margins.to(class_counts.device)
 

@@ -1,4 +1,4 @@
-"""What a method knows of a run: its parameters and inputs before it starts, its tensors during it.
+"""A run as methods see it: parameters and inputs before it starts, tensors while it trains.
 
 Nothing here imports torch when it is loaded, so that the command line can read the declarations.
 """
@@ -33,7 +33,7 @@ _AUGMENTATION, _RUN = "Augmentation", "Run"
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Reading):
-    """Parameters that pretrain and finetune share; None takes the value of the schedule."""
+    """Parameters that pretrain and finetune share; None stands for the value of the schedule."""
 
     method: str = param(help="method to train with; ltcli methods lists all")
     options: object = nested()
@@ -102,11 +102,12 @@ class Training(Reading):
 def with_given(
     schedule: Schedule, params: Training, stage: str, warmup: int | None = None
 ) -> Schedule:
-    """Return a schedule with every number replaced that the parameters give, but its length.
+    """Schedule with the numbers that the parameters give, except its length.
 
     Raises:
-        ParamError: Milestones and factors do not match.
+        ParamError: Milestones and factors differ in number.
     """
+    # The length stays that of the publication, as milestones move in proportion to it.
     names = ("batch_size", "lr", "milestones", "factors", "weight_decay", "nesterov", "pad_mode")
     given = {name: getattr(params, name) for name in names} | {"warmup": warmup}
     given = {name: value for name, value in given.items() if value is not None}
@@ -124,8 +125,8 @@ class Run:
     Attributes:
         stage: pretrain or finetune.
         params: The stage's parameters.
-        schedule: Learning rates, batch size and weight decay, every number decided.
-        whole: Whether the backbone is trained, too.
+        schedule: Learning rates, batch size and weight decay, all decided.
+        whole: Whether the backbone is trained too.
         bank: Whether samples are features of a feature bank instead of images.
         deferred: First epoch with class weights and with the sampler.
         headers: Headers of the inputs by role; empty while the inputs are still being chosen.
@@ -141,7 +142,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of this run."""
+        """Epochs of this run."""
         given = self.params.epochs
         return self.schedule.epochs if given is None else given
 
@@ -157,13 +158,13 @@ class TrainingRun(Run):
 
     Attributes:
         network: Backbone and classifier. Unless ``whole``, the backbone is frozen.
-        optimizer: Over what is trained; its groups hold the learning rate of the epoch.
+        optimizer: Optimiser of the trained parameters; its groups have the epoch's learning rate.
         inputs: Makes the images of a step if ``whole``, else its features, float32 [B, D].
         maps: Makes the feature maps of a step, float32 [B, D, Y, X]; None unless the method reads
             "maps".
         labels: int64 [N], training samples.
-        held_out: Makes images or features of held-out samples, as ``inputs`` does; None, as their
-            labels, unless the method reads "held-out".
+        held_out: Makes images or features of held-out samples, as ``inputs`` does; None, like
+            their labels, unless the method reads "held-out".
         held_out_labels: int64 [V].
         class_counts: int64 [C], samples that are trained on.
         order: Epoch to the rows that the sampler draws, int64 on the CPU.
@@ -172,7 +173,7 @@ class TrainingRun(Run):
         samples: Images of the training part; None for a feature bank.
         means: float32 [C, D], class means of the training features, feature units.
         covariances: Covariances of the training features by class.
-        graph: float32 [C, C], share of class-i training images predicted as class j.
+        graph: float32 [C, C], fraction of class-i training images predicted as class j.
         scores: float32 [C, C], mean probability of class j over training images of class i.
         generator: Trained network of ``stg-train``.
 
@@ -209,13 +210,14 @@ class TrainingRun(Run):
         return self.schedule.batch_size
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return the features of a step, float32 [B, D], with gradients if ``whole``."""
+        """Features of a step, float32 [B, D], with gradients if ``whole``."""
         return self.features_of(self.inputs(batch))
 
     def features_of(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the features of what ``inputs`` or ``held_out`` made, float32 [B, D]."""
+        """Features, float32 [B, D], of the output of ``inputs`` or ``held_out``."""
         from ltcli.compute.device import autocast
 
+        # A frozen backbone has done its work before training.
         if not self.whole:
             return inputs
         with autocast(self.labels.device, self.dtype):
@@ -228,7 +230,7 @@ class SolvingRun(Run):
     """A run that computes the classifier in closed form, on the CPU.
 
     Attributes:
-        classifier: The trained classifier; a method may change it.
+        classifier: Trained classifier; a method may change it.
         class_counts: int64 [C], training images.
         features: float [N, D], training images.
         labels: int64 [N].
@@ -245,7 +247,7 @@ class SolvingRun(Run):
 
 
 def require_moving_backbone(run: Run) -> None:
-    """Refuse a frozen backbone and embeddings, for a method whose loss is of the features."""
+    """Refuse a frozen backbone and embeddings, for a loss that only the features can lower."""
     method = run.params.method
     if not run.whole:
         hint = "its loss is a function of the features, which only the backbone changes"
@@ -256,14 +258,14 @@ def require_moving_backbone(run: Run) -> None:
 
 
 def require_frozen_backbone(run: Run, why: str) -> None:
-    """Refuse a backbone that is trained, for a method that rests on its present features."""
+    """Refuse training of the backbone, for a method that rests on its present features."""
     if run.whole:
         rule = f"train must be classifier for {run.params.method}, got all"
         raise ParamError(run.stage, rule, why)
 
 
 def require_instance_balanced(run: Run, rule: str, hint: str) -> None:
-    """Refuse another sampler than instance-balanced."""
+    """Refuse every sampler but instance-balanced."""
     if run.params.sampler != "instance-balanced":
         rule = f"sampler must be instance-balanced {rule}, got {run.params.sampler}"
         raise ParamError(run.stage, rule, hint)
@@ -278,12 +280,9 @@ def require_linear(model: Header) -> None:
 
 
 def require_activation_maps(model: Header) -> None:
-    """Refuse a classifier whose logits are not a sum over the positions of feature maps.
-
-    The logits of experts are means of cosines, each normalised by itself; the logits of a memory
-    classifier rest on enriched features. A cosine classifier differs from a linear one by one
-    factor for a whole map, so it passes.
-    """
+    """Refuse a classifier whose logits are not a sum over the positions of feature maps."""
+    # Experts average cosines that are normalised one by one, and a memory classifier enriches the
+    # features. A cosine classifier differs from a linear one by a factor for the whole map.
     form = model.info["classifier"]
     if form not in ("linear", "cosine"):
         rule = f"must have a linear or cosine classifier for activation maps, got {form}"

@@ -6,10 +6,10 @@ from unittest.mock import ANY
 
 import pytest
 import torch
+from ltcli.data.fingerprint import fingerprint
 
 from ltcli.artifacts.store import save
 from ltcli.core.params import build
-from ltcli.data.fingerprint import fingerprint
 from ltcli.data.source_table import SOURCES
 from ltcli.models import small_images
 from ltcli.stages import adjust

@@ -11,7 +11,7 @@ from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_network
 from ltcli.models.resnet import ResNet
-from ltcli.stages.exporting import FORMATS, compare, facts, make
+from ltcli.stages.exporting import FORMATS, compare, make, metadata
 
 PIXELS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 BACKBONE = small_images.backbone("resnet20", image_size=(8, 8), **PIXELS)
@@ -66,9 +66,9 @@ def check_metadata(form, content):
         assert [value.name for value in model.graph.input] == ["images"]
         assert [value.name for value in model.graph.output] == ["logits", "probabilities"]
     else:
-        known = dict.fromkeys(facts(HEADER), "")
+        known = dict.fromkeys(metadata(HEADER), "")
         torch.export.load(io.BytesIO(content), extra_files=known)
-    assert known == facts(HEADER)
+    assert known == metadata(HEADER)
     assert json.loads(known["class_names"]) == INFO["class_names"]
     assert (json.loads(known["backbone"]), known["model"]) == (INFO["backbone"], HEADER.digest)
 
