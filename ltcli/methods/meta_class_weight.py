@@ -72,11 +72,7 @@ METHOD = Method(
     stages=FINETUNE,
     options=Options,
     defaults={
-        "finetune": {
-            **bilevel.SECOND_STAGE,
-            "beta": 0.9999,
-            "reduction": "mean-of-weighted",
-        }
+        "finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999, "reduction": "mean-of-weighted"}
     },
     steps=make_steps,
     alone=True,

@@ -38,10 +38,7 @@ class Training(Reading):
     method: str = param(help="method; ltcli methods lists all")
     options: object = nested()
     epochs: int | None = param(
-        None,
-        "length; an epoch draws as many samples as there are",
-        ge=0,
-        group=_SCHEDULE,
+        None, "length; an epoch draws as many samples as there are", ge=0, group=_SCHEDULE
     )
     batch_size: int | None = param(None, "samples per step", ge=2, group=_SCHEDULE)
     lr: float | None = param(None, "base learning rate", gt=0, group=_SCHEDULE)
@@ -55,11 +52,7 @@ class Training(Reading):
     nesterov: bool | None = param(None, "use Nesterov momentum", group=_SCHEDULE)
     weight_decay: float | None = param(None, "L2 coefficient", ge=0, group=_SCHEDULE)
     beta: float = param(
-        0.0,
-        "effective-number class weights: 0 none, towards 1: 1/n",
-        ge=0,
-        lt=1,
-        group=_IMBALANCE,
+        0.0, "effective-number class weights: 0 none, towards 1: 1/n", ge=0, lt=1, group=_IMBALANCE
     )
     reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
         "weighted-mean",
@@ -87,11 +80,7 @@ class Training(Reading):
         group=_AUGMENTATION,
     )
     jitter: float = param(
-        0.0,
-        "image files: random brightness, contrast, saturation",
-        ge=0,
-        le=1,
-        group=_AUGMENTATION,
+        0.0, "image files: random brightness, contrast, saturation", ge=0, le=1, group=_AUGMENTATION
     )
     snapshots: int = param(0, "number of last epochs to keep the weights of", ge=0, group=_RUN)
     seed: int = param(

@@ -364,13 +364,7 @@ STAGE = Stage(
         Input("features", "features", "dump-features", "feature bank"),
         Input("confusion", "confusion", None, "confusion graph, for the donors of the classes"),
         Input("generator", "generator", None, "generator of features"),
-        Input(
-            "learned",
-            "model",
-            None,
-            "model whose run kept covariances",
-            may_differ=("model",),
-        ),
+        Input("learned", "model", None, "model whose run kept covariances", may_differ=("model",)),
         Input(
             "oracle",
             "features",

@@ -70,9 +70,7 @@ class Params(Training):
         "cosine", "fall of the learning rate", group="Schedule"
     )
     shift_bn: bool = param(
-        False,
-        "batch norms of a frozen backbone follow the images",
-        group="Augmentation",
+        False, "batch norms of a frozen backbone follow the images", group="Augmentation"
     )
 
 

@@ -45,9 +45,7 @@ class Params(Training):
         " network of timm, as timm.resnet50; auto is resnet32, and none for embeddings",
     )
     weights: str | None = param(
-        None,
-        "initial weights: a file, or default for those that timm publishes",
-        identity=False,
+        None, "initial weights: a file, or default for those that timm publishes", identity=False
     )
     schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
         "ldam", "published recipe, whose numbers these options replace", group="Schedule"
@@ -56,15 +54,10 @@ class Params(Training):
         None, "epochs of linear warm-up of the learning rate", ge=0, group="Schedule"
     )
     mixed_labels: Literal["share", "remix"] = param(
-        "share",
-        "labels of mixed images",
-        group="Augmentation",
+        "share", "labels of mixed images", group="Augmentation"
     )
     remix_ratio: float = param(
-        3.0,
-        "Remix: class-size ratio from which the rarer class wins",
-        ge=1,
-        group="Augmentation",
+        3.0, "Remix: class-size ratio from which the rarer class wins", ge=1, group="Augmentation"
     )
     remix_below: float = param(
         0.5,
@@ -74,10 +67,7 @@ class Params(Training):
         group="Augmentation",
     )
     defer: int = param(
-        0,
-        "first epoch with weights and sampler, in schedule epochs",
-        ge=0,
-        group="Class imbalance",
+        0, "first epoch with weights and sampler, in schedule epochs", ge=0, group="Class imbalance"
     )
 
 

@@ -138,8 +138,7 @@ def test_a_tree_that_is_not_whole_is_one_document_with_its_error(ltcli, copy):
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["show", "methods", "compare", "plot", "doctor", "lineage", "predict", "export"],
+    "command", ["show", "methods", "compare", "plot", "doctor", "lineage", "predict", "export"]
 )
 def test_examples_in_help_have_lines_of_their_own(ltcli, command):
     lines = [line.strip() for line in ltcli(command, "--help").out.splitlines()]

@@ -434,8 +434,7 @@ def test_a_generator_of_other_head_classes_is_refused(ltcli, own):
 
 
 @pytest.mark.parametrize(
-    ("name", "limit"),
-    [("leading", 64), ("neighbours", 453), ("confusing", 9)],
+    ("name", "limit"), [("leading", 64), ("neighbours", 453), ("confusing", 9)]
 )
 def test_more_than_there_is_is_refused(ltcli, copy, name, limit):
     done = ltcli("diagnose", f"--{name}", limit + 1, "-d", copy)

@@ -469,7 +469,7 @@ def test_no_path_no_host_and_no_time_is_in_any_artifact(chain):
         started = sidecar(path)[0]["time"]
         assert str(int(started))[:6].encode() not in header
         assert set(facts) == {
-            *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage"),
+            *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage")
         }
         assert facts["ltcli"] == __version__
 
@@ -530,7 +530,7 @@ def test_a_signal_in_any_step_saves_and_the_next_run_ends_the_same(
     done = ltcli(*command)
     assert done.code == 0
     assert [entry["event"] for entry in sidecar(out) if entry["event"] != "epoch"] == [
-        *("start", "training", "resume", "training", "end"),
+        *("start", "training", "resume", "training", "end")
     ]
     assert not resume.exists()
     assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
@@ -754,7 +754,7 @@ def test_a_run_killed_ten_times_ends_in_the_same_bytes(ltcli, copy, longest, arg
     assert found["resumed"] > 0
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in out.parent.iterdir()) == [
-        *(".out.safetensors.lock", "out.run.jsonl", "out.safetensors"),
+        *(".out.safetensors.lock", "out.run.jsonl", "out.safetensors")
     ]
     assert sidecar(out)[-1]["event"] == "end"
 

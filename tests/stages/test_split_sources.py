@@ -324,11 +324,7 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             2,
             ["split: source 'inat2018' reads --train-json or --train-list, got options of both"],
         ),
-        (
-            ["digits", "--store", "files"],
-            2,
-            ["split: source 'digits' does not read --store"],
-        ),
+        (["digits", "--store", "files"], 2, ["split: source 'digits' does not read --store"]),
         (
             ["digits", "--image-size", "64"],
             2,

@@ -22,12 +22,7 @@ from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network, load_network
 from ltcli.stages import finetune, pretrain
 from ltcli.stages.samples import open_samples
-from ltcli.stages.training import (
-    _train_batch_norms,
-    assemble,
-    make_optimizer,
-    start_classifier,
-)
+from ltcli.stages.training import _train_batch_norms, assemble, make_optimizer, start_classifier
 
 CPU = torch.device("cpu")
 PARTS = ("weight", "bias", "scales")
