@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import HeadRule, head_of
+from ltcli.methods.options import HeadRule, head_of
 from ltcli.stages.diagnosis_tables import ORIGINS, lines_of
 from ltcli.stages.stage import Input, Result, Stage, check_epoch, of_bank
 

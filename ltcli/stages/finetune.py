@@ -14,7 +14,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule
-from ltcli.methods.run import Run, SolvingRun, Training, with_given
+from ltcli.methods.method import Run, SolvingRun, Training, with_given
 from ltcli.stages.samples import check_alike, check_samples, open_samples
 from ltcli.stages.stage import (
     Input,

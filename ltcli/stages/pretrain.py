@@ -13,7 +13,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES
-from ltcli.methods.run import Run, Training, with_given
+from ltcli.methods.method import Run, Training, with_given
 from ltcli.stages.samples import check_samples
 from ltcli.stages.stage import (
     Checked,

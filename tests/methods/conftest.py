@@ -16,7 +16,7 @@ from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import build
 from ltcli.engine.steps import Batch, weighted_mean
 from ltcli.methods import METHODS
-from ltcli.methods.run import Run, SolvingRun, Training, TrainingRun
+from ltcli.methods.method import Run, SolvingRun, Training, TrainingRun
 from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone, load_network
