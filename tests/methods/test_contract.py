@@ -57,8 +57,8 @@ def test_each_method_is_in_a_file_with_a_test_file(name, method):
 def test_each_file_is_in_the_table():
     folder = Path(methods.__file__).parent
     files = {path.stem.replace("_", "-") for path in folder.glob("*.py")}
-    # method is the record, run what its functions take, bilevel what some methods share.
-    shared = {"--init--", "method", "run", "bilevel", "presets"}
+    # method holds the record, options and bilevel what several methods share.
+    shared = {"--init--", "method", "options", "bilevel", "presets"}
     assert files - shared == set(METHODS) - set(PRESETS)
 
 
@@ -266,7 +266,7 @@ def test_an_unknown_parameter_is_refused(ltcli, tmp_path, name, stage):
 def test_a_parameter_of_another_method_is_refused(ltcli, tmp_path):
     done = ltcli("finetune", "--method", "crt", "--tau", "1", "-d", tmp_path)
     assert done.code == 2
-    assert done.lines[0] == "error: finetune: no parameter 'tau'"
+    assert done.lines[0] == "error: ltcli finetune: no such option: --tau"
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name(ltcli, tmp_path):
