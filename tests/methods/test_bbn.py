@@ -89,7 +89,7 @@ def test_from_images_to_a_better_classifier(ltcli, copy):
     first = ("pretrain", "--method", "bbn", "--backbone", "resnet20", "--epochs", "2")
     assert ltcli(*first, "--out", model, "-d", copy).code == 0
     header = read_header(model)
-    assert (header.info["backbone"], header.info["balanced"]) == ("resnet20-bbn", True)
+    assert (header.info["backbone"]["variant"], header.info["balanced"]) == ("bbn", True)
     with open_artifact(model) as artifact:
         network = load_network(artifact, torch.device("cpu"))
     assert network.classifier.weight.shape == (10, 128)
