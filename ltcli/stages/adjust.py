@@ -23,13 +23,12 @@ from ltcli.core.text import printable
 from ltcli.data.class_table import read_class_table, read_shares
 from ltcli.data.reading import Reading
 from ltcli.stages.league import recorded
-from ltcli.stages.recipe import recipe
 from ltcli.stages.samples import (
     check_alike,
     check_samples,
     open_samples,
 )
-from ltcli.stages.stage import Checked, Input, Result, Stage, check_follows_prior
+from ltcli.stages.stage import Checked, Input, Result, Stage, check_follows_prior, recipe
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods.run import Run, Training, with_given
-from ltcli.stages.samples import check_samples, refuse_augmentation
+from ltcli.stages.samples import check_samples
 from ltcli.stages.stage import (
     Checked,
     Input,
@@ -22,6 +22,7 @@ from ltcli.stages.stage import (
     Stage,
     check_momentum,
     check_processes,
+    refuse_augmentation,
     refuse_given,
 )
 from ltcli.stages.start import Start, load_start, recipe_of, resolve_start

@@ -14,8 +14,8 @@ from ltcli.artifacts.header import Header, opened, read_header
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict
 from ltcli.models.backbones import BACKBONES, resolve
-from ltcli.stages.recipe import recipe
 from ltcli.stages.samples import size_warning
+from ltcli.stages.stage import recipe
 
 if TYPE_CHECKING:
     from ltcli.models.network import Network
