@@ -174,8 +174,7 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
     own: tuple[Spec, ...] = ()
     if stage.has_methods:
         details = (
-            f"The options of one method: ltcli {stage.name} --method NAME --help. The methods:"
-            " ltcli methods."
+            f"Options of a method: ltcli {stage.name} --method NAME --help. Methods: ltcli methods"
         )
         name = _value_of("method", argv)
         if name is not None:

@@ -120,10 +120,7 @@ def weighted_mean(
         weights = effective_number_weights(class_counts.cpu(), beta).to(none)
 
     def reduce(
-        values: torch.Tensor,
-        labels: torch.Tensor,
-        batch: Batch,
-        shares: torch.Tensor | None = None,
+        values: torch.Tensor, labels: torch.Tensor, batch: Batch, shares: torch.Tensor | None = None
     ) -> torch.Tensor:
         now = weights if batch.epoch >= first_epoch else none
         shares = torch.ones_like(values) if shares is None else shares

@@ -176,7 +176,7 @@ def described(found: Estimate, form: str, rank: int | None, names: list[str]) ->
 
 STAGE = Stage(
     name="covariances",
-    summary="Estimate class means and covariances of the training features.",
+    summary="Estimate class means and covariances of the features.",
     params=Params,
     inputs=(Input("features", "features", "dump-features", "feature bank"),),
     output="covariances",

@@ -142,13 +142,7 @@ STAGE = Stage(
     summary="Store the features and labels of all images.",
     params=Params,
     inputs=(
-        Input(
-            "split",
-            "split",
-            "split",
-            "images",
-            may_differ=("split",),
-        ),
+        Input("split", "split", "split", "images", may_differ=("split",)),
         Input("model", "model", "pretrain", "backbone and classifier"),
     ),
     output="features",

@@ -129,7 +129,7 @@ def _stem(params: Params, inputs: Mapping[str, Path]) -> str:
 
 STAGE = Stage(
     name="evaluate",
-    summary="Store the logits and labels of the test set, for each model of a folder.",
+    summary="Store the logits of the test set, for each model of --dir.",
     params=Params,
     inputs=(
         Input("split", "split", "split", "images"),

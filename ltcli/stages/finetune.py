@@ -14,7 +14,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule
-from ltcli.methods.run import Run, SolvingRun, Training, with_given
+from ltcli.methods.method import Run, SolvingRun, Training, with_given
 from ltcli.stages.samples import check_alike, check_samples, open_samples
 from ltcli.stages.stage import (
     Input,
@@ -57,22 +57,20 @@ class Params(Training):
     """Parameters of finetune."""
 
     data: Literal["features", "images"] = param(
-        "features", "train on the feature bank (seconds), or on augmented images"
+        "features", "training samples; a bank of features takes seconds"
     )
     train: Literal["classifier", "all"] = param(
-        "classifier", "train the classifier alone, or the whole network; all needs --data images"
+        "classifier", "trained part; all needs --data images"
     )
     from_epoch: int | None = param(
-        None, "start from the weights that pretrain --snapshots kept after this epoch", ge=1
+        None, "start from this epoch, kept by pretrain --snapshots", ge=1
     )
     optimizer: Literal["sgd", "adam"] = param("sgd", "optimiser", group="Schedule")
     decay: Literal["cosine", "steps"] = param(
-        "cosine", "learning rate falls along a cosine to 0, or at the milestones", group="Schedule"
+        "cosine", "fall of the learning rate", group="Schedule"
     )
     shift_bn: bool = param(
-        False,
-        "batch-norm statistics of a frozen backbone follow the images of this run",
-        group="Augmentation",
+        False, "batch norms of a frozen backbone follow the images", group="Augmentation"
     )
 
 
@@ -276,10 +274,10 @@ def _solving(
 
 STAGE = Stage(
     name="finetune",
-    summary="Improve the classifier of a trained model, backbone frozen unless --train all.",
+    summary="Improve the classifier of a model by a long-tail method.",
     params=Params,
     inputs=(
-        Input("model", "model", "pretrain", "what to start from"),
+        Input("model", "model", "pretrain", "trained model to start from"),
         Input("features", "features", "dump-features", "feature bank of that model"),
         Input("split", "split", "split", "images"),
         Input("covariances", "covariances", "covariances", "class means and covariances"),

@@ -123,7 +123,7 @@ def _moments(part: Artifact, form: Scatter, ddof: int) -> Iterator[Moments | Non
 
 STAGE = Stage(
     name="merge-covariances",
-    summary="Merge class means and covariances of two disjoint sets of images.",
+    summary="Merge covariances of two disjoint sets of images.",
     params=Params,
     inputs=(
         Input(

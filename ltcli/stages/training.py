@@ -18,17 +18,8 @@ from ltcli.data.samplers import order_of
 from ltcli.engine import fit
 from ltcli.engine.infer import backbone_features, backbone_maps
 from ltcli.engine.schedules import Schedule, learning_rate
-from ltcli.engine.steps import (
-    Batch,
-    Inputs,
-    Mixing,
-    Steps,
-    drawn_from,
-    plain_step,
-    weighted_mean,
-)
-from ltcli.methods.method import Head, Method
-from ltcli.methods.run import Run, TrainingRun
+from ltcli.engine.steps import Batch, Inputs, Mixing, Steps, drawn_from, plain_step, weighted_mean
+from ltcli.methods.method import Head, Method, Run, TrainingRun
 from ltcli.models.classifier import Classifier
 from ltcli.models.generator import load_generator
 from ltcli.models.network import Network
