@@ -237,7 +237,7 @@ def _make(job: Job[P], now: Plan) -> str:
     name = job.stage.name
     logger.info("%s", "\n".join([f"{name}: starting ({now.reason})", *now.preview]))
     for line in now.checked.warnings:
-        logger.warning("%s", line)
+        logger.warning("%s: %s", name, line)
     checkpoint = ResumeFile(job.out, name, now)
     # The sidecar belongs to the artifact beside it until another one replaces that.
     sidecar, unfinished = job.out.with_suffix(SIDECAR), job.out.with_suffix(_LOG)
