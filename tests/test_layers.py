@@ -26,11 +26,12 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
-HEAVY = {"torch", "torchvision"}
+HEAVY = {"torch", "torchvision", "timm"}
 LIGHT_PACKAGES = ("cli", "stages", "methods", "core", "artifacts")
 LIGHT_FILES = (
     "ltcli.compute.environment",
-    "ltcli.compute.processes",
+    "ltcli.compute.memory",
+    "ltcli.compute.environment",
     "ltcli.compute.seeds",
     "ltcli.compute.transfer",
     "ltcli.data.class_table",
@@ -38,7 +39,11 @@ LIGHT_FILES = (
     "ltcli.data.reading",
     "ltcli.data.source_table",
     "ltcli.engine.schedules",
-    "ltcli.models.names",
+    "ltcli.models.backbones",
+    "ltcli.models.embeddings",
+    "ltcli.models.small_images",
+    "ltcli.models.source",
+    "ltcli.models.timm_networks",
     "ltcli.report.comparison_table",
     "ltcli.report.inputs",
     "ltcli.stats.head_classes",

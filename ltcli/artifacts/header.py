@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 
 from ltcli.artifacts.kinds import KINDS, Kind, Tensor
 from ltcli.core.errors import ArtifactError, cause
+from ltcli.core.files import open_regular
 
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
@@ -106,17 +106,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         ArtifactError: It is missing, not a regular file, or not readable.
     """
     try:
-        # O_NONBLOCK: opening a FIFO must not hang.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        file = open_regular(path)
     except FileNotFoundError:
         hint = "run the stage that makes it first"
         raise ArtifactError(path, "no such artifact", hint) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ArtifactError(path, "must be a regular file")
-    with os.fdopen(descriptor, "rb") as file:
+    with file:
         yield file
 
 

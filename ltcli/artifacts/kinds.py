@@ -118,7 +118,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "model",
-            2,
+            3,
             (
                 Tensor("backbone.*", (), None, "state of the backbone, none for embeddings", False),
                 *_CLASSIFIER,
@@ -130,9 +130,6 @@ KINDS: dict[str, Kind] = {
             (
                 "class_names",
                 "class_counts",
-                "mean",
-                "std",
-                "image_size",
                 "split",
                 "backbone",
                 "classifier",
@@ -145,7 +142,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "features",
-            2,
+            3,
             (
                 *_bank("train", "N"),
                 *_bank("val", "V"),
@@ -198,7 +195,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "predictions",
-            2,
+            3,
             (
                 Tensor("logits", _REAL, ("M", "C"), "of the last epoch"),
                 Tensor("labels", _INT, ("M",), "class, 0..C-1"),
@@ -217,7 +214,7 @@ KINDS: dict[str, Kind] = {
                 "recipe",
                 "network_parameters",
                 "held_out",
-                "views",
+                "backbone",
             ),
             "logits and labels of the test or validation set",
         ),

@@ -17,7 +17,7 @@ import typer
 from ltcli import methods
 from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import read_header
-from ltcli.compute.processes import processes
+from ltcli.compute.environment import processes
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
 from ltcli.core.text import printable
@@ -307,7 +307,7 @@ def _dry(job: Job[P]) -> dict[str, Any]:
             "status": "up to date" if reason is None else f"would run: {reason}",
             "inputs": {role: str(path) for role, path in job.inputs.items()},
             "parameters": plan.parameters,
-            "preview": plan.preview,
+            "preview": [*plan.preview, *plan.checked.warnings],
         }
 
 

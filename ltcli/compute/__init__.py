@@ -1,1 +1,1 @@
-"""Devices, precision, processes, transfers and seeds: below everything that computes."""
+"""Devices, precision, processes, transfers and seeds, below everything that computes."""

@@ -1,4 +1,4 @@
-"""What a run was made with, for the sidecar: versions, processor, memory."""
+"""Environment of a run for the sidecar: versions, processor, memory."""
 
 import os
 import platform
@@ -9,14 +9,10 @@ from typing import Any
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Return versions and machine facts.
-
-    Args:
-        device: The device as the user named it.
-    """
+    """Versions, machine and command of this process, and the device as the user named it."""
     import torch
 
-    facts = {
+    described = {
         "device": device,
         "host": platform.node(),
         "platform": platform.platform(),
@@ -25,23 +21,35 @@ def describe(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {
-            name: metadata.version(name) for name in ("torch", "torchvision", "safetensors")
+            name: metadata.version(name) for name in ("torch", "torchvision", "timm", "safetensors")
         },
         "command": sys.argv[1:],
     }
     if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name()
-    return facts
+        described["gpu"] = torch.cuda.get_device_name()
+    return described
+
+
+def processes() -> tuple[int, int]:
+    """Rank of this process, from 0, and number of processes."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_processes() -> int:
+    """Number of processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Number of cores that this process may use."""
+    # Containers and schedulers pin processes to fewer cores than the machine has.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _processor() -> str:
+    # On Linux platform.processor() is empty or only the architecture.
     try:
         with open("/proc/cpuinfo") as file:
             for line in file:
@@ -53,10 +61,10 @@ def _processor() -> str:
 
 
 def peak_memory() -> dict[str, float]:
-    """Return the peak memory of this process and of its GPU, in MB of 10^6 bytes."""
+    """Peak memory of this process and of its GPU, in MB of 10^6 bytes."""
     import torch
 
-    # Linux counts in 1,024 bytes, macOS in bytes.
+    # ru_maxrss has units of 1,024 bytes on Linux and of bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"peak_memory_mb": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Copies from the CPU to a device that do not wait for it."""
+"""Copies from the CPU to a device that do not wait for the device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a small tensor from the CPU to the device without waiting for the device."""
+    """Copy of a small CPU tensor on a device."""
     if device.type != "cuda":
         return tensor.to(device)
-    # From ordinary memory the copy would wait for all work that the device still has to do.
+    # From pageable memory the copy would wait for all work queued on the device.
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,1 +1,1 @@
-"""The training loop, inference, schedules and checkpoints."""
+"""Training loop, inference, schedules and checkpoints."""

@@ -1,7 +1,7 @@
-"""Training recipes by name: every number of the published CIFAR-LT schedules.
+"""Published CIFAR-LT schedules by name, with all their numbers.
 
-Epochs count from 0. Milestones are written for the recipe's own number of epochs and move in
-proportion when the run is longer or shorter.
+Epochs count from 0. Milestones are those of the published length, and move in proportion if a run
+is longer or shorter.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """One published recipe.
+    """One published schedule.
 
     Attributes:
         epochs: Length of the run.
@@ -18,10 +18,10 @@ class Schedule:
         lr: Base learning rate.
         warmup: Epochs of linear warm-up: lr * (epoch + 1) / warmup.
         milestones: First epoch of each later phase.
-        factors: Multiple of the base rate in each of these phases; cosine if there are none.
+        factors: Multiple of the base rate in each of these phases; cosine decay without any.
         weight_decay: L2 coefficient.
-        nesterov: Nesterov's momentum instead of the plain one.
-        pad_mode: How images are padded before the random crop: constant (zeros) or reflect.
+        nesterov: Nesterov momentum instead of plain momentum.
+        pad_mode: Padding of images before the random crop: constant (zeros) or reflect.
     """
 
     epochs: int
@@ -38,8 +38,8 @@ class Schedule:
 _SHARP = (0.01, 0.0001)
 _GENTLE = (0.1, 0.01)
 
-# The authors' released code; where a script switches "at epoch 160" counted from 1, that is 159.
-# metasaug is that of meta-class-weight too. BBN's own warm-up begins at 0.47 of the rate, not 0.2.
+# From the authors' released code; "epoch 160" of a script that counts from 1 is 159 here.
+# metasaug also serves meta-class-weight. BBN's own warm-up begins at 0.47 of the rate, not 0.2.
 SCHEDULES = {
     "ldam": Schedule(200, 128, 0.1, 5, (160, 180), _SHARP, 2e-4, False, "constant"),
     "metasaug": Schedule(200, 100, 0.1, 0, (159, 179), _SHARP, 5e-4, True, "reflect"),
@@ -53,13 +53,8 @@ SCHEDULES = {
 
 
 def learning_rate(schedule: Schedule, epochs: int, epoch: int) -> float:
-    """Return the learning rate of one epoch.
-
-    Args:
-        schedule: The recipe, with its base rate.
-        epochs: Length of this run.
-        epoch: From 0.
-    """
+    """Learning rate of an epoch, from 0, in a run of so many epochs."""
+    # Warm-up is not scaled with the run: its purpose is the first steps.
     if epoch < schedule.warmup:
         return schedule.lr * (epoch + 1) / schedule.warmup
     if not schedule.milestones:
@@ -73,9 +68,8 @@ def learning_rate(schedule: Schedule, epochs: int, epoch: int) -> float:
 
 
 def ramp(start: float, epoch: int, epochs: int) -> float:
-    """Return the share of an augmentation's strength in an epoch.
+    """Fraction of an augmentation's strength in an epoch, linear from ``start`` in epoch 0 to 1.
 
-    It grows linearly, from ``start`` in epoch 0 towards 1, which it would reach after the last
-    epoch: papers write t / T for a start of 0.
+    It would reach 1 after the last epoch: papers write t / T for a start of 0.
     """
     return start + (1 - start) * epoch / epochs

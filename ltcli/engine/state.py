@@ -1,6 +1,7 @@
-"""Everything that training must remember: weights, buffers, optimiser, snapshots, meters."""
+"""State of a training run: weights, buffers, optimiser, snapshots, and the method's own."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -11,71 +12,56 @@ class Stateful(Protocol):
     """State of a method that changes during training, such as running statistics."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the state as name to tensor."""
+        """State as name to tensor."""
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``tensors`` returned; it may come from another device."""
+        """Restore what ``tensors`` returned, perhaps on another device."""
 
 
+@dataclass(frozen=True)
 class ModuleState:
-    """The parameters of a module that a method trains beside the network, as its state.
+    """State of a module that a method trains beside the network: its parameters."""
 
-    Args:
-        module: The module.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        """Keep the module."""
-        self.module = module
+    module: nn.Module
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return every parameter by its name."""
+        """Every parameter by its name."""
         return {name: p.detach() for name, p in self.module.named_parameters()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``tensors`` returned."""
+        """Restore what ``tensors`` returned."""
+        # In place: the optimiser holds these very parameters.
         for name, parameter in self.module.named_parameters():
             parameter.data.copy_(tensors[name])
 
 
+@dataclass(frozen=True)
 class Snapshots:
-    """Copies of a module's state after each of the last epochs of a run.
+    """Copies of a module's state after each epoch from ``first`` on, counted from 0."""
 
-    Args:
-        module: The module.
-        first: The first epoch, from 0, to keep.
-    """
-
-    def __init__(self, module: nn.Module, first: int) -> None:
-        """Start empty."""
-        self._module, self._first = module, first
-        self._by_epoch: dict[int, dict[str, torch.Tensor]] = {}
+    module: nn.Module
+    first: int
+    _by_epoch: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, init=False)
 
     def take(self, epoch: int) -> None:
-        """Copy the state after an epoch, if it is one of the last."""
-        if epoch < self._first:
-            return
-        state = self._module.state_dict()
-        self._by_epoch[epoch] = {
-            name: tensor.to("cpu", copy=True) for name, tensor in state.items()
-        }
+        """Copy the state after an epoch, if it is one of those to keep."""
+        if epoch >= self.first:
+            # On the CPU, as dozens of copies would take the memory that training needs.
+            state = self.module.state_dict()
+            self._by_epoch[epoch] = {n: tensor.to("cpu", copy=True) for n, tensor in state.items()}
 
     def restore(self, stacked: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``stacked`` returned without a prefix."""
-        self._by_epoch = {}
+        """Restore what ``stacked`` returned without a prefix."""
+        self._by_epoch.clear()
         states = {name.removeprefix("snapshots."): t for name, t in stacked.items()}
         for i, epoch in enumerate(states.pop("epoch").tolist() if states else []):
             self._by_epoch[epoch] = {name: tensor[i] for name, tensor in states.items()}
 
     def stacked(self, prefix: str = "") -> dict[str, torch.Tensor]:
-        """Return the copies for a checkpoint or a model artifact: few tensors, however many epochs.
+        """Copies for a checkpoint or model artifact; none if there are none.
 
-        Args:
-            prefix: Goes before each name, as ``classifier.``.
-
-        Returns:
-            ``snapshots.epoch`` int64 [E] and ``snapshots.PREFIX NAME`` [E, ...]; nothing if none
-            were kept.
+        ``snapshots.epoch`` is int64 [E] and ``snapshots.PREFIX NAME`` [E, ...]: few tensors for any
+        number of epochs.
         """
         if not self._by_epoch:
             return {}
@@ -87,32 +73,28 @@ class Snapshots:
         return {"snapshots.epoch": torch.tensor(list(self._by_epoch)), **stacked}
 
 
+@dataclass(frozen=True)
 class TrainingState:
-    """The state of a run, as flat tensors for a checkpoint.
+    """State of a run as flat tensors for a checkpoint. It keeps references and copies nothing.
 
-    Args:
-        module: What is trained, with its buffers.
-        optimizer: Any torch optimiser over its parameters.
+    Attributes:
+        module: Module that is trained, with its buffers.
+        optimizer: Optimiser of its parameters.
         snapshots: Copies kept so far.
-        method: State of the method, if it has any.
+        method: State of the method, if any.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        snapshots: Snapshots,
-        method: Stateful | None = None,
-    ) -> None:
-        """Keep references; nothing is copied."""
-        self.module, self.optimizer, self.snapshots = module, optimizer, snapshots
-        self.method = method
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    snapshots: Snapshots
+    method: Stateful | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the state as name to tensor."""
+        """State as name to tensor."""
         flat = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
             for name, value in slots.items():
+                # Numbers, such as momentum None, follow from the parameters of the stage.
                 if torch.is_tensor(value):
                     flat[f"optimizer.{index}.{name}"] = value
         if self.method is not None:
@@ -120,7 +102,7 @@ class TrainingState:
         return flat | self.snapshots.stacked()
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``tensors`` returned."""
+        """Restore what ``tensors`` returned."""
         groups: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             group, name = key.split(".", 1)
@@ -135,7 +117,7 @@ class TrainingState:
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
                 if value.dim() == 4:
-                    # In the memory layout of the weights, as where nothing was interrupted.
+                    # In the memory layout of the weights: the order of additions decides the bits.
                     values[name] = torch.empty_like(parameter).copy_(value)
         if self.method is not None:
             self.method.restore(groups.get("method", {}))

@@ -1,4 +1,4 @@
-"""Directional derivatives of a backbone by its parameters, in forward-mode autograd."""
+"""Directional derivatives of a backbone along its parameters, in forward-mode autograd."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,22 +12,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 with warnings.catch_warnings():
-    # Forward mode loads this by itself, and some versions of torch warn of their own parts then.
+    # Forward mode loads this by itself, and some versions of torch then warn about their own parts.
     warnings.simplefilter("ignore")
     import torch._decomp.decompositions_for_jvp
 
 
 def directional_derivative(module: nn.Module, direction: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Return d/de module(x; theta + e v) at e = 0, shaped as the module's output.
+    """d/de module(x; theta + e v) at e = 0, in the shape of the module's output.
 
-    Modes are respected: in train mode batch-norms take their statistics from the batch, and the
-    derivative goes through these. Parameters and buffers stay as they are.
+    In train mode batch-norms take their statistics from the batch, and the derivative goes through
+    these. Parameters and buffers do not change.
 
     Args:
-        module: Whose parameters are theta.
+        module: Module with parameters theta.
         direction: v, one tensor for each parameter, by name.
-        x: The input, a constant.
+        x: Input, a constant.
     """
+    # Copies, as batch-norms in train mode write their running statistics.
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     # The fused kernels of attention have no forward mode.
     plain = sdpa_kernel(SDPBackend.MATH)
@@ -42,10 +43,10 @@ def directional_derivative(module: nn.Module, direction: Mapping[str, Tensor], x
 
 
 class _FastBatchNorm(TorchFunctionMode):
-    """Batch-norms on batch statistics with a tangent of two passes.
+    """Mode in which batch-norms on batch statistics have a tangent of two passes.
 
-    That of torch is a chain of elementwise operations in mixed precision, which took most of the
-    time of the whole derivative in bfloat16.
+    Torch's own tangent is a chain of elementwise operations in mixed precision, which took most of
+    the time of the whole derivative in bfloat16.
     """
 
     def __torch_function__(
@@ -56,6 +57,7 @@ class _FastBatchNorm(TorchFunctionMode):
             return func(*args, **kwargs)
         names = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        # With running statistics torch's own tangent is an affine map, and fast.
         if not given.get("training") or given.get("weight") is None:
             return func(*args, **kwargs)
         x, weight, bias = given["input"], given["weight"], given["bias"]
@@ -63,34 +65,34 @@ class _FastBatchNorm(TorchFunctionMode):
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Batch-norm of [B, C, H, W] by the statistics of the batch, for forward mode only.
+    """Batch-norm of [B, C, H, W] by batch statistics, for forward mode only.
 
     With s the inverse deviation and m the mean, per channel:
 
         dy = J dx + s (x - m) dw + db
 
     J = w s (1 - (1 + x^ x^') / n), with x^ = s (x - m) and n values in a channel, is symmetric, so
-    J dx is what the kernel of the backward pass makes of dx.
+    the kernel of the backward pass gives J dx for dx.
     """
 
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the output, and mean and inverse deviation of each channel."""
+        """Output, and mean and inverse deviation of each channel."""
         output, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
         return output, mean, inverse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        """Keep what the tangent needs."""
+        """Keep the inputs of the tangent."""
         x, weight, _bias, ctx.eps = inputs
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.save_for_forward(x, weight, output[1], output[2])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None, None]:
-        """Return the tangent of the output."""
+        """Tangent of the output."""
         dx, dweight, dbias, _ = tangents
         x, weight, mean, inverse = ctx.saved_tensors
         through, _, _ = torch.ops.aten.native_batch_norm_backward(

@@ -33,9 +33,8 @@ from ltcli.methods import (
     stg,
     tau_norm,
 )
-from ltcli.methods.method import Method
+from ltcli.methods.method import Method, Run
 from ltcli.methods.presets import PRESETS
-from ltcli.methods.run import Run
 
 METHODS: dict[str, Method[Any]] = {
     "cross-entropy": cross_entropy.METHOD,
@@ -71,16 +70,17 @@ METHODS: dict[str, Method[Any]] = {
 
 
 def names(stage: str) -> list[str]:
-    """Return the methods that a stage offers."""
+    """Names of the methods that a stage offers."""
     return [name for name, method in METHODS.items() if stage in method.stages]
 
 
 def find(name: str, stage: str) -> Method[Any]:
-    """Return the record of a method.
+    """Record of a method.
 
     Raises:
         ParamError: The stage offers no such method.
     """
+    # Two errors, as a method of the other stage is not a misspelling.
     if name not in METHODS:
         raise ParamError(stage, f"no method '{name}'", nearest(name, names(stage)))
     if stage not in METHODS[name].stages:
@@ -90,7 +90,8 @@ def find(name: str, stage: str) -> Method[Any]:
 
 
 def balances(method: Method[Any], options: object, run: Run) -> bool:
-    """Return whether the classifier no longer follows the class prior of the training set."""
+    """Whether the classifier no longer follows the class prior of the training set."""
+    # Later stages adjust the prior only of models that still follow it.
     params = run.params
     by_data = params.beta > 0 or params.sampler != "instance-balanced"
     return by_data or method.balances(options, run)

@@ -1,9 +1,9 @@
-"""Balanced softmax: the class prior enters the training softmax and is left out of the test.
+"""Balanced softmax: the training softmax includes the class prior, the test softmax does not.
 
     L = mean_i CE(z_i + log n, y_i)
 
-Equal counts give cross-entropy; only ratios of counts matter; it is logit adjustment in the loss
-with tau = 1.
+Only ratios of counts n matter, and equal counts give cross-entropy. It is logit adjustment in the
+loss with tau = 1.
 
 Source: Ren, Yu, Sheng, Ma, Zhao, Yi, Li, NeurIPS 2020, arXiv 2007.10740.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import Loss, TrainingRun
 
 
 def make_loss(_options: NoOptions, run: TrainingRun) -> Loss:
-    """Return cross-entropy on logits plus log counts."""
+    """Cross-entropy on logits plus log counts."""
     from torch.nn import functional as F
 
+    # Counts instead of the prior: a constant on all logits changes no softmax.
     shift = run.class_counts.float().log()
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:

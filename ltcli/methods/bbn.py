@@ -1,13 +1,13 @@
-"""BBN: two branches, one for the data as they are and one for rare classes, mixed as time goes on.
+"""BBN: one branch for the natural distribution, one for rare classes, mixed over the epochs.
 
     f   = 2 [a f_c ; (1 - a) f_r],    a = 1 - (t / T)^2 in epoch t = 0 ... T - 1 of T
     L   = mean_i( a CE(z_i, y_c,i) + (1 - a) CE(z_i, y_r,i) ),    z = W f + b
 
-f_c are features of images drawn as they are, by the first branch; f_r of images drawn with the
-reversed sampler, by the second. The branches share everything before their last block. At a = 1 the
-second learns nothing. A test image goes through both, and f = [f_c ; f_r], which is a = 1/2.
+The first branch gives f_c for images of the natural distribution, the second f_r for images of the
+reversed sampler. The branches share everything before their last block. At a = 1 the second learns
+nothing. A test image goes through both, and f = [f_c ; f_r], which is a = 1/2.
 
-The paper writes T for the last epoch, the released code as above. Published schedule: ``bbn``.
+T is the last epoch in the paper, and as above in the released code. Published schedule: ``bbn``.
 
 Source: Zhou, Cui, Wei, Chen, CVPR 2020, arXiv 1912.02413 and released code.
 """
@@ -17,23 +17,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import NoOptions
-from ltcli.methods.method import Method
-from ltcli.methods.run import refuse_class_weights
+from ltcli.methods.method import Method, refuse_class_weights
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 def share(epoch: int, epochs: int) -> float:
-    """Return a: how much the first branch counts in an epoch."""
+    """Weight a of the first branch in an epoch."""
     return 1 - (epoch / epochs) ** 2
 
 
 def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
-    """Return steps on two batches, one for each branch."""
+    """Steps on two batches, one for each branch."""
     import torch
     from torch.nn import functional as F
 
@@ -43,6 +42,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
 
     network, labels = run.network, run.labels
     backbone = network.backbone
+    # Not a user's error: the record below asks for this backbone.
     if not isinstance(backbone, TwoBranches):
         raise ValueError("bbn trains a backbone of two branches")
     second = second_batches(
@@ -51,10 +51,12 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
 
     def objective(batch: Batch) -> torch.Tensor:
         a = share(batch.epoch, run.epochs)
+        # As many images of the other sampler, so that both branches see equal batches.
         rare = second(batch)
         with autocast(labels.device, run.dtype):
             usual = backbone.of_branch(run.inputs(batch), 0).float()
             other = backbone.of_branch(run.inputs(rare), 1).float()
+        # The factor 2 gives the features of training the scale of those at test time.
         logits = network.classifier(2 * torch.cat([a * usual, (1 - a) * other], dim=1))
         parts = ((a, labels[batch.rows]), (1 - a, labels[rare.rows]))
         values = [part * F.cross_entropy(logits, y, reduction="none") for part, y in parts]
@@ -64,7 +66,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
 
 
 def check(_options: NoOptions, run: Run) -> None:
-    """Refuse class weights: the second branch is what the method has for rare classes."""
+    """Refuse class weights: the second branch already favours rare classes."""
     refuse_class_weights(run, "the second branch sees rare classes more often instead")
 
 

@@ -1,9 +1,9 @@
-"""What bi-level methods share: the balanced meta set, and the gradient behind a virtual step.
+"""Parts of all bi-level methods: the balanced meta set, and the gradient after a virtual step.
 
 Every step has a batch of the long-tailed images and a balanced held-out batch. A virtual step of
-plain gradient descent goes down the training loss, and v = grad M is the gradient of the held-out
-loss M behind it. The derivative of M by whatever the training loss depends on is then a derivative
-along v, so that nothing is differentiated twice.
+plain gradient descent lowers the training loss, and v = grad M is the gradient of the held-out loss
+M after it. The derivative of M by any quantity in the training loss is then a derivative along v,
+so that nothing is differentiated twice.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import Base, base_loss
-from ltcli.methods.run import refuse_class_weights, require_instance_balanced, require_linear
+from ltcli.methods.method import refuse_class_weights, require_instance_balanced, require_linear
+from ltcli.methods.options import Base, base_loss
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
     from ltcli.stats.meta_covariance import Tangents
 
     Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -39,9 +39,9 @@ SECOND_STAGE = {
     "nesterov": True,
     "pad_mode": "reflect",
 }
-"""From epoch 160 of 200 on, in the released code of Jamal et al. and of MetaSAug.
+"""Fine-tuning from epoch 160 of 200 on, in the released code of Jamal et al. and of MetaSAug.
 
-The rate falls with that of their virtual step; that of their optimiser falls one epoch before.
+The rate falls when that of their virtual step does; their optimiser's falls one epoch before.
 """
 
 
@@ -62,17 +62,18 @@ class Reweighting(MetaSet, Base):
 
 
 def reads(options: MetaSet, _run: Run) -> tuple[str, ...]:
-    """Return what a method needs for its meta set beside model and data."""
+    """Inputs of the meta set beside model and data."""
     return ("held-out",) if options.meta_source == "held-out" else ()
 
 
 def set_aside(options: MetaSet, _run: Run) -> int:
-    """Return the number of training images of each class that form the meta set."""
+    """Number of training images per class that form the meta set."""
     return options.meta_per_class if options.meta_source == "train" else 0
 
 
 def check(options: MetaSet, run: Run) -> None:
-    """Refuse a classifier whose logits are not linear, and a missing or impossible meta set."""
+    """Refuse a non-linear classifier, and a missing or impossible meta set."""
+    # Pre-training has no model yet: its classifier is linear.
     if "model" in run.headers:
         require_linear(run.headers["model"])
     data = run.data
@@ -87,18 +88,19 @@ def check(options: MetaSet, run: Run) -> None:
         rule = f"meta-per-class must be less than {fewest}, got {options.meta_per_class}"
         hint = f"the smallest class has {fewest} training images, and one must be left"
         raise ParamError(run.stage, rule, hint)
+    # Images of the meta set are dropped from the order, which would unbalance another sampler's.
     hint = "split with --protocol holdout, whose meta set is none of the images drawn"
     require_instance_balanced(run, "with --meta-source train", hint)
 
 
 def check_weights(options: MetaSet, run: Run) -> None:
-    """Refuse class weights too, for a method that weighs every sample by itself."""
+    """Refuse class weights too, for a method that weights every sample."""
     check(options, run)
     refuse_class_weights(run, "the method finds a weight for every sample itself")
 
 
 def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.Tensor], Meta]:
-    """Return the training rows of an epoch, and what makes the meta batch of a step."""
+    """Order of the training rows in an epoch, and function that makes the meta batch of a step."""
     import torch
 
     from ltcli.data.samplers import balanced, random_batches, some_of_each
@@ -118,16 +120,18 @@ def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.
         left[rows] = False
 
         def order(epoch: int) -> torch.Tensor:
+            # Meta images must not be trained on: their loss would measure nothing.
             drawn = run.order(epoch)
             return drawn[left[drawn]]
 
+    # A batch has no image twice.
     size = min(options.meta_batch, len(rows))
     drawn: dict[int, torch.Tensor] = {}
 
     def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if batch.epoch not in drawn:
             drawn.clear()
-            # An epoch's order is no longer than the training set.
+            # Enough for any order: none is longer than the training set.
             steps = -(-len(run.labels) // run.batch_size)
             batches = random_batches(rows, size, steps, seed=run.seed, epoch=batch.epoch)
             drawn[batch.epoch] = batches.to(device)
@@ -147,19 +151,19 @@ def behind_virtual_step(
     run: TrainingRun,
     batch: Batch,
 ) -> Tangents:
-    """Return v, the gradient of the held-out cross-entropy behind a virtual step.
+    """Gradient v of the held-out cross-entropy after a virtual step.
 
-    The step is plain gradient descent at the optimiser's rate on everything that is trained of a
-    linear classifier and the backbone, without momentum or decay.
+    The step is plain gradient descent at the optimiser's rate on all trained parameters of a linear
+    classifier and the backbone, without momentum or decay.
 
     Args:
-        loss: Features float [B, D] to the training loss; None for no step at all.
-        features: float [B, D], of the training batch, with their graph if the backbone is trained;
-            the first in this step for which the backbone drew anything.
-        x: What they were made of.
+        loss: Function from features float [B, D] to the training loss; None for no step.
+        features: float [B, D], of the training batch, with their graph if the backbone is trained.
+            No other forward pass of this step may come before theirs, as layers draw in order.
+        x: Inputs of these features.
         held_out: Images or features of the meta batch, and int64 labels.
-        run: What is trained.
-        batch: Of the step.
+        run: The run.
+        batch: Batch of the step.
     """
     import torch
     from torch.func import functional_call
@@ -177,22 +181,24 @@ def behind_virtual_step(
     if loss is not None:
         gradient = _gradient(loss, features, head, list(body.values()))
         torch._foreach_sub_(virtual, gradient, alpha=rate)
+    # From here they are leaves: v is the gradient by them alone.
     for parameter in virtual:
         parameter.requires_grad_()
     inputs, labels = held_out
     if run.whole:
-        # Batch statistics of the held-out images must not reach the running ones.
+        # Copies: batch statistics of the held-out images must not enter the running ones.
         buffers = {name: b.clone() for name, b in network.backbone.named_buffers()}
         moved = dict(zip(body, virtual[2:], strict=True))
         with autocast(run.labels.device, run.dtype):
             inputs = functional_call(network.backbone, {**moved, **buffers}, (inputs,)).float()
+    # Factors of the logits are constants here, and become part of v's class vectors below.
     scales = network.classifier.scales
     logits = scales * F.linear(inputs, virtual[0], virtual[1])
     v = torch.autograd.grad(F.cross_entropy(logits, labels), virtual)
     tangent = None
     if body:
         direction = dict(zip(body, v[2:], strict=True))
-        # Dropout and the like draw as for the features: v is a direction of that network.
+        # Layers such as dropout draw the same numbers as for the features: one network, one v.
         seed_layers(labels.device, run.seed, batch.epoch, batch.step)
         with autocast(run.labels.device, run.dtype):
             tangent = directional_derivative(network.backbone, direction, x).float()
@@ -205,14 +211,15 @@ def _gradient(
     head: Sequence[torch.Tensor],
     body: Sequence[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """Return the gradient of a loss of features, by the head's parameters and then the body's."""
+    """Gradient of a loss of features by the classifier's, then the backbone's parameters."""
     import torch
 
-    # The features are cut off from the backbone, so that its forward pass serves both losses.
+    # The features are detached from the backbone, so that one forward pass serves both losses.
     cut = features.detach().requires_grad_(len(body) > 0)
     by_head = torch.autograd.grad(loss(cut), [*head, cut] if body else head)
     by_body: tuple[torch.Tensor, ...] = ()
     if body:
+        # The graph stays, for the real step goes back through it.
         by_body = torch.autograd.grad(features, body, by_head[2], retain_graph=True)
     return [*by_head[: len(head)], *by_body]
 
@@ -223,16 +230,16 @@ def alignments(
     run: TrainingRun,
     tangents: Tangents,
 ) -> torch.Tensor:
-    """Return how much the step of each sample alone would lower the held-out loss, float [B].
+    """Alignment <grad l_i, v> of each sample with the held-out gradient, float [B].
 
-    <grad l_i, v> is the derivative of l_i along v, which is that of its logits times its gradient
-    by them: no gradient of a single sample is formed. With weights w_i on the losses of a virtual
-    step, dM/dw_i = -rate <grad l_i, v>.
+    It is the derivative of l_i along v: that of its logits times its gradient by them, so that no
+    gradient of a single sample is formed. With weights w_i on the losses of a virtual step,
+    dM/dw_i = -rate <grad l_i, v>.
 
     Args:
-        losses: Logits float [B, C] to the losses of the samples, float [B].
+        losses: Function from logits float [B, C] to the losses of the samples, float [B].
         features: float [B, D], of the training batch.
-        run: Has the classifier, linear.
+        run: The run, with a linear classifier.
         tangents: v.
     """
     import torch
@@ -253,13 +260,15 @@ def reweighting(
     before: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor] | None,
     after: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Batch], torch.Tensor],
 ) -> Steps:
-    """Return the steps of a method that finds a weight for every sample of a batch.
+    """Steps of a method that finds a weight for every sample of a batch.
 
     Args:
-        options: Own parameters, with ``MetaSet`` and ``Base``.
-        run: What is trained.
-        before: Losses float [B], labels and batch to the loss of the virtual step; None for none.
-        after: Losses, their ``alignments`` float [B], labels and batch to the loss of the step.
+        options: Options of the method.
+        run: The run.
+        before: Function from losses float [B], labels and batch to the loss of the virtual step;
+            None for no virtual step.
+        after: Function from losses, their ``alignments`` float [B], labels and batch to the loss
+            of the step.
     """
     from ltcli.engine.steps import Steps, descent
 

@@ -1,17 +1,17 @@
-"""CAM-based sampling: rare classes are filled up with images whose foreground was moved.
+"""CAM-based sampling: images with a moved foreground fill up the rare classes.
 
     L = mean_i CE(z_i, y_i), every class drawn n_max + n_min times in an epoch
 
-An epoch has every training image once, and n_max + n_min - n_c more draws of class c. The images of
-these have their foreground turned, shifted or flipped and pasted back on top, see
-``ltcli.data.foreground``. The foreground is where the class activation map of the model that
-training starts from, scaled to 0..1, reaches 3/4 of its own mean, as in the released code. With
-``at_most``, as off CIFAR, classes with so many images or more get none, others at most so many.
+An epoch has every training image once, and n_max + n_min - n_c more draws of class c. In these, the
+foreground is turned, shifted or flipped and pasted back on top, see ``ltcli.data.foreground``. The
+foreground is the region in which the class activation map of the initial model, scaled to 0..1,
+reaches 3/4 of its own mean, as in the released code. With ``at_most``, as off CIFAR, classes with
+that many images or more get none, others at most that many.
 
 The paper's bag of tricks is ``pretrain --mixup 1``, this from epoch 161 on, and a last stage of
-plain training. Its CIFAR runs have 400 epochs. Here images are moved anew in every step, there they
-are made once before training. The default of 10 epochs has the steps of 40 epochs of CIFAR-10-LT at
-factor 100.
+plain training. Its CIFAR runs have 400 epochs. Images are moved anew in every step here, once
+before training there. The default of 10 epochs has the steps of 40 epochs of CIFAR-10-LT at factor
+100.
 
 Source: Zhang, Wei, Zhou, Wu, AAAI 2021 (no arXiv id known), and released code.
 """
@@ -22,22 +22,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltcli.artifacts.backbone import require_maps
 from ltcli.compute.transfer import to_device
 from ltcli.core.params import param
 from ltcli.methods import bilevel
-from ltcli.methods.method import FINETUNE, Method
-from ltcli.methods.run import (
+from ltcli.methods.method import (
+    FINETUNE,
+    Method,
     require_activation_maps,
     require_instance_balanced,
     require_moving_backbone,
 )
-from ltcli.models.names import BORROWED
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,7 @@ class Options:
 
 
 def moved_counts(class_counts: torch.Tensor, at_most: int | None) -> torch.Tensor:
-    """Return how many moved images an epoch has of each class, int64 [C].
-
-    Args:
-        class_counts: int64 [C].
-        at_most: The threshold of ``Options``.
-    """
+    """Number of moved images of each class in an epoch, int64 [C]."""
     counts = class_counts.max() + class_counts.min() - class_counts
     if at_most is not None:
         counts = counts.clamp(max=at_most).where(class_counts < at_most, 0)
@@ -71,13 +67,13 @@ def moved_counts(class_counts: torch.Tensor, at_most: int | None) -> torch.Tenso
 def drawn_rows(
     labels: torch.Tensor, more: torch.Tensor, *, seed: int, epoch: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the order of an epoch and which of its images are moved, int64 and bool [M].
+    """Order of an epoch, int64 [M], and whether each of its images is moved, bool [M].
 
     Args:
         labels: int64 [N], on the CPU.
-        more: int64 [C], draws of each class beside every sample once.
-        seed: Of the run.
-        epoch: From 0.
+        more: int64 [C], extra draws of each class.
+        seed: Seed of the run.
+        epoch: Epoch from 0.
     """
     import torch
 
@@ -93,7 +89,7 @@ def drawn_rows(
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps on images and moved images."""
+    """Steps on images and moved images."""
     from torch.nn import functional as F
 
     from ltcli.engine.steps import Steps, descent
@@ -109,6 +105,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         return rows
 
     def objective(batch: Batch) -> torch.Tensor:
+        # The flags are a pure function of the epoch, so they can be made again at any time.
         if batch.epoch not in moved:
             order(batch.epoch)
         flags = moved[batch.epoch][batch.first : batch.first + len(batch.rows)]
@@ -121,20 +118,17 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
 
 def check(_options: Options, run: Run) -> None:
-    """Refuse a frozen backbone, one without maps, and a sampler, as the method is one itself."""
+    """Refuse a frozen backbone, one without maps, and another sampler than the method itself."""
     require_moving_backbone(run)
     require_activation_maps(run.headers["model"])
     require_instance_balanced(run, "for cam-sampling", "the method fills up rare classes by itself")
-    if run.headers["model"].info["backbone"].startswith(BORROWED):
-        from ltcli.models.network import require_maps
-
-        require_maps(run.headers["model"])
+    require_maps(run.headers["model"])
 
 
 def _mover(
     options: Options, run: TrainingRun
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
-    """Return what moves the foreground of some images of a step."""
+    """Function that moves the foreground of some images of a step."""
     import torch
     from torch.nn import functional as F
 
@@ -144,6 +138,7 @@ def _mover(
     from ltcli.engine.infer import backbone_maps
     from ltcli.stats.fusion import activation_maps, unit_range
 
+    # Copies of backbone and weights: foregrounds come from the initial model throughout.
     maps_of = backbone_maps(run.network)
     weights = run.network.classifier.vectors().detach().clone()
     device = weights.device
@@ -158,6 +153,7 @@ def _mover(
         generator = torch.Generator().manual_seed(seed)
         kinds = torch.randint(KINDS, which.shape, generator=generator)
         draws = torch.rand(len(which), 2, generator=generator)
+        # Drawn on the CPU, so that a GPU run moves the same images in the same way.
         kinds, draws, which = (to_device(some, device) for some in (kinds, draws, which))
         chosen = x[which]
         with autocast(device, run.dtype):

@@ -1,9 +1,9 @@
-"""Cross-entropy: maximum likelihood on the data as they are.
+"""Cross-entropy: maximum likelihood on the natural distribution.
 
     L = mean_i( -log softmax(z_i)[y_i] )
 
-The reference of every paper compared here. As a fine-tuning method it continues
-to train the classifier, which makes it the control for the others.
+Every paper compared here has it as its reference. As a fine-tuning method it goes on training the
+classifier, which makes it the control for the others.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import Loss, TrainingRun
 
 
 def make_loss(_options: NoOptions, _run: TrainingRun) -> Loss:
-    """Return the cross-entropy."""
+    """Cross-entropy of each sample."""
     from torch.nn import functional as F
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
     L = mean_i CE(W f_i + b, y_i), W and b re-initialised, each class drawn equally often
 
-The released code leaves the frozen backbone in train mode, so that its batch-norm statistics
-drift to the balanced distribution; here they stay as they were.
+The released code leaves the frozen backbone in train mode, so its batch-norm statistics drift to
+the balanced distribution; here they do not change.
 
 Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217.
 """

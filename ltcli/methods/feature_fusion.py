@@ -8,21 +8,21 @@ so that head and tail have half of the batch each (16, 48 and 64 of 128 for N = 
     and class-generic columns of the other (``ltcli.stats.fusion``); label: the tail class
     L = mean_i CE(W f_i + b, y_i) over the batch, f the maps averaged over positions
 
-Only the classifier is trained, from where it was; class activation maps are those of the trained
-classifier that the run starts from. Without donors (N = 0) half of the batch are real tail images
-and half head images: the same training without fused features, which the paper calls "no aug".
+Only the classifier is trained, starting from the trained one, which also gives the class activation
+maps. Without donors (N = 0) half of the batch are real tail images and half head images: the same
+training without fused features, which the paper calls "no aug".
 
-The paper trains 6,400 steps of 128 at a constant rate. An epoch here is as many steps as its images
-take; the default of 66 epochs are 6,402 steps on CIFAR-10-LT at factor 100 (12,380 images).
+The paper trains 6,400 steps of 128 at a constant rate. The default of 66 epochs are 6,402 steps on
+CIFAR-10-LT at factor 100 (12,380 images).
 
-The paper does not give the thresholds, the distribution of gamma, how tail images are drawn, or
+The paper does not give the thresholds, the distribution of gamma, the drawing of tail images, or
 momentum and weight decay. Thresholds 0.8 and 0.2 are those of an unofficial implementation; tail
-images are drawn uniformly over tail classes, then within the class. Its introduction says that
-generic columns come from head classes, its section 4.2 ranks all classes: ``donors`` chooses.
+images are drawn uniformly over tail classes, then within the class. Its introduction takes generic
+columns from head classes, its section 4.2 ranks all classes: ``donors`` chooses.
 
-With ``stages_after`` k the maps before the last k stages are fused, the drawn columns laid out row
-by row, and the rest of the backbone turns the result into a feature; each position takes the
-activation of the last map there. The paper found the last maps (k = 0) to be the best.
+With ``stages_after`` k the maps before the last k stages are fused, with the drawn columns laid out
+row by row, and the rest of the backbone turns the result into a feature; each position takes the
+activation of the last map there. In the paper the last maps (k = 0) are best.
 
 Source: Chu, Bian, Liu, Ling, "Feature Space Augmentation for Long-Tailed Data", ECCV 2020, arXiv
 2008.03673, section 4 and algorithm 1.
@@ -34,21 +34,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of, require_maps
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, HeadRule, Method, head_of
-from ltcli.methods.run import (
+from ltcli.methods.method import (
+    FINETUNE,
+    Method,
     require_activation_maps,
     require_frozen_backbone,
     require_instance_balanced,
 )
+from ltcli.methods.options import HeadRule, head_of
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Inputs, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class Options(HeadRule):
 
 
 def reads(options: Options, _run: Run) -> tuple[str, ...]:
-    """Return what the steps need: without fused features nothing but features."""
+    """Inputs of the steps beside model and data; none without fused features."""
     return ("maps", "confusion") if options.donors_per_image else ()
 
 
 def check(options: Options, run: Run) -> None:
-    """Refuse what cannot be fused, and batches that cannot be composed."""
+    """Refuse features that cannot be fused, and batches that cannot be composed."""
     require_frozen_backbone(run, "feature-fusion trains the classifier alone")
     if options.stages_after and run.bank:
         hint = "the feature bank holds the last maps"
@@ -113,24 +116,22 @@ def _check_maps(options: Options, run: Run) -> None:
             hint = "make it with dump-features --maps, or use --data images"
             raise ArtifactError(where, "holds no feature maps", hint)
     else:
-        from ltcli.models.network import num_stages, require_maps
-
         model = run.headers["model"]
-        stages = num_stages(model.info["backbone"])
+        stages = backbone_of(model).stages
         if options.stages_after > stages:
             rule = f"stages-after must be at most {stages}, got {options.stages_after}"
-            raise ParamError("finetune", rule, f"{model.info['backbone']} has so many stages")
+            raise ParamError("finetune", rule, f"{backbone_of(model)} has so many stages")
         where, size = model.path, require_maps(model)
+    # A single position has nothing to fuse: the result would be one of the two features.
     if max(size) == 1:
-        rule = (
-            f"the feature maps of {run.headers['model'].info['backbone']} are 1x1 for these images"
-        )
+        name = backbone_of(run.headers["model"])
+        rule = f"the feature maps of {name} are 1x1 for these images"
         hint = "fusion needs positions: use a backbone with fewer stages, or larger images"
         raise ArtifactError(where, rule, hint)
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps on composed batches."""
+    """Steps on composed batches."""
     import torch
     from torch.nn import functional as F
 
@@ -143,7 +144,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     features = run.features if maps is None else _fused(options, run, maps, tails)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        # The donors' places in the batch hold fused features, of their tail image's class.
+        # Rows of donors hold fused features, which have the class of their tail image.
         fused = labels[:tails].repeat_interleave(donors)
         labels = torch.cat([labels[:tails], fused, labels[tails * (1 + donors) :]])
         values = F.cross_entropy(classifier(features), labels, reduction="none")
@@ -153,7 +154,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
 
 def _order(options: Options, run: TrainingRun, tails: int) -> Callable[[int], torch.Tensor]:
-    """Return the order of composed batches: tail images, donors of each of them, head images."""
+    """Order of composed batches: tail images, donors of each of them, head images."""
     import torch
 
     from ltcli.compute.seeds import derive
@@ -175,10 +176,11 @@ def _order(options: Options, run: TrainingRun, tails: int) -> Callable[[int], to
 
         drawn = torch.randint(len(tail_classes), (steps, tails), generator=generator)
         classes = tail_classes[drawn]
-        # Head images as they are, shuffled, and again where an epoch takes more than there are.
+        # Head images in their natural distribution, shuffled, as often as the epoch needs them.
         passes = range(-(-heads // len(head_rows)))
         shuffled = [torch.randperm(len(head_rows), generator=generator) for _ in passes]
         of_head = head_rows[torch.cat(shuffled)[:heads]].view(steps, -1)
+        # One call for all steps: members sorts the labels once for every call.
         parts = [one_of(classes), one_of(confusing[classes].flatten(1)), of_head]
         return torch.cat(parts, dim=1).flatten()
 
@@ -186,7 +188,7 @@ def _order(options: Options, run: TrainingRun, tails: int) -> Callable[[int], to
 
 
 def _confusing(options: Options, run: TrainingRun, head: torch.Tensor) -> torch.Tensor:
-    """Return the classes that lend to each class, int64 [C, N], the most confusing first."""
+    """Classes that lend to each class, int64 [C, N], the most confusing first."""
     import torch
 
     from ltcli.stats.confusion import top_confusing
@@ -202,7 +204,7 @@ def _confusing(options: Options, run: TrainingRun, head: torch.Tensor) -> torch.
 def _fused(
     options: Options, run: TrainingRun, maps: Inputs, tails: int
 ) -> Callable[[Batch], torch.Tensor]:
-    """Return what makes the features of a composed batch, the donors' replaced by fused ones."""
+    """Function that makes the features of a composed batch, with fused ones for the donors."""
     import torch
     from torch.nn import functional as F
 
@@ -210,8 +212,8 @@ def _fused(
     from ltcli.stats import fusion
 
     classifier, donors = run.network.classifier, options.donors_per_image
-    # A copy, for the classifier moves. Of a cosine classifier the lengths of rows and features
-    # are missing, which do not change a map that is scaled to 0..1.
+    # A copy, as training changes the classifier. For a cosine classifier the lengths of rows and
+    # features are missing, which do not change a map that is scaled to 0..1.
     weights = classifier.scales.detach().unsqueeze(1) * classifier.weight.detach()
     device, end = weights.device, tails * (1 + donors)
     maps, finish = _halves(options, run, maps)
@@ -227,6 +229,7 @@ def _fused(
         seed = derive("feature-fusion", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
         shares = torch.rand(tails * donors, generator=generator)
+        # Drawn on the CPU, so that a GPU run fuses the same columns.
         size = (tails * donors, found[0, 0].numel())
         draws = torch.randint(2**31, size, generator=generator)
         fused = fusion.fuse(
@@ -245,7 +248,7 @@ def _fused(
 def _halves(
     options: Options, run: TrainingRun, maps: Inputs
 ) -> tuple[Inputs, Callable[[torch.Tensor], torch.Tensor]]:
-    """Return what makes the maps that are fused, and what makes the last maps of these."""
+    """Functions that make the maps to fuse, and the last maps from these."""
     import torch
 
     from ltcli.compute.device import autocast
@@ -275,7 +278,7 @@ METHOD = Method(
     source="Chu et al., ECCV 2020, arXiv 2008.03673",
     stages=FINETUNE,
     options=Options,
-    # Without milestones the rate stays as it is.
+    # Steps without milestones are a constant rate.
     defaults={"finetune": {"epochs": 66, "lr": 1e-3, "decay": "steps"}},
     steps=make_steps,
     reads=reads,

@@ -1,13 +1,13 @@
-"""Focal loss: examples that are right already count less.
+"""Focal loss: samples that are predicted correctly count less.
 
     softmax: l_i = (1 - p)^gamma (-log p),                       p = softmax(z_i)[y_i]
     sigmoid: l_i = sum_c (1 - p_c)^gamma (-log p_c),  p_c = sigmoid(z_ic) for c = y_i,
                                                       p_c = 1 - sigmoid(z_ic) for the others
 
-gamma = 0 gives cross-entropy, or the sum of binary ones. Class weights stand outside, and gradients
-flow through the factor too: code that puts the weight into p, or detaches p, is another loss. With
-the sigmoid form the bias starts at -log(C - 1), where every class has probability 1/C, and has no
-weight decay.
+gamma = 0 gives cross-entropy, or the sum of binary ones. Class weights stand outside the formula,
+and gradients flow through the factor too: code that puts the weight into p, or detaches p, has
+another loss. In the sigmoid form the bias starts at -log(C - 1), where every class has probability
+1/C, and has no weight decay.
 
 Source: Lin, Goyal, Girshick, He, Dollar, ICCV 2017, arXiv 1708.02002 (sigmoid); softmax form:
 released code of Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Loss, Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Options:
 
 
 def make_loss(options: Options, _run: TrainingRun) -> Loss:
-    """Return the focal loss."""
+    """Focal loss of each sample."""
     from ltcli.stats import losses
 
     formula = losses.focal if options.form == "softmax" else losses.sigmoid_focal
@@ -52,7 +51,8 @@ def make_loss(options: Options, _run: TrainingRun) -> Loss:
 
 
 def head(options: Options, _run: Run) -> Head:
-    """Return what the form needs of the classifier."""
+    """Classifier that suits the form."""
+    # With a bias of 0 the C - 1 other classes start at probability 1/2 and swamp the first steps.
     return Head(rare_bias=options.form == "sigmoid")
 
 

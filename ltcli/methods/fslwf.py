@@ -1,17 +1,17 @@
-"""FSLwF, few-shot learning without forgetting: class vectors of the tail are generated.
+"""FSLwF, few-shot learning without forgetting: a generator makes the class vectors of the tail.
 
-    z_c = s cos(w_c, f)                                  s is learnt and starts at 10
+    z_c = s cos(w_c, f)                                  s is learned and starts at 10
     w_t = a * m_t + b * sum_h A_th w_h / |w_h|           for a tail class t, h over head classes
     A_t = softmax_h( g cos(Q m_t, k_h) )
 
-m_t is the mean of the class's features, each divided by its length; vectors of head classes, a, b,
-Q, the keys k, g and s are trained. In every step a few head classes are treated as if they belonged
-to the tail, and left out of the sum, so that the generator learns what it is used for.
-L = mean_i CE(z_i, y_i) over all classes, on a frozen backbone. After each step the generated
-vectors are written into the classifier, which is an ordinary one on cosines afterwards.
+m_t is the mean of the class's features, each divided by its length. Vectors of head classes, a, b,
+Q, the keys k, g and s are trained. In every step a few head classes play tail classes and leave the
+sum, so that the generator learns from classes with many images. L = mean_i CE(z_i, y_i) over all
+classes, on a frozen backbone. After each step the generated vectors are written into the
+classifier, which is then an ordinary one on cosines.
 
-The original attends with every support feature of an episode, here the class mean does. How the
-long-tailed comparisons that quote it adapted it is not documented.
+In the original every support feature of an episode attends, here the class mean does. The
+long-tailed comparisons that quote the method do not document their adaptation.
 
 Source: Gidaris, Komodakis, CVPR 2018, arXiv 1804.09458, eq. 3 to 7.
 """
@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, HeadRule, Method, head_of
-from ltcli.methods.run import require_frozen_backbone
+from ltcli.methods.method import FINETUNE, Head, Method, require_frozen_backbone
+from ltcli.methods.options import HeadRule, head_of
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ def check(options: Options, run: Run) -> None:
 
 
 class ClassVectors:
-    """The generator of class vectors.
+    """Generator of class vectors.
 
     Args:
-        options: With the rule of head classes.
-        run: Whose optimiser trains the parts.
+        options: Options of the method.
+        run: Run whose optimiser trains the parts.
         means: float [C, D], see ``class_means``.
 
     Attributes:
-        head: bool [C], which classes are head classes.
-        parts: What is trained.
+        head: bool [C], head classes.
+        parts: Trained parameters.
     """
 
     def __init__(self, options: Options, run: TrainingRun, means: torch.Tensor) -> None:
-        """Draw the keys; all else starts as ones."""
+        """Draw the keys; the rest starts as ones."""
         import torch
         from torch import nn
 
@@ -76,6 +76,7 @@ class ClassVectors:
         counts: list[int] = run.class_counts.tolist()
         self.head = torch.tensor(head_of(options, counts, "finetune"), device=means.device)
         self._means = means
+        # A stream of its own, so that the other draws of the run do not depend on the method.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("fslwf", run.seed))
             class_keys = torch.randn(num_classes, dim)
@@ -84,23 +85,24 @@ class ClassVectors:
             {
                 "mean": one.clone(),
                 "lent": one.clone(),
+                # The identity: attention starts from the cosines of means and keys.
                 "query": torch.diag(one),
                 "class_keys": class_keys.to(means),
                 "sharpness": 10.0 * one[0],
                 "scale": options.start_scale * one[0],
             }
         )
-        # Factors would be pulled to zero.
+        # Weight decay would pull factors to zero.
         factors = [self.parts[name] for name in ("mean", "lent", "sharpness", "scale")]
         train_too(run.optimizer, factors, decayed=False)
         train_too(run.optimizer, [self.parts["query"], self.parts["class_keys"]])
 
     def vectors(self, weight: torch.Tensor, rare: torch.Tensor) -> torch.Tensor:
-        """Return the class vectors with generated ones for some classes, float [C, D].
+        """Class vectors, float [C, D], with generated ones for some classes.
 
         Args:
-            weight: float [C, D], of all classes.
-            rare: bool [C], whose vectors are generated, and lend nothing.
+            weight: float [C, D], class vectors of all classes.
+            rare: bool [C], classes whose vectors are generated and lend nothing.
         """
         import torch
         from torch.nn import functional as F
@@ -114,9 +116,9 @@ class ClassVectors:
 
 
 def class_means(run: TrainingRun) -> torch.Tensor:
-    """Return the mean of the features of each class, each divided by its length, float [C, D].
+    """Mean of the features of each class, each divided by its length, float [C, D].
 
-    They are of the images as they are, without augmentation.
+    The images are not augmented.
     """
     import torch
     from torch.nn import functional as F
@@ -136,7 +138,7 @@ def class_means(run: TrainingRun) -> torch.Tensor:
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps on all classes, some of them with generated vectors."""
+    """Steps on all classes, some of them with generated vectors."""
     import torch
     from torch.nn import functional as F
 
@@ -152,6 +154,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     def objective(batch: Batch) -> torch.Tensor:
         seed = derive("fslwf hidden", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
+        # A function of seed, epoch and step, so that a resumed run hides the same classes.
         hidden = heads[torch.randperm(len(heads), generator=generator)[: options.hidden]]
         rare = tail.index_fill(0, to_device(hidden, tail.device), True)
         features, labels = run.inputs(batch), run.labels[batch.rows]
@@ -164,6 +167,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
     def step(batch: Batch) -> torch.Tensor:
         value = down(batch)
+        # Head vectors are trained in place; writing those of the tail makes the model complete.
         with torch.no_grad():
             classifier.weight.copy_(weights.vectors(classifier.weight, tail))
             classifier.scales.copy_(weights.parts["scale"].expand_as(classifier.scales))

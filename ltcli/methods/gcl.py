@@ -1,14 +1,14 @@
-"""GCL, Gaussian clouded logits: rarer classes are learnt against larger noise, on cosines.
+"""GCL, Gaussian clouded logits: larger noise on the logits of rarer classes, on cosines.
 
     z_ic = s (cos(w_c, f_i) - cloud |e_ic| d_c - margin [c = y_i])
     d_c  = log(n_max / n_c) / log(n_max / n_min)       0 for the largest class, 1 for the rarest
-    e    ~ N(0, 1/3) for every sample and class, cut off at -1 and 1
+    e    ~ N(0, 1/3) for every sample and class, clipped at -1 and 1
     l_i  = (1 - p_i)^gamma CE(z_i, y_i)                p = softmax(z_i)[y_i], held fixed
 
 Noise never raises a logit. Without noise, margin and gamma it is cross-entropy on scaled cosines.
-The first stage (``pretrain``) has s = 30 and no margin; the second trains the first one's cosine
-classifier on class-aware batches with s = 20, margin 0.1 and gamma 1. Both mix images. The two
-labels of a mixed image see the same noise here, and draws of their own in the released code.
+The first stage (``pretrain``) has s = 30 and no margin; the second trains the cosine classifier of
+the first on class-aware batches with s = 20, margin 0.1 and gamma 1. Both mix images. The two
+labels of a mixed image have the same noise here, and separate draws in the released code.
 
 Source: Li, Cheung, Lu, CVPR 2022, arXiv 2203.09770 and released code.
 """
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Loss, Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Options:
 
 
 def check(_options: Options, run: Run) -> None:
-    """Refuse a model whose classifier is not that of the first stage."""
+    """Refuse a model whose classifier is not on cosines, as the first stage's is."""
     model = run.headers.get("model")
     if model is not None and model.info["classifier"] != "cosine":
         rule = f"classifier must be cosine, got {model.info['classifier']}"
@@ -51,7 +50,7 @@ def check(_options: Options, run: Run) -> None:
 
 
 def make_loss(options: Options, run: TrainingRun) -> Loss:
-    """Return the loss of clouded logits."""
+    """Loss of clouded logits."""
     import torch
     from torch.nn import functional as F
 
@@ -60,10 +59,12 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
 
     sizes = (options.scale * options.cloud * losses.log_rarity(run.class_counts.cpu())).float()
     sizes = sizes.to(run.class_counts.device)
+    # Margin and cloud are in cosine units, the logits already have the factor.
     margins = torch.full_like(sizes, options.scale * options.margin)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         draws = torch.Generator().manual_seed(derive("gcl", run.seed, batch.epoch, batch.step))
+        # Drawn on the CPU: the same noise on every device.
         cloud = (torch.randn(logits.shape, generator=draws) / 3).clamp(-1, 1).abs()
         logits = losses.with_margins(
             logits - sizes * to_device(cloud, logits.device), labels, margins
@@ -71,13 +72,14 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
         values = F.cross_entropy(logits, labels, reduction="none")
         if options.gamma == 0:
             return values
+        # 1 - p as -expm1(-CE), which keeps the digits of a p near 1.
         return (-torch.expm1(-values.detach())).pow(options.gamma) * values
 
     return loss
 
 
 def head(options: Options, _run: Run) -> Head:
-    """Return a cosine classifier without bias."""
+    """Cosine classifier without bias."""
     return Head(trainable=("weight",), form="cosine", scale=options.scale)
 
 
@@ -87,6 +89,7 @@ METHOD = Method(
     stages=BOTH,
     options=Options,
     defaults={
+        # The two stages of the released code.
         "pretrain": {"schedule": "gcl", "mixup": 1.0},
         "finetune": {
             "data": "images",

@@ -1,15 +1,15 @@
-"""Hybrid-PSC: features by prototypes, a classifier on balanced batches, and a slow change over.
+"""Hybrid-PSC: prototypes train the features, balanced batches the classifier, mixed over time.
 
     L   = a mean_i L_i + (1 - a) mean_j CE(z_j, y_j),    a = 1 - (t / T)^2 in epoch t of T
     L_i = -log( e^(u_i . p_{y_i} / temperature) / sum over c != y_i of e^(u_i . p_c / temperature) )
 
-i runs over images drawn as they are, j over a class-aware batch. u = h(f) / |h(f)| with a
-projection h of two layers, p_c a learnt prototype of length 1. The denominator leaves the own class
-out, so that the loss can be below zero. a = 0 is cross-entropy on class-aware batches. Projection
-and prototypes are of no use after training and are kept as the state of the method.
+i runs over images of the natural distribution, j over a class-aware batch. u = h(f) / |h(f)| with a
+projection h of two layers, p_c is a learned prototype of length 1. The denominator leaves out the
+own class, so the loss can be negative. a = 0 is cross-entropy on class-aware batches. Projection
+and prototypes serve only training; they are the state of the method.
 
-From a secondary source: the primary code was not available. It also turns images grey at random,
-which is left out here; temperature 1 for CIFAR-10, 0.1 for CIFAR-100.
+The formulas come from a secondary source, as the primary code was not available. It also turns
+images grey at random, which is left out here; temperature 1 for CIFAR-10, 0.1 for CIFAR-100.
 
 Source: Wang, Han, Shi, Gao, Xu, Zhang, Wang, CVPR 2021, arXiv 2103.14267.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
 def projection_and_prototypes(
     options: Options, run: TrainingRun
 ) -> tuple[torch.nn.Module, torch.nn.Parameter]:
-    """Return h, float [B, D] to float [B, P], and prototypes, float [C, P], to be trained too."""
+    """Projection h, float [B, D] to [B, P], and prototypes, float [C, P], both to be trained."""
     import torch
     from torch import nn
 
@@ -49,6 +49,7 @@ def projection_and_prototypes(
     from ltcli.engine.steps import train_too
 
     num_classes, dim = run.network.classifier.weight.shape
+    # Drawn on the CPU from a stream of its own: the same start on every device.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive("hybrid-psc", run.seed))
         layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, options.projection)]
@@ -62,13 +63,13 @@ def projection_and_prototypes(
 def contrast(
     features: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Return the prototypical loss of each sample, float [B].
+    """Prototypical loss of each sample, float [B].
 
     Args:
         features: float [B, P], projected.
         labels: int64 [B].
         prototypes: float [C, P], of any length but 0.
-        temperature: Of the similarities.
+        temperature: Temperature of the similarities.
     """
     from torch.nn import functional as F
 
@@ -79,7 +80,7 @@ def contrast(
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps on two batches, one for features and one for the classifier."""
+    """Steps on two batches, one for features and one for the classifier."""
     import torch
     from torch.nn import functional as F
 
@@ -88,6 +89,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
     labels, classifier = run.labels, run.network.classifier
     project, prototypes = projection_and_prototypes(options, run)
+    # One module, so that a checkpoint keeps both.
     state = torch.nn.ModuleDict({"project": project})
     state.register_parameter("prototypes", prototypes)
     second = second_batches(

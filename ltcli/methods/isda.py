@@ -1,17 +1,17 @@
-"""ISDA, implicit semantic data augmentation: every feature stands for a Gaussian around it.
+"""ISDA, implicit semantic data augmentation: a Gaussian around every feature, in closed form.
 
     z~_ic = z_ic + 1/2 strength_t (w_c - w_y)' Sigma_y (w_c - w_y), with y the label of sample i
     strength_t = strength (ramp_start + (1 - ramp_start) t / T), in epoch t = 0 ... T - 1 of T
     L = mean_i( -log softmax(z~_i)[y_i] )
 
-This is an upper bound of the expected cross-entropy over infinitely many draws from
-N(f_i, strength_t Sigma_y). The target's logit stays, the others rise by half the variance of their
-difference to it. Strength 0, or covariances of zero, give cross-entropy. Covariances are constants
-of the loss; gradients flow through features, class vectors and bias.
+L is an upper bound of the expected cross-entropy over draws from N(f_i, strength_t Sigma_y). The
+target's logit stays; each other logit rises by half the variance of its difference to it. Strength
+0, or covariances of zero, give cross-entropy. Covariances are constants of the loss; gradients flow
+through features, class vectors and bias.
 
-The running estimator starts from nothing and takes each batch into account before its loss, as in
-the released code. That has full covariances on CIFAR, of strength 0.5, and on ImageNet diagonal
-ones for their memory, of strength 7.5.
+The running estimator starts at zero and adds each batch before its loss, as in the released code.
+That code has full covariances on CIFAR, with strength 0.5, and diagonal ones on ImageNet, to save
+memory, with strength 7.5.
 
 Source: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
 """
@@ -25,19 +25,18 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.errors import ResourceError
 from ltcli.core.params import param
 from ltcli.core.text import plural
-from ltcli.methods.method import FINETUNE, Method
-from ltcli.methods.run import require_linear
+from ltcli.methods.method import FINETUNE, Method, require_linear
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.artifacts.header import Header
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 
-# What full running covariances may take: a matrix a class, however few images it has.
+# Limit of full running covariances: each class has a matrix, however few images it has.
 MAX_FULL_BYTES = 8e9
 
 
@@ -62,18 +61,15 @@ class Options(CovarianceSource):
 
 
 def check(options: Options, run: Run) -> None:
-    """Refuse a classifier whose logits are not linear, and covariances that are too large."""
+    """Refuse a non-linear classifier, and covariances that are too large."""
     require_linear(run.headers["model"])
     if options.source == "running":
         require_room(options.form, run.headers["model"])
 
 
 def require_room(form: str, model: Header) -> None:
-    """Refuse running covariances that are too large, before they grow batch by batch.
-
-    Raises:
-        ResourceError: There are too many classes and features for the full form.
-    """
+    """Refuse full running covariances that are too large, with ResourceError."""
+    # At once: they grow batch by batch, and would fill the memory only after some epochs.
     classes, dim = model.tensors["classifier.weight"][1]
     size = 4 * classes * dim**2
     if form == "full" and size > MAX_FULL_BYTES:
@@ -83,20 +79,21 @@ def require_room(form: str, model: Header) -> None:
 
 
 def reads(options: CovarianceSource, _run: Run) -> tuple[str, ...]:
-    """Return what the covariances need beside model and data."""
+    """Inputs of the covariances beside model and data."""
     return ("covariances",) if options.source == "artifact" else ()
 
 
 def covariances_of(
     options: CovarianceSource, run: TrainingRun
 ) -> tuple[Estimator | None, Callable[[], Covariances]]:
-    """Return the running estimator, if there is one, and what gives the covariances of now."""
+    """Running estimator, if any, and function that gives the present covariances."""
     from ltcli.stats.running_moments import Estimator
 
     if options.source == "running":
         num_classes, dim = run.network.classifier.weight.shape
         running = Estimator(num_classes, dim, options.form, run.labels.device)
         return running, lambda: running.covariances
+    # ``reads`` has asked for them, so their absence is a bug.
     known = run.covariances
     if known is None:
         raise ValueError("the method reads covariances unless they are running")
@@ -104,7 +101,7 @@ def covariances_of(
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps with the augmented logits."""
+    """Steps with the augmented logits."""
     from torch.nn import functional as F
 
     from ltcli.engine.schedules import ramp
@@ -116,7 +113,9 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     on_host = labels_on_host(run.order, run.labels)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        # With labels on the CPU, no step waits to learn the classes of its batch.
         host = on_host(batch)
+        # Before the loss, as in the released code.
         if running is not None:
             running.update(features, host)
         strength = options.strength * ramp(options.ramp_start, batch.epoch, run.epochs)

@@ -1,14 +1,14 @@
-"""L2RW, learning to reweight: a sample counts as far as its gradient agrees with a balanced batch.
+"""L2RW, learning to reweight: the weight of a sample is its gradient's agreement with a meta batch.
 
     a_i = < grad l_i, grad M >               M the cross-entropy of the held-out batch, at theta
     w_i = max(a_i, 0) / sum_j max(a_j, 0)    all 0 where no a_j is positive
     theta <- SGD step on sum_i w_i l_i
 
-a_i is minus the derivative of M by the weight of sample i, in a virtual step whose weights are all
-zero: nothing moves in it, and its rate cancels.
+a_i is minus the derivative of M by the weight of sample i, in a virtual step with all weights at
+zero: it moves nothing, and its rate cancels.
 
 Source: Ren, Zeng, Yang, Urtasun, ICML 2018, arXiv 1803.09050, algorithm 1. The long-tailed figures
-are quoted from Jamal et al., CVPR 2020, arXiv 2003.10780, with 10 held-out images per class.
+come from Jamal et al., CVPR 2020, arXiv 2003.10780, with 10 held-out images per class.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Options(bilevel.Reweighting):
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps with weights from the held-out batch."""
+    """Steps with weights from the held-out batch."""
 
     def after(
         losses: torch.Tensor, agreed: torch.Tensor, _labels: torch.Tensor, _batch: Batch
     ) -> torch.Tensor:
         positive = agreed.clamp(min=0)
-        # A sum of zero stays one of zeros.
+        # Without any agreement all weights stay 0, instead of 0 / 0.
         total = positive.sum()
         return (positive / (total + (total == 0)) * losses).sum()
 
@@ -51,9 +51,9 @@ METHOD = Method(
     stages=BOTH,
     options=Options,
     defaults={"pretrain": {"schedule": "metasaug"}, "finetune": bilevel.SECOND_STAGE},
-    steps=make_steps,
-    alone=True,
+    check=bilevel.check_weights,
     reads=bilevel.reads,
     set_aside=bilevel.set_aside,
-    check=bilevel.check_weights,
+    steps=make_steps,
+    alone=True,
 )

@@ -3,8 +3,8 @@
     L = mean_i CE( s (cos(w_c, f_i) - m_{y_i} [c = y_i]), y_i )
     m_c ~ n_c^(-1/4), the largest of them max_margin
 
-Only the target's logit is lowered, by s m_y. Margin 0 is cross-entropy on scaled cosines. The
-released code trains the last layer without bias; with a plain linear layer this scale diverges.
+Only the target's logit falls, by s m_y. Margin 0 is cross-entropy on scaled cosines. The released
+code trains the last layer without bias; with a plain linear layer this scale diverges.
 
 Source: Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
 """
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Loss, Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,12 @@ class Options:
 
 
 def make_loss(options: Options, run: TrainingRun) -> Loss:
-    """Return cross-entropy on scaled cosines with margins."""
+    """Cross-entropy on scaled cosines with margins."""
     from torch.nn import functional as F
 
     from ltcli.stats import losses
 
+    # The logits already have the factor of the cosines, so the margins get it too.
     margins = losses.margins(run.class_counts.cpu(), options.max_margin) * options.scale
     margins = margins.float().to(run.class_counts.device)
 
@@ -50,7 +50,7 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
 
 
 def head(options: Options, _run: Run) -> Head:
-    """Return a fresh cosine classifier without bias."""
+    """Fresh cosine classifier without bias."""
     return Head(start="fresh", trainable=("weight",), form="cosine", scale=options.scale)
 
 

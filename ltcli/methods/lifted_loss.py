@@ -1,10 +1,10 @@
-"""Lifted structured loss: cross-entropy, and pairs of a class nearer than all samples of others.
+"""Lifted structured loss: cross-entropy, and pairs of one class nearer than samples of others.
 
     L = mean_i CE(z_i, y_i) + weight L_lifted        see ``ltcli.stats.metric.lifted``
 
-Weight 0 gives cross-entropy. The figures that long-tailed papers quote are from the comparison of
-OLTR, whose code once held this loss with a margin of 5; how it was joined to a classifier is not
-known, and the sum is what others do.
+Weight 0 gives cross-entropy. Long-tailed papers quote the figures of OLTR's comparison, whose code
+once had this loss with a margin of 5. Its combination with a classifier is unknown; others take the
+sum.
 
 Source: Oh Song, Xiang, Jegelka, Savarese, CVPR 2016, arXiv 1511.06452.
 """
@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method
-from ltcli.methods.run import require_moving_backbone
+from ltcli.methods.method import BOTH, Method, require_moving_backbone
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Options:
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps with the lifted loss of the batch."""
+    """Steps with the lifted loss of the batch."""
     from torch.nn import functional as F
 
     from ltcli.engine.steps import Steps, feature_step

@@ -1,10 +1,10 @@
-"""Logit adjustment: the optimal classifier under a balanced prior, in the loss or afterwards.
+"""Logit adjustment: the optimal classifier for a uniform prior, in the loss or afterwards.
 
     in the loss (pretrain):            L = mean_i CE(z_i + tau log prior, y_i), predict argmax z
     on a trained classifier (finetune): predict argmax z - tau log prior, which moves the bias
 
-tau = 0 changes nothing. The two must not be combined, so ``finetune`` refuses a model whose
-classifier does not follow the class prior any more. ``adjust`` also chooses tau on validation.
+tau = 0 changes nothing. Together the two would correct twice, so ``finetune`` refuses a model whose
+classifier no longer follows the class prior. ``adjust`` also chooses tau on validation images.
 
 Source: Menon, Jayasumana, Rawat, Jain, Veit, Kumar, ICLR 2021, arXiv 2007.07314.
 """
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import SolvingRun, TrainingRun
+    from ltcli.methods.method import Loss, SolvingRun, TrainingRun
     from ltcli.models.classifier import Classifier
 
 
@@ -34,7 +33,7 @@ class Options:
 
 
 def make_loss(options: Options, run: TrainingRun) -> Loss:
-    """Return cross-entropy on logits plus tau times the log prior."""
+    """Cross-entropy on logits plus tau times the log prior."""
     from torch.nn import functional as F
 
     from ltcli.stats.adjustment import log_prior
@@ -49,7 +48,7 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
 
 
 def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier with tau times the log prior taken from its bias."""
+    """Classifier with its bias lowered by tau times the log prior."""
     from ltcli.stats.adjustment import for_tau
 
     run.classifier.add(for_tau(run.class_counts, options.tau))

@@ -2,8 +2,8 @@
 
     z_c = s_c (w_c . f + b_c), s initialised at 1 and trained with class-aware sampling
 
-s = 1 leaves the predictions as they are. The paper scales w_c alone; the released code scales the
-logit, bias included, as here.
+s = 1 changes no prediction. The paper scales w_c alone; the released code scales the whole logit
+with its bias, as here.
 
 Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217.
 """
@@ -17,8 +17,9 @@ METHOD = Method(
     source="Kang et al., ICLR 2020, arXiv 1910.09217",
     stages=FINETUNE,
     options=NoOptions,
-    loss=make_loss,
     defaults={"finetune": {"sampler": "class-aware"}},
+    loss=make_loss,
+    # Class-aware sampling already counts as a correction of the prior.
     balances=lambda _options, _run: False,
     head=lambda _options, _run: Head(trainable=("scales",)),
 )

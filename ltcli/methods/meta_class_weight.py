@@ -1,13 +1,13 @@
-"""Meta-class-weight: class-balanced weights, each corrected for its sample on a balanced batch.
+"""Meta-class-weight: class-balanced weights, corrected for each sample on a balanced batch.
 
     theta'  = theta - rate grad sum_i w_{y_i} l_i          a virtual step, w by the effective number
     eps_i   = -meta_lr dM/dw_i = meta_lr rate < grad l_i, grad M(theta') >
     theta  <- SGD step on mean_i (w_{y_i} + eps_i) l_i
 
-M is the cross-entropy of the held-out batch. In the released code the virtual step goes down a sum
-and the real one a mean, as here, and eps is neither clipped nor kept. With its rates eps is of the
-order 1e-5 times an inner product of gradients; the log says what it is (``weight_step``, its mean
-size). ``--meta-lr 0`` is the control: class-balanced training with everything else alike.
+M is the cross-entropy of the held-out batch. In the released code the virtual step lowers a sum and
+the real one a mean, as here, and eps is neither clipped nor kept. With its rates eps is of the
+order 1e-5 times an inner product of gradients; the log has its mean size, ``weight_step``.
+``--meta-lr 0`` is the control: class-balanced training with everything else alike.
 
 Source: Jamal, Brown, Yang, Wang, Gong, CVPR 2020, arXiv 2003.10780, algorithm 1 and released code.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,20 @@ class Options(bilevel.Reweighting):
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps with corrected class weights."""
+    """Steps with corrected class weights."""
     import dataclasses
 
-    # Sums over the steps of an epoch: mean sizes of the corrections, and their number.
+    # Sums over the steps of an epoch, on the device: mean sizes of the corrections, their number.
     sizes = run.class_counts.new_zeros(2, dtype=run.network.classifier.weight.dtype)
 
     def before(losses: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        # A mean times the batch size: the sum of the virtual step.
         return run.reduce(losses, labels, batch) * len(losses)
 
     def after(
         losses: torch.Tensor, agreed: torch.Tensor, labels: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
+        # Minus the derivative of M: agreement with the held-out gradient raises a weight.
         corrections = options.meta_lr * run.optimizer.param_groups[0]["lr"] * agreed
         sizes[0] += corrections.abs().mean()
         sizes[1] += 1
@@ -70,11 +72,7 @@ METHOD = Method(
     stages=FINETUNE,
     options=Options,
     defaults={
-        "finetune": {
-            **bilevel.SECOND_STAGE,
-            "beta": 0.9999,
-            "reduction": "mean-of-weighted",
-        }
+        "finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999, "reduction": "mean-of-weighted"}
     },
     steps=make_steps,
     alone=True,

@@ -1,4 +1,4 @@
-"""Meta-weight-net: a small network learns which weight a sample of which loss should have.
+"""Meta-weight-net: a small network learns the weight of a sample from its loss.
 
     V(l; phi): 1 -> 100 -> 1, ReLU, sigmoid;     w_i = V(l_i) / sum_j V(l_j)
     theta'  = theta - rate grad sum_i w_i l_i           a virtual step, V's input held fixed
@@ -6,9 +6,9 @@
     theta  <- SGD step on sum_i w_i l_i with the new phi
 
 M is the cross-entropy of the held-out batch; its derivative by phi goes through w alone, with
-dM/dw_i = -rate < grad l_i, grad M(theta') >. A constant V gives the mean loss. The repository for
-imbalanced classes normalises in the batch and steps phi with SGD of 1e-5, as here; the one for
-noisy labels takes the mean of V(l_i) l_i, and Adam of 1e-3.
+dM/dw_i = -rate < grad l_i, grad M(theta') >. A constant V gives the mean loss. The authors' code
+for imbalanced classes normalises within the batch and trains phi by SGD with 1e-5, as here; that
+for noisy labels takes the mean of V(l_i) l_i, and Adam with 1e-3.
 
 Source: Shu, Xie, Yi, Zhao, Zhou, Xu, Meng, NeurIPS 2019, arXiv 1902.07379, algorithm 1 and
 released code.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options(bilevel.Reweighting):
 
 
 class _Weigher:
-    """V, and its optimiser; what a resumed run needs of both."""
+    """V and its optimiser, with the state of both for a resumed run."""
 
     def __init__(self, options: Options, run: TrainingRun) -> None:
         import torch
@@ -57,18 +57,19 @@ class _Weigher:
         self._optimizer = torch.optim.SGD(
             self.network.parameters(), lr=options.meta_lr, momentum=0.9, nesterov=True
         )
-        # Made here, so that a checkpoint always has them.
+        # SGD makes them in its first step; a checkpoint before it would have none to restore.
         for parameter in self.network.parameters():
             self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def weights(self, losses: torch.Tensor) -> torch.Tensor:
-        """Return the weights of a batch, which sum to 1, float [B], of its losses, float [B]."""
+        """Weights of a batch, float [B], sum 1, for its losses float [B]."""
+        # Detached: V learns from the held-out loss, and the losses must not learn to please V.
         values: torch.Tensor = self.network(losses.detach().unsqueeze(1)).squeeze(1)
         total = values.sum()
         return values / (total + (total == 0))
 
     def step(self, losses: torch.Tensor, slopes: torch.Tensor) -> None:
-        """Move V down sum_i slopes_i w_i."""
+        """Lower sum_i slopes_i w_i, whose gradient by phi is that of M."""
         import torch
 
         self._optimizer.zero_grad(set_to_none=True)
@@ -76,7 +77,7 @@ class _Weigher:
         self._optimizer.step()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return parameters and momentum."""
+        """Parameters and momentum by name."""
         found = {}
         for name, parameter in self.network.named_parameters():
             found[name] = parameter.detach()
@@ -84,14 +85,14 @@ class _Weigher:
         return found
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``tensors`` returned."""
+        """Restore what ``tensors`` returned."""
         for name, parameter in self.network.named_parameters():
             parameter.data.copy_(tensors[name])
             self._optimizer.state[parameter]["momentum_buffer"].copy_(tensors[f"{name}.momentum"])
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps with learned weights."""
+    """Steps with learned weights."""
     import dataclasses
 
     weigher = _Weigher(options, run)
@@ -102,6 +103,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     def after(
         losses: torch.Tensor, agreed: torch.Tensor, _labels: torch.Tensor, _batch: Batch
     ) -> torch.Tensor:
+        # First phi, then theta with the new weights, as in algorithm 1.
         weigher.step(losses, -run.optimizer.param_groups[0]["lr"] * agreed)
         return (weigher.weights(losses).detach() * losses).sum()
 

@@ -1,4 +1,4 @@
-"""MetaSAug: ISDA with class-balanced weights, whose covariances are corrected on held-out images.
+"""MetaSAug: ISDA with class-balanced weights and covariances corrected on held-out images.
 
 Every step has a batch of the long-tailed images and a balanced held-out batch:
 
@@ -8,21 +8,21 @@ Every step has a batch of the long-tailed images and a balanced held-out batch:
     L = mean over the batch of w_y base(z + strength_t / 2 Q[y]), w_y by the effective number
 
 grad_Sigma is exact and in closed form, see ``ltcli.stats.meta_covariance``. The virtual step is
-plain gradient descent on everything that is trained, without momentum or decay, as in the released
-code. Running covariances start from nothing and take a batch into account after its step. Sigma' is
-in general not positive semi-definite, and nothing here needs it to be.
+plain gradient descent on all trained parameters, without momentum or decay, as in the released
+code. Running covariances start at zero and add a batch after its step. Sigma' is in general not
+positive semi-definite, and no formula here requires it.
 
 Running covariances of thousands of classes must be diagonal. Those of an artifact in factor form
-need not: they are written out for the classes of a batch alone. A step corrects them for itself.
+need not: only the classes of a batch become matrices, which one step corrects for itself.
 
 Paper and released code differ; ``variant``:
 
-    code   Sigma' serves one step and is then forgotten: the next starts from the running estimate.
+    code   Sigma' serves one step and is then dropped: the next starts from the running estimate.
     paper  Sigma' replaces the estimate (Algorithm 1).
 
-The rest are parameters: the strength grows from 0.8 to 1 of its value, as epoch / 200 does from
-epoch 160 (paper: constant, ``--ramp-start 1``); beta is 0.9999 (paper: (N - 1) / N); the weighted
-mean (paper: a sum). LDAM's margins are taken off ordinary logits. The paper gives no equation for
+The other differences are parameters: the strength grows from 0.8 to 1 of its value, as epoch / 200
+does from epoch 160 (paper: constant, ``--ramp-start 1``); beta is 0.9999 (paper: (N - 1) / N); the
+weighted mean (paper: a sum). LDAM's margins lower ordinary logits. The paper gives no equation for
 the focal base; here it is the focal loss of the augmented logits.
 
 ``--meta-lr 0`` is the control: class-balanced ISDA with everything else alike.
@@ -40,15 +40,15 @@ from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods import bilevel, isda
 from ltcli.methods.isda import CovarianceSource, covariances_of, require_room
-from ltcli.methods.method import FINETUNE, Base, Method, base_loss
+from ltcli.methods.method import FINETUNE, Method
+from ltcli.methods.options import Base, base_loss
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
     from ltcli.methods.bilevel import Meta
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Loss, Run, TrainingRun
     from ltcli.stats.quadratic import Covariances, Diagonal, Full
     from ltcli.stats.running_moments import Estimator
 
@@ -68,7 +68,7 @@ class Options(bilevel.MetaSet, Base, CovarianceSource):
 
 
 def check(options: Options, run: Run) -> None:
-    """Refuse a model or a meta set that does not fit, and covariances that are too large."""
+    """Refuse an unsuitable model or meta set, and covariances that are too large."""
     bilevel.check(options, run)
     if options.source == "running":
         require_room(options.form, run.headers["model"])
@@ -78,12 +78,12 @@ def check(options: Options, run: Run) -> None:
 
 
 def reads(options: Options, run: Run) -> tuple[str, ...]:
-    """Return what is needed beside model and data."""
+    """Inputs beside model and data."""
     return (*bilevel.reads(options, run), *isda.reads(options, run))
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return the bi-level steps."""
+    """Bi-level steps."""
     from ltcli.engine.steps import Steps, labels_on_host
 
     order, meta = bilevel.meta_set(options, run)
@@ -95,16 +95,16 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
 @dataclass(frozen=True)
 class _Now:
-    """One step's training batch, and what its losses have in common.
+    """Training batch of one step, and the constants of its losses.
 
     Attributes:
-        batch: Which rows.
+        batch: Rows of the step.
         x: Images or features that were drawn.
         features: float32 [B, D].
         labels: int64 [B].
         host: The labels on the CPU.
-        covariances: Before the meta step.
-        strength: Of this epoch.
+        covariances: Covariances before the meta step.
+        strength: Strength in this epoch.
         rate: Learning rate of this epoch.
     """
 
@@ -119,15 +119,15 @@ class _Now:
 
 
 class _MetaSteps:
-    """The steps of MetaSAug.
+    """Steps of MetaSAug.
 
     Args:
-        options: Of the method.
-        run: What is trained, on what.
-        running: The estimator that follows the steps, if the covariances are running.
-        covariances: Gives those of now.
-        meta: Makes the held-out batch of a step.
-        on_host: Labels of a step on the CPU.
+        options: Options of the method.
+        run: The run.
+        running: Estimator that follows the steps, for running covariances.
+        covariances: Function that gives the present covariances.
+        meta: Function that makes the held-out batch of a step.
+        on_host: Function that gives the labels of a step on the CPU.
     """
 
     def __init__(
@@ -143,11 +143,12 @@ class _MetaSteps:
         self._covariances = covariances
         self._meta, self._on_host = meta, on_host
         self._loss: Loss = base_loss(options, run.class_counts)
-        # Sums over the steps of an epoch: relative sizes of the covariance steps, and their number.
+        # Sums over the steps of an epoch, on the device: relative sizes of the covariance steps,
+        # and their number.
         self._sizes = run.class_counts.new_zeros(2, dtype=run.network.classifier.weight.dtype)
 
     def facts(self) -> dict[str, float]:
-        """Return the mean relative size of the covariance steps since the last call."""
+        """Mean relative size of the covariance steps since the last call, for the log."""
         if self._options.meta_lr == 0:
             return {}
         total, count = self._sizes.tolist()
@@ -155,7 +156,7 @@ class _MetaSteps:
         return {"covariance_step": total / max(count, 1.0)}
 
     def step(self, batch: Batch) -> torch.Tensor:
-        """Do one step; the loss is the one with the corrected covariances."""
+        """Do one step and return the loss with the corrected covariances."""
         import torch
 
         from ltcli.engine.schedules import ramp
@@ -179,6 +180,7 @@ class _MetaSteps:
         torch.autograd.backward(value)
         run.optimizer.step()
         if self._running is not None:
+            # Corrected first: the update then adds this batch to the replaced estimate.
             if options.variant == "paper" and corrected is not None:
                 self._running.replace(corrected)
             self._running.update(now.features, now.host)
@@ -198,7 +200,7 @@ class _MetaSteps:
         return self._setting.reduce(values, now.labels, now.batch)
 
     def _corrected(self, now: _Now) -> Full | Diagonal:
-        """Return the covariances after the meta step."""
+        """Covariances after the meta step."""
         import torch
 
         from ltcli.compute.transfer import to_device
@@ -208,6 +210,7 @@ class _MetaSteps:
         run, classifier = self._setting, self._setting.network.classifier
         classes = torch.unique(now.host)
         present: list[int] = classes.tolist()
+        # The gradient is zero for all classes that are not in the batch.
         start = now.covariances
         if not isinstance(start, Diagonal):
             start = as_matrices(start, present)
@@ -238,12 +241,13 @@ class _MetaSteps:
             after: Full | Diagonal = Diagonal(before.index_add(0, where, steps))
             known = before[where]
         else:
+            # Matrices of other classes are shared with the estimate, not copied.
             matrices = list(start.matrices)
             known = torch.stack([matrices[c] for c in present])
             for c, step in zip(present, steps, strict=True):
                 matrices[c] = matrices[c] + step
             after = Full(matrices)
-        # A covariance of zero, as before the first batch, has no relative step.
+        # A covariance of zero, as before the first batch, has no relative size.
         norm = known.norm()
         self._sizes[0] += torch.where(norm > 0, steps.norm() / norm, 0.0)
         self._sizes[1] += norm > 0

@@ -1,4 +1,4 @@
-"""MiSLAS, second stage: head classes have smoother labels, and every class learns its scale.
+"""MiSLAS, second stage: smoother labels for head classes, and a learned scale for every class.
 
     z = s * (W f + b)      W and b of the first stage, at classifier_rate times the rate of s
     l_i = (1 - e_{y_i}) (-log p_{y_i}) + e_{y_i} mean_c(-log p_c)
@@ -6,7 +6,7 @@
 
 Class-aware sampling, no mixup; the first stage is ``pretrain --mixup 1 --schedule mislas``. e = 0
 is cross-entropy. The paper spreads e over the other classes, the released code over all, as here.
-The defaults are those of CIFAR-10-LT at factor 100. Published, for factors 100 / 50 / 10: CIFAR-10
+The defaults are for CIFAR-10-LT at factor 100. Published, for factors 100 / 50 / 10: CIFAR-10
 smooth_head .3 / .2 / .1, classifier_rate .5 / .2 / .2; CIFAR-100, with ``--shift-bn``, smooth_head
 .4 / .3 / .2, smooth_tail .1 / 0 / 0, classifier_rate .2 / .1 / .1. ImageNet-LT and iNaturalist:
 smooth_head .3, classifier_rate .05, with ``--shift-bn``.
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Loss, Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Options:
 
 
 def make_loss(options: Options, run: TrainingRun) -> Loss:
-    """Return label-aware smoothing."""
+    """Cross-entropy with label-aware smoothing."""
     from ltcli.stats import losses
 
     by_class = losses.smoothing(run.class_counts.cpu(), options.smooth_head, options.smooth_tail)
@@ -53,7 +52,7 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
 
 
 def head(options: Options, _run: Run) -> Head:
-    """Return the trained classifier at a smaller rate, and scales."""
+    """Trained classifier at a smaller rate, and scales."""
     rates = {"weight": options.classifier_rate, "bias": options.classifier_rate}
     return Head(trainable=("weight", "bias", "scales"), rates=rates)
 

@@ -1,4 +1,4 @@
-"""NCM, nearest class mean: each class is the mean of its normalised features; no training.
+"""NCM, nearest class mean: class vectors are means of normalised features; no training.
 
     w_c = mean over class c of f / ||f||,  z_c = scale * cos(f, w_c)
 
@@ -16,7 +16,7 @@ from ltcli.core.params import param
 from ltcli.methods.method import FINETUNE, Method
 
 if TYPE_CHECKING:
-    from ltcli.methods.run import SolvingRun
+    from ltcli.methods.method import SolvingRun
     from ltcli.models.classifier import Classifier
 
 
@@ -28,7 +28,7 @@ class Options:
 
 
 def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]]:
-    """Return a cosine classifier whose class vectors are the means of normalised features."""
+    """Cosine classifier whose class vectors are the means of normalised features."""
     from torch.nn import functional as F
 
     from ltcli.models.classifier import Classifier
@@ -37,6 +37,7 @@ def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]
     num_classes, feature_dim = run.classifier.weight.shape
     classifier = Classifier(feature_dim, num_classes, "cosine")
     classifier.scales.data.fill_(options.scale)
+    # Normalised first: otherwise long features dominate the mean.
     unit = F.normalize(run.features)
     classifier.weight.data.copy_(class_means(unit, run.labels, num_classes))
     classifier.bias.data.zero_()

@@ -1,14 +1,14 @@
-"""OLTR, second stage: features are enriched from a memory of class centroids.
+"""OLTR, second stage: a memory of class centroids enriches the features.
 
     z_c = s (w_c / |w_c| . v),    v by ``ltcli.models.memory`` from f and the centroids M
     L   = mean_i CE(z_i, y_i) + centre_weight (mean_i |f_i - M_{y_i}|^2 / 2 + push_weight L_push)
     L_push = max(0, push_margin - sum over i and c != y_i of |f_i - M_c|^2 / (B C))
 
-Class-aware sampling. The centroids start at the class means of the model that training starts from,
-as its ``covariances`` have them, and learn from the second part of L alone. Backbone and centroids
-move at a tenth of the rate. In the released code a centroid's gradient is divided by one more than
-its samples in the batch, and what recalls centroids starts as the first stage's classifier; here
-neither is so. The rejection of unknown classes is left out: every test image has a known one here.
+Class-aware sampling. The centroids start at the class means of the initial model, from its
+``covariances``, and learn only from the second part of L. Backbone and centroids have a tenth of
+the rate. The released code also divides a centroid's gradient by one more than its samples in the
+batch, and starts the layer that recalls centroids as the first stage's classifier. The rejection of
+unknown classes is left out: every test image has a known class here.
 
 Source: Liu, Miao, Zhan, Wang, Gong, Yu, CVPR 2019, arXiv 1904.05160 and released code.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Options:
 def centroid_loss(
     features: torch.Tensor, labels: torch.Tensor, centroids: torch.Tensor, options: Options
 ) -> torch.Tensor:
-    """Return how far features are from their centroid, and too near to others, float [].
+    """Loss of the distances to the own centroid and of nearness to the others, float [].
 
     Args:
         features: float [B, D].
@@ -57,6 +57,7 @@ def centroid_loss(
 
     distances = squared_distances(features, centroids)
     own = distances.gather(1, labels.unsqueeze(1)).sum()
+    # All distances less the own ones: no mask of [B, C] is needed.
     others = (distances.sum() - own) / distances.numel()
     return 0.5 * own / len(labels) + options.push_weight * (options.push_margin - others).clamp(
         min=0
@@ -64,7 +65,7 @@ def centroid_loss(
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps with the centroid loss."""
+    """Steps with the centroid loss."""
     import torch
     from torch.nn import functional as F
 
@@ -87,7 +88,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
 
 def head(options: Options, _run: Run) -> Head:
-    """Return a fresh classifier with a memory, and the rates of the parts."""
+    """Fresh classifier with a memory, and the rates of the parts."""
     return Head(
         start="fresh",
         trainable=("weight", "memory"),

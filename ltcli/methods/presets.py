@@ -7,19 +7,18 @@
     class-balanced-focal          the same with the sigmoid focal loss
     class-balanced-finetuning     the whole network at a small rate on class-aware batches
 
-Before the deferred epoch a run is the same, to the bit, as without weights or sampler. The class
-weights are w_c = (1 - beta) / (1 - beta^n_c), scaled to mean 1; beta 0 or equal counts give the
-plain loss. In the paper of LDAM the deferred weights are 1/n, in its released code those of the
-effective number (beta 0.9999), as here.
+Before the deferred epoch a run equals one without weights or sampler, to the bit. The class weights
+are w_c = (1 - beta) / (1 - beta^n_c), scaled to mean 1; beta 0 or equal counts give the plain loss.
+The deferred weights are 1/n in the paper of LDAM, and those of the effective number (beta 0.9999)
+in its released code, as here.
 
     weighted-mean:    L = sum_i w_{y_i} l_i / sum_i w_{y_i}
     mean-of-weighted: L = mean_i( w_{y_i} l_i )
 
 The released TensorFlow code of the class-balanced losses averages over the batch, as the preset
-with the focal loss does; nearly all PyTorch code divides by the weights of the batch, a factor that
-changes from batch to batch. The primary source of class-balanced fine-tuning gives no details for
-CIFAR: 20 epochs at rate 1e-3 are a choice. Its published figures are below cross-entropy at
-imbalance factor 10.
+with the focal loss does; nearly all PyTorch code divides by the sum of the weights, which changes
+from batch to batch. The source of class-balanced fine-tuning gives no details for CIFAR: 20 epochs
+at rate 1e-3 are our choice. Its published figures are below cross-entropy at imbalance factor 10.
 
 Source: Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413 (deferred); Chou, Chang, Pan,
 Wei, Juan, ECCV 2020 workshops, arXiv 2007.03943 (Remix, see ``stats.losses.remix_shares``); Cui,
@@ -36,6 +35,7 @@ from ltcli.methods.method import BOTH, FINETUNE, Method
 _LDAM = "Cao et al., NeurIPS 2019, arXiv 1906.07413"
 _REMIX = "Chou et al., ECCV 2020 workshops, arXiv 2007.03943"
 _EFFECTIVE = "Cui et al., CVPR 2019, arXiv 1901.05555"
+# Epoch 160 of the schedule's 200; in a shorter run the same fraction.
 _DEFERRED = {"beta": 0.9999, "defer": 160}
 _MIXED = {"mixup": 1.0, "mixed_labels": "remix"}
 

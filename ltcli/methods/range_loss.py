@@ -1,17 +1,16 @@
-"""Range loss: cross-entropy, and classes of one batch that are narrow and apart.
+"""Range loss: cross-entropy, with narrow classes whose centres are apart, within each batch.
 
     L = mean_i CE(z_i, y_i) + within L_within + between L_between
 
 L_within sums, over the classes of the batch, the harmonic mean of the largest squared distances
-between their samples; L_between is what the smallest squared distance of two class centres lacks to
-the margin; see ``ltcli.stats.metric``. Weights of 0 give cross-entropy.
+between their samples; L_between is the margin less the smallest squared distance between two class
+centres; see ``ltcli.stats.metric``. Weights of 0 give cross-entropy.
 
-The figures that long-tailed papers quote are from the comparison of OLTR. Its code once held a
-variant: of the whole batch's two largest distances, not squared, with learnt centres, a margin of
-5 and weights of 1. Re-implementations weigh both terms by 0.5; on the digits (ResNet-20, 25 epochs)
-that shrinks all features to a point here (10 % right), as the terms are of squared distances; 0.01
-costs 17 points of 87, 0.001 and less nothing. Class-aware sampling puts several samples of a class
-in a batch.
+Long-tailed papers quote the figures of OLTR's comparison. Its code once had a variant with the two
+largest distances of the whole batch, not squared, learned centres, a margin of 5 and weights of 1.
+Re-implementations weight both terms by 0.5. With squared distances, as here, that shrinks all
+features of the digits (ResNet-20, 25 epochs) to a point (accuracy 10 %); 0.01 costs 17 points of
+87, 0.001 and less nothing. Class-aware sampling puts several samples of a class in a batch.
 
 Source: Zhang, Fang, Wen, Li, Qiao, ICCV 2017, arXiv 1611.08976.
 """
@@ -22,14 +21,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method
-from ltcli.methods.run import require_moving_backbone
+from ltcli.methods.method import BOTH, Method, require_moving_backbone
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Options:
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps with both terms."""
+    """Steps with both terms."""
     from torch.nn import functional as F
 
     from ltcli.engine.steps import Steps, feature_step
@@ -68,6 +66,7 @@ METHOD = Method(
     source="Zhang et al., ICCV 2017, arXiv 1611.08976",
     stages=BOTH,
     options=Options,
+    # A trained network needs small steps; pre-training keeps the rate of its schedule.
     defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     steps=make_steps,
     check=lambda _options, run: require_moving_backbone(run),

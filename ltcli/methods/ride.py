@@ -1,15 +1,15 @@
-"""RIDE: several experts with a common beginning, kept apart from each other.
+"""RIDE: several experts on a common first stage, kept diverse.
 
     z_e = s cos(w_ce, f_e)      logits of expert e; those of the network are their mean z
     L   = sum_e( mean_i w_y CE(z_e - s m_y [c = y], y) + diversity KL(softmax(z) || softmax(z_e)) )
 
-m are LDAM's margins, w class weights from epoch 160 on, softmax(z) is held fixed, and a diversity
-below zero pushes the experts away from their mean. The experts share the first stage; the others
-have three quarters of the width. Diversity 0 trains them independently, each by LDAM.
+m are LDAM's margins, w class weights from epoch 160 on, softmax(z) is held fixed, and a negative
+diversity pushes the experts away from their mean. The experts share the first stage; their other
+stages have three quarters of the width. Diversity 0 trains them independently, each by LDAM.
 
-The released code with diversity 0 puts the mean logits into every expert's loss; it divides rare
-classes' logits by a temperature in the divergence, and has a second training that routes images to
-fewer experts, and distillation: these three are left out.
+With diversity 0 the released code puts the mean logits into every expert's loss. It also divides
+rare classes' logits by a temperature in the divergence, trains a router that sends images to fewer
+experts, and distils: these three are left out.
 
 Source: Wang, Lian, Miao, Liu, Yu, ICLR 2021, arXiv 2010.01809 and released code.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Options:
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return steps on the sum of the experts' losses."""
+    """Steps on the sum of the experts' losses."""
     import torch
     from torch.nn import functional as F
 
@@ -69,7 +69,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
 
 def head(options: Options, _run: Run) -> Head:
-    """Return one cosine classifier for every expert."""
+    """One cosine classifier for every expert."""
     return Head(trainable=("weight",), form=f"experts{options.experts}", scale=options.scale)
 
 
@@ -78,9 +78,7 @@ METHOD = Method(
     source="Wang et al., ICLR 2021, arXiv 2010.01809",
     stages=("pretrain",),
     options=Options,
-    defaults={
-        "pretrain": {"weight_decay": 5e-4, "nesterov": True, "beta": 0.9999, "defer": 160},
-    },
+    defaults={"pretrain": {"weight_decay": 5e-4, "nesterov": True, "beta": 0.9999, "defer": 160}},
     steps=make_steps,
     head=head,
     backbone=lambda options, _run: f"ride{options.experts}",

@@ -1,12 +1,12 @@
-"""SLA, self-supervised label augmentation: class and rotation of an image are one label.
+"""SLA, self-supervised label augmentation: one label for class and rotation of an image.
 
     L = mean over the four rotations r and images i of CE( z^r_i, (y_i, r) )
     z^r[c, q] = w_cq . f(r-turned image) + b_cq        4 C logits
-    test: the mean over r of z^r[c, r], as the image is turned by r itself
+    test: the mean over r of z^r[c, r], as the rotation is known
 
-As a network it is a backbone that puts the features of the four turned images side by side, and one
-row of weights (w_c0, ..., w_c3) for each class, with factors of 1/4: every later stage takes it as
-any other. Only joint training is here, without the distillation into one view.
+The model is a backbone that puts the features of the four turned images side by side, and one row
+of weights (w_c0, ..., w_c3) for each class, with factors of 1/4, so every later stage treats it
+like any other. This is joint training alone, without distillation into one view.
 
 Source: Lee, Hwang, Shin, ICML 2020, arXiv 1910.05872 and released code.
 """
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
-    """Return steps on four times as many images and labels."""
+    """Steps on four times as many images and labels."""
     import torch
     from torch.nn import functional as F
 
@@ -36,9 +36,10 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
     from ltcli.models.several import Rotations
 
     backbone, classifier = run.network.backbone, run.network.classifier
+    # Not a user's error: the record below asks for this backbone.
     if not isinstance(backbone, Rotations):
         raise ValueError("sla trains a backbone of four views")
-    # Of all joint labels, float [C, 4].
+    # Biases of all joint labels, float [C, 4]; the classifier itself has room for one per class.
     biases = torch.nn.Parameter(classifier.bias.new_zeros(len(classifier.bias), 4))
     train_too(run.optimizer, [biases])
 
@@ -47,7 +48,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
         turned = torch.cat([torch.rot90(x, quarter, (2, 3)) for quarter in range(4)])
         with autocast(labels.device, run.dtype):
             features = backbone.of_view(turned).float()
-        # A row of 4 C logits, those of a class side by side.
+        # Class by class, 4 C logits in a row: joint label 4 y + r.
         joint = classifier.weight.view(4 * len(classifier.weight), -1)
         logits = F.linear(features, joint, biases.flatten())
         target = torch.cat([4 * labels + quarter for quarter in range(4)])
@@ -59,7 +60,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
     def step(batch: Batch) -> torch.Tensor:
         value = down(batch)
         with torch.no_grad():
-            # The classifier's factors of 1/4 make a mean of this.
+            # The classifier's factors of 1/4 turn this sum into a mean.
             classifier.bias.copy_(biases.sum(1))
         return value
 

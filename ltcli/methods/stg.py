@@ -1,18 +1,18 @@
-"""STG: random differences, learnt from head classes, are added to the features of tail samples.
+"""STG: features of tail samples plus random differences that a generator learned on head classes.
 
     (mu, Sigma) = s(a + p_h)    of the frozen generator, h the head class most similar to a
     a_aug = a + (sqrt(Sigma) eps + mu) lambda beta_y,    beta_y = sqrt(n_min / n_y)
     a~    = a where m >= t, a_aug elsewhere,    m ~ U(0, 1) and eps ~ N(0, 1) per channel
     L     = mean_i CE(g(a~_i), y_i), class-aware sampling, frozen backbone
 
-Head samples stay as they are. strength = lambda = 0 or mask = t = 0 is the chosen classifier
-(cRT, LWS or generalised) alone; a batch without tail samples is a step of it. The generalised
-classifier is that of MiSLAS: z = s * (W a + b), W and b from the trained model at a smaller rate.
+Head samples do not change. strength = lambda = 0 or mask = t = 0 is the chosen classifier (cRT, LWS
+or generalised) alone, and a batch without tail samples is a step of it. The generalised classifier
+is that of MiSLAS: z = s * (W a + b), W and b from the trained model at a smaller rate.
 
-``noise`` has the controls. mean and variance leave the other moment out. gaussian has no direction:
-mu = 0 and the mean of Sigma in every channel. head-mean asks no generator: mu is the vector from a
-to the mean of head class h, which is what a generator that has learnt its targets by heart gives,
-and Sigma = 0. dropout sets masked channels of tail samples to zero and divides the others by 1 - t.
+``noise`` has the controls. mean and variance leave out the other moment. gaussian has no direction:
+mu = 0 and the mean of Sigma in every channel. head-mean uses no generator: mu is the vector from a
+to the mean of head class h, as a generator that memorised its targets would predict, and Sigma = 0.
+dropout sets masked channels of tail samples to zero and divides the others by 1 - t.
 
 Source: "Sample-specific and context-aware augmentation", anonymous submission (no arXiv id known),
 without code. Generalised classifier: Zhong, Cui, Liu, Jia, CVPR 2021, arXiv 2104.00466, code.
@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ltcli.compute.transfer import to_device
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, Method
-from ltcli.methods.run import require_frozen_backbone
+from ltcli.methods.method import FINETUNE, Head, Method, require_frozen_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
     from ltcli.models.generator import Generator
 
 
@@ -67,12 +66,12 @@ class Options:
 
 
 def check(_options: Options, run: Run) -> None:
-    """Refuse a backbone that moves away from the features that the generator was trained on."""
+    """Refuse a trained backbone: its features would leave those the generator was trained on."""
     require_frozen_backbone(run, "the generator belongs to the features of the frozen backbone")
 
 
 def head(options: Options, _run: Run) -> Head:
-    """Return what the chosen classifier starts from and trains."""
+    """Start and trained parts of the chosen classifier."""
     if options.classifier == "crt":
         return Head(start="fresh")
     if options.classifier == "lws":
@@ -82,7 +81,7 @@ def head(options: Options, _run: Run) -> Head:
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
-    """Return the steps on augmented features."""
+    """Steps on augmented features."""
     from torch.nn import functional as F
 
     from ltcli.engine.steps import Steps, feature_step
@@ -104,13 +103,13 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 def augmentation(
     options: Options, generator: Generator, class_counts: torch.Tensor, seed: int
 ) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
-    """Return what augments the features of a step, float [B, D], of labels int64 [B].
+    """Function that augments the features of a step, float [B, D], with labels int64 [B].
 
     Args:
-        options: Own parameters.
-        generator: Frozen, in eval mode.
+        options: Options of the method.
+        generator: Frozen generator in eval mode.
         class_counts: int64 [C].
-        seed: Of the draws, which depend on epoch and step beside it.
+        seed: Seed of the draws, which also depend on epoch and step.
     """
     import torch
 
@@ -122,13 +121,17 @@ def augmentation(
 
     @torch.no_grad()
     def augment(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        # Drawn on the CPU: the same noise on every device.
         draws = torch.Generator().manual_seed(derive("stg", seed, batch.epoch, batch.step))
+        # Both are drawn for every kind of noise, so that controls see the same mask.
         noise = to_device(torch.randn(features.shape, generator=draws), features.device)
         mask = to_device(torch.rand(features.shape, generator=draws), features.device)
         if options.noise == "dropout":
+            # A mask of 1 keeps no channel, so its divisor does not matter but must not be 0.
             kept = features / max(1 - options.mask, 1e-9)
             changed = masked(kept, torch.zeros_like(features), mask, options.mask)
         else:
+            # The token of a head class moves its features by its own differences.
             tokens = generator.nearest_head(features, options.similarity)
             tokens = torch.where(generator.head[labels], labels, tokens)
             mean, variance = generator(features, tokens)

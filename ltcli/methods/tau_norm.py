@@ -2,8 +2,8 @@
 
     w_c <- w_c / ||w_c||^tau, b <- 0
 
-tau = 0 leaves the weights (and drops the bias), tau = 1 makes all class vectors equally long. It
-is LWS without bias at s_c = ||w_c||^-tau.
+tau = 0 keeps the weights (and drops the bias), tau = 1 makes all class vectors equally long. It is
+LWS without bias at s_c = ||w_c||^-tau.
 
 Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217.
 """
@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Method
-from ltcli.methods.run import require_linear
+from ltcli.methods.method import FINETUNE, Method, require_linear
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.methods.run import Run, SolvingRun
+    from ltcli.methods.method import Run, SolvingRun
     from ltcli.models.classifier import Classifier
 
 
@@ -37,13 +36,13 @@ class Options:
 
 
 def normalised(weight: torch.Tensor, tau: float) -> torch.Tensor:
-    """Return class vectors float [C, D] divided by their length to the power tau."""
+    """Class vectors float [C, D] divided by their length to the power tau."""
     lengths: torch.Tensor = weight.norm(dim=1, keepdim=True)
     return weight / lengths**tau
 
 
 def check(options: Options, run: Run) -> None:
-    """Refuse a classifier on cosines, and a choice of tau without validation images."""
+    """Refuse a non-linear classifier, and a choice of tau without validation images."""
     require_linear(run.headers["model"])
     if options.tau is None and not run.data.size("val.labels", 0):
         hint = "give --tau, or make the split with --val-per-class"
@@ -51,24 +50,26 @@ def check(options: Options, run: Run) -> None:
 
 
 def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier with normalised class vectors, and the tau that was used."""
+    """Classifier with normalised class vectors, and the tau that was used."""
     classifier = run.classifier
+    # With the scales of an LWS model, which are part of its class vectors.
     weight = classifier.vectors().detach()
     tau = _choose(weight, run) if options.tau is None else options.tau
     classifier.weight.data = normalised(weight, tau)
+    # Dropped, as in the paper.
     classifier.bias.data.zero_()
     classifier.scales.data.fill_(1)
     return classifier, {"tau": tau}
 
 
 def _choose(weight: torch.Tensor, run: SolvingRun) -> float:
-    """Return the tau with the best balanced validation accuracy, the smallest of several."""
+    """Tau with the best balanced validation accuracy, the smallest among equals."""
     labels = run.val_labels
     shares = 1 / labels.bincount(minlength=len(weight)).double()[labels]
 
     def score(tau: float) -> float:
         correct = (run.val_features @ normalised(weight, tau).T).argmax(1) == labels
-        # Equal scores are equal in whatever order their terms were added.
+        # Rounded, so that equal scores are equal in any order of their sums.
         return round(float((correct * shares).sum()), 9)
 
     return max((step / 10 for step in range(21)), key=score)
@@ -80,7 +81,7 @@ METHOD = Method(
     stages=FINETUNE,
     options=Options,
     solve=solve,
-    # Of a tau chosen on validation images, the stage says what it came to.
+    # A tau chosen on validation images is known only afterwards; the stage then corrects this.
     balances=lambda options, _run: options.tau is None or options.tau > 0,
     check=check,
     reads=lambda options, _run: ("held-out",) if options.tau is None else (),

@@ -1,34 +1,27 @@
-"""The backbone of data that are features already: it hands them on."""
+"""The source of no backbone: samples that are features already are handed on as they are."""
 
-import torch
-from torch import nn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltcli.artifacts.backbone import Backbone
+from ltcli.models.source import Source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ltcli.artifacts.header import Header
 
 
-class Embeddings(nn.Module):
-    """Embeddings to features, unchanged.
+def _resolve(name: str, _variant: str, split: Header) -> Backbone:
+    return Backbone("embeddings", name, feature_dim=split.size("train.features", 1))
 
-    Args:
-        feature_dim: D.
 
-    Attributes:
-        views: Of a sample that features are made of.
-    """
+def _build(_record: Backbone) -> nn.Module:
+    from torch import nn
 
-    views = 1
+    return nn.Identity()
 
-    def __init__(self, feature_dim: int) -> None:
-        """Keep the dimension; there is nothing to train."""
-        super().__init__()
-        self.feature_dim = feature_dim
 
-    def maps(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Refuse: there are no feature maps.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("embeddings have no feature maps")
-
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return the features, float [B, D]."""
-        return embeddings
+# The one name cannot be given: ``pretrain`` takes it for a split of embeddings.
+SOURCE = Source(names=lambda: ("embeddings",), resolve=_resolve, build=_build)

@@ -29,8 +29,7 @@ class _Block(nn.Module):
         if stride != 1 or width_in != width_out:
             self.shortcut = (
                 nn.Sequential(
-                    nn.Conv2d(width_in, width_out, 1, stride, bias=False),
-                    nn.BatchNorm2d(width_out),
+                    nn.Conv2d(width_in, width_out, 1, stride, bias=False), nn.BatchNorm2d(width_out)
                 )
                 if projection
                 else _ZeroPad(stride, width_out - width_in)
@@ -62,19 +61,13 @@ class ResNet(nn.Module):
         widths: Channels of each stage; the last is the feature dimension D.
         blocks: Blocks of each stage.
         projection: Option B shortcuts (see ``_Block``) instead of option A.
-
-    Attributes:
-        views: Of an image that features are made of.
     """
-
-    views = 1
 
     def __init__(
         self, widths: tuple[int, ...], blocks: tuple[int, ...], *, projection: bool
     ) -> None:
         """Initialise convolutions with Kaiming-normal weights."""
         super().__init__()
-        self.feature_dim = widths[-1]
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         stages = []

@@ -1,4 +1,4 @@
-"""From evaluated models to the rows of a comparison, and to the papers' figures beside them."""
+"""Rows of a comparison from evaluated models, and published figures to set beside them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placed:
-    """A row and where it stands.
+    """A row and its league.
 
     Attributes:
-        row: The scores.
-        league: Of its runs.
-        like_for_like: Whether that is the league of the first row.
+        row: Scores of the row.
+        league: League of its runs.
+        like_for_like: Whether the first row has the same league.
     """
 
     row: Row
@@ -32,10 +32,11 @@ class Placed:
 
 
 def check_same_images(headers: Sequence[Header]) -> None:
-    """Check that files are predictions on the same images, and that they say how they were made.
+    """Refuse files that are not predictions of different models on the same images.
 
     Raises:
-        ArtifactError: One is not, or does not, or two are of one model: they are no two runs.
+        ArtifactError: A file is of another kind or other images, lacks its provenance, or has the
+            same model as another.
     """
     models: dict[str, Header] = {}
     for header in headers:
@@ -47,6 +48,7 @@ def check_same_images(headers: Sequence[Header]) -> None:
                 rule = f"was made on other images or classes than {headers[0].path}"
                 raise ArtifactError(header.path, rule, "compare predictions of one test set")
         read_provenance(header)
+        # A copy would count as a second run, and halve the variance of its row.
         first = models.setdefault(header.info["model"], header)
         if first is not header:
             rule = f"was made by the same model as {first.path}"
@@ -63,7 +65,7 @@ def compare_files(
     seed: int = 0,
     score: Score = "accuracy",
 ) -> list[Placed]:
-    """Compare predictions on the same images; see ``ltcli.stats.comparison.compare``."""
+    """Rows of a comparison with their leagues; see ``ltcli.stats.comparison.compare``."""
     from ltcli.stats.comparison import compare
 
     rows = compare(
@@ -79,29 +81,30 @@ def compare_files(
 
 
 def read_runs(headers: Sequence[Header]) -> list[Run]:
-    """Load predictions, those of equal recipes under one name.
+    """Predictions of files; runs of one recipe have one name.
 
     Raises:
-        ArtifactError: They hold different labels.
+        ArtifactError: The labels differ.
     """
     import torch
 
     runs = [_load(header, name) for header, name in zip(headers, _names(headers), strict=True)]
     if any(not torch.equal(run.labels, runs[0].labels) for run in runs):
-        raise ArtifactError("compare", "the files hold different labels", "evaluate them again")
+        raise ArtifactError("compare", "the files have different labels", "evaluate them again")
     return runs
 
 
 def place(headers: Sequence[Header], rows: Sequence[Row]) -> list[Placed]:
-    """Return rows with their leagues, one league after the other, the first row's first.
+    """Rows with their leagues, one league after the other, that of the first row first.
 
     Raises:
-        ArtifactError: The metadata of a file is not what ``evaluate`` writes.
+        ArtifactError: The metadata of a file does not come from ``evaluate``.
     """
     leagues: dict[str, League] = {}
     for header, name in zip(headers, _names(headers), strict=True):
         leagues.setdefault(name, read_provenance(header)[0])
     order = list(dict.fromkeys(leagues.values()))
+    # sorted is stable: within a league the rows keep their order.
     together = sorted(rows, key=lambda row: order.index(leagues[row.name]))
     return [Placed(row, leagues[row.name], leagues[row.name] == order[0]) for row in together]
 
@@ -121,45 +124,47 @@ def _load(header: Header, name: str) -> Run:
 
 
 def _names(headers: Sequence[Header]) -> list[str]:
-    """Return the row of each file: equal for runs that differ in their seeds alone.
+    """Row name of each file, equal for runs that differ only in their seeds.
 
-    A row is named after the file of its first run, without ``evaluate-`` and suffix if these tell
-    no two rows apart, and with as many of its folders as it takes to tell it from others.
+    A row is named after the file of its first run, without ``evaluate-`` and suffix unless two rows
+    then share a name, and with as many folders as distinguish all rows.
     """
     keys = [header.info["recipe"] for header in headers]
     firsts = [headers[keys.index(key)].path.absolute() for key in keys]
-    places = [(*path.parts[1:-1], path.stem.removeprefix("evaluate-")) for path in firsts]
-    if len(set(places)) < len(set(firsts)):
-        places = [path.parts[1:] for path in firsts]
+    paths = [(*path.parts[1:-1], path.stem.removeprefix("evaluate-")) for path in firsts]
+    if len(set(paths)) < len(set(firsts)):
+        paths = [path.parts[1:] for path in firsts]
     depth = 1
-    while len({place[-depth:] for place in places}) < len(set(firsts)):
+    while len({path[-depth:] for path in paths}) < len(set(firsts)):
         depth += 1
-    return ["/".join(place[-depth:]) for place in places]
+    return ["/".join(path[-depth:]) for path in paths]
 
 
 def published_beside(headers: Sequence[Header]) -> list[Published]:
-    """Return the papers' figures for the data set, imbalance factor and backbone of some files.
+    """Published figures for the data set, imbalance factor and backbone of some files.
 
-    They are of the test images that the data set comes with. Their notes also say where largest
-    class, epochs and pre-training are other than in all of these files.
+    They hold for the test images of the data set. Notes name a largest class, a number of epochs
+    and a pre-training that differ from all of these files.
     """
     ours: dict[tuple[str, int, str], list[Header]] = {}
     for header in headers:
         _, benchmark = read_provenance(header)
+        # Papers use the exponential profile and whole imbalance factors.
         if benchmark.profile == "exp":
             key = (benchmark.dataset, round(benchmark.imbalance_factor), benchmark.backbone)
+            # round(99.6) is not the setting of a paper with factor 100.
             if key[1] == benchmark.imbalance_factor:
                 ours.setdefault(key, []).append(header)
     found = []
     for row in read_published():
         beside = ours.get((row.dataset, row.imbalance_factor, row.backbone), [])
         if beside:
-            notes = [row.note, *_other(row, beside)]
+            notes = [row.note, *_differences(row, beside)]
             found.append(dataclasses.replace(row, note="; ".join(notes)))
     return found
 
 
-def _other(row: Published, headers: Sequence[Header]) -> list[str]:
+def _differences(row: Published, headers: Sequence[Header]) -> list[str]:
     largest = sorted({max(header.info["class_counts"], default=0) for header in headers})
     leagues = [read_provenance(header)[0] for header in headers]
     epochs = sorted({league.epochs for league in leagues})

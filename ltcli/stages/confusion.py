@@ -1,4 +1,4 @@
-"""confusion: which classes the trained model takes for which, on the training images."""
+"""confusion: confusion graph of the trained model on the training images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
+from ltcli.core.table import aligned
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
@@ -24,22 +25,22 @@ class Params:
     """Parameters of confusion."""
 
     top: int | None = param(
-        None, "most confusing classes to keep per class; 3, or all others, if not given", ge=1
+        None, "number of most confusing classes per class; default: 3, or all others", ge=1
     )
     rank_by: Literal["scores", "graph"] = param(
-        "scores", "mean probability, or share of images predicted as the other class"
+        "scores", "rank by mean probability, or by fraction of images predicted as the other class"
     )
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check that there are enough other classes."""
+    """Refuse more confusing classes than there are others."""
     others = len(headers["features"].info["class_names"]) - 1
     if params.top is not None and params.top > others:
         raise ParamError("confusion", f"top must be at most {others}, got {params.top}")
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Result:
-    """Count predictions of the training images by class."""
+    """Classify the features of the training images and count the predictions by class."""
     import torch
 
     from ltcli.models.network import load_network
@@ -49,21 +50,26 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     bank = inputs["features"]
     info = bank.header.info
     names = info["class_names"]
+    # Headers count epochs from 1, snapshots from 0.
     epoch = info["epoch"] - 1 if "epoch" in info else None
     classifier = load_network(inputs["model"], torch.device("cpu"), epoch).classifier
     features, labels = bank.rows("train.features"), bank.tensor("train.labels")
-    rows = torch.split(torch.arange(len(labels)), BLOCK)
+    blocks = torch.split(torch.arange(len(labels)), BLOCK)
     with torch.inference_mode():
-        logits = (classifier(features[those].float()) for those in rows)
+        # Block by block: features and logits of a large data set do not fit in memory.
+        logits = (classifier(features[block].float()) for block in blocks)
         graph, scores = graph_and_scores(logits, labels, len(names))
+    # Feature fusion takes three donors by default.
     kept = min(3, len(names) - 1) if params.top is None else params.top
     top = top_confusing(scores if params.rank_by == "scores" else graph, kept)
-    for name, others in zip(names, top.tolist(), strict=True):
-        logger.info("confusion: %s with %s", name, ", ".join(names[c] for c in others))
-    return Result(
-        {"graph": graph.float(), "scores": scores.float(), "top": top},
-        of_bank(info),
-    )
+    rows = [
+        [name, "with " + ", ".join(names[c] for c in others)]
+        for name, others in zip(names, top.tolist(), strict=True)
+    ]
+    for line in aligned(rows, left=(0, 1)):
+        logger.info("confusion: %s", line)
+    tensors = {"graph": graph.float(), "scores": scores.float(), "top": top}
+    return Result(tensors, of_bank(info))
 
 
 STAGE = Stage(
@@ -75,8 +81,8 @@ STAGE = Stage(
         Input("model", "model", "pretrain", "model of that bank"),
     ),
     output="confusion",
-    run=run,
     check=check,
+    run=run,
     examples=(
         "ltcli confusion -d artifacts/c10-100",
         "ltcli confusion --top 5 --rank-by graph -d artifacts/c10-100",

@@ -1,24 +1,33 @@
-"""covariances: class means and covariances of the training features."""
+"""covariances: class means and covariances of the training features, in the form that fits."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli.core.context import Context
+from ltcli.core.errors import ParamError, ResourceError
 from ltcli.core.params import param
+from ltcli.core.table import aligned
 from ltcli.core.text import plural
-from ltcli.stages.covariance_plan import Plan, planned
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.stats.covariance_forms import Estimate
+    from ltcli.stats.covariance_forms import Estimate, Form
 
 logger = logging.getLogger(__name__)
+
+# Up to this dimension a product with a matrix is small, and mixtures are formed only once.
+_SMALL_DIM = 256
+
+_UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(KB|MB|GB|TB)")
 
 
 @dataclass(frozen=True)
@@ -27,14 +36,98 @@ class Params:
 
     form: Literal["auto", "full", "factor", "low-rank", "diagonal"] = param(
         "auto",
-        "full matrix; factor: centred features F with covariance F'F; low-rank: leading directions"
-        " and the variances that they leave; diagonal; auto: the most exact that fits",
+        "full: matrices; factor: centred features F with covariance F'F; low-rank: leading"
+        " directions and the variances that they leave; diagonal: variances; auto: the most exact"
+        " form that fits in --memory",
     )
-    memory: str = param("4GB", "memory that they may take, such as 512MB")
+    memory: str = param("4GB", "memory limit for means and covariances, such as 512MB")
     rank: int | None = param(
-        None, "directions of a class for low-rank; the most that fit if not given", ge=1
+        None, "low-rank: directions per class; default: the most that fit in --memory", ge=1
     )
-    divisor: Literal["n-1", "n"] = param("n-1", "unbiased, or the biased one of streaming code")
+    divisor: Literal["n-1", "n"] = param(
+        "n-1", "divide sums by n-1 (unbiased), or by n as running covariances do"
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Form of the covariances, and the size of each form.
+
+    Attributes:
+        form: Form to make.
+        rank: Directions per class in the low-rank form, else None.
+        sizes: Bytes of each form, with the means, in the order in which auto prefers them.
+        table: Name, size, exactness and whether it fits, a row for each form.
+    """
+
+    form: Form
+    rank: int | None
+    sizes: dict[Form, int]
+    table: list[list[str]]
+
+
+def memory_of(text: str) -> float:
+    """Bytes of a size such as 4GB or 512MB.
+
+    Raises:
+        ParamError: It is written otherwise.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ParamError("covariances", f"memory must be a size such as 4GB or 512MB, got {text}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def planned(
+    form: Literal["auto"] | Form, memory: str, rank: int | None, counts: Sequence[int], dim: int
+) -> Plan:
+    """Form that auto chooses, or the given form if it fits.
+
+    Args:
+        form: auto or a form.
+        memory: Limit for means and covariances in float32, in the file and in use.
+        rank: Directions of the low-rank form; None for the most that fit.
+        counts: Training images of each class.
+        dim: D.
+
+    Raises:
+        ParamError: A parameter is wrong, or a rank is given for another form.
+        ResourceError: The form exceeds the limit.
+    """
+    limit = memory_of(memory)
+    if rank is not None and form != "low-rank":
+        raise ParamError("covariances", f"rank needs --form low-rank, got {form}")
+    if rank is None:
+        rank = bisect_right(range(1, dim + 1), limit, key=lambda r: _low_rank(counts, dim, r))
+    rank = max(1, min(rank, dim))
+    vector = 4 * dim
+    means = len(counts) * vector
+    sizes: dict[Form, int] = {
+        "full": means + len(counts) * dim * vector,
+        "factor": means + sum(min(count, dim) for count in counts) * vector,
+        "low-rank": _low_rank(counts, dim, rank),
+        "diagonal": 2 * means,
+    }
+    chosen = form
+    if chosen == "auto":
+        # The factor is as exact as the full form and never larger, but slower in few dimensions.
+        fitting = [it for it in sizes if sizes[it] <= limit and (it != "full" or dim <= _SMALL_DIM)]
+        chosen = fitting[0] if fitting else "diagonal"
+    if sizes[chosen] > limit:
+        hint = "raise --memory" + ("" if form in ("auto", "diagonal") else ", or use --form auto")
+        rule = f"{chosen} covariances of {plural(len(counts), 'class')} must take at most {memory}"
+        raise ResourceError("covariances", f"{rule}, got {sizes[chosen] / 1e9:.3g} GB", hint)
+    notes = {"full": "exact", "factor": "exact", "low-rank": f"rank {rank}", "diagonal": ""}
+    table = []
+    for kind, size in sizes.items():
+        fits = "chosen" if kind == chosen else "" if size <= limit else "too large"
+        table.append([kind, f"{size / 1e6:,.1f} MB", notes[kind], fits])
+    return Plan(chosen, rank if chosen == "low-rank" else None, sizes, table)
+
+
+def _low_rank(counts: Sequence[int], dim: int, rank: int) -> int:
+    """Bytes of means, leading directions, and the variances that they leave."""
+    return 4 * dim * (2 * len(counts) + sum(min(count, rank) for count in counts))
 
 
 def _plan(params: Params, headers: Mapping[str, Header]) -> Plan:
@@ -49,7 +142,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Result:
-    """Estimate the moments of each class, with one class of the bank in memory at a time."""
+    """Estimate the moments of each class, with the features of one class in memory at a time."""
     from ltcli.stats.covariance_forms import estimate
 
     bank = inputs["features"]
@@ -63,21 +156,22 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
         rank=plan.rank,
     )
     info = of_bank(bank.header.info)
-    return Result(found.tensors, info | facts(found, plan.form, plan.rank, info["class_names"]))
+    return Result(found.tensors, info | described(found, plan.form, plan.rank, info["class_names"]))
 
 
-def facts(found: Estimate, form: str, rank: int | None, names: list[str]) -> dict[str, Any]:
-    """Return what the header says of an estimate, and warn of classes without spread."""
+def described(found: Estimate, form: str, rank: int | None, names: list[str]) -> dict[str, Any]:
+    """Header entries that describe an estimate; warns about classes without variance."""
     single = (found.tensors["counts"] == 1).nonzero().flatten().tolist()
     if single:
+        # With zero covariance the augmenting methods leave these classes as they are.
         shown = ", ".join(names[c] for c in single[:5]) + (", ..." if len(single) > 5 else "")
         text = plural(len(single), "class")
         logger.warning("covariances: zero for %s with one image: %s", text, shown)
-    said = {"form": form, "single_image_classes": len(single)}
+    entries = {"form": form, "single_image_classes": len(single)}
     if found.relative_error is None:
-        return said
+        return entries
     logger.info("covariances: rank %s, mean relative error %.2g", rank, found.relative_error)
-    return said | {"rank": rank, "relative_error": found.relative_error}
+    return entries | {"rank": rank, "relative_error": found.relative_error}
 
 
 STAGE = Stage(
@@ -88,7 +182,7 @@ STAGE = Stage(
     output="covariances",
     run=run,
     check=check,
-    preview=lambda params, headers: _plan(params, headers).lines,
+    preview=lambda params, headers: aligned(_plan(params, headers).table, left=(0, 2, 3), indent=2),
     examples=(
         "ltcli covariances -d artifacts/c10-100",
         "ltcli covariances --form low-rank --rank 16 -d artifacts/c10-100",

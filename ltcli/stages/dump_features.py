@@ -1,4 +1,4 @@
-"""dump-features: features and labels of every image, as a bank for the later stages."""
+"""dump-features: features and labels of all images, as a bank for later stages."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of, require_maps
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError, ParamError
 from ltcli.core.params import param
 from ltcli.data.reading import Reading
-from ltcli.models.names import BORROWED, EMBEDDINGS
-from ltcli.stages.samples import (
-    check_alike,
-    check_samples,
-    open_samples,
+from ltcli.stages.samples import check_alike, check_samples, open_samples
+from ltcli.stages.stage import (
+    Input,
+    Result,
+    Stage,
+    check_kept,
+    check_together,
     refuse_augmentation,
+    refuse_given,
 )
-from ltcli.stages.stage import Input, Result, Stage, check_kept, check_together, refuse_given
 
 if TYPE_CHECKING:
     import torch
@@ -30,24 +33,22 @@ if TYPE_CHECKING:
 class Params(Reading):
     """Parameters of dump-features."""
 
-    maps: bool = param(False, "also keep the last feature maps of the training images")
-    views: int = param(0, "augmented views of each training image to keep as well", ge=0)
-    padding: int = param(4, "pixels of border for the random crops of the views", ge=0)
-    flip: bool = param(True, "flip the views at random")
+    maps: bool = param(False, "also store the last feature maps of the training images")
+    views: int = param(0, "number of augmented views of each training image to store too", ge=0)
+    padding: int = param(4, "border in pixels for the random crops of the views", ge=0)
+    flip: bool = param(True, "flip the views horizontally at random")
     from_epoch: int | None = param(
         None, "use the weights that pretrain --snapshots kept after this epoch", ge=1
     )
-    storage: Literal["fp32", "bf16"] = param("fp32", "how features are stored")
+    storage: Literal["fp32", "bf16"] = param("fp32", "data type of the stored features")
     other_split: bool = param(
-        False,
-        "allow a split that the model was not trained on, of the same classes",
-        identity=False,
+        False, "allow another split than the model's, with the same classes", identity=False
     )
     seed: int = param(0, "seed of the views", ge=0, lt=2**32)
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check the images and the epoch of the model."""
+    """Refuse images and an epoch that the model does not have, and options without effect."""
     if not params.other_split:
         check_together("dump-features", headers, {})
     check_kept("dump-features", params.from_epoch, headers["model"])
@@ -59,9 +60,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if not params.views:
         refuse_given("dump-features", params, ("padding", "flip", "seed"), "without --views")
     refuse_augmentation("dump-features", params, store)
-    if params.maps and headers["model"].info["backbone"].startswith((BORROWED, EMBEDDINGS)):
-        from ltcli.models.network import require_maps
-
+    if params.maps:
         require_maps(headers["model"])
 
 
@@ -71,13 +70,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.data.batches import Augmentation, Samples
-    from ltcli.engine.infer import (
-        applied,
-        backbone_features,
-        backbone_maps,
-        batch_size,
-        features_of,
-    )
+    from ltcli.engine import infer
     from ltcli.models.network import load_network
 
     split, model = inputs["split"], inputs["model"]
@@ -85,34 +78,35 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
     epoch = None if params.from_epoch is None else params.from_epoch - 1
-    network = load_network(model, device, epoch)
+    network, backbone = load_network(model, device, epoch), backbone_of(model.header)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
     classifier = network.classifier.cpu()
 
     def samples(part: str, padding: int = 0) -> Samples:
-        # Normalised as in training, also where the images are of another split.
+        # Normalised as in training, also if the images come from another split.
         varied = Augmentation(padding=padding, flip=params.flip, seed=params.seed)
-        return open_samples(split, part, device, params, model.header.info, varied)
+        return open_samples(split, part, device, params, backbone, varied)
 
     tensors: dict[str, torch.Tensor] = {}
     for part in ("train", "val", "test"):
-        features = features_of(network, samples(part), dtype)
+        features = infer.features_of(network, samples(part), dtype)
         _check_finite(features, part)
         tensors[f"{part}.features"] = features.to(stored)
-        # Those of the training images would be [N, C], most of the file where classes are many.
+        # Logits of the training images, [N, C], would be most of the file if classes are many.
         if part != "train":
             with torch.inference_mode():
+                # From the stored features, so that both agree in bfloat16 too.
                 tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
     if params.maps:
         images = samples("train")
-        size = batch_size(images)
-        batches = images.in_order(slice(0, images.size), size)
-        maps = applied(backbone_maps(network), batches, device, dtype, stored)
-        tensors["train.maps"] = maps
+        batches = images.in_order(slice(0, images.size), infer.batch_size(images))
+        maps_of = infer.backbone_maps(network)
+        tensors["train.maps"] = infer.applied(maps_of, batches, device, dtype, stored)
     if params.views:
-        images, function = samples("train", params.padding), backbone_features(network)
-        rows, size = torch.arange(images.size), batch_size(images)
+        images, function = samples("train", params.padding), infer.backbone_features(network)
+        rows, size = torch.arange(images.size), infer.batch_size(images)
+        # Every view has this order, so that workers can decode files before they are needed.
         images.read_ahead(lambda _epoch: rows, size)
 
         def view(number: int) -> torch.Tensor:
@@ -120,10 +114,9 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
                 images.drawn(part, epoch=number, first=i * size)
                 for i, part in enumerate(torch.split(rows.to(device), size))
             )
-            return applied(function, batches, device, dtype, stored)
+            return infer.applied(function, batches, device, dtype, stored)
 
-        views = [view(number) for number in range(params.views)]
-        tensors["train.views"] = torch.stack(views)
+        tensors["train.views"] = torch.stack([view(number) for number in range(params.views)])
     return Result(
         tensors,
         {
@@ -146,16 +139,10 @@ def _check_finite(features: torch.Tensor, part: str) -> None:
 
 STAGE = Stage(
     name="dump-features",
-    summary="Keep the features and labels of every image.",
+    summary="Store the features and labels of all images.",
     params=Params,
     inputs=(
-        Input(
-            "split",
-            "split",
-            "split",
-            "images",
-            may_differ=("split",),
-        ),
+        Input("split", "split", "split", "images", may_differ=("split",)),
         Input("model", "model", "pretrain", "backbone and classifier"),
     ),
     output="features",

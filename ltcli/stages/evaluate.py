@@ -1,4 +1,4 @@
-"""evaluate: logits and labels of the test set. The one stage that scores test images."""
+"""evaluate: logits and labels of the test set. No other stage scores test images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
 from ltcli.data.reading import Reading
-from ltcli.stages.samples import (
-    check_alike,
-    check_samples,
-    files_of,
-    open_samples,
-)
+from ltcli.stages.samples import check_alike, check_samples, files_of, open_samples
 from ltcli.stages.stage import Input, Result, Stage
 
 if TYPE_CHECKING:
@@ -26,7 +22,6 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.models.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +34,7 @@ class Params(Reading):
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check that there is something to evaluate on."""
+    """Refuse a split without such images, and images that the model does not take."""
     header = headers["split"]
     check_samples("evaluate", params.root, header)
     check_alike(header, headers["model"])
@@ -49,7 +44,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
-    """Run the network over the images, and each kept snapshot of it."""
+    """Run the network, and each snapshot of it, over the images."""
     import torch
 
     from ltcli.compute.device import resolve_device, resolve_precision
@@ -61,11 +56,13 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info = model.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
-    images = open_samples(split, params.on, device, params, info)
+    backbone = backbone_of(model.header)
+    images = open_samples(split, params.on, device, params, backbone)
     labels = split.tensor(f"{params.on}.labels")
 
-    def logits_of(network: Network, features: torch.Tensor) -> torch.Tensor:
-        # Moved under inference mode, its parameters could not be changed again.
+    def logits_of(features: torch.Tensor) -> torch.Tensor:
+        # Moved before inference mode: parameters made in it could not be overwritten by the next
+        # snapshot. On the CPU, so that logits do not depend on the device.
         classifier = network.classifier.cpu()
         with torch.inference_mode():
             logits: torch.Tensor = classifier(features)
@@ -73,28 +70,26 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     network = load_network(model, device)
     features = features_of(network, images, dtype)
-    logits = logits_of(network, features)
+    logits = logits_of(features)
     tensors = {"logits": logits, "labels": labels}
     snapshots = model.load("snapshots.*") if "snapshots.epoch" in model.header.tensors else {}
     if snapshots:
         epochs = snapshots.pop("epoch")
         predicted = []
+        # Snapshots of a classifier alone share the features of one pass.
         moving = any(name.startswith("backbone.") for name in snapshots)
         for i in range(len(epochs)):
             state = {name: tensor[i] for name, tensor in snapshots.items()}
+            # Not strict, as a snapshot may hold the classifier alone.
             network.load_state_dict(state, strict=False)
             network.to(device)
             if moving:
                 features = features_of(network, images, dtype)
-            predicted.append(logits_of(network, features).argmax(1))
+            predicted.append(logits_of(features).argmax(1))
         tensors |= {"snapshots.epoch": epochs, "snapshots.predicted": torch.stack(predicted)}
-    logger.info(
-        "evaluate: %s on %s: accuracy %.2f %%, balanced %.2f %%",
-        model.header.path.stem,
-        params.on,
-        100 * accuracy(logits, labels),
-        100 * balanced_accuracy(logits, labels),
-    )
+    shown = f"accuracy {100 * accuracy(logits, labels):.2f} %"
+    shown += f", balanced {100 * balanced_accuracy(logits, labels):.2f} %"
+    logger.info("evaluate: %s on %s: %s", model.header.path.stem, params.on, shown)
     return Result(
         tensors,
         {
@@ -103,22 +98,24 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "split": split.header.digest,
             "model": model.header.digest,
             "on": params.on,
+            # compare refuses predictions whose fingerprints differ.
             "images": _fingerprint(split, params.on),
             "method": info["method"],
             "stage": model.header.stage,
             "recipe": info["recipe"],
             "network_parameters": network.size(),
             "held_out": split.header.size("val.labels", 0),
-            "views": network.backbone.views,
+            "backbone": info["backbone"],
         },
     )
 
 
 def _fingerprint(split: Artifact, part: str) -> str:
-    """Return a SHA-256 of what a part holds, the same for every split with this test set."""
+    """SHA-256 of the samples of a part, equal for all splits with this test set."""
     digest = hashlib.sha256(split.tensor(f"{part}.labels").numpy().tobytes())
     store = split.header.info["store"]
     if store == "files":
+        # Names and sizes: hashing the contents would read every file again.
         digest.update(repr(list(zip(*files_of(split, part), strict=True))).encode())
     else:
         digest.update(split.tensor(f"{part}.{store}").numpy().tobytes())
@@ -132,11 +129,11 @@ def _stem(params: Params, inputs: Mapping[str, Path]) -> str:
 
 STAGE = Stage(
     name="evaluate",
-    summary="Keep the logits of the test set, for each model of --dir.",
+    summary="Store the logits of the test set, for each model of --dir.",
     params=Params,
     inputs=(
         Input("split", "split", "split", "images"),
-        Input("model", "model", "pretrain", "model to evaluate; without it, every model in --dir"),
+        Input("model", "model", "pretrain", "model to evaluate; default: every model in --dir"),
     ),
     output="predictions",
     run=run,

@@ -1,8 +1,8 @@
-"""From a model to one file that other programs run, checked against the model before it is written.
+"""A model as one file that other programs run, checked against the model before it is written.
 
-The file takes images as they are decoded, uint8 [B, H, W, 3] in RGB, B >= 1, and gives ``logits``
-and ``probabilities``, float32 [B, C]. Normalisation is inside. ``facts`` says what else there is to
-know; nothing in the file tells a path, a clock or a host.
+The file takes decoded images, uint8 [B, H, W, 3] in RGB, B >= 1, and gives ``logits`` and
+``probabilities``, float32 [B, C]. It normalises the images itself. ``metadata`` lists its entries;
+no path, clock or host is in the file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ltcli import __version__
+from ltcli.artifacts.backbone import Backbone, backbone_of
 from ltcli.compute.memory import ran_out
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
@@ -34,38 +35,34 @@ if TYPE_CHECKING:
     """Inputs of an exported network to its logits, float [B, C]."""
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
-# Of the largest logit, or of 1: float32 rounds otherwise where operations are ordered otherwise.
+# Relative to the largest logit, or to 1: float32 rounds differently in another order of operations.
 TOLERANCE = 1e-4
-# What one protocol buffer holds, less some room for the graph.
+# The limit of one protocol buffer, less some room for the graph.
 ONNX_BYTES = 2**31 - 2**24
 _IMAGES = 256
 _BATCH = 64
 _INPUT = (
-    "uint8 [B, H, W, 3], RGB: the centre square, of a share of the shorter side, resized by an"
-    " antialiased bicubic filter"
+    "uint8 [B, H, W, 3], RGB, of image_size; stored_size, crop_mode, crop_share and interpolation"
+    " of the backbone say how it is cut and resized"
 )
 _EMBEDDINGS = "float32 [B, D]"
 
 
-def facts(header: Header) -> dict[str, str]:
-    """Return what a file says of its model: names and digest, by key; values are JSON or text."""
+def metadata(header: Header) -> dict[str, str]:
+    """Metadata of an exported file, by key; values are JSON or text."""
     info = header.info
     return {
+        # Readable in any viewer of such files, hence not as ASCII escapes.
         "class_names": json.dumps(info["class_names"], ensure_ascii=False),
-        "centre": json.dumps(info.get("centre", 1.0)),
-        "image_size": json.dumps(info["image_size"]),
-        "input": _INPUT if info["image_size"] else _EMBEDDINGS,
+        "backbone": json.dumps(info["backbone"], sort_keys=True),
+        "input": _INPUT if info["backbone"]["image_size"] else _EMBEDDINGS,
         "ltcli": __version__,
         "model": header.digest,
     }
 
 
 def check_extra(form: str) -> None:
-    """Check that what a format needs is installed.
-
-    Raises:
-        ResourceError: It is not.
-    """
+    """Refuse a format whose packages are not installed, with ResourceError."""
     needed = ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()
     for package in needed:
         if find_spec(package) is None:
@@ -76,21 +73,18 @@ def check_extra(form: str) -> None:
 def export(
     header: Header, form: str, split: Path | None, root: str | None = None
 ) -> tuple[bytes, int, float]:
-    """Return a model as a file of another format, and how it was checked.
+    """Exported content of a model, number of images it was checked on, and largest difference.
 
     Args:
-        header: Of the model.
+        header: Header of the model.
         form: A key of ``FORMATS``.
-        split: The split whose training images it is checked on; None for random ones.
+        split: Split whose training images check the file; None for random images.
         root: Folder of these images, if they are in files that have moved.
-
-    Returns:
-        The content; on how many images it was checked; the largest difference between two logits.
 
     Raises:
         ArtifactError: The model cannot be loaded or exported, or the split is not the model's.
         DataError: An image of the split cannot be read.
-        NumericalError: The file would predict something else than the model.
+        NumericalError: The logits of the file differ from the model's.
     """
     import torch
 
@@ -101,9 +95,9 @@ def export(
     with open_artifact(header.path) as model:
         network = load_network(model, torch.device("cpu"))
     images = _images(header, split, root)
-    expected = _logits(network, header.info, images)
+    expected = _logits(network, backbone_of(header), images)
     content, run = make(network, header, form)
-    # Batches of several sizes: the file must not be bound to one.
+    # Batches of several sizes, as tracing may fix the size of its example.
     found = torch.cat([run(part) for part in (images[:1], *torch.split(images[1:], _BATCH))])
     return content, len(images), compare(found, expected)
 
@@ -121,63 +115,64 @@ def _check_size(header: Header, form: str) -> None:
 
 
 def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:
-    """Return a file of a format with its facts, and what runs it.
-
-    Args:
-        network: In eval mode, on the CPU.
-        header: Of its model.
-        form: A key of ``FORMATS``.
+    """Content of a file of a network in eval mode on the CPU, and a function that runs it.
 
     Raises:
-        ArtifactError: It cannot be exported.
+        ArtifactError: The network cannot be exported.
     """
     try:
-        return _MAKERS[form](_program(network, header), facts(header))
+        return _MAKERS[form](_program(network, header), metadata(header))
     except RuntimeError as error:
         if ran_out(error):
             raise
-        # Those of torch's exporters are of this type; the first line says what they cannot do.
+        # Torch's exporters raise this type; the first line of the message has the reason.
         reason = str(error).strip().partition("\n")[0]
         raise ArtifactError(header.path, f"cannot be exported to {form}: {reason}") from error
 
 
 def _images(header: Header, split: Path | None, root: str | None) -> torch.Tensor:
-    """Return images to check on, uint8 [B, H, W, 3], at least two."""
+    """Images to check on, uint8 [B, H, W, 3], or embeddings; at least two."""
     import torch
 
     from ltcli.artifacts.store import open_artifact
-    from ltcli.data.batches import Augmentation
+    from ltcli.data.batches import Augmentation, resized
 
+    backbone = backbone_of(header)
     if split is None:
         generator = torch.Generator().manual_seed(derive("export"))
-        if not header.info["image_size"]:
-            return torch.randn(_IMAGES, header.size("classifier.weight", 1), generator=generator)
-        shape = (_IMAGES, *header.info["image_size"], 3)
+        if not backbone.image_size:
+            return torch.randn(_IMAGES, backbone.feature_dim, generator=generator)
+        shape = (_IMAGES, *backbone.image_size, 3)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     with open_artifact(split) as artifact:
         if artifact.header.digest != header.info["split"]:
             rule = f"is not the split that {header.path} was trained on"
             raise ArtifactError(split, rule, "name that one, or leave --split out")
         count = artifact.header.size("train.labels", 0)
+        # Spread over the training set, which is sorted by class in some sources.
         rows = range(0, count, max(1, count // _IMAGES))[:_IMAGES]
         store = artifact.header.info["store"]
-        if store != "files":
-            return artifact.tensor(f"train.{store}")[list(rows)]
+        if store == "features":
+            return artifact.tensor("train.features")[list(rows)]
+        if store == "images":
+            stored = artifact.tensor("train.images")[list(rows)].permute(0, 3, 1, 2).float()
+            images = resized(stored, backbone.image_size, backbone.interpolation)
+            return images.byte().permute(0, 2, 3, 1).contiguous()
         check_samples("export", root, artifact.header)
-        files = image_files(artifact, "train", root, Augmentation())
+        files = image_files(artifact, "train", root, backbone, Augmentation())
         return files.images((row, None) for row in rows).permute(0, 2, 3, 1).contiguous()
 
 
-def _logits(network: Network, info: dict[str, Any], images: torch.Tensor) -> torch.Tensor:
-    """Return the logits that ``evaluate`` gives in float32."""
+def _logits(network: Network, backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
+    """Logits that ``evaluate`` gives in float32."""
     import torch
 
     from ltcli.data.batches import FeatureBatches, ImageBatches, Samples
     from ltcli.engine.infer import features_of
 
     samples: Samples = FeatureBatches(images, torch.device("cpu"))
-    if info["image_size"]:
-        samples = ImageBatches(images, info["mean"], info["std"], torch.device("cpu"))
+    if backbone.image_size:
+        samples = ImageBatches(images, backbone.mean, backbone.std, torch.device("cpu"))
     features = features_of(network, samples, torch.float32)
     with torch.inference_mode():
         logits: torch.Tensor = network.classifier(features)
@@ -185,35 +180,36 @@ def _logits(network: Network, info: dict[str, Any], images: torch.Tensor) -> tor
 
 
 def _program(network: Network, header: Header) -> torch.export.ExportedProgram:
-    """Return the network with its normalisation as one graph for any number of images."""
+    """Network with its normalisation as one graph for any number of images."""
     import torch
 
     from ltcli.models.deployed import Deployed, Normalise
 
-    info = header.info
+    backbone = backbone_of(header)
     prepare: torch.nn.Module = torch.nn.Identity()
-    example = torch.zeros(2, network.backbone.feature_dim)
-    if info["image_size"]:
-        prepare = Normalise(info["mean"], info["std"])
-        example = torch.zeros((2, *info["image_size"], 3), dtype=torch.uint8)
+    example = torch.zeros(2, backbone.feature_dim)
+    if backbone.image_size:
+        prepare = Normalise(backbone.mean, backbone.std)
+        example = torch.zeros((2, *backbone.image_size, 3), dtype=torch.uint8)
     whole = Deployed(prepare, network).to(memory_format=torch.contiguous_format).eval()
     batch = {"inputs": {0: torch.export.Dim("batch")}}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(whole, (example,), dynamic_shapes=batch)
     for node in program.graph.nodes:
-        # It tells the paths of the source files.
+        # A stack trace has the paths of our source files.
         node.meta.pop("stack_trace", None)
     return program
 
 
 def _to_torch(program: torch.export.ExportedProgram, known: dict[str, str]) -> tuple[bytes, Run]:
-    """Return a file for ``torch.export.load``, and what runs it."""
+    """Content of a file for ``torch.export.load``, and a function that runs it."""
     import torch
 
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files=dict(known))
     content = buffer.getvalue()
+    # The check runs the content itself, not the program that it was written from.
     again = torch.export.load(io.BytesIO(content)).module()
 
     def run(images: torch.Tensor) -> torch.Tensor:
@@ -225,11 +221,11 @@ def _to_torch(program: torch.export.ExportedProgram, known: dict[str, str]) -> t
 
 
 def _to_onnx(program: torch.export.ExportedProgram, known: dict[str, str]) -> tuple[bytes, Run]:
-    """Return an ONNX file, and what runs it."""
+    """Content of an ONNX file, and a function that runs it."""
     import onnxruntime
     import torch
 
-    # It tells of every constant that it does not fold.
+    # It logs every constant that it does not fold.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -240,6 +236,7 @@ def _to_onnx(program: torch.export.ExportedProgram, known: dict[str, str]) -> tu
     model = made.model_proto
     for key, value in known.items():
         model.metadata_props.add(key=key, value=value)
+    # Deterministic: the same model gives the same bytes.
     content = model.SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
@@ -253,16 +250,16 @@ _MAKERS = {"onnx": _to_onnx, "torch": _to_torch}
 
 
 def compare(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference between logits of a file and of its model, float [N, C].
+    """Largest difference between the logits of a file and of its model, float [N, C] each.
 
     Raises:
-        NumericalError: It is above ``TOLERANCE`` times the largest logit or 1, or a class differs
-            where the two best logits of the model are further apart than that.
+        NumericalError: It exceeds ``TOLERANCE`` times the largest logit or 1, or a class differs
+            although the two best logits of the model are further apart than that.
     """
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     difference = float((found - expected).abs().max())
     hint = "nothing was written; please report it"
-    # Not <=: NaN must not pass.
+    # Written so that NaN, which compares as false, is refused.
     if not difference <= allowed:
         rule = f"logits must differ by at most {allowed:.2g} from the model's, got {difference:.2g}"
         raise NumericalError("export", rule, hint)

@@ -1,12 +1,13 @@
-"""From image files to the classes that a trained model takes them for."""
+"""Predictions of a trained model for image files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
@@ -14,19 +15,19 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
 
-# Decoded at once: 1,024 images of 64 x 64 are 12 MB.
+# Files decoded at once, to bound memory: 1,024 images of 64 x 64 are 12 MB.
 _CHUNK = 1024
 _REPAIR = "repair or remove it, or leave bad files out with --on-bad-image skip"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one file.
+    """Prediction for one file.
 
     Attributes:
-        file: The path.
+        file: Path of the file.
         classes: Names and probabilities, the most probable first; empty for a bad file.
-        bad: What is wrong with the file, as half a sentence; None for a good one.
+        bad: Defect of the file, as half a sentence; None for a good one.
     """
 
     file: Path
@@ -34,29 +35,30 @@ class Prediction:
     bad: str | None = None
 
 
-def find_images(places: Sequence[Path]) -> list[Path]:
-    """Return files as they are named, and the images of folders, in all folders below, by name.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Named files, and the images in named folders and all folders below, sorted by name.
 
-    Links are not followed within folders, and what has no image suffix is left out there.
+    In folders, links and files without an image suffix are skipped.
 
     Raises:
-        DataError: A place does not exist, or a folder has no images or cannot be read whole.
+        DataError: A path does not exist, or a folder has no images or cannot be read whole.
     """
-    from ltcli.data.scan import list_images
+    from ltcli.data.folder import list_images
 
     files: list[Path] = []
-    for place in places:
-        if not place.exists():
-            raise DataError(place, "no such file or folder")
-        if not place.is_dir():
-            files.append(place)
+    for path in paths:
+        if not path.exists():
+            raise DataError(path, "no such file or folder")
+        if not path.is_dir():
+            files.append(path)
             continue
-        listing = list_images(place, "")
+        listing = list_images(path, "")
+        # A prediction for a part of a folder would look complete.
         if listing.bad:
-            raise DataError(place, f"must be read whole: {listing.bad[0]}")
+            raise DataError(path, f"must be read whole: {listing.bad[0]}")
         if not listing.found:
-            raise DataError(place, "has no images")
-        files += [place / path for path in listing.found]
+            raise DataError(path, "has no images")
+        files += [path / name for name in listing.found]
     return files
 
 
@@ -69,48 +71,58 @@ def predict(
     device: str,
     precision: str,
 ) -> Iterator[Prediction]:
-    """Yield what a model says of each file, in order.
+    """Yield the prediction for each file, in order.
 
     Args:
-        header: Of the model.
+        header: Header of the model.
         files: Images in any format that ``split folder`` reads.
-        top: How many classes, at most C.
+        top: Number of classes per file, at most C.
         on_bad_image: ``fail`` raises at the first bad file, ``skip`` yields it without classes.
         device: As for every stage.
         precision: As for every stage.
 
     Raises:
         ArtifactError: The model cannot be loaded, or takes no images.
-        DataError: A file is bad, and may not be.
+        DataError: A file is bad, and ``on_bad_image`` is ``fail``.
     """
     import torch
 
     from ltcli.artifacts.store import open_artifact
     from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.data.batches import ImageBatches
+    from ltcli.data.decode import as_stored, preparation
     from ltcli.engine.infer import features_of
     from ltcli.models.network import load_network
 
     where = resolve_device(device)
     dtype = resolve_precision(precision, where)
-    info = header.info
-    if not info["image_size"]:
+    backbone = backbone_of(header)
+    if not backbone.image_size:
         rule = "must be a model of images, as predict reads image files, got one of embeddings"
         raise ArtifactError(header.path, rule, "ltcli export takes it elsewhere")
-    share = info.get("centre", 1.0)
+    prepare = preparation(as_stored(backbone))
     with open_artifact(header.path) as model:
         network = load_network(model, where)
     for start in range(0, len(files), _CHUNK):
         part = files[start : start + _CHUNK]
-        decoded = [_decode(file, info["image_size"][0], share, on_bad_image) for file in part]
+        decoded = [_decode(file, prepare, on_bad_image) for file in part]
         good = [image for image in decoded if not isinstance(image, str)]
+        # Bad files keep their position in the output, so that it matches the list of files.
         found: Iterator[tuple[tuple[str, float], ...]] = iter(())
         if good:
-            images = ImageBatches(torch.stack(good), info["mean"], info["std"], where)
+            pixels = torch.stack(good).permute(0, 2, 3, 1)
+            images = ImageBatches(
+                pixels,
+                backbone.mean,
+                backbone.std,
+                where,
+                size=backbone.image_size,
+                interpolation=backbone.interpolation,
+            )
             features = features_of(network, images, dtype)
             with torch.inference_mode():
-                shares = network.classifier(features.to(where)).softmax(1).cpu()
-            found = iter(_most_probable(shares, info["class_names"], top))
+                probabilities = network.classifier(features.to(where)).softmax(1).cpu()
+            found = iter(_most_probable(probabilities, header.info["class_names"], top))
         for file, image in zip(part, decoded, strict=True):
             if isinstance(image, str):
                 yield Prediction(file, (), image)
@@ -118,13 +130,15 @@ def predict(
                 yield Prediction(file, next(found))
 
 
-def _decode(file: Path, size: int, share: float, on_bad_image: str) -> torch.Tensor | str:
-    """Return an image, uint8 [size, size, 3], or what is wrong with the file."""
-    from ltcli.data.decode import BadImageError, decode_image
-    from ltcli.data.scan import read_file
+def _decode(
+    file: Path, prepare: Callable[[bytes], torch.Tensor], on_bad_image: str
+) -> torch.Tensor | str:
+    """Return an image, uint8 [3, H, W], or what is wrong with the file."""
+    from ltcli.data.decode import BadImageError
+    from ltcli.data.image_files import read_file
 
     try:
-        return decode_image(read_file(file), size, share)
+        return prepare(read_file(file))
     except BadImageError as error:
         if on_bad_image == "fail":
             raise DataError(file, str(error), _REPAIR) from None
@@ -132,10 +146,10 @@ def _decode(file: Path, size: int, share: float, on_bad_image: str) -> torch.Ten
 
 
 def _most_probable(
-    shares: torch.Tensor, names: Sequence[str], top: int
+    probabilities: torch.Tensor, names: Sequence[str], top: int
 ) -> list[tuple[tuple[str, float], ...]]:
-    """Return the classes of each row of float [B, C], the most probable first."""
-    values, classes = shares.topk(min(top, shares.shape[1]))
+    """Names and probabilities of each row of float [B, C], the most probable first."""
+    values, classes = probabilities.topk(min(top, probabilities.shape[1]))
     return [
         tuple((names[c], value) for c, value in zip(row, best, strict=True))
         for row, best in zip(classes.tolist(), values.tolist(), strict=True)

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic
 from ltcli import __version__
 from ltcli.artifacts.header import Header, opened, parse_header, verify
 from ltcli.artifacts.sidecar import SIDECAR
+from ltcli.compute.environment import processes
 from ltcli.compute.memory import memory_needed
-from ltcli.compute.processes import processes
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, LtcliError, ResourceError, cause
 from ltcli.core.params import as_dict
 from ltcli.core.text import printable
-from ltcli.stages.stage import P, Stage, check_processes, check_together
+from ltcli.stages.stage import Checked, P, Stage, check_processes, check_together
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,7 @@ class Plan:
         reason: Why the output must be made; None where it is up to date.
         digest: SHA-256 of the output where it is up to date.
         preview: Lines for people about the output.
+        checked: Findings of the stage's check.
     """
 
     parameters: dict[str, Any]
@@ -85,6 +86,7 @@ class Plan:
     reason: str | None
     digest: str | None
     preview: list[str]
+    checked: Checked
 
 
 @contextmanager
@@ -109,18 +111,17 @@ def planned(job: Job[P]) -> Iterator[Plan]:
                 raise ArtifactError(path, rule, f"name another file with --{entry.name}")
             headers[entry.name], files[entry.name] = header, file
         check_together(stage.name, headers, {one.name: one.may_differ for one in stage.inputs})
-        if stage.check is not None:
-            stage.check(job.params, headers)
+        checked = None if stage.check is None else stage.check(job.params, headers)
+        checked = checked or Checked()
         inputs = {role: header.digest for role, header in headers.items()}
-        if stage.external is not None:
-            inputs |= stage.external(job.params)
+        inputs |= checked.inputs
         parameters = as_dict(job.params)
         check_name(job.out, job.inputs.values())
         reason, digest = _reason(job, parameters, inputs)
         if reason is not None:
             check_writable(job.out)
         preview = [] if stage.preview is None else stage.preview(job.params, headers)
-        yield Plan(parameters, inputs, headers, files, reason, digest, preview)
+        yield Plan(parameters, inputs, headers, files, reason, digest, preview, checked)
 
 
 def check_name(out: Path, inputs: Iterable[Path]) -> None:
@@ -234,7 +235,9 @@ def _make(job: Job[P], now: Plan) -> str:
     from ltcli.compute.environment import describe, peak_memory
 
     name = job.stage.name
-    logger.info("%s", "\n".join([f"{name}: running ({now.reason})", *now.preview]))
+    logger.info("%s", "\n".join([f"{name}: starting ({now.reason})", *now.preview]))
+    for line in now.checked.warnings:
+        logger.warning("%s: %s", name, line)
     checkpoint = ResumeFile(job.out, name, now)
     # The sidecar belongs to the artifact beside it until another one replaces that.
     sidecar, unfinished = job.out.with_suffix(SIDECAR), job.out.with_suffix(_LOG)
@@ -256,7 +259,7 @@ def _make(job: Job[P], now: Plan) -> str:
 
     event, mode = ("resume", "a") if checkpoint.exists() else ("start", "w")
     log({"event": event, "time": started, **describe(job.device)}, mode)
-    context = Context(name, job.device, checkpoint, log)
+    context = Context(name, job.device, checkpoint, log, now.checked.start)
     with _signals(ask_to_stop):
         result = _work(job, now, context)
         digest = save(
@@ -282,7 +285,8 @@ def _make(job: Job[P], now: Plan) -> str:
 def _follow(job: Job[P], now: Plan) -> None:
     """Share the work of the first process, which alone saves and logs."""
     checkpoint = ResumeFile(job.out, job.stage.name, now, writes=False)
-    context = Context(job.stage.name, job.device, checkpoint, lambda _record: None)
+    start = now.checked.start
+    context = Context(job.stage.name, job.device, checkpoint, lambda _record: None, start)
     # A signal goes to all processes of a run: the first one saves and ends, the others follow it.
     with _signals(lambda *_: None):
         _work(job, now, context)

@@ -1,1 +1,1 @@
-"""Closed forms: tensors in, tensors out."""
+"""Statistics in closed form: tensors in, tensors out."""

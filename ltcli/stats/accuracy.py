@@ -1,4 +1,7 @@
-"""Accuracy over all samples, per class and per group of classes, likelihood and calibration."""
+"""Scores of logits: accuracy by sample, class and group of classes; likelihood; calibration.
+
+Everywhere logits are float [N, C] and labels int64 [N]. Accuracies run from 0 to 1.
+"""
 
 import math
 
@@ -12,84 +15,58 @@ GROUPS = ("many", "medium", "few")
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """Return the class of the largest logit, the lower index of equals.
-
-    Args:
-        logits: float [N, C].
-
-    Returns:
-        int64 [N].
+    """Class with the largest logit, int64 [N]; the lowest index among equals.
 
     Raises:
         NumericalError: A logit is not finite.
     """
+    # argmax ranks NaN above every number: a diverged model would still get a score.
     require_finite("predictions", "logits", logits)
     return logits.argmax(dim=1)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of samples that are predicted right, 0 ... 1; NaN without samples.
-
-    Args:
-        logits: float [N, C].
-        labels: int64 [N].
-    """
-    class_counts(labels, logits.shape[1])
+    """Fraction of the samples that are predicted correctly; NaN without samples."""
+    class_counts(labels, logits.shape[1])  # refuses labels outside the classes
     return float((predictions(logits) == labels).to(torch.float64).mean())
 
 
 def per_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of each class's samples that are predicted right.
-
-    Args:
-        logits: float [N, C].
-        labels: int64 [N].
-
-    Returns:
-        float64 [C], NaN for a class without samples.
-    """
+    """Accuracy within each class, float64 [C]; NaN for a class without samples."""
     counts = class_counts(labels, logits.shape[1])
-    right = class_counts(labels[predictions(logits) == labels], logits.shape[1])
-    return right.to(torch.float64) / counts  # 0 / 0 is NaN, which is meant
+    correct = class_counts(labels[predictions(logits) == labels], logits.shape[1])
+    return correct.to(torch.float64) / counts  # 0 / 0 is the NaN of an empty class
 
 
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean of ``per_class_accuracy`` over the classes that have samples."""
+    """Mean of ``per_class_accuracy`` over the classes that have samples."""
     return float(per_class_accuracy(logits, labels).nanmean())
 
 
 def group_of_class(train_counts: Tensor, many_above: int = 100, few_below: int = 20) -> Tensor:
-    """Sort the classes into many, medium and few by their training samples.
+    """Group of each class by its training images, int64 [C], an index into ``GROUPS``.
 
     Source: Liu, Miao, Zhan, Wang, Gong, Yu, "Large-Scale Long-Tailed Recognition in an Open World",
     CVPR 2019, arXiv 1904.05160. Both bounds belong to medium.
 
     Args:
-        train_counts: int64 [C], training samples of each class.
-        many_above: Classes of more samples are many.
-        few_below: Classes of fewer samples are few; at most ``many_above`` + 1.
-
-    Returns:
-        int64 [C], indices into ``GROUPS``.
-
-    Raises:
-        ValueError: The two groups would overlap.
+        train_counts: int64 [C], training images.
+        many_above: Classes with more images are many-shot.
+        few_below: Classes with fewer images are few-shot.
     """
     if few_below > many_above + 1:
+        # Not a ParamError: the stages refuse such bounds before they load anything.
         raise ValueError("few_below must be at most many_above + 1")
     few = (train_counts < few_below).to(torch.int64)
     return 1 + few - (train_counts > many_above).to(torch.int64)
 
 
 def group_accuracy(accuracies: Tensor, groups: Tensor) -> dict[str, float | None]:
-    """Return the mean accuracy of each group's classes.
+    """Mean accuracy of the classes of each group, by name; None for a group without samples.
 
     Args:
         accuracies: float64 [C], from ``per_class_accuracy``.
         groups: int64 [C], from ``group_of_class``.
-
-    Returns:
-        Shares 0 ... 1 by the names in ``GROUPS``; None for a group without samples.
     """
     seen = ~accuracies.isnan()
     found = {name: accuracies[seen & (groups == g)] for g, name in enumerate(GROUPS)}
@@ -97,73 +74,60 @@ def group_accuracy(accuracies: Tensor, groups: Tensor) -> dict[str, float | None
 
 
 def nll(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean negative log-probability of the right class, in nats; NaN without samples.
-
-    Args:
-        logits: float [N, C].
-        labels: int64 [N].
-    """
+    """Mean negative log-probability of the true class, nats; NaN without samples."""
     class_counts(labels, logits.shape[1])
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     return float((_log_normalisers(logits) - own.to(torch.float64)).mean())
 
 
 def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Return the expected calibration error: the mean gap of confidence and accuracy over bins.
+    """Expected calibration error, 0..1; NaN without samples.
 
-    A bin weighs as many samples as it has; see ``reliability``.
+    It is the gap between confidence and accuracy in each bin of ``reliability``, averaged over the
+    samples.
 
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
     arXiv 1706.04599.
-
-    Args:
-        logits: float [N, C].
-        labels: int64 [N].
-        bins: Number of bins, at least 1.
-
-    Returns:
-        The error, 0 ... 1; NaN without samples.
     """
-    _, confidence, right = reliability(logits, labels, bins)
+    _, confidence, correct = reliability(logits, labels, bins)
     if not len(labels):
         return math.nan
-    # A bin's weight n_b / N times its gap |sum right - sum confidence| / n_b.
-    return float((right - confidence).abs().sum() / len(labels))
+    # A bin's weight n_b / N times its gap |sum correct - sum confidence| / n_b: n_b cancels.
+    return float((correct - confidence).abs().sum() / len(labels))
 
 
 def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum confidence and correctness over bins of equal width in confidence.
+    """Samples, summed confidence and correct predictions in bins of equal width in confidence.
 
-    The confidence of a sample is the probability of its predicted class; a bound belongs to the bin
-    below it. Sums, so that runs can be pooled by adding.
-
-    Args:
-        logits: float [N, C].
-        labels: int64 [N].
-        bins: Number of bins, at least 1.
+    The confidence of a sample is the probability of its predicted class. A bound belongs to the bin
+    below it.
 
     Returns:
-        Of each bin: samples, int64 [bins]; the sum of their confidences, float64 [bins]; how many
-        of them are predicted right, float64 [bins].
+        int64 [bins], float64 [bins] and float64 [bins].
+
+    Raises:
+        ParamError: There is no bin.
     """
     if bins < 1:
         raise ParamError("calibration error", f"bins must be at least 1, got {bins}")
     class_counts(labels, logits.shape[1])
-    right = (predictions(logits) == labels).to(torch.float64)
+    correct = (predictions(logits) == labels).to(torch.float64)
     top = logits.max(dim=1).values.to(torch.float64)
     confidence = (top - _log_normalisers(logits)).exp()
     bounds = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
     member = torch.bucketize(confidence, bounds)
+    # Sums, not means: several runs are pooled by adding them.
     empty = torch.zeros(bins, dtype=torch.float64, device=logits.device)
     return (
         torch.bincount(member, minlength=bins),
         empty.index_add(0, member, confidence),
-        empty.index_add(0, member, right),
+        empty.index_add(0, member, correct),
     )
 
 
 def _log_normalisers(logits: Tensor) -> Tensor:
-    """Return float64 [N], log sum exp of each row, without a float64 copy of all logits."""
+    """Log-sum-exp of each row, float64 [N]."""
     require_finite("likelihood", "logits", logits)
+    # In blocks: a float64 copy of the logits of many classes would triple their memory.
     blocks = [rows.to(torch.float64).logsumexp(dim=1) for rows in torch.split(logits, BLOCK)]
     return torch.cat(blocks)

@@ -1,14 +1,14 @@
-r"""What to add to the logits of a trained classifier: for another prior, by tau, for costs.
+r"""Offsets for the logits of a trained classifier: for another class prior, by tau, for costs.
 
-For a classifier that is calibrated under the class shares p it was trained on, softmax(z) = p(c|x):
+For a classifier that is calibrated under the class prior p of its training, softmax(z) = p(c|x):
 
-* another prior pi: by Bayes' rule pi(c|x) is in proportion to p(c|x) pi_c / p_c, so the logits are
+* another prior pi: Bayes' rule makes pi(c|x) proportional to p(c|x) pi_c / p_c, so the logits are
   z_c + log pi_c - log p_c.
 * logit adjustment: z_c - tau log p_c; tau = 1 is the uniform prior, tau = 0 changes nothing.
-* costs: predicting j costs sum_{c != j} cost_c p(c|x) on average, which is a constant minus
-  cost_j p(j|x). The cheapest class is argmax_j cost_j p(j|x) = argmax_j z_j + log cost_j.
+* costs: predicting j costs sum_{c != j} cost_c p(c|x) on average, a constant minus cost_j p(j|x).
+  The cheapest class is argmax_j cost_j p(j|x) = argmax_j z_j + log cost_j.
 
-A constant added to all logits changes nothing.
+A constant added to all logits changes nothing. Every offset is float32 [C], nats.
 
 Sources: Saerens, Latinne, Decaestecker, Neural Computation 14 (2002), eq. 2.4; Menon et al., ICLR
 2021, arXiv 2007.07314; Elkan, "The Foundations of Cost-Sensitive Learning", IJCAI 2001.
@@ -31,46 +31,37 @@ _TAUS = tuple(step / 20 for step in range(41))
 
 
 def log_prior(class_counts: Tensor) -> Tensor:
-    """Return the log share of each class, float32 [C], nats, of counts int64 [C]."""
+    """Log of the class prior that the counts int64 [C] give."""
     counts = class_counts.double()
     return (counts / counts.sum()).log().float()
 
 
-def for_prior(shares: Tensor, base: Tensor) -> Tensor:
-    """Return what takes logits from one prior to another, float32 [C], nats.
-
-    Args:
-        shares: float64 [C], of the classes where the model is used, all above 0.
-        base: float64 [C], that the logits follow now, all above 0.
-    """
-    return (shares.log() - base.log()).float()
+def for_prior(prior: Tensor, base: Tensor) -> Tensor:
+    """Offset that takes logits from the prior ``base`` to ``prior``, both float64 [C], above 0."""
+    return (prior.log() - base.log()).float()
 
 
 def for_tau(class_counts: Tensor, tau: float) -> Tensor:
-    """Return -tau times the log prior of counts int64 [C], float32 [C], nats."""
+    """Offset of logit adjustment: -tau times the log prior of the counts int64 [C]."""
     return -tau * log_prior(class_counts)
 
 
 def for_costs(costs: Tensor) -> Tensor:
-    """Return the log of what it costs to miss an image of each class, float32 [C].
-
-    Args:
-        costs: float64 [C], above 0, in any unit.
-    """
+    """Offset for the costs of missing a class, float64 [C], above 0, in any unit."""
     return costs.log().float()
 
 
 @dataclass(frozen=True)
 class Point:
-    """One tau of the trade-off between head and tail, every class counting the same.
+    """One tau of the trade-off between head and tail; every class counts the same.
 
     Attributes:
         tau: Strength of the adjustment.
         balanced: Mean accuracy over classes, 0..1.
-        many: Mean accuracy over the classes of that group, 0..1; None for a group without samples.
-        medium: The same.
-        few: The same.
-        log_loss: Mean over classes of the mean negative log-probability of the right class, nats.
+        many: Mean accuracy over the many-shot classes, 0..1; None if they have no samples.
+        medium: The same for the medium-shot classes.
+        few: The same for the few-shot classes.
+        log_loss: Mean over classes of the mean negative log-probability of the true class, nats.
     """
 
     tau: float
@@ -82,13 +73,14 @@ class Point:
 
 
 def trade_off(logits: Tensor, labels: Tensor, class_counts: Tensor) -> list[Point]:
-    """Return accuracies and log-loss at tau = 0, 0.05, ..., 2.
+    """Accuracies and log-loss at tau = 0, 0.05, ..., 2.
 
     Args:
-        logits: float [N, C], before the adjustment, of samples that were not trained on.
+        logits: float [N, C], unadjusted, of samples that were not trained on.
         labels: int64 [N].
-        class_counts: int64 [C], training samples.
+        class_counts: int64 [C], training images.
     """
+    # The usual bounds, so that the worst group means the same for every data set.
     groups = group_of_class(class_counts)
     return [_point(tau, logits, labels, class_counts, groups) for tau in _TAUS]
 
@@ -100,6 +92,7 @@ def _point(
     accuracy = per_class_accuracy(adjusted, labels)
     seen = ~accuracy.isnan()
     losses = F.cross_entropy(adjusted, labels, reduction="none").double()
+    # 1 / n_y: each class counts once, however many samples it has.
     weights = 1 / labels.bincount(minlength=len(class_counts)).double()[labels]
     each = group_accuracy(accuracy, groups)
     loss = float(losses @ weights / seen.sum())
@@ -107,12 +100,11 @@ def _point(
 
 
 def best(points: Sequence[Point], target: Target) -> Point:
-    """Return the best point for a target; of equally good ones that with tau nearest to 1.
+    """Best point of ``trade_off`` for a target; among equals, the one with tau nearest to 1.
 
     Args:
         points: From ``trade_off``.
-        target: The highest balanced accuracy, the highest accuracy of the worst of many, medium
-            and few, or the lowest log-loss.
+        target: Highest balanced accuracy, highest accuracy of the worst group, or lowest log-loss.
     """
 
     def score(point: Point) -> float:
@@ -120,8 +112,8 @@ def best(points: Sequence[Point], target: Target) -> Point:
             return -point.log_loss
         if target == "worst-group":
             found = (point.many, point.medium, point.few)
-            return min(share for share in found if share is not None)
+            return min(accuracy for accuracy in found if accuracy is not None)
         return point.balanced
 
-    # Rounded, as equal values may differ in their last digit by the way they were computed.
+    # Rounded: equal scores may differ in their last digit, by the order of their sums.
     return max(points, key=lambda p: (round(score(p), 9), -round(abs(p.tau - 1), 9), -p.tau))

@@ -1,10 +1,11 @@
-"""Compare classifiers on the same test images: scores with intervals, and paired differences."""
+"""Comparison of classifiers on the same test images: scores, intervals and paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ltcli.stats import accuracy as scores
 from ltcli.stats.intervals import class_strata, resampled_rows, score_interval
@@ -15,46 +16,46 @@ Score = Literal["accuracy", "balanced"]
 
 @dataclass(frozen=True)
 class Run:
-    """The predictions of one model.
+    """Predictions of one model.
 
     Attributes:
-        name: The row it belongs to; runs of one name differ in their seeds.
+        name: Name of its row; runs of one row differ only in their seeds.
         logits: float [M, C].
         labels: int64 [M].
         class_counts: int64 [C], training images.
-        snapshots: int64 [E, M], the class predicted after each kept epoch, or None.
+        snapshots: int64 [E, M], predicted classes after each kept epoch, or None.
     """
 
     name: str
-    logits: torch.Tensor
-    labels: torch.Tensor
-    class_counts: torch.Tensor
-    snapshots: torch.Tensor | None
+    logits: Tensor
+    labels: Tensor
+    class_counts: Tensor
+    snapshots: Tensor | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison. Shares in 0..1, intervals at the level asked for.
+    """One line of the comparison. Accuracies are 0..1.
 
     Attributes:
-        name: Of the runs.
-        runs: How many.
-        judged: The score that intervals and differences are of.
+        name: Name of the runs.
+        runs: Number of runs.
+        judged: Score of the intervals and differences.
         accuracy: Mean over runs, last epoch.
-        interval: Of the mean score, accuracy or balanced accuracy, over test images and, with
-            several runs, over seeds.
-        groups: Mean accuracy of the classes that are many, medium and few; None where a group has
-            no test images.
-        balanced: Mean over classes.
-        nll: nats.
+        interval: Confidence interval of the mean judged score, over test images and, with several
+            runs, over seeds.
+        groups: Mean accuracy of the many-, medium- and few-shot classes; None for a group without
+            test images.
+        balanced: Mean accuracy over classes.
+        nll: Negative log-likelihood, nats.
         ece: Expected calibration error.
-        difference: Score minus that of the first row, None for the first row, as the next three.
-        difference_interval: Of the difference, paired over images; those of all rows hold at once.
-        tie: Whether that interval holds 0.
-        detectable: The smallest true difference that would be found with a chance of 80 %; None
-            also where the predictions are never right for one row alone.
-        best_on_test: Best kept epoch, chosen on the very images it is scored on: for comparison
-            with papers that report it, never a result. None where no epochs were kept.
+        difference: Judged score less that of the first row; None for the first row, like the next
+            three.
+        difference_interval: Its interval, paired over images; those of all rows hold at once.
+        tie: Whether that interval contains 0.
+        detectable: Smallest true difference found with a chance of 80 %; see ``Difference``.
+        best_on_test: Accuracy of the best kept epoch, chosen on the very images it is scored on:
+            for comparison with papers that report it, never a result. None without kept epochs.
     """
 
     name: str
@@ -83,20 +84,20 @@ def compare(
     seed: int = 0,
     score: Score = "accuracy",
 ) -> list[Row]:
-    """Return one row per name, in order of first appearance.
+    """One row per name, in order of first appearance.
 
     The differences of all rows from the first are judged together, see ``simultaneous``.
 
     Args:
         runs: Predictions on the same images, in the same order.
-        level: Of the intervals, in 0..1.
+        level: Confidence level of the intervals, between 0 and 1.
         resamples: Bootstrap draws.
-        many_above: A class with more training images than this is many.
-        few_below: A class with fewer is few.
-        seed: Of the bootstrap.
-        score: What intervals and differences are of. For the balanced accuracy, each class is
-            resampled by itself.
+        many_above: Classes with more training images are many-shot.
+        few_below: Classes with fewer training images are few-shot.
+        seed: Seed of the bootstrap.
+        score: Score of the intervals and differences.
     """
+    # In insertion order: the first name is the reference of all differences.
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(run)
@@ -104,6 +105,7 @@ def compare(
     values = [
         torch.stack([_values(run, balanced) for run in members]) for members in by_name.values()
     ]
+    # Each class is resampled by itself: otherwise a rare class may be missing from a resample.
     strata = class_strata(runs[0].labels) if balanced else None
     resampled = resampled_rows(values, resamples=resamples, seed=seed, strata=strata)
     found: list[Difference | None] = [None]
@@ -121,14 +123,15 @@ def compare(
     ]
 
 
-def _values(run: Run, balanced: bool) -> torch.Tensor:
-    """Return what each image adds to the score, times their number, float64 [M]."""
+def _values(run: Run, balanced: bool) -> Tensor:
+    """Contribution of each image to the score, times their number, float64 [M]."""
     correct = (scores.predictions(run.logits) == run.labels).double()
     if not balanced:
         return correct
+    # A class has the weight M / (classes with images), shared by its images.
     counts = run.labels.bincount()
-    share = len(correct) / int((counts > 0).sum())
-    return correct * share / counts[run.labels]
+    weight = len(correct) / int((counts > 0).sum())
+    return correct * weight / counts[run.labels]
 
 
 def _row(
@@ -136,23 +139,22 @@ def _row(
     judged: Score,
     interval: tuple[float, float],
     difference: Difference | None,
-    groups: torch.Tensor,
+    groups: Tensor,
 ) -> Row:
+    def mean(score: Callable[[Tensor, Tensor], float]) -> float:
+        return _mean([score(run.logits, run.labels) for run in members])
+
+    by_class = [scores.per_class_accuracy(run.logits, run.labels) for run in members]
     return Row(
         name=members[0].name,
         runs=len(members),
         judged=judged,
-        accuracy=_mean([scores.accuracy(run.logits, run.labels) for run in members]),
+        accuracy=mean(scores.accuracy),
         interval=interval,
-        groups=_mean_groups(
-            [
-                scores.group_accuracy(scores.per_class_accuracy(run.logits, run.labels), groups)
-                for run in members
-            ]
-        ),
-        balanced=_mean([scores.balanced_accuracy(r.logits, r.labels) for r in members]),
-        nll=_mean([scores.nll(run.logits, run.labels) for run in members]),
-        ece=_mean([scores.ece(run.logits, run.labels) for run in members]),
+        groups=_mean_groups([scores.group_accuracy(it, groups) for it in by_class]),
+        balanced=mean(scores.balanced_accuracy),
+        nll=mean(scores.nll),
+        ece=mean(scores.ece),
         difference=None if difference is None else difference.value,
         difference_interval=None if difference is None else difference.interval,
         tie=None if difference is None else difference.tie,
@@ -168,8 +170,8 @@ def _mean(values: Sequence[float]) -> float:
 def _mean_groups(runs: list[dict[str, float | None]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
     for group in runs[0]:
-        values = [run[group] for run in runs]
-        known = [value for value in values if value is not None]
+        # All runs have the same test images, so a group is empty in all of them or in none.
+        known = [value for run in runs if (value := run[group]) is not None]
         means[group] = _mean(known) if known else None
     return means
 
@@ -177,6 +179,7 @@ def _mean_groups(runs: list[dict[str, float | None]]) -> dict[str, float | None]
 def _best(members: Sequence[Run]) -> float | None:
     best = []
     for run in members:
+        # One run without kept epochs leaves the row without this score: a mean of fewer misleads.
         if run.snapshots is None:
             return None
         best.append(float((run.snapshots == run.labels).double().mean(1).max()))

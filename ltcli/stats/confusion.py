@@ -1,4 +1,4 @@
-"""Which classes a classifier takes for which others."""
+"""Confusion of classes: which ones a classifier takes for which others."""
 
 from collections.abc import Iterable
 
@@ -11,22 +11,16 @@ from ltcli.stats.moments import class_counts, require_finite
 
 
 def class_graph(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Share of the samples of each class that are predicted as each class.
+    """Confusion graph, float64 [C, C]: fraction of the samples of class i predicted as class j.
+
+    Rows sum to 1, or to 0 for a class without samples.
 
     Source: Chen et al., "Imagine by Reasoning: A Reasoning-Based Implicit Semantic Data
     Augmentation for Long-Tailed Classification", AAAI 2022, arXiv 2112.07928, which builds it on
     the training set.
-
-    Args:
-        predicted: int64 [N], 0 ... C - 1.
-        labels: int64 [N].
-        num_classes: C.
-
-    Returns:
-        float64 [C, C], row i for samples of class i: rows sum to 1, or to 0 for a class without
-        samples.
     """
     counts = class_counts(labels, num_classes)
+    # One number per pair (true, predicted), so that a single bincount fills the whole table.
     pairs = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     table = pairs.view(num_classes, num_classes).to(torch.float64)
     return table / counts.clamp(min=1).unsqueeze(1)
@@ -35,21 +29,17 @@ def class_graph(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def graph_and_scores(
     blocks: Iterable[Tensor], labels: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute two measures of confusion in one pass over logits that need not fit in memory.
+    """``class_graph``, and the mean probability of class j over the samples of class i.
 
-    Sources: that of ``class_graph``; for the scores Chu, Bian, Liu, Ling, "Feature Space
-    Augmentation for Long-Tailed Data", ECCV 2020, arXiv 2008.03673, which ranks confusing classes
-    by them.
+    Both are float64 [C, C]; rows sum to 1, or to 0 for a class without samples.
+
+    Source: as for ``class_graph``; for the scores Chu, Bian, Liu, Ling, "Feature Space Augmentation
+    for Long-Tailed Data", ECCV 2020, arXiv 2008.03673, which ranks confusing classes by them.
 
     Args:
-        blocks: Logits, float [B, C] each, [N, C] together.
+        blocks: Logits, float [B, C] each, [N, C] together; one pass, one block in memory.
         labels: int64 [N].
         num_classes: C.
-
-    Returns:
-        ``class_graph``, and the mean over the samples of each class of the probability given to
-        every class. Both float64 [C, C], row i for samples of class i: rows sum to 1, or to 0 for a
-        class without samples.
 
     Raises:
         NumericalError: A logit is not finite.
@@ -58,6 +48,7 @@ def graph_and_scores(
     scores = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=labels.device)
     first = 0
     for logits in blocks:
+        # Checked here too, as only this loop knows the number of the sample in the whole set.
         require_finite("confusion", "logits", logits, first)
         rows = slice(first, first + len(logits))
         predicted[rows] = predictions(logits)
@@ -68,43 +59,33 @@ def graph_and_scores(
 
 
 def top_confusing(matrix: Tensor, k: int) -> Tensor:
-    """Rank, for each class, the other classes by their entries in its row.
+    """The k other classes with the largest entries in each row, int64 [C, k], largest first.
 
-    Args:
-        matrix: float [C, C], such as ``class_graph`` or ``mean_scores``; the diagonal is ignored.
-        k: How many other classes, 1 ... C - 1.
-
-    Returns:
-        int64 [C, k], the most confusing class first; of equals the lower index first.
+    The matrix is a graph or scores, float [C, C]; its diagonal is ignored.
 
     Raises:
-        ParamError: ``k`` is out of its range.
+        ParamError: ``k`` is outside 1 ... C - 1.
     """
     num_classes = len(matrix)
     if not 1 <= k < num_classes:
         raise ParamError("confusing classes", f"k must be in 1 ... {num_classes - 1}, got {k}")
     own = torch.eye(num_classes, dtype=torch.bool, device=matrix.device)
     others = matrix.masked_fill(own, -torch.inf)
+    # Stable, unlike topk: of equal entries the lower index comes first on every device.
     return others.sort(dim=1, descending=True, stable=True).indices[:, :k].contiguous()
 
 
 def confused_pairs(predicted: Tensor, labels: Tensor, k: int) -> list[tuple[int, int, int]]:
-    """Return the pairs of classes that are confused most often, without a [C, C] table.
+    """The k most frequent confusions: true class, predicted class, and number over all S runs.
 
-    Args:
-        predicted: int64 [S, N], of S runs.
-        labels: int64 [N].
-        k: At most so many.
-
-    Returns:
-        Class, the class it was taken for, and how often over all runs; the most frequent first, of
-        equals the lower indices first.
+    Predictions are int64 [S, N], labels int64 [N].
     """
     true = labels.expand_as(predicted)
     wrong = true != predicted
+    # Pairs that occur, not a [C, C] table: thousands of classes have millions of pairs.
     pairs = torch.stack([true[wrong], predicted[wrong]], dim=1)
     found, counts = torch.unique(pairs, dim=0, return_counts=True)
-    # unique sorts the pairs, and a stable sort keeps that among equals.
+    # unique sorts the pairs, and a stable sort keeps that order among equals.
     order = counts.sort(descending=True, stable=True).indices[:k]
     return [
         (int(a), int(b), int(n))

@@ -1,17 +1,17 @@
-"""Covariances of the classes in the form in which they are kept.
+"""Class covariances in the forms that artifacts keep.
 
     full      Sigma_c, a matrix
     factor    F_c with Sigma_c = F_c' F_c: centred features over sqrt(n_c - ddof), one row a sample,
-              or the triangular factor of these rows where they are more than D
+              or the triangular factor of these rows if they are more than D
     low-rank  the r leading directions of F_c and the variances that they leave:
               Sigma_c ~ L_c' L_c + diag(Sigma_c - L_c' L_c)
     diagonal  the diagonal of Sigma_c
 
 The low-rank form is the factor at r = D and the diagonal at r = 0, and has the exact diagonal and
-so the exact trace at every r. Let R be what r directions leave. The diagonal nearest to it in the
+so the exact trace at every r. Let R be what r directions leave. The diagonal nearest to R in the
 Frobenius norm is its own, and lowers the squared error by sum_d R_dd^2 >= (tr R)^2 / D. It costs as
 much as one more direction, which lowers it by the square of the largest eigenvalue of R: less than
-that where the variance left is spread evenly over more than sqrt(D) directions.
+that if the variance left is spread evenly over more than sqrt(D) directions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,15 +29,15 @@ Form = Literal["full", "factor", "low-rank", "diagonal"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Moments of the classes as the artifact keeps them.
+    """Class moments as the artifact keeps them.
 
     Attributes:
         tensors: means, float32 [C, D], feature units; counts, int64 [C]; and, feature units
             squared, full, float32 [C, D, D], or diagonal, float32 [C, D]; or rows, float32 [R, D],
             feature units, and offsets, int64 [C + 1]: F_c is rows[offsets[c] : offsets[c + 1]]. The
-            low-rank form has rows, offsets and, of what the rows leave, diagonal.
-        relative_error: Of the low-rank form: ||Sigma_c - its approximation|| / ||Sigma_c||, in the
-            Frobenius norm, averaged over the classes that have a covariance. None for the others.
+            low-rank form has rows, offsets, and a diagonal of the variances that the rows leave.
+        relative_error: Low-rank form: ||Sigma_c - its approximation|| / ||Sigma_c||, in the
+            Frobenius norm, averaged over the classes that have a covariance. Otherwise None.
     """
 
     tensors: dict[str, Tensor]
@@ -53,27 +53,18 @@ def estimate(
     ddof: int,
     rank: int | None = None,
 ) -> Estimate:
-    """Estimate means and covariances of the classes, reading each row once.
+    """Class means and covariances of features with labels int64 [N], reading each row once.
 
-    Args:
-        features: float [N, D], in feature units.
-        labels: int64 [N].
-        num_classes: C.
-        form: Of the covariances.
-        ddof: Sums are divided by n_c - ddof: 0 for the population form, 1 for the unbiased one.
-        rank: Directions of a class, for the low-rank form.
+    ``form``, ``ddof`` and ``rank`` as for ``assemble``.
 
     Raises:
         NumericalError: A feature is not finite.
     """
-    moments = class_moments(features, labels, num_classes, scatter_form(form))
+    # The leading directions come from the exact factor.
+    exact: Scatter = "factor" if form == "low-rank" else form
+    moments = class_moments(features, labels, num_classes, exact)
     counts = class_counts(labels, num_classes)
     return assemble(moments, counts, features.shape[1], form, ddof=ddof, rank=rank)
-
-
-def scatter_form(form: Form) -> Scatter:
-    """Return the form of the exact scatters that a form is made from."""
-    return "factor" if form == "low-rank" else form
 
 
 def assemble(
@@ -85,15 +76,16 @@ def assemble(
     ddof: int,
     rank: int | None = None,
 ) -> Estimate:
-    """Put the moments of the classes together, one class at a time.
+    """Estimate from the moments of the classes, one class in memory at a time.
 
     Args:
-        moments: Of each class that has samples, with scatters of ``scatter_form(form)``.
+        moments: Class and moments of each class that has samples; for the low-rank form with
+            scatters in factor form.
         counts: int64 [C], samples of each class.
         dim: D.
-        form: Of the covariances; zero for a class of no more than ``ddof`` samples.
-        ddof: Sums are divided by n_c - ddof, 0 or 1.
-        rank: Directions of a class, for the low-rank form.
+        form: Form of the covariances; zero for a class of no more than ``ddof`` samples.
+        ddof: Sums are divided by n_c - ddof: 0 for the population form, 1 for the unbiased one.
+        rank: Directions per class in the low-rank form.
     """
     if ddof not in (0, 1):
         raise ParamError("covariances", f"ddof must be 0 or 1, got {ddof}")
@@ -104,8 +96,10 @@ def assemble(
         shape = (*means.shape, dim) if form == "full" else means.shape
         tensors[form] = torch.zeros(shape, device=counts.device)
         for c, scatter, divisor in scatters:
+            # Rounded to float32 only here, after all sums.
             tensors[form][c] = scatter / divisor
         return Estimate(tensors)
+    # A class of n samples has at most n directions, so the rows of all classes are laid end to end.
     kept = dim if rank is None else min(dim, rank)
     sizes = counts.clamp(max=kept)
     offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
@@ -126,20 +120,21 @@ def assemble(
 
 
 def truncated(factor: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """Keep the leading directions of a covariance F'F, and the variances that they leave.
+    """Leading directions L, float64 [min(R, r), D], of a covariance F'F, and what they leave.
 
     Args:
         factor: F, float64 [R, D], feature units.
         rank: r, at least 1.
 
     Returns:
-        L, float64 [min(R, r), D]; the diagonal of F'F - L'L, float64 [D]; and the relative error of
-        both together in the Frobenius norm, 0 for a covariance of zero.
+        L; the diagonal of F'F - L'L, float64 [D]; the relative error of both together in the
+        Frobenius norm, 0 for a covariance of zero.
     """
     if len(factor) <= rank:
         return factor, torch.zeros_like(factor[0]), 0.0
     _, lengths, directions = torch.linalg.svd(factor, full_matrices=False)
     leading = lengths[:rank].unsqueeze(1) * directions[:rank]
+    # Never below zero but by rounding, and a variance must not be.
     left = (factor.square().sum(0) - leading.square().sum(0)).clamp(min=0)
     powers = lengths.square().square()
     if not powers.sum():
@@ -152,8 +147,9 @@ def truncated(factor: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 def _scatters(
     moments: Iterable[tuple[int, Moments]], means: Tensor, ddof: int
 ) -> Iterator[tuple[int, Tensor, int]]:
-    """Note the means, and yield class, scatter and divisor of those that have a covariance."""
+    """Write the means, and yield class, scatter and divisor of classes that have a covariance."""
     for c, known in moments:
         means[c] = known.mean
+        # With n - 1, one sample has no covariance: zero stays, not 0 / 0.
         if known.count > ddof:
             yield c, known.scatter, known.count - ddof

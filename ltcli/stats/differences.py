@@ -1,12 +1,12 @@
-"""Differences between the features of a class: what STG learns from head classes and adds to tails.
+"""Differences between features of one class: STG learns them on head classes, adds them to tails.
 
 For a feature a_i and the k features a_j of its class in a set, per channel:
 
     mu_i    = mean_j (a_j - a_i)
     Sigma_i = mean_j (mu_i - (a_j - a_i))^2
 
-so a_i + mu_i is the mean of the set, and Sigma_i its biased variance, the same for every i. A
-feature is moved by a random difference of such moments in the channels that a mask leaves open:
+so a_i + mu_i is the mean of the set, and Sigma_i its biased variance, the same for every i. Such
+moments move a feature by a random difference, in the channels that a mask leaves open:
 
     a~ = a                                           where m >= t, m ~ U(0, 1) per channel
     a~ = a + (sqrt(Sigma) eps + mu) lambda beta_y    elsewhere, eps ~ N(0, 1) per channel
@@ -27,46 +27,47 @@ from torch.nn import functional as F
 
 Similarity = Literal["cosine", "euclidean"]
 
-# Added to both variances of the divergence: a channel that never changes has none, feature units^2.
+# Added to both variances of the divergence, feature units squared: a channel that never changes has
+# a variance of 0, and the divergence divides by it.
 VARIANCE_FLOOR = 1e-6
 
 
 def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """Return the number, mean and biased variance per channel of each class's features.
+    """Number float [C], mean [C, D] and biased variance [C, D] of each class's features.
+
+    All are zero for a class without features.
 
     Args:
         features: float [N, D], feature units.
         labels: int64 [N].
         num_classes: C.
-
-    Returns:
-        float [C], [C, D] and [C, D]; zero for a class without features.
     """
+    # index_add, not bincount or a loop: nothing here waits for the device.
     zeros = features.new_zeros(num_classes, features.shape[1])
     counts = zeros.new_zeros(num_classes).index_add(0, labels, torch.ones_like(features[:, 0]))
     divisors = counts.clamp(min=1).unsqueeze(1)
     means = zeros.index_add(0, labels, features) / divisors
-    # A second pass: squares of raw features would cancel.
+    # A second pass: means of squares less squares of means would cancel.
     squares = (features - means[labels]).square()
     return counts, means, zeros.index_add(0, labels, squares) / divisors
 
 
 class DifferenceTargets:
-    """What the generator is to predict, from same-class features of batch and memory, smoothed.
+    """Targets of the generator: smoothed moments of same-class features in batch and memory.
 
-    The set of a sample is its class in the batch and in a first-in-first-out memory of the batches
-    before. A sample's moments are averaged over its visits: old <- momentum old + (1 - momentum)
-    new; its first usable visit is taken as it is.
+    The set of a sample is its class in the batch and in a first-in-first-out memory of earlier
+    batches. A sample's moments are averaged over its visits: old <- momentum old + (1 - momentum)
+    new; the first usable visit counts in full.
 
     Args:
         num_samples: N.
         num_classes: C.
         dim: D.
-        memory: Features that the memory holds at most; 0 for the batch alone.
-        momentum: Share of the old value, 0 to 1.
-        min_set: Features that a usable set has at least, 1 or more.
-        include_self: Whether a sample is in its own set, by this visit or an earlier one.
-        device: Of all tensors.
+        memory: Most features in the memory; 0 for the batch alone.
+        momentum: Weight of the old value, 0 to 1.
+        min_set: Fewest features of a usable set, 1 or more.
+        include_self: Whether a sample's own set contains its copies, of this visit and earlier.
+        device: Device of all tensors.
     """
 
     def __init__(
@@ -94,25 +95,22 @@ class DifferenceTargets:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return memory (float [M, D]), its labels and rows, means, variances [N, D] and seen."""
+        """Memory float [M, D], its labels and rows, means and variances [N, D], and seen [N]."""
         return dict(self._state)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what ``tensors`` returned; it may come from another device."""
+        """Restore what ``tensors`` returned, perhaps on another device."""
         device = self._state["memory"].device
         self._state = {name: tensors[name].to(device) for name in self._state}
 
     @torch.no_grad()
     def visit(self, rows: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Take one batch into account and return its smoothed moments.
+        """Add one batch and return its smoothed mu and Sigma, float [B, D], and usable, bool [B].
 
         Args:
-            rows: int64 [B], which samples; one that comes twice has the same features twice.
+            rows: int64 [B], numbers of the samples; a repeated one repeats its features.
             features: float [B, D], feature units.
             labels: int64 [B].
-
-        Returns:
-            mu float [B, D], Sigma float [B, D], and bool [B]: whether the set was large enough.
         """
         state = self._state
         pool = torch.cat([state["memory"], features])
@@ -125,14 +123,14 @@ class DifferenceTargets:
             copies = (rows.unsqueeze(1) == pool_rows).sum(1)
             counts, means, variances = _without(features, copies, counts, means, variances)
         means, usable = means - features, counts >= self._min_set
+        # A sample not seen before has momentum 0, so its zeros do not dilute the first value.
         old_means, old_variances = state["means"][rows], state["variances"][rows]
-        old = (self._momentum * state["seen"][rows]).unsqueeze(1)
-        means = torch.where(usable[:, None], torch.lerp(means, old_means, old), old_means)
-        variances = torch.where(
-            usable[:, None], torch.lerp(variances, old_variances, old), old_variances
-        )
+        old, kept = (self._momentum * state["seen"][rows]).unsqueeze(1), usable.unsqueeze(1)
+        means = torch.where(kept, torch.lerp(means, old_means, old), old_means)
+        variances = torch.where(kept, torch.lerp(variances, old_variances, old), old_variances)
         state["means"][rows], state["variances"][rows] = means, variances
         state["seen"][rows] = state["seen"][rows] | usable
+        # Clones: a slice would keep the whole pool of every step alive.
         first = max(0, len(pool) - self._size)
         state["memory"], state["labels"] = pool[first:].clone(), pool_labels[first:].clone()
         state["rows"] = pool_rows[first:].clone()
@@ -142,15 +140,15 @@ class DifferenceTargets:
 def _without(
     features: Tensor, copies: Tensor, counts: Tensor, means: Tensor, variances: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return number, mean and variance of sets without m copies of a feature each.
+    """Number, mean and variance of sets after m copies of one feature leave each.
 
-    With d = a - mean, of k the mean moves by -m d / (k - m), and the sum of squares falls by
-    m d^2 k / (k - m).
+    With d = a - mean in a set of k, the mean moves by -m d / (k - m), and the sum of squares falls
+    by m d^2 k / (k - m).
     """
     others = (counts - copies).clamp(min=1).unsqueeze(1)
     offset, copied = features - means, copies.unsqueeze(1)
-    share = counts.unsqueeze(1) / others
-    variances = (share * (variances - copied * offset.square() / others)).clamp(min=0)
+    ratio = counts.unsqueeze(1) / others
+    variances = (ratio * (variances - copied * offset.square() / others)).clamp(min=0)
     return counts - copies, means - copied * offset / others, variances
 
 
@@ -161,20 +159,10 @@ def regression_losses(
     target_variance: Tensor,
     form: Literal["mse", "kl"],
 ) -> tuple[Tensor, Tensor]:
-    """Return how far predicted moments are from their targets, averaged over the channels.
+    """Losses of predicted means and variances [B, D], float [B] each, averaged over the channels.
 
     mse: squared errors of mean and variance. kl: the divergence of the predicted Gaussian from the
-    target's, nats, as the part that vanishes with the error of the mean, and the rest.
-
-    Args:
-        mean: float [B, D], predicted; as all four.
-        variance: Predicted, at least 0.
-        target_mean: Feature units.
-        target_variance: Feature units squared, at least 0.
-        form: mse or kl.
-
-    Returns:
-        The part of the mean and the part of the variance, float [B] each; their sum is the loss.
+    target's, nats, split into the part that vanishes with the error of the mean, and the rest.
     """
     error = (mean - target_mean).square()
     if form == "mse":
@@ -187,28 +175,23 @@ def regression_losses(
 def nearest_head(
     features: Tensor, means: Tensor, head: Tensor, similarity: Similarity = "cosine"
 ) -> Tensor:
-    """Return the head class whose mean is most similar to each feature, int64 [B].
+    """Head class whose mean, of means float [C, D], is most similar to each feature, int64 [B].
 
-    Args:
-        features: float [B, D].
-        means: float [C, D], class means.
-        head: bool [C].
-        similarity: cosine, or euclidean for the smallest distance.
+    ``head``, bool [C], marks the head classes; euclidean takes the smallest distance.
     """
     if similarity == "cosine":
-        # The length of the feature does not change the order.
+        # Features are not normalised: their length does not change the order of the classes.
         scores = features @ F.normalize(means).T
     else:
-        # Falls with ||a - m||^2, without the part that all classes share.
+        # -||a - m||^2 / 2 without ||a||^2 / 2, which all classes share: no [B, C, D].
         scores = features @ means.T - means.square().sum(1) / 2
     return scores.masked_fill(~head, -torch.inf).argmax(1)
 
 
 def rarity(class_counts: Tensor) -> Tensor:
-    """Return sqrt(n_min / n_c), float64 [C]: 1 for the rarest class that has images.
+    """Rarity sqrt(n_min / n_c) of classes with counts int64 [C], float64 [C]; 1 for an empty one.
 
-    Args:
-        class_counts: int64 [C]; a class without images gets 1.
+    n_min is the number of images of the rarest class that has any.
     """
     counts = class_counts.to(torch.float64)
     rarest = counts[counts > 0].min()
@@ -216,31 +199,15 @@ def rarity(class_counts: Tensor) -> Tensor:
 
 
 def moved(
-    features: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    factors: Tensor,
-    noise: Tensor,
+    features: Tensor, mean: Tensor, variance: Tensor, factors: Tensor, noise: Tensor
 ) -> Tensor:
-    """Return a + (sqrt(Sigma) eps + mu) f, float [B, D].
-
-    Args:
-        features: float [B, D], a.
-        mean: float [B, D], mu, feature units.
-        variance: float [B, D], Sigma, feature units squared.
-        factors: float [B], f = lambda beta_y.
-        noise: float [B, D], eps.
-    """
+    """Moved features a + (sqrt(Sigma) eps + mu) f, float [B, D]; f = lambda beta_y, float [B]."""
     return features + (variance.sqrt() * noise + mean) * factors.unsqueeze(1)
 
 
 def masked(features: Tensor, changed: Tensor, draws: Tensor, threshold: float) -> Tensor:
-    """Return the features where draws >= threshold and the changed ones elsewhere.
+    """``changed`` in a fraction ``threshold`` of the channels, ``features`` elsewhere.
 
-    Args:
-        features: float [B, D].
-        changed: float [B, D].
-        draws: float [B, D], in [0, 1), so that threshold 0 keeps all and 1 keeps none.
-        threshold: Share of the channels that change, 0 to 1.
+    The draws, float [B, D], lie in [0, 1), so that threshold 0 changes nothing and 1 everything.
     """
     return torch.where(draws >= threshold, features, changed)

@@ -14,44 +14,39 @@ from torch import Tensor
 
 
 def activation_maps(maps: Tensor, weights: Tensor) -> Tensor:
-    """Return the class activation map of each image, in logit units.
+    """Class activation map of each image, float [B, Y, X], in logit units.
 
-    Its mean over positions, plus the class's bias, is the logit of a linear classifier.
+    Its mean over positions, plus the bias of the class, is the logit of a linear classifier.
 
     Args:
         maps: float [B, D, Y, X], feature maps before pooling.
         weights: float [B, D], the classifier's row for the class of each image.
-
-    Returns:
-        float [B, Y, X].
     """
     return torch.bmm(weights.unsqueeze(1), maps.flatten(2)).view(maps[:, 0].shape)
 
 
 def unit_range(activations: Tensor) -> Tensor:
-    """Return the map of each image, float [B, Y, X], scaled to 0..1; a constant one is all 0."""
+    """The map of each image, float [B, Y, X], scaled to 0..1; a constant map becomes 0."""
     low = activations.amin((1, 2), keepdim=True)
     span = activations.amax((1, 2), keepdim=True) - low
+    # A constant map has a span of 0, and 0 / 0 would make every mask empty.
     return (activations - low) / span.where(span > 0, 1.0)
 
 
 def masks(
     activations: Tensor, specific_above: float, generic_below: float
 ) -> tuple[Tensor, Tensor]:
-    """Return which positions are class-specific and which class-generic.
+    """Class-specific and class-generic positions, bool [B, Y, X] each.
 
-    The map of each image is scaled to 0..1. No set is empty: the highest positions are specific
-    whatever the threshold, so that of a constant map, all zero, every position is both.
+    No mask is empty. A constant map has every position in both.
 
     Args:
-        activations: float [B, Y, X].
-        specific_above: Less than 1; below 0 for every position.
-        generic_below: More than 0; above 1 for every position.
-
-    Returns:
-        Two bool [B, Y, X].
+        activations: float [B, Y, X], scaled to 0..1 here.
+        specific_above: Below 1; a negative value takes every position.
+        generic_below: Above 0; a value above 1 takes every position.
     """
     scaled = unit_range(activations)
+    # The highest positions are specific at any threshold: ``fuse`` must have something to draw.
     highest = scaled.amax((1, 2), keepdim=True)
     return (scaled > specific_above) | (scaled == highest), scaled < generic_below
 
@@ -61,27 +56,24 @@ def fuse(
     donor_maps: Tensor,
     specific: Tensor,
     generic: Tensor,
-    shares: Tensor,
+    weights: Tensor,
     draws: Tensor,
 ) -> Tensor:
-    """Build maps of specific columns of tail images and generic columns of donor images.
+    """Maps of specific columns of tail images and generic columns of donors, float [B, D, Y, X].
 
-    Columns are drawn with replacement, each from its set with equal probability. The first
-    round(share * Y X) positions, row by row, come from the tail image.
+    Columns are drawn with replacement, each from its mask with equal probability. The first
+    round(weight * Y X) positions, row by row, come from the tail image.
 
     Args:
         tail_maps: float [B, D, Y, X].
         donor_maps: float [B, D, Y, X].
-        specific: bool [B, Y, X], of the tail images; true somewhere in each.
-        generic: bool [B, Y, X], of the donor images; true somewhere in each.
-        shares: float [B], in 0..1.
-        draws: int64 [B, Y X], not negative, to be taken modulo the size of a set.
-
-    Returns:
-        float [B, D, Y, X].
+        specific: bool [B, Y, X], for the tail images; true somewhere in each.
+        generic: bool [B, Y, X], for the donors; true somewhere in each.
+        weights: float [B], mixing weights of the tail images, 0..1.
+        draws: int64 [B, Y X], not negative, large against the number of positions.
     """
     length = draws.shape[1]
-    of_tail = torch.arange(length, device=draws.device) < (shares * length).round().unsqueeze(1)
+    of_tail = torch.arange(length, device=draws.device) < (weights * length).round().unsqueeze(1)
     fused = torch.where(
         of_tail.unsqueeze(1),
         _columns(tail_maps, _positions(specific, draws)),
@@ -91,12 +83,14 @@ def fuse(
 
 
 def _positions(mask: Tensor, draws: Tensor) -> Tensor:
-    """Return the position, int64 [B, L], that each draw means among those of a mask."""
+    """Position of each draw among the true ones of its mask, int64 [B, L]."""
+    # The running count reaches k + 1 at the k-th true position: one search, no list per image.
     reached = mask.flatten(1).cumsum(1)
+    # The modulo favours low positions, but by less than their number over 2^31.
     return torch.searchsorted(reached, draws % reached[:, -1:] + 1)
 
 
 def _columns(maps: Tensor, positions: Tensor) -> Tensor:
-    """Return the columns at positions, float [B, D, L]."""
+    """Columns of maps at positions int64 [B, L], float [B, D, L]."""
     flat = maps.flatten(2)
     return flat.gather(2, positions.unsqueeze(1).expand(-1, flat.shape[1], -1))

@@ -1,4 +1,4 @@
-"""Which classes are head classes. Without torch, for checks that come before any work."""
+"""Head classes by a rule. No torch, as checks run before any work."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,25 +8,24 @@ from ltcli.core.errors import ParamError
 
 Rule = Literal["share", "top-k", "min-count"]
 
-# What the papers use: Feature Space Augmentation 0.9, RISDA 20 on CIFAR-100 and 100 elsewhere.
+# From the papers: Feature Space Augmentation 0.9, RISDA 20 on CIFAR-100 and 100 elsewhere.
 DEFAULTS = {"share": 0.9, "top-k": 20.0, "min-count": 100.0}
 
 
 def head_classes(
     class_counts: Sequence[int], rule: Rule, value: float | None, *, where: str
 ) -> list[bool]:
-    """Return which of the C classes are head classes; the others are tail classes.
+    """Whether each class is a head class; the others are tail classes.
 
     Args:
         class_counts: Training images of each class.
-        rule: share: the fewest classes that have at least this share of the images; top-k: the k
-            largest; min-count: those with more images than this. Of equal classes the first count.
-        value: The share, k or count; None for the rule's default, whose share leaves at least the
-            smallest class for the tail.
-        where: What an error names.
+        rule: share: the fewest classes that hold this fraction of the images; top-k: the k largest
+            classes; min-count: classes with more images than this. Among equals the first count.
+        value: The fraction, k or count; None for the default of the rule.
+        where: Subject of an error.
 
     Raises:
-        ParamError: The value does not fit the rule, or no class is left on one side.
+        ParamError: The value does not fit the rule, or one side has no class.
     """
     given, classes = value is not None, len(class_counts)
     value = DEFAULTS[rule] if value is None else value
@@ -45,15 +44,14 @@ def head_classes(
                 rules = "head-at must be greater than 0 and less than 1 for share"
                 raise ParamError(where, f"{rules}, got {value:g}")
             reached = itertools.accumulate(class_counts[c] for c in order)
-            # In whole images: a share that is met exactly counts as met.
+            # In whole images: a fraction that is met exactly counts as met in spite of rounding.
             wanted = value * sum(class_counts) - 1e-9
             size = 1 + sum(images < wanted for images in reached)
             if not given:
-                # The default is for many classes; of few, all but the smallest may hold less.
+                # The default suits many classes; of a few, all but the smallest may hold less.
                 size = min(size, classes - 1)
-        head = [False] * classes
-        for c in order[:size]:
-            head[c] = True
+        largest = set(order[:size])
+        head = [c in largest for c in range(classes)]
     if all(head) or not any(head):
         side = "tail" if all(head) else "head"
         hint = "choose another --head or --head-at"

@@ -1,18 +1,17 @@
-"""How far an accuracy may be chance: bootstrap over images and seeds.
+"""Confidence intervals of an accuracy: bootstrap over images and seeds.
 
-Every resample draws N test images with replacement; with more than one seed it also draws as many
-seeds with replacement, independently of the images, and averages over them. All rows of a table
-are scored on the same resampled images. The interval of a row runs between percentiles of its
-resampled means (percentile method).
+Every resample draws N test images with replacement. With S > 1 seeds it also draws S seeds with
+replacement, independently of the images, and averages over them. All rows of a table are scored on
+the same resampled images. The interval of a row runs between percentiles of its resampled means.
 
-For a balanced score each class is drawn by itself, n - 1 images of its n, each counting n / (n - 1)
-times: the mean of n draws would have only (n - 1) / n of the variance, half of it where a class has
-two images. What a class of one image varies by cannot be seen in it, so such classes are drawn as
-one; a lone one with the smallest other class, which makes more of it than it varies by.
+For a balanced score each class is a stratum: n - 1 of its n images are drawn, each counting
+n / (n - 1) times, as the mean of n draws has only (n - 1) / n of the variance, half of it for two
+images. A class with one image has no within-class variance; all such classes form one stratum. A
+single one joins the smallest other class, which overstates its variance.
 
-With several seeds this is the pigeonhole bootstrap, which is on the wide side: it counts the
-interaction of image and seed up to three times. With two or three seeds it is too narrow for what
-the seeds themselves contribute, by the factor (S - 1) / S in variance.
+With several seeds this is the pigeonhole bootstrap, which is a little wide: it counts the
+interaction of image and seed up to three times. With two or three seeds it is too narrow in the
+part of the seeds themselves, by the factor (S - 1) / S in variance.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; Owen, "The
 Pigeonhole Bootstrap", Annals of Applied Statistics 2007, arXiv 0712.1111; Rao and Wu, "Resampling
@@ -29,7 +28,8 @@ from torch import Tensor
 
 from ltcli.core.errors import ParamError
 
-_CHUNK_ELEMENTS = 1 << 22  # counts in memory at once
+# Counts in memory at once: 32 MB of int64.
+_CHUNK_ELEMENTS = 1 << 22
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -37,24 +37,21 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 def bootstrap_weights(
     num_samples: int, resamples: int, seed: int, strata: Tensor | None = None
 ) -> Iterator[Tensor]:
-    """Draw how much each sample counts in each resample: weights that sum to N.
+    """Yield the weights of the samples in R resamples, float [B, N] in chunks; rows sum to N.
 
-    A pure function of its arguments: methods scored with the same seed see the same resamples.
+    They are whole numbers in float32 without strata, else float64, and depend on the arguments
+    alone: methods scored with the same seed see the same resamples.
 
     Args:
         num_samples: N, at least 1.
         resamples: R, at least 1.
-        seed: Of these draws only.
-        strata: int64 [N], which samples are drawn by themselves, see ``class_strata``; None where
-            all are alike.
-
-    Yields:
-        float [B, N] in chunks that add up to R rows: without strata float32, whole numbers; with
-        them float64.
+        seed: Seed of these draws.
+        strata: int64 [N], stratum of each sample, see ``class_strata``; None for a single one.
     """
     for name, value in (("num_samples", num_samples), ("resamples", resamples)):
         if value < 1:
             raise ParamError("bootstrap", f"{name} must be at least 1, got {value}")
+    # [seed, 0] draws images, [seed, 1] in ``score_interval`` seeds: independent of each other.
     generator = np.random.default_rng([seed, 0])
     rows = max(1, _CHUNK_ELEMENTS // num_samples)
     for first in range(0, resamples, rows):
@@ -63,6 +60,7 @@ def bootstrap_weights(
             draws = generator.integers(num_samples, size=(count, num_samples))
         else:
             draws, worth = _draw_within(strata.numpy(), generator, count)
+        # Each resample counts in a range of its own, so that one bincount serves the chunk.
         draws += np.arange(count)[:, None] * num_samples
         counts = np.bincount(draws.ravel(), minlength=count * num_samples)
         weights = torch.from_numpy(counts).view(count, num_samples)
@@ -72,27 +70,25 @@ def bootstrap_weights(
 def _draw_within(
     strata: Integers, generator: np.random.Generator, count: int
 ) -> tuple[Integers, Tensor]:
-    """Draw n - 1 samples of each stratum of n: positions [B, N - H], and their worth [N]."""
+    """Draws, n - 1 from each of H strata of n: positions [B, N - H], and worth of a sample [N]."""
     order = np.argsort(strata, kind="stable")
     sizes = np.bincount(strata)
+    # A single sample cannot be left out: it is drawn once.
     draws = np.where(sizes > 1, sizes - 1, sizes)
     drawn = np.repeat(np.arange(len(sizes)), draws)
-    shares = generator.random((count, len(drawn)))
-    inside = np.minimum((shares * sizes[drawn]).astype(np.int64), sizes[drawn] - 1)
+    # Capped, as rounding may take a number just below 1 to the size itself.
+    uniform = generator.random((count, len(drawn)))
+    inside = np.minimum((uniform * sizes[drawn]).astype(np.int64), sizes[drawn] - 1)
     starts = np.cumsum(sizes) - sizes
     positions: Integers = order[starts[drawn] + inside]
     return positions, torch.from_numpy((sizes / np.maximum(draws, 1))[strata])
 
 
 def class_strata(labels: Tensor) -> Tensor:
-    """Return the strata that a balanced score is resampled in, of two samples each or more.
+    """Strata of a balanced score, int64 [N], of two samples or more, unless N = 1.
 
-    Args:
-        labels: int64 [N]. With N = 1 its stratum is of one sample.
-
-    Returns:
-        int64 [N], the label, or one label for all classes of one sample. A lone such class has that
-        of the smallest other class.
+    The stratum is the label int64 [N]. All classes with one sample have the label of the first; a
+    single one has that of the smallest other class.
     """
     sizes = labels.bincount()
     together = (sizes == 1).nonzero()[:, 0]
@@ -107,18 +103,16 @@ def class_strata(labels: Tensor) -> Tensor:
 def resampled_scores(
     values: Tensor, *, resamples: int = 2000, seed: int = 0, strata: Tensor | None = None
 ) -> Tensor:
-    """Score every row on the same resamples of the images.
+    """Scores of S runs on the same R resamples of the images, float64 [R, S].
 
     Args:
-        values: bool or float [S, N], what image n adds to the score of run s, times N: for the
-            accuracy whether it is predicted right.
+        values: bool or float [S, N], contribution of image n to the score of run s, times N: for
+            the accuracy, whether its prediction is correct.
         resamples: R.
-        seed: Of the resamples.
-        strata: As for ``bootstrap_weights``.
-
-    Returns:
-        float64 [R, S]. Without strata exact for N up to 2^24, where float32 still counts.
+        seed: Seed of the resamples.
+        strata: int64 [N], as for ``bootstrap_weights``.
     """
+    # Without strata float32 is exact up to N = 2^24, and faster.
     images = values.shape[1]
     dtype = torch.float32 if strata is None else torch.float64
     columns = values.to(device="cpu", dtype=dtype).T.contiguous()
@@ -127,38 +121,21 @@ def resampled_scores(
 
 
 def resampled_rows(
-    rows: Sequence[Tensor],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    strata: Tensor | None = None,
+    rows: Sequence[Tensor], *, resamples: int = 2000, seed: int = 0, strata: Tensor | None = None
 ) -> list[Tensor]:
-    """Score the runs of several rows on the same resamples of the images.
-
-    Args:
-        rows: K times [S, N], as for ``resampled_scores``; S may vary.
-        resamples: R.
-        seed: Of the resamples.
-        strata: As for ``bootstrap_weights``.
-
-    Returns:
-        K times float64 [R, S], as of ``resampled_scores``.
-    """
+    """``resampled_scores`` of several rows, [S, N] each, on the same resamples; S may vary."""
     joined = torch.cat(list(rows))
     scores = resampled_scores(joined, resamples=resamples, seed=seed, strata=strata)
     return list(torch.split(scores, [len(row) for row in rows], dim=1))
 
 
 def score_interval(scores: Tensor, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Return the interval of the mean score over seeds.
+    """Confidence interval of the mean score over seeds: low and high, 0 ... 1.
 
     Args:
         scores: float64 [R, S], scores of S runs that differ in their seed, on R resamples.
-        level: Share of such intervals that should hold the true value, between 0 and 1.
-        seed: Of the resamples of the seeds.
-
-    Returns:
-        Low and high, 0 ... 1.
+        level: Confidence level, between 0 and 1.
+        seed: Seed of the resamples of the seeds.
     """
     require_level(level)
     generator = np.random.default_rng([seed, 1])
@@ -166,14 +143,11 @@ def score_interval(scores: Tensor, *, level: float = 0.95, seed: int = 0) -> tup
     tail = (1 - level) / 2
     means = scores.gather(1, chosen).mean(dim=1)
     low, high = np.quantile(means.numpy(), [tail, 1 - tail])
+    # A resample within classes may weigh correct images above N, so a score can exceed 1.
     return float(low), min(float(high), 1.0)
 
 
 def require_level(level: float) -> None:
-    """Check the level of an interval.
-
-    Raises:
-        ParamError: It is not between 0 and 1.
-    """
+    """Refuse a confidence level that is not between 0 and 1."""
     if not 0 < level < 1:
         raise ParamError("bootstrap", f"level must be between 0 and 1, got {level}")

@@ -1,22 +1,22 @@
-"""MetaSAug's gradient with respect to the class covariances, in closed form.
+"""MetaSAug's gradient by the class covariances, in closed form.
 
-A virtual step moves the parameters by -a grad L(theta, Sigma), and a held-out loss M is measured
-behind it. As Sigma enters L through the logits alone,
+A virtual step moves the parameters by -a grad L(theta, Sigma); after it comes a held-out loss M. As
+Sigma enters L through the logits alone,
 
-    dM/dSigma_u = -a d/dSigma_u < grad L(theta, Sigma), v >,    v = grad M behind the virtual step
+    dM/dSigma_u = -a d/dSigma_u < grad L(theta, Sigma), v >,    v = grad M after the virtual step
 
 is the derivative along v of a closed form. With z~ = z + lambda/2 Q[y] the augmented logits,
 g = dL/dz~ [B, C], G_u the sum of g over the samples of class u, and D_uc = w_c - w_u:
 
     dL/dSigma_u = lambda/2 sum_c G_uc D_uc D_uc'
 
-Its derivative along v takes the tangents of z~ and g, marked with a dot, in which V and v_b are v's
-class vectors and biases, f. the tangent of the features along v's backbone part:
+Its derivative along v takes the tangents of z~ and g, marked with a dot. V and v_b are v's class
+vectors and biases, f. is the tangent of the features along v's backbone part:
 
     z~. = f V' + v_b + f. W' + lambda rowsum((D Sigma_u) * D.)
     g.  = (d^2 L / dz~^2) z~.
 
-Nothing of size [B, D, D], and no second backward pass through the backbone.
+Nothing has the size [B, D, D], and no second backward pass goes through the backbone.
 
 Source of the method: Li, Gong, Liu, Wang, Qiao, Cheng, CVPR 2021, arXiv 2103.12579, whose code
 differentiates twice through the virtual step; the closed form gives the same numbers.
@@ -35,12 +35,12 @@ from ltcli.stats.quadratic import Diagonal, Full
 
 @dataclass(frozen=True)
 class Tangents:
-    """The direction v, as the classifier sees it.
+    """The direction v at the classifier.
 
     Attributes:
         weight: float [C, D], v's class vectors.
-        bias: float [C].
-        features: float [B, D], directional derivative of the features; None if they are constants.
+        bias: float [C], v's biases.
+        features: float [B, D], derivative of the features along v; None for a frozen backbone.
     """
 
     weight: Tensor
@@ -61,22 +61,21 @@ def covariance_gradient(
     strength: float,
     rate: float,
 ) -> Tensor:
-    """Return dM/dSigma_u of the classes that a batch has; it is zero for all others.
+    """dM/dSigma_u for the classes of a batch, float [U, D, D], symmetric, or [U, D] if diagonal.
+
+    For all other classes it is zero.
 
     Args:
-        loss: Augmented logits of the batch to L, twice differentiable.
+        loss: Function from augmented logits of the batch to L, twice differentiable.
         features: float [B, D].
         labels: int64 [B].
         weight: float [C, D], class vectors at theta.
         bias: float [C].
-        covariances: Of all classes.
+        covariances: Covariances of all classes.
         tangents: v.
-        classes: int64 [U], the classes that the batch has, ascending, on the CPU.
+        classes: int64 [U], classes of the batch, ascending, on the CPU.
         strength: lambda.
-        rate: a, of the virtual step.
-
-    Returns:
-        float [U, D, D], symmetric, or [U, D] for diagonal covariances.
+        rate: a, learning rate of the virtual step.
     """
     present: list[int] = classes.tolist()
     where, weight_dot = to_device(classes, labels.device), tangents.weight
@@ -87,12 +86,14 @@ def covariance_gradient(
     else:
         shifts = _shifts(weight, weight_dot, covariances, present)
         quadratic, quadratic_dot = shifts[:, 0], shifts[:, 1]
+    # One row of shifts per class of the batch; ``position`` finds the row of each sample.
     own = labels.unsqueeze(1) == where
     position = own.to(torch.int64).argmax(1)
     logits = features @ weight.T + bias + 0.5 * strength * quadratic[position]
     moved = features @ tangents.weight.T + tangents.bias + strength * quadratic_dot[position]
     if tangents.features is not None:
         moved = moved + tangents.features @ weight.T
+    # Forward over reverse: g and its tangent in one pass, without forming the Hessian of the loss.
     gradient = torch.func.grad(loss)
     g, g_dot = cast(tuple[Tensor, Tensor], torch.func.jvp(gradient, (logits,), (moved,)))
     member = own.to(g.dtype)
@@ -101,6 +102,7 @@ def covariance_gradient(
     if isinstance(covariances, Diagonal):
         squares = _diagonal_sums(weight, weight, by_class_dot, where)
         return scale * (squares + 2 * _diagonal_sums(weight, weight_dot, by_class, where))
+    # Class by class: all D_uc at once would be [U, C, D].
     found = []
     for row, u in enumerate(present):
         apart, apart_dot = weight - weight[u], weight_dot - weight_dot[u]
@@ -111,37 +113,27 @@ def covariance_gradient(
 
 
 def _diagonal_shifts(a: Tensor, b: Tensor, variances: Tensor, where: Tensor) -> Tensor:
-    """Return sum_d s_ud (a_cd - a_ud)(b_cd - b_ud), float [U, C], by products of matrices.
+    """sum_d s_ud (a_cd - a_ud)(b_cd - b_ud), float [U, C], of a, b [C, D] and variances s [U, D].
 
-    Args:
-        a: float [C, D].
-        b: float [C, D].
-        variances: s, float [U, D].
-        where: int64 [U], the classes.
+    ``where``, int64 [U], has the classes u.
     """
+    # Multiplied out, there is no [U, C, D]; centred first, as the expansion cancels digits.
     a, b = a - a.mean(0), b - b.mean(0)
     own, other = a[where], b[where]
     mixed = (variances * own) @ b.T + (variances * other) @ a.T
     return variances @ (a * b).T - mixed + (variances * own * other).sum(1, keepdim=True)
 
 
-def _diagonal_sums(a: Tensor, b: Tensor, shares: Tensor, where: Tensor) -> Tensor:
-    """Return sum_c g_uc (a_cd - a_ud)(b_cd - b_ud), float [U, D], by products of matrices.
-
-    Args:
-        a: float [C, D].
-        b: float [C, D].
-        shares: g, float [U, C].
-        where: int64 [U], the classes.
-    """
+def _diagonal_sums(a: Tensor, b: Tensor, g: Tensor, where: Tensor) -> Tensor:
+    """sum_c g_uc (a_cd - a_ud)(b_cd - b_ud), float [U, D], as ``_diagonal_shifts``, g [U, C]."""
     a, b = a - a.mean(0), b - b.mean(0)
     own, other = a[where], b[where]
-    mixed = own * (shares @ b) + other * (shares @ a)
-    return shares @ (a * b) - mixed + own * other * shares.sum(1, keepdim=True)
+    mixed = own * (g @ b) + other * (g @ a)
+    return g @ (a * b) - mixed + own * other * g.sum(1, keepdim=True)
 
 
 def _shifts(weight: Tensor, weight_dot: Tensor, covariances: Full, present: list[int]) -> Tensor:
-    """Return Q[u] and half its tangent for each class u, float [U, 2, C]."""
+    """Q[u] and half its tangent for each class u, float [U, 2, C]."""
     rows = []
     for u in present:
         apart, apart_dot = weight - weight[u], weight_dot - weight_dot[u]

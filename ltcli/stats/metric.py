@@ -1,4 +1,4 @@
-"""Losses of distances between the features of a batch."""
+"""Losses of distances between the features float [B, D] of a batch with labels int64 [B]."""
 
 import torch
 from torch import Tensor
@@ -6,32 +6,25 @@ from torch.nn import functional as F
 
 
 def squared_distances(features: Tensor, others: Tensor) -> Tensor:
-    """Return squared Euclidean distances, float [A, B], of features [A, D] and others [B, D].
-
-    Written out, as the gradient of a root is infinite at 0.
-    """
+    """Squared Euclidean distances, float [A, B], between features [A, D] and others [B, D]."""
+    # Not the square of cdist: the gradient of its root is infinite at 0.
     squares = features.square().sum(1, keepdim=True) + others.square().sum(1)
     return (squares - 2 * features @ others.T).clamp(min=0)
 
 
 def range_within(features: Tensor, labels: Tensor, num_classes: int, largest: int) -> Tensor:
-    """Return range loss's term within classes, float []: the sum over the classes of the batch.
+    """Range loss's term within classes, float [], summed over the classes of the batch.
 
-    For each class, the harmonic mean of the ``largest`` largest squared distances between its
-    samples, or of all where there are fewer; classes with one sample count 0.
+    A class adds the harmonic mean of the ``largest`` largest squared distances between its samples,
+    or of all if there are fewer; a class with one sample adds 0.
 
     Source: Zhang, Fang, Wen, Li, Qiao, ICCV 2017, arXiv 1611.08976, eq. 4.
-
-    Args:
-        features: float [B, D].
-        labels: int64 [B].
-        num_classes: C.
-        largest: k.
     """
     first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
     distances = squared_distances(features, features)[first, second]
-    # Pairs of two classes go to a class of their own, behind all others.
+    # Pairs from two classes get a number of their own, behind all classes.
     of = torch.where(labels[first] == labels[second], labels[first], num_classes)
+    # Two stable sorts: by class, and within a class by distance, without a loop over classes.
     order = distances.detach().argsort(descending=True, stable=True)
     order = order[of[order].argsort(stable=True)]
     # A bincount would wait for the device.
@@ -42,28 +35,23 @@ def range_within(features: Tensor, labels: Tensor, num_classes: int, largest: in
     inverse = torch.where(chosen, 1 / distances[order].clamp(min=1e-12), 0.0)
     sums = inverse.new_zeros(num_classes + 1).index_add(0, of[order], inverse)[:num_classes]
     counts = pairs[:num_classes].clamp(max=largest)
-    # Without a pair the sum is 0, and so shall be the quotient.
+    # Without a pair both are 0, and the quotient must be 0, not NaN.
     return (counts / torch.where(counts > 0, sums, 1.0)).sum()
 
 
 def range_between(features: Tensor, labels: Tensor, num_classes: int, margin: float) -> Tensor:
-    """Return range loss's term between classes, float [].
+    """Range loss's term between classes, float [], at least 0.
 
-    By how much the smallest squared distance of two class centres of the batch falls short of the
-    margin; 0 where there is but one class.
+    It is the margin, in squared feature units, less the smallest squared distance between two class
+    centres of the batch. With one class it is 0.
 
     Source: as for ``range_within``, eq. 6.
-
-    Args:
-        features: float [B, D].
-        labels: int64 [B].
-        num_classes: C.
-        margin: In squared feature units.
     """
     member = F.one_hot(labels, num_classes).to(features.dtype)
     counts = member.sum(0)
     centres = (member.T @ features) / counts.clamp(min=1).unsqueeze(1)
     distances = squared_distances(centres, centres)
+    # Infinite distances take absent classes and the diagonal out of the minimum.
     absent = counts == 0
     apart = absent.unsqueeze(0) | absent.unsqueeze(1)
     apart = apart | torch.eye(num_classes, dtype=torch.bool, device=labels.device)
@@ -71,21 +59,18 @@ def range_between(features: Tensor, labels: Tensor, num_classes: int, margin: fl
 
 
 def lifted(features: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Return the lifted structured loss of a batch, float [].
+    """Lifted structured loss of a batch, float [].
 
         J_ij = log( sum_{k not of i's class} e^(margin - D_ik)
                     + sum_{k not of j's class} e^(margin - D_jk) ) + D_ij
         L = 1 / (2 P) sum over the P pairs i < j of one class of max(0, J_ij)^2
 
-    D are distances, not squared. 0 without a pair of one class, or without samples of another.
+    D are distances, not squared; the margin is the paper's alpha, in feature units. The loss is 0
+    without a pair of one class, or without samples of another class.
 
     Source: Oh Song, Xiang, Jegelka, Savarese, CVPR 2016, arXiv 1511.06452, eq. 4.
-
-    Args:
-        features: float [B, D].
-        labels: int64 [B].
-        margin: The paper's alpha, feature units.
     """
+    # A root of exactly 0, as of a feature to itself, has an infinite gradient.
     distances = (squared_distances(features, features) + 1e-12).sqrt()
     same = labels.unsqueeze(0) == labels.unsqueeze(1)
     pushed = (margin - distances).masked_fill(same, -torch.inf)

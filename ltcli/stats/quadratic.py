@@ -2,19 +2,23 @@
 
     Q[u, c] = (w_c - w_u)' Sigma_u (w_c - w_u)
 
-It depends on the label u, not on the sample, so one row is computed for each class of a batch and
-[B, C, D] never exists. Class vectors are taken relative to their mean and, but for a diagonal,
-differences before squaring, which keeps the digits where the vectors are close. ``Sigma_u`` is a
-full matrix, a diagonal, a factor F_u with Sigma_u = F_u' F_u, or the sum of a factor's and a
-diagonal, all of them constants of the loss.
+It depends on the label u, not on the sample, so each class of a batch needs one row and [B, C, D]
+never exists. ``Sigma_u`` is a full matrix, a diagonal, a factor F_u with Sigma_u = F_u' F_u, or the
+sum of a factor's and a diagonal, in feature units squared. All are constants of the loss.
+
+Every form has two methods: ``q_rows`` gives Q of some classes, float [U, C], from centred class
+vectors float [C, D]; ``mixed`` replaces the covariances of some classes by mixtures
+sum_i weights[c, i] Sigma_i, with weights float [C, C], at least 0, on the device.
 
 Source of the term: Wang, Pan, Song, Zhang, Wu, Huang, NeurIPS 2019, arXiv 1909.12220.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,18 +28,30 @@ from ltcli.compute.transfer import to_device
 
 @dataclass(frozen=True)
 class Full:
-    """Covariance matrices of the classes.
+    """Covariance matrices.
 
     Attributes:
-        matrices: C tensors, symmetric, float [D, D], feature units squared; or one [C, D, D].
+        matrices: C tensors, symmetric, float [D, D]; or one [C, D, D].
     """
 
     matrices: Sequence[Tensor] | Tensor
 
-    def row(self, weight: Tensor, c: int) -> Tensor:
-        """Return Q[c], float [C], of class vectors float [C, D]."""
-        row: Tensor = _FullRow.apply(weight - weight[c], self.matrices[c])
-        return row
+    def q_rows(self, centred: Tensor, classes: list[int]) -> Tensor:
+        """Q of some classes, float [U, C]."""
+        return torch.stack([_full_row(centred, c, self.matrices[c]) for c in classes])
+
+    def mixed(self, weights: Tensor, classes: list[int]) -> Full:
+        """Covariances with mixtures for some classes."""
+        if not classes:
+            return self
+        known = self.matrices
+        stacked = known if isinstance(known, Tensor) else torch.stack(tuple(known))
+        mixed = torch.tensordot(weights[_index(classes, weights)], stacked, dims=1)
+        # A list of matrices: those of the other classes are shared, not copied.
+        matrices = list(known)
+        for c, matrix in zip(classes, mixed, strict=True):
+            matrices[c] = matrix
+        return Full(matrices)
 
 
 @dataclass(frozen=True)
@@ -43,23 +59,41 @@ class Diagonal:
     """Variances of the features within the classes.
 
     Attributes:
-        variances: float [C, D], feature units squared.
+        variances: float [C, D].
     """
 
     variances: Tensor
 
+    def q_rows(self, centred: Tensor, classes: list[int]) -> Tensor:
+        """Q of some classes, float [U, C].
+
+        Q[u, c] = sum_d s_ud w_cd^2 - 2 sum_d s_ud w_ud w_cd + sum_d s_ud w_ud^2.
+        """
+        # Two products of matrices and no [U, C, D].
+        where = _index(classes, centred)
+        own, spread = centred[where], self.variances[where]
+        scaled = spread * own
+        squares = spread @ centred.square().T
+        rows = squares - 2 * scaled @ centred.T + (scaled * own).sum(1, keepdim=True)
+        # A class does not differ from itself; rounding would leave a little.
+        return rows.scatter(1, where.unsqueeze(1), 0.0)
+
+    def mixed(self, weights: Tensor, classes: list[int]) -> Diagonal:
+        """Variances with mixtures for some classes."""
+        if not classes:
+            return self
+        where = _index(classes, weights)
+        return Diagonal(self.variances.index_copy(0, where, weights[where] @ self.variances))
+
 
 @dataclass(frozen=True)
 class Factor:
-    """Factors of the classes' covariances: Sigma_c = F_c' F_c.
-
-    A mixture sum_i m_i Sigma_i has the rows sqrt(m_i) F_i of all its members. They are gathered
-    when they are needed: kept, they would take many times the memory of ``rows``.
+    """Factors of the covariances: Sigma_c = F_c' F_c.
 
     Attributes:
         rows: float [R, D], feature units.
         offsets: C + 1 positions; F_c is ``rows[offsets[c] : offsets[c + 1]]``.
-        mixtures: Class to the (i, m_i) that its covariance is a mixture of.
+        mixtures: Class to the (i, weight) whose covariances its own is a mixture of.
     """
 
     rows: Tensor
@@ -67,23 +101,39 @@ class Factor:
     mixtures: Mapping[int, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
     def factor(self, c: int) -> Tensor:
-        """Return F_c, float [r, D]."""
+        """F_c, float [r, D]."""
         if c not in self.mixtures:
             return self._own(c)
-        members = [self._own(i) * math.sqrt(share) for i, share in self.mixtures[c]]
+        # sum_i m_i Sigma_i has the rows sqrt(m_i) F_i of all its members.
+        members = [self._own(i) * math.sqrt(weight) for i, weight in self.mixtures[c]]
         return torch.cat([self.rows[:0], *members])
 
-    def row(self, weight: Tensor, c: int) -> Tensor:
-        """Return Q[c], float [C], of class vectors float [C, D]."""
+    def q_rows(self, centred: Tensor, classes: list[int]) -> Tensor:
+        """Q of some classes, float [U, C]."""
+        return torch.stack([self._row(centred, c) for c in classes])
+
+    def mixed(self, weights: Tensor, classes: list[int]) -> Factor:
+        """Factors with mixtures for some classes; this waits for the device to know the members."""
+        if not classes:
+            return self
+        # Only noted here and gathered on use: kept, they would take many times the memory. Of
+        # thousands of classes each borrows from a few, hence the sparse form.
+        chosen = weights[classes].to_sparse()
+        borrowers, members = chosen.indices().tolist()
+        mixtures: dict[int, list[tuple[int, float]]] = {c: [] for c in classes}
+        for k, i, weight in zip(borrowers, members, chosen.values().tolist(), strict=True):
+            mixtures[classes[k]].append((i, weight))
+        return Factor(self.rows, self.offsets, mixtures)
+
+    def _row(self, centred: Tensor, c: int) -> Tensor:
         factor = self.factor(c)
-        (rows, dim), classes = factor.shape, len(weight)
+        (rows, dim), classes = factor.shape, len(centred)
         # Multiplications over D, forward and backward: of one matrix for the moment, whose backward
         # pass needs no product, against those of the rows.
         if (rows + classes) * dim < 2 * classes * rows:
-            row: Tensor = _FullRow.apply(weight - weight[c], factor.T @ factor)
-            return row
-        # The difference of the products is as good, and less to compute.
-        products = weight @ factor.T
+            return _full_row(centred, c, factor.T @ factor)
+        # The difference of the products is as exact, and less to compute.
+        products = centred @ factor.T
         return (products - products[c]).square().sum(1)
 
     def _own(self, c: int) -> Tensor:
@@ -92,7 +142,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Covariances that are the sum of some directions and of what these leave.
+    """Covariances of a few directions each, and the variances that these leave.
 
     Attributes:
         directions: F_c of few rows.
@@ -102,51 +152,45 @@ class LowRank:
     directions: Factor
     rest: Diagonal
 
+    def q_rows(self, centred: Tensor, classes: list[int]) -> Tensor:
+        """Q of some classes, float [U, C]."""
+        return self.rest.q_rows(centred, classes) + self.directions.q_rows(centred, classes)
+
+    def mixed(self, weights: Tensor, classes: list[int]) -> LowRank:
+        """Directions and variances with mixtures for some classes."""
+        if not classes:
+            return self
+        directions = self.directions.mixed(weights, classes)
+        return LowRank(directions, self.rest.mixed(weights, classes))
+
 
 Covariances = Full | Diagonal | Factor | LowRank
 
 
-def difference_variances(weight: Tensor, covariances: Covariances, classes: list[int]) -> Tensor:
-    """Return the variance of every logit difference for features of the given classes.
-
-    Args:
-        weight: float [C, D], class vectors; gradients flow to them.
-        covariances: Of all classes, detached.
-        classes: The U classes wanted.
-
-    Returns:
-        float [U, C], Q[u, c]; for true covariances zero at c = u and not negative, to rounding.
-    """
-    # Relative to the mean class vector, which changes no difference and loses fewer digits.
-    centred = weight - weight.mean(0)
-    if isinstance(covariances, Diagonal):
-        return _diagonal_rows(centred, covariances.variances, classes)
-    if isinstance(covariances, LowRank):
-        rest = _diagonal_rows(centred, covariances.rest.variances, classes)
-        return rest + torch.stack([covariances.directions.row(centred, c) for c in classes])
-    return torch.stack([covariances.row(centred, c) for c in classes])
-
-
 def by_sample(weight: Tensor, covariances: Covariances, labels: Tensor) -> Tensor:
-    """Return ``difference_variances`` of each sample's class, float [B, C].
+    """Variances Q[y, c] of the logit differences of each sample, float [B, C].
+
+    For true covariances they are 0 at c = y and not negative, to rounding. Gradients flow to the
+    class vectors.
 
     Args:
-        weight: float [C, D].
-        covariances: Of all classes.
+        weight: float [C, D], class vectors.
+        covariances: Covariances of all classes.
         labels: int64 [B]; on the CPU, or this waits for the device.
     """
     present, position = torch.unique(labels.cpu(), return_inverse=True)
-    rows = difference_variances(weight, covariances, present.tolist())
+    # Relative to the mean class vector, which changes no difference and loses fewer digits.
+    rows = covariances.q_rows(weight - weight.mean(0), present.tolist())
     return rows[to_device(position, weight.device)]
 
 
 def as_matrices(covariances: Full | Factor | LowRank, classes: list[int]) -> Full:
-    """Return the covariances of some classes as matrices; those of the others are zero."""
+    """Covariances of some classes as matrices; those of the others are zero."""
     if isinstance(covariances, Full):
         return covariances
     directions = covariances if isinstance(covariances, Factor) else covariances.directions
     dim = directions.rows.shape[1]
-    # One for all classes that are not wanted.
+    # One zero matrix stands for all classes that nobody asked for.
     matrices = [directions.rows.new_zeros(dim, dim)] * (len(directions.offsets) - 1)
     for c in classes:
         factor = directions.factor(c)
@@ -156,63 +200,16 @@ def as_matrices(covariances: Full | Factor | LowRank, classes: list[int]) -> Ful
     return Full(matrices)
 
 
-@overload
-def mix(covariances: Factor, shares: Tensor, classes: list[int]) -> Factor: ...
-@overload
-def mix(covariances: Diagonal, shares: Tensor, classes: list[int]) -> Diagonal: ...
-@overload
-def mix(covariances: Full | Diagonal, shares: Tensor, classes: list[int]) -> Full | Diagonal: ...
-@overload
-def mix(covariances: Covariances, shares: Tensor, classes: list[int]) -> Covariances: ...
-def mix(covariances: Covariances, shares: Tensor, classes: list[int]) -> Covariances:
-    """Replace the covariances of some classes by mixtures of all.
-
-    Matrices and variances are mixed at once; factors when they are needed, and this waits for the
-    device to know of which.
-
-    Args:
-        covariances: Of all C classes.
-        shares: float [C, C], at least 0, on the device; class c gets sum_i shares[c, i] Sigma_i.
-        classes: Those that are replaced; the others stay as they are.
-    """
-    if not classes:
-        return covariances
-    if isinstance(covariances, LowRank):
-        directions = mix(covariances.directions, shares, classes)
-        return LowRank(directions, mix(covariances.rest, shares, classes))
-    if isinstance(covariances, Factor):
-        # Of thousands of classes, each borrows from a few.
-        chosen = shares[classes].to_sparse()
-        borrowers, members = chosen.indices().tolist()
-        mixtures: dict[int, list[tuple[int, float]]] = {c: [] for c in classes}
-        for k, i, share in zip(borrowers, members, chosen.values().tolist(), strict=True):
-            mixtures[classes[k]].append((i, share))
-        return Factor(covariances.rows, covariances.offsets, mixtures)
-    where = to_device(torch.tensor(classes, dtype=torch.int64), shares.device)
-    if isinstance(covariances, Diagonal):
-        variances = covariances.variances
-        return Diagonal(variances.index_copy(0, where, shares[where] @ variances))
-    known = covariances.matrices
-    stacked = known if isinstance(known, Tensor) else torch.stack(tuple(known))
-    matrices = list(known)
-    mixed = torch.tensordot(shares[where], stacked, dims=1)
-    for c, matrix in zip(classes, mixed, strict=True):
-        matrices[c] = matrix
-    return Full(matrices)
+def _index(classes: list[int], like: Tensor) -> Tensor:
+    """Classes as int64 [U] on the device of a tensor."""
+    return to_device(torch.tensor(classes, dtype=torch.int64), like.device)
 
 
-def _diagonal_rows(centred: Tensor, variances: Tensor, classes: list[int]) -> Tensor:
-    """Return the rows for variances [C, D] with two matrix products and no [U, C, D].
-
-    Q[u, c] = sum_d s_ud w_cd^2 - 2 sum_d s_ud w_ud w_cd + sum_d s_ud w_ud^2.
-    """
-    where = to_device(torch.tensor(classes, dtype=torch.int64), centred.device)
-    own, spread = centred[where], variances[where]
-    scaled = spread * own
-    squares = spread @ centred.square().T
-    rows = squares - 2 * scaled @ centred.T + (scaled * own).sum(1, keepdim=True)
-    # A class does not differ from itself; rounding would leave a little.
-    return rows.scatter(1, where.unsqueeze(1), 0.0)
+def _full_row(centred: Tensor, c: int, matrix: Tensor) -> Tensor:
+    """Q[c], float [C], for one covariance matrix."""
+    # Differences before squaring, which keeps the digits if class vectors are close.
+    row: Tensor = _FullRow.apply(centred - centred[c], matrix)
+    return row
 
 
 class _FullRow(torch.autograd.Function):
@@ -220,7 +217,7 @@ class _FullRow(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, differences: Tensor, matrix: Tensor) -> Tensor:
-        """Return float [C] of differences float [C, D] and matrix float [D, D]."""
+        """Return float [C] for differences float [C, D] and a matrix float [D, D]."""
         product = differences @ matrix
         ctx.save_for_backward(product)
         return (product * differences).sum(1)

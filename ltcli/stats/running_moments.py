@@ -1,21 +1,21 @@
-"""Class means and covariances that grow batch by batch: the estimator of ISDA.
+"""Running class means and covariances, updated batch by batch: the estimator of ISDA.
 
-For a class with N_c samples so far, of mean mu and covariance S, and m samples in the batch, of
-mean mu_b and population covariance V_b, with w = m / (N_c + m):
+For a class with N_c samples so far, mean mu and covariance S, and with m samples in the batch, mean
+mu_b and population covariance V_b, let w = m / (N_c + m):
 
     S  <- (1 - w) S + w V_b + w (1 - w) (mu - mu_b)(mu - mu_b)'
     mu <- (1 - w) mu + w mu_b
     N_c <- N_c + m
 
 Nothing is forgotten: after one pass over fixed features S is their population covariance. The
-diagonal form keeps the variances alone, by the same rule.
+diagonal form keeps only the variances, by the same rule.
 
-Which classes a batch has is decided on the CPU, where the counts are kept: with labels given there,
-an update does not wait for the device that has the features.
+Counts stay on the CPU, which decides the classes of a batch: if the labels are there too, an update
+does not wait for the device that has the features.
 
 Source: Wang, Pan, Song, Zhang, Wu, Huang, "Implicit Semantic Data Augmentation for Deep Networks",
 NeurIPS 2019, arXiv 1909.12220. Their code updates tensors [B, C, D] and patches the 0/0 of absent
-classes; here only present classes are touched, each by one matrix product.
+classes; here one matrix product updates each class that is present.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ Form = Literal["full", "diagonal"]
 
 @dataclasses.dataclass(frozen=True)
 class RunningMoments:
-    """What is known of the classes after some batches.
+    """Moments of the classes after some batches.
 
-    Each full covariance is a tensor of its own, so that an update shares those of absent classes
-    with the state before it instead of copying [C, D, D].
+    Each full covariance is a tensor of its own: an update shares those of absent classes with the
+    state before it, instead of copying [C, D, D].
 
     Attributes:
-        counts: int64 [C], samples seen, every visit counted; on the CPU.
+        counts: int64 [C], samples seen, counting every visit; on the CPU.
         means: float [C, D], feature units.
         covariances: C tensors, float [D, D], or variances, float [C, D]; feature units squared,
             divided by the count.
@@ -51,7 +51,7 @@ class RunningMoments:
     covariances: tuple[Tensor, ...] | Tensor
 
     def stacked(self) -> Tensor:
-        """Return the covariances as float [C, D, D], or the variances, float [C, D]."""
+        """Covariances, float [C, D, D], or variances, float [C, D]."""
         if isinstance(self.covariances, Tensor):
             return self.covariances
         return torch.stack(self.covariances)
@@ -65,42 +65,35 @@ def start(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> RunningMoments:
-    """Return the state before the first batch: no samples, all moments zero."""
+    """State before the first batch: no samples, all moments zero."""
     zeros = torch.zeros(num_classes, dim, dtype=dtype, device=device)
     covariances: tuple[Tensor, ...] | Tensor = zeros
     if form == "full":
-        # One for all classes: no state is ever written to.
+        # One tensor for all classes: no state is ever written to.
         covariances = (torch.zeros(dim, dim, dtype=dtype, device=device),) * num_classes
     return RunningMoments(torch.zeros(num_classes, dtype=torch.int64), zeros, covariances)
 
 
 @torch.no_grad()
 def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMoments:
-    """Take one batch into account; the given state stays as it is.
+    """New state after a batch of features [B, D] and labels int64 [B]; the given one stays.
 
-    Detached, and in the precision of the state even under autocast.
-
-    Args:
-        state: Moments so far.
-        features: float [B, D], in feature units.
-        labels: int64 [B]; on the CPU, or the update waits for the device.
-
-    Returns:
-        The new state. Moments of classes absent from the batch are the same bit for bit.
+    It is detached, in the precision of the state even under autocast, and keeps the moments of
+    classes absent from the batch bit for bit.
 
     Raises:
-        DataError: A label is out of its range.
+        DataError: A label is outside 0 ... C - 1.
     """
     if not len(labels):
         return state
-    labels, device = labels.cpu(), state.means.device
+    labels, device = labels.cpu(), state.means.device  # waits for the device unless on the CPU
     present, index, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
     classes: list[int] = present.tolist()
     if classes[0] < 0 or classes[-1] >= len(state.counts):
         wrong = classes[0] if classes[0] < 0 else classes[-1]
-        raise DataError(
-            "running moments", f"labels must be in 0 ... {len(state.counts) - 1}, got {wrong}"
-        )
+        rule = f"labels must be in 0 ... {len(state.counts) - 1}, got {wrong}"
+        raise DataError("running moments", rule)
+    # In float64: after many epochs w is small, and 1 - w must keep its digits.
     weights = sizes / (state.counts[present] + sizes).to(torch.float64)
     where = to_device(present, device)
     covariances: tuple[Tensor, ...] | Tensor
@@ -113,6 +106,7 @@ def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMo
             mixed = torch.addcmul(spread, kept, state.covariances[where])
             covariances = state.covariances.index_copy(0, where, mixed)
         else:
+            # Rows of one class side by side: S is then one product of their transpose with them.
             order = to_device(torch.argsort(owner, stable=True), device)
             groups = torch.split(rows[order], (sizes + 1).tolist())
             full = list(state.covariances)
@@ -120,6 +114,7 @@ def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMo
                 full[c] = torch.addmm(full[c], group.T, group, beta=1 - weight)
             covariances = tuple(full)
         step = to_device(weights.to(shifts.dtype), device).unsqueeze(1) * shifts
+    # index_add copies, so the given state keeps its tensors.
     return RunningMoments(
         counts=state.counts.index_add(0, present, sizes),
         means=state.means.index_add(0, where, step),
@@ -128,14 +123,7 @@ def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMo
 
 
 class Estimator:
-    """The running moments of a training run, as state that a checkpoint keeps.
-
-    Args:
-        num_classes: C.
-        dim: D.
-        form: full or diagonal.
-        device: Where the features are.
-    """
+    """Running moments of a training run, as state that a checkpoint keeps."""
 
     def __init__(
         self, num_classes: int, dim: int, form: Form, device: torch.device | str = "cpu"
@@ -144,15 +132,11 @@ class Estimator:
         self._state = start(num_classes, dim, form, device=device)
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Take one batch into account, detached; see the function ``update``."""
+        """Add one batch; see the function ``update``."""
         self._state = update(self._state, features, labels)
 
     def replace(self, covariances: Full | Diagonal) -> None:
-        """Overwrite the covariances of all classes; counts and means stay.
-
-        Args:
-            covariances: In the form of the estimator.
-        """
+        """Overwrite all covariances, in the form of the estimator; counts and means stay."""
         new: tuple[Tensor, ...] | Tensor
         if isinstance(covariances, Diagonal):
             new = covariances.variances.detach()
@@ -162,7 +146,7 @@ class Estimator:
 
     @property
     def covariances(self) -> Full | Diagonal:
-        """What is known so far; a later update does not change it."""
+        """Covariances so far; a later update does not change them."""
         known = self._state.covariances
         return Diagonal(known) if isinstance(known, Tensor) else Full(known)
 
@@ -173,16 +157,16 @@ class Estimator:
 
     @property
     def counts(self) -> Tensor:
-        """Samples seen so far, every visit counted, int64 [C] on the CPU."""
+        """Samples seen so far, counting every visit, int64 [C] on the CPU."""
         return self._state.counts
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return counts, means and covariances, float32 [C, D, D] or [C, D]."""
+        """Counts, means and covariances, float32 [C, D, D] or [C, D], by name."""
         state = self._state
         return {"counts": state.counts, "means": state.means, "covariances": state.stacked()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what ``tensors`` returned; it may come from another device."""
+        """Restore what ``tensors`` returned, perhaps on another device."""
         device = self._state.means.device
         covariances = tensors["covariances"].to(device)
         full = not isinstance(self._state.covariances, Tensor)
@@ -194,7 +178,7 @@ class Estimator:
 
 
 def _membership(index: Tensor, like: Tensor) -> Tensor:
-    """Return which of K classes each row belongs to, 0 or 1, [B, K], of index int64 [B]."""
+    """Membership of B rows in K classes, 0 or 1, [B, K], from an index int64 [B]."""
     classes = int(index.max()) + 1
     return to_device(torch.nn.functional.one_hot(index, classes).to(like.dtype), like.device)
 
@@ -202,25 +186,24 @@ def _membership(index: Tensor, like: Tensor) -> Tensor:
 def _batch_rows(
     means: Tensor, features: Tensor, index: Tensor, sizes: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Turn a batch into rows G with w V_b + w (1 - w) (mu_b - mu)(mu_b - mu)' = G'G.
+    """mu_b - mu, float [K, D], and rows G with G'G = w V_b + w (1 - w) (mu_b - mu)(mu_b - mu)'.
+
+    G, float [B + K, D], is sqrt(w / m) (x - mu_b) for each sample, then sqrt(w (1 - w)) (mu_b - mu)
+    for each class.
 
     Args:
         means: float [K, D], running means of the K classes present.
         features: float [B, D].
-        index: int64 [B], which of the K classes; on the CPU, as the next two.
+        index: int64 [B], positions among the K classes; on the CPU, like the next two.
         sizes: int64 [K], m.
         weights: float64 [K], w.
-
-    Returns:
-        mu_b - mu, float [K, D], and float [B + K, D]: sqrt(w / m) (x - mu_b) for each sample, then
-        sqrt(w (1 - w)) (mu_b - mu) for each class.
     """
 
     def column(values: Tensor) -> Tensor:
         return to_device(values.to(means.dtype), means.device).unsqueeze(1)
 
     member_of = to_device(index, means.device)
-    # Relative to the running mean: small numbers even where the features are not.
+    # Relative to the running mean: small numbers even if the features are large.
     shifted = features.to(means.dtype) - means[member_of]
     shifts = (_membership(index, means).T @ shifted) / column(sizes)
     inner = column((weights / sizes).sqrt()[index])

@@ -1,43 +1,42 @@
-"""Differences of several rows from one, judged together, and the smallest one that can be shown.
+"""Differences of several rows from the first one, judged together, and the smallest detectable one.
 
 d_k is the score (accuracy, or balanced accuracy) of row k less that of the first row, means over
-seeds; d*_kr the same on
-resample r of the images; s_k the standard deviation of d*_k over the resamples, and c the ``level``
-quantile of
+seeds; d*_kr is the same on resample r of the images; s_k is the standard deviation of d*_k over the
+resamples, and c the ``level`` quantile of
 
     T_r = max_k |d*_kr - d_k| / s_k
 
-The intervals d_k -+ c s_k hold all true differences at once in ``level`` of the cases. So whatever
-the true differences are, the chance that any row without one is called better or worse is at most
+The intervals d_k -+ c s_k contain all true differences at once with probability ``level``. So for
+any true differences, the probability of calling some row better or worse that is neither is at most
 1 - level (for large N; strong control of the family-wise error). With one row c is that of the
-normal distribution, 1.96, which is also the least it can be.
+normal distribution, 1.96, which is also the least c can be.
 
-Why not Holm on p-values of each row: all rows share images and reference, so their differences are
-strongly correlated, which T uses and Holm cannot; 2,000 resamples resolve no p-value that is to be
-compared with 0.05 / 20; and Holm's verdicts have no intervals that say the same as they do.
+Why not Holm's method on a p-value per row: all rows share images and reference, so their
+differences are strongly correlated, which T uses and Holm cannot; 2,000 resamples resolve no
+p-value to compare with 0.05 / 20; and no intervals match Holm's verdicts.
 
-Images are many, seeds are few, and a bootstrap over few makes too little of them. So the images
-are resampled, and of the seeds, S of variance v, both rows add v / S to s_k^2; c becomes that of
+Images are many and seeds are few, and a bootstrap over few values is too narrow. So only images are
+resampled. The seeds of each row, S with variance v, add v / S to s_k^2, and c becomes that of
 Student's t with Welch's degrees of freedom,
 
     f = s_k^4 / sum (v / S)^2 / (S - 1)    over both rows, infinite for one run each
 
-This counts what a seed does to single images twice, so verdicts on several seeds err to a tie.
-With two seeds f is hardly known, and several rows may be wrong more often (see the simulation in
-the tests).
+This counts the effect of a seed on single images twice, so verdicts on several seeds err towards a
+tie. With two seeds f is hardly known, and several rows may be wrong more often (see the simulation
+in the tests).
 
-Of a balanced score, images are few too where classes are: a class of n images adds u^2 / (n - 1) to
-the sum, u its part in s_k^2. Such verdicts err to a tie as well.
+For a balanced score, small classes have few images too: a class of n images adds u^2 / (n - 1) to
+the sum, u its part in s_k^2. Such verdicts err towards a tie as well.
 
-A row of true difference D is called different with the chance Phi(|D| / s_k - c), the other sign
-being out of reach, which gives the smallest detectable one at a power:
+A row with true difference D is called different with probability Phi(|D| / s_k - c), as the other
+sign is out of reach. So the smallest difference detectable at a power is
 
     D_k = (c + z_power) s_k
 
-With one run in each row and plain accuracy, s_k^2 = (q - d_k^2) / N, q the share of images that
-only one of both gets right: what rows agree on costs nothing. The verdict then is about these two
-networks, on images like these: two seeds of one method are different networks, and a large test set
-may show it.
+With one run in each row and plain accuracy, s_k^2 = (q - d_k^2) / N, q the fraction of images that
+only one of both predicts correctly: images on which the rows agree cost nothing. The verdict is
+then about these two networks, on such images: two seeds of one method are different networks, and a
+large test set may show it.
 
 Source: Westfall and Young, "Resampling-Based Multiple Testing", 1993, section 2.3 (single step);
 Romano and Wolf, "Exact and Approximate Stepdown Methods for Multiple Hypothesis Testing", Journal
@@ -58,22 +57,21 @@ from torch import Tensor
 
 from ltcli.stats.intervals import require_level
 
-POWER = 0.8  # of the smallest detectable difference
+POWER = 0.8  # chance of finding the smallest detectable difference
 
-# Differences are multiples of 1 / (N S), or 1 / (N S C) and more; what is below this is rounding.
+# Differences are multiples of 1 / (N S), or 1 / (N S C) and more; anything below this is rounding.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A row compared with the first one. Shares, -1 ... 1.
+    """Score of a row less that of the first one, -1 ... 1.
 
     Attributes:
-        value: Score less that of the first row.
-        interval: Of the value; all intervals of a table hold together.
-        detectable: The smallest true difference that would be found with a chance of ``POWER``;
-            None where the rows never differ, as nothing then says how far they may, and where
-            even the largest would not be.
+        value: The difference.
+        interval: Its confidence interval; all intervals of a table hold together.
+        detectable: Smallest true difference that would be found with a chance of ``POWER``; None if
+            the rows never differ, as their variance is then unknown, and if no difference would be.
     """
 
     value: float
@@ -82,7 +80,7 @@ class Difference:
 
     @property
     def tie(self) -> bool:
-        """Whether there may be no difference: the interval holds 0."""
+        """Whether the interval contains 0: there may be no difference."""
         low, high = self.interval
         return low <= 0 <= high
 
@@ -90,17 +88,14 @@ class Difference:
 def differences(
     rows: Sequence[Tensor], scores: Sequence[Tensor], level: float, strata: Tensor | None = None
 ) -> list[Difference]:
-    """Compare all rows but the first with the first one.
+    """Differences of all rows but the first from the first one, K - 1.
 
     Args:
-        rows: K times bool or float [S, N], K at least 2, what image n adds to the score of run s,
-            times N.
+        rows: K times bool or float [S, N], K at least 2, contribution of image n to the score of
+            run s, times N.
         scores: K times float64 [R, S], their scores on the same resamples of the images.
-        level: Chance that all intervals hold the true differences, between 0 and 1.
-        strata: int64 [N], images that were resampled by themselves; None where all are alike.
-
-    Returns:
-        K - 1 differences.
+        level: Probability that all intervals contain the true differences, between 0 and 1.
+        strata: int64 [N], strata of the resamples; None for a single one.
     """
     require_level(level)
     means = torch.stack([row.double().mean() for row in rows])
@@ -111,7 +106,7 @@ def differences(
     errors = draws.std(dim=0, correction=0)
     errors = torch.where(errors > _ROUNDING, errors, 0.0)
     steps = torch.where(errors > 0, (draws - values).abs() / errors, 0.0)
-    # Few resamples, or rows that hardly differ, may give less than a normal difference needs.
+    # With few resamples, or rows that hardly differ, the quantile may be below the normal one.
     normal = NormalDist().inv_cdf((1 + level) / 2)
     critical = max(normal, float(np.quantile(steps.amax(dim=1).numpy(), level)))
     found = []
@@ -128,13 +123,13 @@ def differences(
 def _with_seeds(
     error: float, uncertain: float, critical: float, pair: Sequence[Tensor]
 ) -> tuple[float, float]:
-    """Return a standard error and a critical value that count in the seeds of both rows.
+    """Standard error and critical value that include the seeds of both rows, [S, N] each.
 
     Args:
-        error: Over images.
-        uncertain: The sum of squared parts of its square over their degrees of freedom.
-        critical: For infinite degrees of freedom.
-        pair: The rows compared, [S, N] each.
+        error: Standard error over images.
+        uncertain: Sum of its squared variance parts over their degrees of freedom.
+        critical: Critical value for infinite degrees of freedom.
+        pair: The rows compared.
     """
     variance = error**2
     for row in pair:
@@ -148,21 +143,24 @@ def _with_seeds(
 
 
 def _uncertain(pair: Sequence[Tensor], strata: Tensor) -> float:
-    """Return the sum over strata of u^2 / (n - 1), u = n s^2 / N^2 of the paired difference."""
+    """Sum over strata of u^2 / (n - 1), with u = n s^2 / N^2 of the paired difference."""
     row, reference = (values.double().mean(dim=0) for values in pair)
     total = 0.0
     for part in torch.split((row - reference)[strata.argsort()], strata.bincount().tolist()):
+        # A stratum of one sample has no variance to estimate.
         if len(part) > 1:
             total += (len(part) * float(part.var()) / len(row) ** 2) ** 2 / (len(part) - 1)
     return total
 
 
 def student(normal: float, freedom: float) -> float:
-    """Return the quantile of Student's t where the normal distribution has ``normal``.
+    """Quantile of Student's t at the probability where the normal quantile is ``normal``.
 
     Args:
         normal: At least 0.
         freedom: Degrees of freedom, greater than 0.
     """
+    # Wallace's closed form: scipy would be a dependency for this one number.
     stretched = normal * (8 * freedom + 3) / (8 * freedom + 1)
+    # Cut off below the overflow of exp, which few hundredths of a degree of freedom reach.
     return math.sqrt(freedom * math.expm1(min(stretched**2 / freedom, 700.0)))

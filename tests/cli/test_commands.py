@@ -42,8 +42,7 @@ def test_verbosity_chooses_what_goes_to_stderr(capsys, verbosity, shown):
 
 
 @pytest.mark.parametrize(
-    ("verbosity", "shown"),
-    [(-1, ["warning"]), (0, ["warning"]), (1, ["debug", "info", "warning"])],
+    ("verbosity", "shown"), [(-1, ["warning"]), (0, ["warning"]), (1, ["debug", "info", "warning"])]
 )
 def test_of_several_processes_the_others_say_less_unless_more_is_asked_for(
     capsys, verbosity, shown

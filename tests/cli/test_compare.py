@@ -28,7 +28,8 @@ def rewritten(path, out, recipe=None, **info):
         header, tensors = artifact.header, artifact.load("*")
     steps = [[name, old | (recipe or {}).get(name, {})] for name, old in header.info["recipe"]]
     facts = {"parameters": header.parameters, "inputs": header.inputs}
-    info = header.info | {"recipe": steps, "model": str(out)} | info
+    backbone = header.info["backbone"] | {"name": dict(steps)["pretrain"]["backbone"]}
+    info = header.info | {"recipe": steps, "model": str(out), "backbone": backbone} | info
     save(out, "predictions", tensors, stage="evaluate", info=info, **facts)
     return out
 
@@ -186,7 +187,7 @@ def test_rows_of_other_leagues_stand_apart_and_their_differences_are_marked(ltcl
     ]
     plain = ltcli("compare", *files).out.splitlines()
     assert [line.split()[0] for line in plain[1:8]] == [
-        *("--", "pretrain", "finetune-crt", "--", "finetune-tau-norm", "--", "long"),
+        *("--", "pretrain", "finetune-crt", "--", "finetune-tau-norm", "--", "long")
     ]
     other = "; not like for like with the first row"
     assert plain[1] == "-- 0 extra labelled images; 2 epochs"
@@ -366,7 +367,6 @@ def test_two_predictions_of_one_model_are_no_two_runs(ltcli, copy):
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"views": "1"}, "views must be a count, got '1'"),
         ({"held_out": -1}, "held_out must be a count, got -1"),
         ({"network_parameters": True}, "network_parameters must be a count, got True"),
     ],

@@ -9,9 +9,12 @@ import torch
 
 from ltcli.artifacts.store import save
 from ltcli.core.params import build
+from ltcli.data.data_files import fingerprint
 from ltcli.data.source_table import SOURCES
-from ltcli.stages import STAGES
+from ltcli.models import small_images
+from ltcli.stages import adjust
 from ltcli.stages.stage import OUTSIDE
+from ltcli.stages.start import Start
 
 
 def test_show_prints_kind_stage_parameters_inputs_and_tensors(ltcli, chain):
@@ -66,18 +69,10 @@ def test_lineage_knows_samples_of_a_split_outside(ltcli, tmp_path):
 def test_whatever_stages_read_beside_artifacts_is_known_as_outside(tmp_path):
     file = tmp_path / "x.csv"
     file.write_text("0,1")
-    given = {
-        "split": [{"source": name, "root": str(tmp_path)} for name in SOURCES],
-        "pretrain": [{"weights": str(file)}],
-        "adjust": [{"costs": str(file)}, {"prior": str(file)}],
-    }
-    reading = {stage.name: stage for stage in STAGES if stage.external is not None}
-    assert given.keys() == reading.keys()
-    found = [
-        stage.external(build(stage.params, values, name, defaults=stage.defaults))
-        for name, stage in reading.items()
-        for values in given[name]
-    ]
+    found = [fingerprint(name, tmp_path, {}) for name in SOURCES]
+    found.append(Start(small_images.backbone("resnet20"), str(file), "0" * 64, ()).fingerprint)
+    for way in ("costs", "prior"):
+        found.append(adjust.fingerprint(build(adjust.Params, {way: str(file)}, "adjust")))
     assert {role for roles in found for role in roles} == set(OUTSIDE)
 
 
@@ -143,8 +138,7 @@ def test_a_tree_that_is_not_whole_is_one_document_with_its_error(ltcli, copy):
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["show", "methods", "compare", "plot", "doctor", "lineage", "predict", "export"],
+    "command", ["show", "methods", "compare", "plot", "doctor", "lineage", "predict", "export"]
 )
 def test_examples_in_help_have_lines_of_their_own(ltcli, command):
     lines = [line.strip() for line in ltcli(command, "--help").out.splitlines()]

@@ -131,3 +131,17 @@ def test_the_help_of_a_stage_does_not_wait_for_pydantic():
     # Typer loads it to read options, and it takes longer than all the rest of the help.
     commands = [[stage.name, "--help"] for stage in STAGES]
     assert start_all(commands, ("pydantic",)) == [[words, 0, True, []] for words in commands]
+
+
+def test_work_without_image_files_or_timm_s_networks_loads_neither_timm_nor_torchvision(copy):
+    # torchvision drags in torch._dynamo, which takes longer than torch itself.
+    commands = [
+        ["pretrain", "--backbone", "resnet20", "--epochs", "1", "--force"],
+        ["dump-features", "--force"],
+        ["finetune", "--method", "crt", "--epochs", "1", "--force"],
+        ["evaluate", "--force"],
+        ["predict", "--help"],
+    ]
+    commands = [[*words, *(() if "--help" in words else ("-d", str(copy)))] for words in commands]
+    found = start_all(commands, ("timm", "torchvision"))
+    assert found == [[words, 0, True, []] for words in commands]

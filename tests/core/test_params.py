@@ -7,16 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from ltcli.core.errors import ParamError
-from ltcli.core.params import (
-    NoOptions,
-    as_dict,
-    build,
-    checked,
-    coerce,
-    nested,
-    param,
-    specs,
-)
+from ltcli.core.params import NoOptions, as_dict, build, checked, coerce, nested, param, specs
 from ltcli.core.yaml_file import read_mapping
 
 

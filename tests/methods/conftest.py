@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from ltcli import methods
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import build
 from ltcli.engine.steps import Batch, weighted_mean
 from ltcli.methods import METHODS
-from ltcli.methods.run import Run, SolvingRun, Training, TrainingRun
+from ltcli.methods.method import Run, SolvingRun, Training, TrainingRun
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone, load_network
 from ltcli.stages import finetune, pretrain
@@ -126,8 +128,8 @@ def assembled(folder: Path, name: str, **given: object) -> TrainingRun:
         }
         plan = dataclasses.replace(plan, headers={r: each.header for r, each in inputs.items()})
         network = load_network(inputs["model"], torch.device("cpu"))
-        pixels = inputs["model"].header.info
-        return assemble(method, plan, network, inputs, pixels, torch.float32)
+        backbone = backbone_of(inputs["model"].header)
+        return assemble(method, plan, network, inputs, backbone, torch.float32)
 
 
 def loss_and_run(
@@ -187,7 +189,9 @@ def make_run() -> Callable[..., TrainingRun]:
         shape = (3, 8, 8) if whole else (5,)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            backbone = build_backbone("resnet20") if whole else torch.nn.Identity()
+            backbone = (
+                build_backbone(small_images.backbone("resnet20")) if whole else torch.nn.Identity()
+            )
             network = Network(backbone, Classifier(64 if whole else 5, 4)).to(dtype).train()
         network.classifier.bias.data = torch.randn(4, generator=rng, dtype=dtype)
         network.classifier.scales.data = torch.rand(4, generator=rng, dtype=dtype) + 0.5

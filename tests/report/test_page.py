@@ -5,12 +5,14 @@ import json
 import os
 import re
 import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import torch
 
 from ltcli import __version__
 from ltcli.artifacts.store import save
+from ltcli.models import small_images
 from ltcli.report.page import MARK
 
 SECTIONS = ["comparison", "classes", "reliability", "confusion", "curves", "lineage", "environment"]
@@ -60,7 +62,8 @@ def predictions(path, names, counts, logits, labels, *, stage="pretrain", epochs
     trained |= {"padding": 4, "flip": True, "mixup": 0.0}
     source = {"source": "folder", "profile": "natural", "imbalance_factor": 100.0}
     info["recipe"] = [["split", source], ["pretrain", trained]]
-    info |= {"network_parameters": 5, "held_out": 0, "views": 1}
+    info |= {"network_parameters": 5, "held_out": 0}
+    info |= {"backbone": asdict(small_images.backbone("resnet20"))}
     facts = {"stage": "evaluate", "parameters": {"on": "test"}, "inputs": {"model": digest}}
     save(path, "predictions", {"logits": logits, "labels": labels}, **facts, info=info)
     return digest

@@ -110,4 +110,4 @@ def test_no_sidecar(sidecar):
 
 def test_a_sidecar_that_is_no_file(sidecar):
     sidecar.header.path.with_suffix(".run.jsonl").mkdir()
-    assert read_sidecar(sidecar.header) == "sidecar must be a regular file"
+    assert read_sidecar(sidecar.header) == "sidecar cannot be read: not a regular file"

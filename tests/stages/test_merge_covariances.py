@@ -140,7 +140,7 @@ def test_what_cannot_be_merged_is_refused(ltcli, parts):
     assert_wrong(done, 2, message, "name it with --other")
 
     done, _ = merged(ltcli, parts, first, first)
-    message = f"{first}: must be of other images than {first}, got the same split"
+    message = f"{first}: must come from other images than {first}, got the same split"
     assert_wrong(done, 3, message, "merge covariances of disjoint splits")
 
     other = summarised(ltcli, parts, "b", "--form", "low-rank", "--rank", "2")
@@ -150,7 +150,7 @@ def test_what_cannot_be_merged_is_refused(ltcli, parts):
 
     other = summarised(ltcli, parts, "b", "--form", "diagonal")
     done, _ = merged(ltcli, parts, first, other)
-    message = f"{other}: form must be full, as of {first}, got diagonal"
+    message = f"{other}: form must be full, as in {first}, got diagonal"
     assert_wrong(done, 3, message, "make both with one --form")
 
     other = summarised(ltcli, parts, "b")

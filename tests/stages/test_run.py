@@ -90,7 +90,7 @@ def test_force_makes_the_same_bytes_in_a_new_file(ltcli, copy):
         before, content = out.stat(), out.read_bytes()
         done = ltcli(*args, "--force", "-d", copy)
         assert done.code == 0
-        assert done.err.splitlines()[0] == f"{args[0]}: running (--force)"
+        assert done.err.splitlines()[0] == f"{args[0]}: starting (--force)"
         assert out.stat().st_ino != before.st_ino
         assert out.read_bytes() == content
 
@@ -104,7 +104,7 @@ def test_the_name_of_the_output_is_not_in_it(ltcli, copy):
 def test_a_changed_parameter_is_a_reason_to_run(ltcli, copy):
     done = ltcli("covariances", "--divisor", "n", "-d", copy)
     assert done.code == 0
-    assert done.err.splitlines()[0] == "covariances: running (divisor changed from n-1 to n)"
+    assert done.err.splitlines()[0] == "covariances: starting (divisor changed from n-1 to n)"
     assert read_header(copy / "covariances.safetensors").parameters["divisor"] == "n"
 
 
@@ -123,7 +123,7 @@ def test_a_reason_from_a_stranger_s_file_holds_nothing_that_a_terminal_would_obe
 def test_a_changed_input_is_a_reason_to_run_and_the_same_again_is_not(ltcli, copy):
     assert ltcli("dump-features", "-d", copy).code == 0
     done = ltcli("covariances", "-d", copy)
-    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: running (features changed)")
+    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: starting (features changed)")
     assert ltcli("dump-features", "--maps", "--views", "2", "-d", copy).code == 0
     assert ltcli("covariances", "-d", copy).code == 0
     done = ltcli("covariances", "-d", copy)
@@ -133,7 +133,7 @@ def test_a_changed_input_is_a_reason_to_run_and_the_same_again_is_not(ltcli, cop
 def test_no_output_is_a_reason_to_run(ltcli, copy):
     (copy / "covariances.safetensors").unlink()
     done = ltcli("covariances", "-d", copy)
-    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: running (no output yet)")
+    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: starting (no output yet)")
 
 
 def test_a_config_file_and_options_are_the_same_run(ltcli, copy):
@@ -156,10 +156,10 @@ def test_a_dry_run_writes_nothing(ltcli, copy, tmp_path):
         '  memory: "4GB"',
         "  rank: null",
         '  divisor: "n-1"',
-        "  full              0.2 MB  exact",
-        "  factor            0.1 MB  exact    chosen",
-        "  low-rank          0.1 MB  rank 64",
-        "  diagonal          0.0 MB",
+        "  full      0.2 MB  exact",
+        "  factor    0.1 MB  exact    chosen",
+        "  low-rank  0.1 MB  rank 64",
+        "  diagonal  0.0 MB",
     ]
     out = tmp_path / "new" / "o.safetensors"
     assert ltcli("covariances", "--dry-run", "-d", copy, "--out", out).code == 0
@@ -435,7 +435,7 @@ def test_the_sidecar_has_what_the_result_has_not(ltcli, copy):
     start, end = entries[0], entries[-1]
     assert start["host"] == platform.node()
     assert start["device"] == "auto"
-    assert {"torch", "torchvision", "safetensors"} == set(start["versions"])
+    assert {"torch", "torchvision", "timm", "safetensors"} == set(start["versions"])
     assert end["digest"] == read_header(out).digest
     assert end["peak_memory_mb"] > 1
     out.with_suffix(".run.jsonl").write_text("nonsense")
@@ -469,7 +469,7 @@ def test_no_path_no_host_and_no_time_is_in_any_artifact(chain):
         started = sidecar(path)[0]["time"]
         assert str(int(started))[:6].encode() not in header
         assert set(facts) == {
-            *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage"),
+            *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage")
         }
         assert facts["ltcli"] == __version__
 
@@ -530,7 +530,7 @@ def test_a_signal_in_any_step_saves_and_the_next_run_ends_the_same(
     done = ltcli(*command)
     assert done.code == 0
     assert [entry["event"] for entry in sidecar(out) if entry["event"] != "epoch"] == [
-        *("start", "training", "resume", "training", "end"),
+        *("start", "training", "resume", "training", "end")
     ]
     assert not resume.exists()
     assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
@@ -754,7 +754,7 @@ def test_a_run_killed_ten_times_ends_in_the_same_bytes(ltcli, copy, longest, arg
     assert found["resumed"] > 0
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in out.parent.iterdir()) == [
-        *(".out.safetensors.lock", "out.run.jsonl", "out.safetensors"),
+        *(".out.safetensors.lock", "out.run.jsonl", "out.safetensors")
     ]
     assert sidecar(out)[-1]["event"] == "end"
 

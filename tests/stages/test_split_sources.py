@@ -167,7 +167,7 @@ def test_a_changed_list_is_seen_and_the_root_stands_beside_the_split(ltcli, own,
     assert {"event": "root", "root": str(own)} in records
     with (own / "all.csv").open("a") as file:
         file.write("\n")
-    assert "split: running (data changed)" in made_of(ltcli, tmp_path, *source)[2]
+    assert "split: starting (data changed)" in made_of(ltcli, tmp_path, *source)[2]
 
 
 def test_bad_files_stop_the_split_or_are_skipped(ltcli, own, tmp_path):
@@ -226,6 +226,9 @@ def test_a_part_of_a_published_set_is_refused_unless_asked_for(ltcli, photos, tm
 def test_published_counts_are_those_of_the_papers():
     counts = {name: source.counts for name, source in source_table.SOURCES.items()}
     assert {name: counted for name, counted in counts.items() if counted} == {
+        "cifar10": Counts(10, 50_000, None, 10_000),
+        "cifar100": Counts(100, 50_000, None, 10_000),
+        "fashion-mnist": Counts(10, 60_000, None, 10_000),
         "imagenet-lt": Counts(1000, 115_846, 20_000, 50_000),
         "places-lt": Counts(365, 62_500, 7_300, 36_500),
         "inat2017": Counts(5089, 579_184, None, 95_986),
@@ -254,7 +257,7 @@ def test_embeddings_are_split_like_images_and_shown_as_samples(ltcli, tmp_path):
     assert ltcli("split", *source, "--val-per-class", 2, "--force", "-d", tmp_path).code == 0
     assert (tmp_path / "split.safetensors").read_bytes() == first
     np.savez(tmp_path / "x.npz", features=features + 1, labels=labels)
-    assert "split: running (data changed)" in made_of(ltcli, tmp_path, *source)[2]
+    assert "split: starting (data changed)" in made_of(ltcli, tmp_path, *source)[2]
 
 
 def test_embeddings_can_be_made_long_tailed(ltcli, tmp_path):
@@ -304,7 +307,7 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
         (
             ["csv", "--root", "/none", "--table", "x"],
             5,
-            ["/none: no such folder", "name the folder of the paths with --root"],
+            ["/none: no such folder", "name the folder of images with --root"],
         ),
         (
             ["csv", "--root", ".", "--table", "/none.csv"],
@@ -321,11 +324,7 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             2,
             ["split: source 'inat2018' reads --train-json or --train-list, got options of both"],
         ),
-        (
-            ["digits", "--store", "files"],
-            2,
-            ["split: source 'digits' does not read --store"],
-        ),
+        (["digits", "--store", "files"], 2, ["split: source 'digits' does not read --store"]),
         (
             ["digits", "--image-size", "64"],
             2,

@@ -1,16 +1,7 @@
 import pytest
 import torch
 
-from ltcli.stats.quadratic import (
-    Diagonal,
-    Factor,
-    Full,
-    LowRank,
-    as_matrices,
-    by_sample,
-    difference_variances,
-    mix,
-)
+from ltcli.stats.quadratic import Diagonal, Factor, Full, LowRank, as_matrices, by_sample
 
 C, D, B = 6, 4, 20
 FORMS = ["full", "diagonal", "factor", "low-rank"]
@@ -55,13 +46,14 @@ def vectors(rng, dtype=torch.float64):
 def test_two_classes_by_hand(covariances):
     # (1, 2) S (1, 2)' = 1 + 2 * 2 * 0.5 + 4 * 2 = 11 for the first, 4 for the second.
     weight = torch.tensor([[1.0, 1.0], [2.0, 3.0]])
-    rows = difference_variances(weight, covariances, [0, 1])
+    rows = by_sample(weight, covariances, torch.tensor([0, 1]))
     torch.testing.assert_close(rows, torch.tensor([[0.0, 11.0], [4.0, 0.0]]))
 
 
 def test_variances_of_two_classes_by_hand():
     weight = torch.tensor([[1.0, 1.0], [2.0, 3.0]])
-    rows = difference_variances(weight, Diagonal(torch.tensor([[1.0, 2.0], [3.0, 0.5]])), [0, 1])
+    variances = Diagonal(torch.tensor([[1.0, 2.0], [3.0, 0.5]]))
+    rows = by_sample(weight, variances, torch.tensor([0, 1]))
     torch.testing.assert_close(rows, torch.tensor([[0.0, 9.0], [5.0, 0.0]]))
 
 
@@ -84,14 +76,14 @@ def test_the_gradient_is_that_of_finite_differences(rng, form):
     covariances, _ = case(form, rng)
     weight = vectors(rng).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda w: difference_variances(w, covariances, [3, 0, 5]), weight
+        lambda w: by_sample(w, covariances, torch.tensor([3, 0, 5])), weight
     )
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_zero_at_the_own_class_and_nowhere_negative(rng, form):
     covariances, _ = case(form, rng, torch.float32)
-    rows = difference_variances(vectors(rng, torch.float32), covariances, list(range(C)))
+    rows = by_sample(vectors(rng, torch.float32), covariances, torch.arange(C))
     assert rows.diag().equal(torch.zeros(C))
     assert (rows >= -1e-5).all()
 
@@ -99,12 +91,10 @@ def test_zero_at_the_own_class_and_nowhere_negative(rng, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_one_vector_more_in_all_class_vectors_changes_nothing(rng, form):
     covariances, _ = case(form, rng)
-    weight, classes = vectors(rng), list(range(C))
+    weight, classes = vectors(rng), torch.arange(C)
     shifted = weight + 10 * torch.randn(D, generator=rng, dtype=torch.float64)
-    before = difference_variances(weight, covariances, classes)
-    torch.testing.assert_close(
-        difference_variances(shifted, covariances, classes), before, rtol=0, atol=1e-10
-    )
+    before = by_sample(weight, covariances, classes)
+    torch.testing.assert_close(by_sample(shifted, covariances, classes), before, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -112,7 +102,7 @@ def test_class_vectors_far_from_zero_cost_no_digits(rng, form):
     covariances, matrices = case(form, rng, torch.float32)
     weight = vectors(rng, torch.float32) + 1000
     exact = naive(weight.double(), matrices.double(), torch.arange(C))
-    rows = difference_variances(weight, covariances, list(range(C)))
+    rows = by_sample(weight, covariances, torch.arange(C))
     torch.testing.assert_close(rows.double(), exact, rtol=1e-5, atol=1e-3)
 
 
@@ -139,7 +129,7 @@ def test_a_mixture_is_the_sum_of_its_members_and_leaves_the_others(rng, form):
     labels = torch.arange(B) % C
     upstream = torch.randn(B, C, generator=rng, dtype=torch.float64)
     weight = vectors(rng).requires_grad_()
-    values = by_sample(weight, mix(covariances, shares, [1, 4, 5]), labels)
+    values = by_sample(weight, covariances.mixed(shares, [1, 4, 5]), labels)
     wanted = naive(weight, expected, labels)
     torch.testing.assert_close(values, wanted, rtol=0, atol=1e-11)
     (found,) = torch.autograd.grad((upstream * values).sum(), weight)
@@ -153,7 +143,7 @@ def test_a_mixture_is_the_sum_of_its_members_and_leaves_the_others(rng, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_mixture_for_no_class_is_what_was_there(rng, form):
     covariances, _ = case(form, rng)
-    assert mix(covariances, torch.eye(C, dtype=torch.float64), []) is covariances
+    assert covariances.mixed(torch.eye(C, dtype=torch.float64), []) is covariances
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "diagonal"])
@@ -161,11 +151,11 @@ def test_matrices_of_some_classes_give_their_rows(rng, form):
     covariances, _ = case(form, rng)
     weight, wanted = vectors(rng), [2, 0]
     made = as_matrices(covariances, wanted)
-    expected = difference_variances(weight, covariances, wanted)
-    torch.testing.assert_close(difference_variances(weight, made, wanted), expected)
+    expected = by_sample(weight, covariances, torch.tensor(wanted))
+    torch.testing.assert_close(by_sample(weight, made, torch.tensor(wanted)), expected)
     if form != "full":
         others = [c for c in range(C) if c not in wanted]
-        assert not difference_variances(weight, made, others).any()
+        assert not by_sample(weight, made, torch.tensor(others)).any()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -182,7 +172,7 @@ def test_with_labels_on_the_cpu_nothing_waits_for_the_device(rng, form):
         ),
     }[type(covariances)](covariances)
     if form in ("full", "diagonal"):
-        far = mix(far, torch.eye(C, device="meta", dtype=torch.float64), [0, 2])
+        far = far.mixed(torch.eye(C, device="meta", dtype=torch.float64), [0, 2])
     weight = vectors(rng).to("meta").requires_grad_()
     values = by_sample(weight, far, torch.tensor([2, 0, 2]))
     values.sum().backward()
@@ -197,7 +187,7 @@ def test_few_and_many_rows_and_classes_give_the_same_term(rng, rows, classes):
     factor = torch.randn(rows, D, generator=rng, dtype=torch.float64)
     covariances = Factor(factor, [0] + [rows] * classes)
     weight = torch.randn(classes, D, generator=rng, dtype=torch.float64, requires_grad=True)
-    found = difference_variances(weight, covariances, [0])
+    found = by_sample(weight, covariances, torch.tensor([0]))
     apart = weight - weight[0]
     expected = ((apart @ factor.T) ** 2).sum(1).unsqueeze(0)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -209,4 +199,4 @@ def test_of_thousands_of_classes_a_mixture_has_the_few_that_are_lent(rng):
     shares = torch.zeros(3000, 3000)
     shares[[5, 5, 2999], [7, 5, 0]] = torch.tensor([0.25, 1.0, 0.5])
     factor = Factor(torch.ones(3000, 2), list(range(3001)))
-    assert mix(factor, shares, [5, 2999]).mixtures == {5: [(5, 1.0), (7, 0.25)], 2999: [(0, 0.5)]}
+    assert factor.mixed(shares, [5, 2999]).mixtures == {5: [(5, 1.0), (7, 0.25)], 2999: [(0, 0.5)]}
