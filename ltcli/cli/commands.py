@@ -23,7 +23,9 @@ from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, spe
 from ltcli.core.text import printable
 from ltcli.core.yaml_file import read_mapping
 from ltcli.stages.run import Job, planned, run
-from ltcli.stages.stage import Stage
+from ltcli.stages.stage import Input, Stage
+
+INPUTS = ("Inputs, in --dir unless named", "Inputs, read if named")
 
 P = TypeVar("P")
 """The frozen dataclass of a command's parameters."""
@@ -129,7 +131,7 @@ def _parameter(spec: Spec) -> inspect.Parameter:
     # The declarations read the values, so that here all but switches are text. Files are named one
     # by one, as their names may hold commas.
     kind: Any = bool if spec.base is bool else list[str] if spec.item is Path else str
-    flag = f"--{spec.name.replace('_', '-')}"
+    flag = spec.flag
     if spec.base is bool:
         # The command line can switch off what a parameter file or a method switches on.
         flag = f"{flag}/--no-{flag[2:]}"
@@ -186,10 +188,7 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
             defaults |= method.defaults.get(stage.name, {})
             heading = f"Options of {name}"
             own = tuple(dataclasses.replace(spec, group=heading) for spec in specs(options))
-    files = tuple(
-        Spec(role.name, Path, None, True, (), (), None, role.help, False, False, "Inputs", "", {})
-        for role in stage.inputs
-    )
+    files = tuple(map(_input_spec, stage.inputs))
 
     def call(given: dict[str, Any]) -> None:
         running = _taken(Running, given, stage.name)
@@ -212,6 +211,11 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
 
     described = (*own, *specs(stage.params), *files, *specs(Running))
     return Usage(stage.name, stage.summary, details, stage.examples, described, defaults, call)
+
+
+def _input_spec(role: Input) -> Spec:
+    group = INPUTS[role.file is None]
+    return Spec(role.name, Path, None, True, (), (), None, role.help, False, False, group, "", {})
 
 
 def log_to_stderr(verbosity: int, *, first: bool = True) -> None:

@@ -3,14 +3,14 @@
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from ltcli.cli.commands import Usage
+from ltcli.cli.commands import INPUTS, Usage
 from ltcli.core.params import Spec, Value
 
 _WIDTH = 80
-# Groups that many commands share come last. Inputs and Common are much the same for all stages:
-# they are paragraphs, so that the options of the command itself stay on one screen.
-_LAST = ("Class sizes", "Run", "Inputs", "Common")
-_PARAGRAPHS = ("Inputs", "Common")
+# Groups that many commands share come last. Inputs and Common are much the same for all
+# stages: they are paragraphs, so that the options of the command itself stay on one screen.
+_LAST = ("Class sizes", "Run", *INPUTS, "Common")
+_PARAGRAPHS = _LAST[2:]
 
 
 def of_program(

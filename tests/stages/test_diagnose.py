@@ -484,5 +484,5 @@ def test_optional_inputs_are_read_only_if_they_are_named(ltcli, copy):
     done = ltcli("diagnose", "--oracle", copy / "none.safetensors", "-d", copy)
     assert done.lines[0] == f"error: {copy / 'none.safetensors'}: no such artifact"
     text = " ".join(ltcli("diagnose", "--help").out.split())
-    assert "predictions of the run [optional]" in text
+    assert "Inputs, read if named: --confusion (" in text
     assert "feature bank [default: from --dir]" in text
