@@ -57,8 +57,8 @@ METHOD = Method(
     source="Oh Song et al., CVPR 2016, arXiv 1511.06452",
     stages=BOTH,
     options=Options,
-    defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     steps=make_steps,
+    defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     check=lambda _options, run: require_moving_backbone(run),
     balances=lambda _options, _run: False,
 )

@@ -162,7 +162,7 @@ def described(found: Estimate, form: str, rank: int | None, names: list[str]) ->
     """Header entries that describe an estimate; warns about classes without variance."""
     single = (found.tensors["counts"] == 1).nonzero().flatten().tolist()
     if single:
-        # With zero covariance the augmenting methods leave these classes as they are.
+        # With a covariance of zero these classes are not augmented.
         shown = ", ".join(names[c] for c in single[:5]) + (", ..." if len(single) > 5 else "")
         text = plural(len(single), "class")
         logger.warning("covariances: zero for %s with one image: %s", text, shown)
@@ -175,7 +175,7 @@ def described(found: Estimate, form: str, rank: int | None, names: list[str]) ->
 
 STAGE = Stage(
     name="covariances",
-    summary="Estimate class means and covariances of the training features.",
+    summary="Estimate class means and covariances of the features.",
     params=Params,
     inputs=(Input("features", "features", "dump-features", "feature bank"),),
     output="covariances",

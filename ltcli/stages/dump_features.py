@@ -131,7 +131,7 @@ def _check_finite(features: torch.Tensor, part: str) -> None:
 
 STAGE = Stage(
     name="dump-features",
-    summary="Store the features and labels of all images.",
+    summary="Keep the features and labels of every image.",
     params=Params,
     inputs=(
         Input(

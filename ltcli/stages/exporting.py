@@ -253,7 +253,7 @@ def compare(found: torch.Tensor, expected: torch.Tensor) -> float:
     """
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     difference = float((found - expected).abs().max())
-    hint = "nothing was written; please report it"
+    hint = "nothing was written; report this as a bug"
     # Written so that NaN, which compares as false, is refused.
     if not difference <= allowed:
         rule = f"logits must differ by at most {allowed:.2g} from the model's, got {difference:.2g}"

@@ -123,21 +123,21 @@ def _moments(part: Artifact, form: Scatter, ddof: int) -> Iterator[Moments | Non
 
 STAGE = Stage(
     name="merge-covariances",
-    summary="Merge class means and covariances of two disjoint sets of images.",
+    summary="Merge covariances of two disjoint sets of images.",
     params=Params,
     inputs=(
         Input(
             "covariances",
             "covariances",
             "covariances",
-            "covariances of one set of images",
+            "statistics of the first set",
             may_differ=lambda _params: ("split",),
         ),
         Input(
             "other",
             "covariances",
             None,
-            "covariances of another set, made with the same model; image overlap is not checked",
+            "statistics of the other set: same model, other images (not checked)",
             may_differ=lambda _params: ("split",),
         ),
     ),
