@@ -58,6 +58,7 @@ METHOD = Method(
     stages=BOTH,
     options=Options,
     steps=make_steps,
+    # A trained network needs small steps; pre-training keeps the rate of its schedule.
     defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     check=lambda _options, run: require_moving_backbone(run),
     balances=lambda _options, _run: False,

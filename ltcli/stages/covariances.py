@@ -97,6 +97,7 @@ def planned(
     if rank is not None and form != "low-rank":
         raise ParamError("covariances", f"rank needs --form low-rank, got {form}")
     if rank is None:
+        # The size grows with the rank, so a binary search finds the last one that fits.
         rank = bisect_right(range(1, dim + 1), limit, key=lambda r: _low_rank(counts, dim, r))
     rank = max(1, min(rank, dim))
     vector = 4 * dim

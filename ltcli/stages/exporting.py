@@ -138,6 +138,7 @@ def _images(header: Header, split: Path | None, root: str | None) -> torch.Tenso
     from ltcli.data.batches import Augmentation
 
     if split is None:
+        # Always the same images, so that exports of one model can be compared.
         generator = torch.Generator().manual_seed(derive("export"))
         if not header.info["image_size"]:
             return torch.randn(_IMAGES, header.size("classifier.weight", 1), generator=generator)
@@ -182,6 +183,7 @@ def _program(network: Network, header: Header) -> torch.export.ExportedProgram:
 
     info = header.info
     prepare: torch.nn.Module = torch.nn.Identity()
+    # Two rows, as torch.export takes a size of 1 for a constant.
     example = torch.zeros(2, network.backbone.feature_dim)
     if info["image_size"]:
         prepare = Normalise(info["mean"], info["std"])

@@ -163,6 +163,7 @@ def _train(
         optimizer,
         Steps(descent(optimizer, objective), state=targets, facts=facts),
         order,
+        # Constant, as in the source.
         lambda _epoch: params.lr,
         epochs=params.epochs,
         batch_size=params.batch_size,
