@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from ltcli.compute.device import resolve_device, resolve_precision
 from ltcli.data.batches import Augmentation, ImageBatches
 from ltcli.engine.infer import features_of
+from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 
 PLAIN_BATCH = 100
@@ -63,7 +64,7 @@ def main() -> None:
     dtype = resolve_precision("auto", device)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {dtype}")
 
-    network = build_network("resnet32", 10, 0).eval()
+    network = build_network(small_images.backbone("resnet32"), 10, 0).eval()
     on_device = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(device)
 
     def plain_dump() -> None:

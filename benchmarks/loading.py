@@ -27,6 +27,7 @@ from ltcli.data.batches import Augmentation
 from ltcli.data.decode import open_image
 from ltcli.data.files import FileBatches, ImageFiles
 from ltcli.data.samplers import instance_balanced
+from ltcli.models import small_images
 
 SIDE, BATCH = 224, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -95,7 +96,8 @@ def main() -> None:
             ImageFolder(folder, transform), BATCH, shuffle=True, num_workers=args.workers
         )
         names = [str(path.relative_to(folder)) for path in paths]
-        files = ImageFiles(Path(folder), names, sizes, SIDE, Augmentation())
+        backbone = small_images.backbone("resnet18", image_size=(SIDE, SIDE), in_files=True)
+        files = ImageFiles(Path(folder), names, sizes, backbone, Augmentation())
         ours = FileBatches(files, MEAN, STD, torch.device("cpu"), args.workers)
         ours.read_ahead(lambda epoch: instance_balanced(len(paths), seed=0, epoch=epoch), BATCH)
 

@@ -25,6 +25,7 @@ from ltcli.engine.steps import Batch, plain_step, weighted_mean
 from ltcli.methods.metasaug import Options, make_steps
 from ltcli.methods.method import Base, base_loss
 from ltcli.methods.run import TrainingRun
+from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 from ltcli.stages import finetune
 from ltcli.stats.quadratic import Full, by_sample
@@ -36,7 +37,7 @@ DEVICE = torch.device("cpu")
 
 def training_run(options: Options, dtype: torch.dtype) -> TrainingRun:
     """Return random images with an imprint of their class, and a fresh network."""
-    network = place(build_network("resnet32", CLASSES, 0), DEVICE).train()
+    network = place(build_network(small_images.backbone("resnet32"), CLASSES, 0), DEVICE).train()
     generator = torch.Generator().manual_seed(0)
     labels = torch.multinomial(COUNTS / COUNTS.sum(), BATCH, True, generator=generator)
     imprints = torch.randn(CLASSES, 3, 32, 32, generator=generator)

@@ -25,6 +25,7 @@ from torchvision import transforms
 from ltcli.compute.device import resolve_device, resolve_precision
 from ltcli.data.batches import Augmentation, ImageBatches
 from ltcli.engine.steps import Batch, drawn_from, plain_step, weighted_mean
+from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 
 BATCH = 128
@@ -59,7 +60,7 @@ def plain_loop(
     images: np.ndarray, labels: np.ndarray, device: torch.device, workers: int
 ) -> Callable[[int], None]:
     """Return a function that does so many steps of the plain loop."""
-    network = build_network("resnet32", 10, 0).to(device)
+    network = build_network(small_images.backbone("resnet32"), 10, 0).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
     loader = DataLoader(Photos(images, labels), BATCH, shuffle=True, num_workers=workers)
 
@@ -83,7 +84,7 @@ def our_loop(
     images: np.ndarray, labels: np.ndarray, device: torch.device, dtype: torch.dtype
 ) -> tuple[Callable[[int], None], Callable[[int], None]]:
     """Return functions that do so many steps, and so many augmentations alone."""
-    network = place(build_network("resnet32", 10, 0), device)
+    network = place(build_network(small_images.backbone("resnet32"), 10, 0), device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
     batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device, Augmentation(padding=4))
     inputs = drawn_from(batches)

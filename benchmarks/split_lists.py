@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ltcli.data.annotations import load_annotations
-from ltcli.data.list_files import load_lists, load_table
+from ltcli.data.listed import load_lists, load_table
 
 IMAGES, CLASSES = 437_513, 8142
 

@@ -11,6 +11,7 @@ import ltcli
 ROOT = Path(ltcli.__file__).parent
 LEVELS = (
     ("cli",),
+    ("report",),
     ("stages",),
     ("methods",),
     ("engine",),
@@ -25,10 +26,11 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
-HEAVY = {"torch", "torchvision"}
+HEAVY = {"torch", "torchvision", "timm"}
 LIGHT_PACKAGES = ("cli", "stages", "methods", "core", "artifacts")
 LIGHT_FILES = (
     "ltcli.compute.environment",
+    "ltcli.compute.memory",
     "ltcli.compute.processes",
     "ltcli.compute.seeds",
     "ltcli.compute.transfer",
@@ -37,7 +39,13 @@ LIGHT_FILES = (
     "ltcli.data.reading",
     "ltcli.data.source_table",
     "ltcli.engine.schedules",
-    "ltcli.models.names",
+    "ltcli.models.backbones",
+    "ltcli.models.embeddings",
+    "ltcli.models.small_images",
+    "ltcli.models.source",
+    "ltcli.models.timm_networks",
+    "ltcli.report.comparison_table",
+    "ltcli.report.inputs",
     "ltcli.stats.head_classes",
     "ltcli.stats.pixel_statistics",
 )

@@ -1,12 +1,41 @@
-"""Every command of every recipe parses, and every recipe says what it shows."""
+"""Every command of every recipe and of every document parses, and every recipe says its claim."""
 
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.sh"))
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.sh"))
+# What extending.md adds to the program is not in it: tests/test_extending.py runs its commands.
+DOCUMENTS = [ROOT / "README.md", *sorted({*ROOT.glob("docs/*.md")} - {ROOT / "docs/extending.md"})]
+
+
+def commands(document):
+    """Return the command lines of ltcli in the code blocks of a document, as lists of words."""
+    found, fenced = [], False
+    for line in document.read_text().replace("\\\n", " ").splitlines():
+        fenced ^= line.startswith("```")
+        if not fenced and not line.startswith("    "):
+            continue
+        for part in line.split(" && "):
+            words = shlex.split(part.strip().removesuffix(" \\"), comments=True)
+            # torchrun starts the module; what goes into a file is not an option.
+            start = re.match(r"(torchrun .* -m )?ltcli ", part.strip())
+            if start is not None:
+                words = words[words.index("ltcli") + 1 :]
+                found.append(words[: words.index(">")] if ">" in words else words)
+    return found
+
+
+IN_DOCUMENTS = [
+    pytest.param(words, id=f"{document.stem}-{number}")
+    for document in DOCUMENTS
+    for number, words in enumerate(commands(document))
+]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -44,10 +73,31 @@ def calls(tmp_path):
 
 def check(ltcli, words, codes=(0, 3)):
     """Check that the program takes a command line; only what is not there yet may be missing."""
-    extra = [] if words[0] in ("compare", "plot", "report") else ["--dry-run"]
-    result = ltcli(*words, *extra)
+    no_stage = ("compare", "export", "plot", "predict", "report")
+    result = ltcli(*words, *([] if words[0] in no_stage else ["--dry-run"]))
     assert result.code in codes, result.err
+    assert result.code == 0 or "no such" in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("words", IN_DOCUMENTS)
+def test_every_command_of_a_document_parses(words, tmp_path, ltcli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check(ltcli, words)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_documents_show_commands():
+    assert {document.stem for document in DOCUMENTS if commands(document)} >= {
+        "README",
+        "own-data",
+        "embeddings",
+        "several-gpus",
+        "methods",
+        "numbers",
+        "life-of-a-run",
+    }
+    assert len(IN_DOCUMENTS) > 40
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -77,10 +127,10 @@ def test_another_backbone_has_a_folder_of_its_own(recipe, calls):
     positions = recipe.read_text().split(f"#   {recipe.name} ")[1].split("\n")[0].split("] [")
     before = [""] * next(i for i, name in enumerate(positions) if name.startswith("BACKBONE"))
     (folder,) = {after(words, "-d")[0] for words in calls(recipe)}
-    for backbone in ("torchvision.resnet101", "resnet18"):
+    for backbone in ("timm.resnet101", "resnet18"):
         (other,) = {after(words, "-d")[0] for words in calls(recipe, *before, backbone)}
         assert other == f"{folder}-{backbone}"
-    default = "resnet32" if recipe.parent.name == "cifar_lt" else "torchvision.resnet50"
+    default = "resnet32" if recipe.parent.name == "cifar_lt" else "timm.resnet50.tv_in1k"
     (same,) = {after(words, "-d")[0] for words in calls(recipe, *before, default)}
     assert same == folder
 
@@ -147,15 +197,27 @@ def test_commands_for_any_data_are_taken_where_their_inputs_are(name, copy, ltcl
         check(ltcli, words, codes=(0,))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.stem}-{path.stem}")
-def test_no_method_of_a_recipe_refuses_its_options(recipe, copy, ltcli, calls):
-    # On other data: what depends on classes, kept epochs and backbones is not looked at.
+def check_on(folder, ltcli, words):
+    """Check that no method refuses the options that a command line gives it, on other data."""
+    # What depends on classes, kept epochs and backbones is not looked at.
     given = {"--model", "--features", "--covariances", "--confusion", "--generator", "--out", "-d"}
     of_data = ("head-at", "meta-per-class", "from-epoch", "snapshots", "jitter", "least-area")
+    dropped = {i + k for i, word in enumerate(words) if word in given for k in (0, 1)}
+    left = [word for i, word in enumerate(words) if i not in dropped]
+    result = ltcli(*left, "--dry-run", "-d", folder)
+    assert result.code in (0, 3) or any(word in result.err for word in of_data), words
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.stem}-{path.stem}")
+def test_no_method_of_a_recipe_refuses_its_options(recipe, copy, ltcli, calls):
     arguments = [copy] if recipe.parent.name == "recipes" else []
     for words in calls(recipe, *arguments):
         if words[0] == "finetune":
-            dropped = {i + k for i, word in enumerate(words) if word in given for k in (0, 1)}
-            left = [word for i, word in enumerate(words) if i not in dropped]
-            result = ltcli(*left, "--dry-run", "-d", copy)
-            assert result.code in (0, 3) or any(word in result.err for word in of_data), words
+            check_on(copy, ltcli, words)
+
+
+def test_no_method_of_a_document_refuses_its_options(copy, ltcli):
+    runs = [words for (words,) in (one.values for one in IN_DOCUMENTS) if words[0] == "finetune"]
+    assert len(runs) > 10
+    for words in runs:
+        check_on(copy, ltcli, words)

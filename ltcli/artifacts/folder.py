@@ -1,31 +1,14 @@
-"""The artifacts of a folder."""
+"""The artifacts of a folder, by name."""
 
 import os
 from pathlib import Path
 
 from ltcli.artifacts.header import Header, read_header
-from ltcli.core.errors import ArtifactError, ResourceError, cause
-
-
-def make_folder(folder: Path, where: Path) -> None:
-    """Make a folder, and those above it, unless it is there.
-
-    Args:
-        folder: The folder.
-        where: What is to be written, for the message.
-
-    Raises:
-        ResourceError: It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        rule = f"cannot be written: {cause(error)}"
-        raise ResourceError(where, rule, "choose another --out") from None
+from ltcli.core.errors import ArtifactError, cause
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """Return the files of a folder that are named like artifacts, by name.
+    """Return the files of a folder that have an artifact's suffix, in order of their names.
 
     Raises:
         ArtifactError: There is no such folder, or it cannot be read.
@@ -42,11 +25,11 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def read_folder(folder: Path, hint: str) -> list[Header]:
-    """Read the headers of all artifacts of a folder, in order of their names.
+    """Return the headers of all artifacts of a folder, in order of their names.
 
     Args:
-        folder: Where to look.
-        hint: What to do about a file that is not a sound artifact.
+        folder: The folder.
+        hint: Remedy for a file that is not a sound artifact.
 
     Raises:
         ArtifactError: The folder cannot be read, or a file is not a sound artifact.

@@ -11,16 +11,15 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
-from ltcli.artifacts.kinds import KINDS
-from ltcli.artifacts.schema import check_schema
+from ltcli.artifacts.kinds import KINDS, Kind, Tensor
 from ltcli.core.errors import ArtifactError, cause
+from ltcli.core.files import open_regular
 
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
@@ -35,24 +34,29 @@ DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8} | {
 # One level of escaping: the same words inside a class name would carry two.
 _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _CHUNK = 4 * 2**20
-_T = TypeVar("_T")
+_FACTS = {"kind": str, "stage": str, "ltcli": str, "digest": str, "kind_version": int} | {
+    "parameters": dict,
+    "inputs": dict,
+    "info": dict,
+}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an artifact says of itself.
+    """The provenance and the tensor list at the start of an artifact.
 
     Attributes:
-        path: Where it was read.
+        path: The file it was read from.
         kind: Name of its kind.
         kind_version: Version of the kind's schema.
         stage: The stage that made it.
         parameters: The parameters of that stage.
         inputs: Role to SHA-256 of each input.
-        info: What is needed to use the tensors without guessing.
+        info: Metadata of the kind: class names, backbone and so on.
         digest: SHA-256 that identifies the content.
-        writer: Version of ltcli that wrote it.
+        writer: Version of ltcli that wrote the file.
         tensors: Name to (dtype, shape).
     """
 
@@ -73,7 +77,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read a header and check it against its schema, without reading the tensors.
+    """Return a header that was checked against its schema; tensors are not read.
 
     Raises:
         ArtifactError: There is no such file, or it is not a sound artifact.
@@ -83,7 +87,7 @@ def read_header(path: Path) -> Header:
 
 
 def verify(path: Path) -> Header:
-    """Read a header and check the digest over the whole file.
+    """Return a header whose digest was compared with every byte of the file.
 
     Raises:
         ArtifactError: As for ``read_header``, or some byte was altered.
@@ -102,17 +106,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         ArtifactError: It is missing, not a regular file, or not readable.
     """
     try:
-        # O_NONBLOCK: opening a FIFO must not hang.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        file = open_regular(path)
     except FileNotFoundError:
         hint = "run the stage that makes it first"
         raise ArtifactError(path, "no such artifact", hint) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ArtifactError(path, "must be a regular file")
-    with os.fdopen(descriptor, "rb") as file:
+    with file:
         yield file
 
 
@@ -139,43 +139,37 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
         facts = json.loads(metadata["ltcli"], object_pairs_hook=_no_duplicates)
         # json reads NaN, 1e999 and lone surrogates, which no sound file holds; writing refuses.
         json.dumps(facts, allow_nan=False, ensure_ascii=False).encode()
-        header = Header(
-            path,
-            _text(facts["kind"]),
-            _exactly(int, facts["kind_version"]),
-            _text(facts["stage"]),
-            _exactly(dict, facts["parameters"]),
-            {_text(k): _sha256(v) for k, v in _exactly(dict, facts["inputs"]).items()},
-            _exactly(dict, facts["info"]),
-            _sha256(facts["digest"]),
-            _text(facts["ltcli"]),
-            tensors,
-        )
+        for name, wanted in _FACTS.items():
+            # Not isinstance: True is an int.
+            if type(facts[name]) is not wanted:
+                raise TypeError(name)
+        inputs = facts["inputs"]
+        # These are shown on a terminal, which obeys what is not printable.
+        shown = "".join((facts["kind"], facts["stage"], facts["ltcli"], *inputs))
+        hashes = (facts["digest"], *inputs.values())
+        if not shown.isprintable() or not all(map(_SHA256.fullmatch, hashes)):
+            raise ValueError(shown)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(path, "its ltcli metadata is incomplete or malformed") from None
-    _check_kind(header)
-    return header
-
-
-def _exactly(wanted: type[_T], value: object) -> _T:
-    # Not isinstance: True is an int.
-    if type(value) is not wanted:
-        raise TypeError
-    return value
-
-
-def _text(value: object) -> str:
-    text = _exactly(str, value)
-    if not text.isprintable():
-        raise ValueError
-    return text
-
-
-def _sha256(value: object) -> str:
-    text = _exactly(str, value)
-    if not _SHA256.fullmatch(text):
-        raise ValueError
-    return text
+    kind = KINDS.get(facts["kind"])
+    if kind is None:
+        raise ArtifactError(path, f"unknown kind '{facts['kind'][:80]}'")
+    if facts["kind_version"] != kind.version:
+        rule = f"{kind.name} version must be {kind.version}, got {facts['kind_version']}"
+        raise ArtifactError(path, rule, "make it again with this version of ltcli")
+    check_schema(path, kind, tensors, facts["info"])
+    return Header(
+        path,
+        kind.name,
+        kind.version,
+        facts["stage"],
+        facts["parameters"],
+        inputs,
+        facts["info"],
+        facts["digest"],
+        facts["ltcli"],
+        tensors,
+    )
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,6 +201,7 @@ def _read(path: Path, file: BinaryIO, size: int) -> bytes:
 def _tensors(
     path: Path, document: dict[str, Any], data_bytes: int
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return name to (dtype, shape), where the tensors fill the rest of the file exactly."""
     if len(document) > MAX_TENSORS:
         raise _damaged(path, f"it has more than {MAX_TENSORS} tensors")
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -214,13 +209,15 @@ def _tensors(
     for name, entry in document.items():
         try:
             dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            numbers = (*shape, start, end)
             sound = (
                 set(entry) == {"dtype", "shape", "data_offsets"}
                 and isinstance(shape, list)
                 and len(shape) <= MAX_AXES
-                and all(type(size) is int and 0 <= size < 2**48 for size in (*shape, start, end))
+                and set(map(type, numbers)) == {int}
+                and 0 <= min(numbers) <= max(numbers) < 2**48
                 # No overflow hides behind an axis of size zero.
-                and math.prod(size or 1 for size in shape) < 2**48
+                and math.prod(filter(None, shape)) < 2**48
                 and end - start == math.prod(shape) * DTYPE_BYTES[dtype]
             )
         except (KeyError, TypeError, ValueError):
@@ -239,14 +236,88 @@ def _tensors(
     return tensors
 
 
-def _check_kind(header: Header) -> None:
-    kind = KINDS.get(header.kind)
-    if kind is None:
-        raise ArtifactError(header.path, f"unknown kind '{header.kind[:80]}'")
-    if header.kind_version != kind.version:
-        rule = f"{kind.name} version must be {kind.version}, got {header.kind_version}"
-        raise ArtifactError(header.path, rule, "make it again with this version of ltcli")
-    check_schema(header.path, kind, header.tensors, header.info)
+def check_schema(
+    where: object, kind: Kind, tensors: dict[str, tuple[str, tuple[int, ...]]], info: object
+) -> None:
+    """Check names, dtypes, axes and metadata of a file against its kind.
+
+    Args:
+        where: The file, for error messages.
+        kind: The schema.
+        tensors: Name to (dtype, shape), as in a safetensors header.
+        info: The header's ``info``.
+
+    Raises:
+        ArtifactError: Anything differs from the schema.
+    """
+    if not isinstance(info, dict):
+        raise ArtifactError(where, "info must be a mapping")
+    for key in kind.metadata:
+        if key not in info:
+            raise ArtifactError(where, f"{kind.name} metadata must have {key}")
+    exact: dict[str, Tensor] = {}
+    prefixes: tuple[str, ...] = ()
+    for spec in kind.tensors:
+        present = spec.name in tensors
+        if spec.name.endswith("*"):
+            prefixes += (spec.name[:-1],)
+            present = any(name.startswith(prefixes[-1]) for name in tensors)
+        else:
+            exact[spec.name] = spec
+        if spec.required and not present:
+            raise ArtifactError(where, f"{kind.name} must have tensor {spec.name}")
+    # One axis letter is one size within a file; the second part says who set it.
+    sizes: dict[str, tuple[int, str]] = {}
+    if "class_names" in kind.metadata:
+        sizes["C"] = (_num_classes(where, info), "class_names")
+    for name, (dtype, shape) in sorted(tensors.items()):
+        if not _TENSOR_NAME.fullmatch(name):
+            rule = f"tensor names must be letters, digits, dots and dashes, got {name[:80]!r}"
+            raise ArtifactError(where, rule)
+        if name in exact:
+            _check_tensor(where, exact[name], dtype, shape, sizes)
+        elif not name.startswith(prefixes):
+            raise ArtifactError(where, f"{kind.name} has no tensor {name}")
+
+
+def _num_classes(where: object, info: dict[str, Any]) -> int:
+    names, counts = info["class_names"], info["class_counts"]
+    if not isinstance(names, list) or not set(map(type, names)) <= {str}:
+        raise ArtifactError(where, "class_names must be a list of text")
+    # Not isinstance: True is an int.
+    if (
+        not isinstance(counts, list)
+        or not set(map(type, counts)) <= {int}
+        or min(counts, default=0) < 0
+    ):
+        raise ArtifactError(where, "class_counts must be a list of counts")
+    if len(counts) != len(names):
+        rule = f"axis C is {len(counts)} in class_counts but {len(names)} in class_names"
+        raise ArtifactError(where, rule)
+    return len(names)
+
+
+def _check_tensor(
+    where: object,
+    spec: Tensor,
+    dtype: str,
+    shape: tuple[int, ...],
+    sizes: dict[str, tuple[int, str]],
+) -> None:
+    if spec.dtypes and dtype not in spec.dtypes:
+        rule = f"{spec.name} must be {' or '.join(spec.dtypes)}, got {dtype}"
+        raise ArtifactError(where, rule)
+    axes = spec.axes or ()
+    if len(axes) != len(shape):
+        shown = ", ".join(map(str, axes))
+        raise ArtifactError(where, f"{spec.name} must have axes [{shown}], got {list(shape)}")
+    for axis, size in zip(axes, shape, strict=True):
+        known, owner = (axis, "the schema")
+        if isinstance(axis, str):
+            known, owner = sizes.setdefault(axis, (size, spec.name))
+        if size != known:
+            rule = f"axis {axis} is {size} in {spec.name} but {known} in {owner}"
+            raise ArtifactError(where, rule)
 
 
 def check_digest(header: Header, file: BinaryIO) -> None:

@@ -2,8 +2,9 @@
 
 Axis letters: N training images, V validation images, T test images, M predicted images, H W image,
 C classes, D feature dimension, Q augmented views, Y X feature map, R rows of covariance factors,
-O = C + 1 offsets, K neighbours, E epochs, P bytes, F files, U tail classes, L leading directions,
-S sampled features, G features with a divergence, I pictures. A letter is one size within a file.
+O = C + 1 offsets, K neighbours, E epochs, P bytes, F files, U tail classes, J sampled tail
+classes, L leading directions, S sampled features, G features with a divergence, I pictures. A
+letter is one size within a file.
 """
 
 from dataclasses import dataclass
@@ -82,6 +83,11 @@ def _angles(pair: str) -> Tensor:
     return Tensor(f"angles.{pair}", _EXACT, ("C", "L"), meaning, False)
 
 
+def _captured(what: str) -> Tensor:
+    meaning = f"share of the oracle's variance in the {what} leading directions"
+    return Tensor(f"captured.{what}", _EXACT, ("C",), meaning, False)
+
+
 _CLASSIFIER = (
     Tensor("classifier.weight", _REAL, ("C", "D"), "one row per class"),
     Tensor("classifier.bias", _REAL, ("C",), "added before the factors"),
@@ -112,7 +118,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "model",
-            2,
+            3,
             (
                 Tensor("backbone.*", (), None, "state of the backbone, none for embeddings", False),
                 *_CLASSIFIER,
@@ -124,9 +130,6 @@ KINDS: dict[str, Kind] = {
             (
                 "class_names",
                 "class_counts",
-                "mean",
-                "std",
-                "image_size",
                 "split",
                 "backbone",
                 "classifier",
@@ -139,7 +142,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "features",
-            2,
+            3,
             (
                 *_bank("train", "N"),
                 *_bank("val", "V"),
@@ -192,7 +195,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "predictions",
-            2,
+            3,
             (
                 Tensor("logits", _REAL, ("M", "C"), "of the last epoch"),
                 Tensor("labels", _INT, ("M",), "class, 0..C-1"),
@@ -211,21 +214,25 @@ KINDS: dict[str, Kind] = {
                 "recipe",
                 "network_parameters",
                 "held_out",
-                "views",
+                "backbone",
             ),
             "logits and labels of the test or validation set",
         ),
         Kind(
             "diagnosis",
-            1,
+            2,
             (
                 Tensor("tail", _INT, ("U",), "tail classes, ascending"),
+                Tensor("smallest", _INT, ("J",), "sampled tail classes, fewest images first"),
                 _spectrum("estimated", "the training features", True),
                 _spectrum("learned", "the run's own covariances", False),
                 _spectrum("oracle", "the features of the oracle", False),
                 _angles("estimated-oracle"),
                 _angles("learned-oracle"),
                 _angles("learned-estimated"),
+                _captured("estimated"),
+                _captured("learned"),
+                _captured("oracle"),
                 Tensor("confusion.before", _EXACT, ("C", "C"), "class-i images taken for j", False),
                 Tensor("confusion.after", _EXACT, ("C", "C"), "class-i images taken for j", False),
                 Tensor("samples.features", _REAL, ("S", "D"), "real and augmented features"),
@@ -245,7 +252,7 @@ KINDS: dict[str, Kind] = {
                 Tensor("pictures.source", _BYTE, ("I", "H", "W", 3), "its image", False),
                 Tensor("pictures.nearest", _BYTE, ("I", "K", "H", "W", 3), "neighbours", False),
             ),
-            ("class_names", "class_counts", "split", "model", "tables"),
+            ("class_names", "class_counts", "split", "model", "predictions"),
             "spectra, confusion, neighbours and donors of the classes",
         ),
         Kind(

@@ -1,31 +1,28 @@
 """The log of the run that made an artifact, beside it: ``NAME.run.jsonl``.
 
-A sidecar is no artifact: nothing vouches for what it says. It is believed only if the run that it
-ends with has the artifact's digest.
+A sidecar is no artifact and has no digest of its own. It is believed only if its last record names
+the artifact's digest.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from ltcli.artifacts.header import Header, opened
 from ltcli.core.errors import ArtifactError
 
-
-def sidecar_of(artifact: Path) -> Path:
-    """Return where the log of the run that made an artifact lies."""
-    return artifact.with_suffix(".run.jsonl")
+SIDECAR = ".run.jsonl"
+"""Suffix of the log, in the place of the artifact's own."""
 
 
 def read_records(header: Header) -> list[dict[str, Any]]:
-    """Read what the run that made an artifact has logged, oldest first; never empty.
+    """Return the log of the run that made an artifact, oldest record first; never empty.
 
-    Lines that are no records are passed over.
+    Lines that are no records are skipped.
 
     Raises:
-        ArtifactError: There is no sidecar, it cannot be read, or it is of another run.
+        ArtifactError: There is no sidecar, it cannot be read, or another run wrote it.
     """
-    path = sidecar_of(header.path)
+    path = header.path.with_suffix(SIDECAR)
     with opened(path) as file:
         records = [record for record in map(_record, file) if record is not None]
     last = records[-1] if records else {}

@@ -1,4 +1,4 @@
-"""Write artifacts whole or not at all, and load tensors only from files that are sound."""
+"""Artifacts written whole or not at all, and tensors loaded only from sound files."""
 
 import json
 import logging
@@ -22,13 +22,12 @@ from ltcli.artifacts.header import (
     MAX_TENSORS,
     Header,
     check_digest,
+    check_schema,
     file_digest,
     opened,
+    parse_header,
 )
-from ltcli.artifacts.header import parse_header as _parse_header
 from ltcli.artifacts.kinds import KINDS
-from ltcli.artifacts.rows import StoredRows, is_finite
-from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause, disk_full
 
 logger = logging.getLogger(__name__)
@@ -38,14 +37,19 @@ _T = TypeVar("_T")
 _DTYPES = {"BOOL": torch.bool, "U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPES |= {"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
 _DTYPES |= {"F32": torch.float32, "F64": torch.float64}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = dict(zip(_DTYPES.values(), _DTYPES, strict=True))
 
 
 class Artifact:
     """An open, verified artifact. Header, digest and tensors come from one descriptor."""
 
     def __init__(self, header: Header, file: BinaryIO) -> None:
-        """Take over an open file whose digest was checked."""
+        """Take over an open file after a look at every byte of it.
+
+        Raises:
+            ArtifactError: Some byte was altered.
+        """
+        check_digest(header, file)
         self.header = header
         self._file = file
 
@@ -55,17 +59,18 @@ class Artifact:
         Args:
             names: Tensor names; a name that ends in ``*`` loads every tensor with that prefix and
                 drops the prefix from its name.
-            device: Where to put them.
+            device: The device that gets them.
 
         Raises:
             ArtifactError: A tensor is missing or holds NaN or infinity.
         """
         wanted: dict[str, str] = {}
         for name in names:
-            if name.endswith("*"):
-                prefix = name[:-1]
-                found = [known for known in self.header.tensors if known.startswith(prefix)]
-                wanted |= {known: known[len(prefix) :] for known in found}
+            prefix = name.removesuffix("*")
+            if prefix != name:
+                for known in self.header.tensors:
+                    if known.startswith(prefix):
+                        wanted[known] = known[len(prefix) :]
             elif name in self.header.tensors:
                 wanted[name] = name
             else:
@@ -77,7 +82,10 @@ class Artifact:
         try:
             with safe_open(source, framework="pt", device=str(device), backend="pread") as file:
                 for name, short in wanted.items():
-                    loaded[short] = _finite(self.header.path, name, file.get_tensor(name))
+                    loaded[short] = file.get_tensor(name)
+                    if not is_finite(loaded[short]):
+                        rule = f"{name} must be finite, got NaN or infinity"
+                        raise ArtifactError(self.header.path, rule)
         except (OSError, SafetensorError) as error:
             raise ArtifactError(self.header.path, f"cannot be read: {error}") from None
         return loaded
@@ -86,17 +94,11 @@ class Artifact:
         """Load one tensor; see ``load``."""
         return self.load(name, device=device)[name]
 
-    def rows(self, name: str) -> StoredRows:
-        """Return one tensor whose rows are read when they are asked for."""
+    def rows(self, name: str) -> "StoredRows":
+        """Return one tensor whose rows are read when they are indexed."""
         if name not in self.header.tensors:
             raise ArtifactError(self.header.path, f"has no tensor {name}")
         return StoredRows(self.header, self._file, name, _DTYPES[self.header.tensors[name][0]])
-
-
-def _finite(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if not is_finite(tensor):
-        raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
-    return tensor
 
 
 @contextmanager
@@ -107,9 +109,72 @@ def open_artifact(path: Path) -> Iterator[Artifact]:
         ArtifactError: It is missing, damaged, or not an artifact.
     """
     with opened(path) as file:
-        header = _parse_header(path, file)
-        check_digest(header, file)
-        yield Artifact(header, file)
+        yield Artifact(parse_header(path, file), file)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity, without a copy of it."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # The least and the largest value are NaN if any value is.
+    low, high = tensor.aminmax()
+    return bool(low.isfinite() and high.isfinite())
+
+
+class StoredRows:
+    """Rows of one tensor in an open artifact, read when they are indexed; nothing else is kept.
+
+    Rows that follow each other are read at once. safetensors' own slices read the whole tensor for
+    every slice where the file is not mapped, and files are not mapped: they may be replaced.
+
+    Attributes:
+        shape: Shape of the whole tensor.
+    """
+
+    def __init__(self, header: Header, file: BinaryIO, name: str, dtype: torch.dtype) -> None:
+        """Find where the tensor starts in a file whose digest was checked."""
+        self.shape = torch.Size(header.tensors[name][1])
+        self._path, self._name, self._dtype = header.path, name, dtype
+        self._descriptor = file.fileno()
+        length = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
+        entries = json.loads(os.pread(self._descriptor, length, 8))
+        self._start = 8 + length + entries[name]["data_offsets"][0]
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the rows at some positions, on the CPU.
+
+        Args:
+            index: int64 [B], each in 0 ... N - 1.
+
+        Returns:
+            The rows, [B, ...].
+
+        Raises:
+            ArtifactError: A row cannot be read, or holds NaN or infinity.
+        """
+        rows = torch.empty(len(index), *self.shape[1:], dtype=self._dtype)
+        if not rows.numel():
+            return rows
+        width = rows[0].nbytes
+        memory = rows.view(torch.uint8).numpy().data.cast("B")
+        # A run of positions that follow each other is one piece of the file.
+        first = [0, *((index.diff() != 1).nonzero().flatten() + 1).tolist(), len(index)]
+        starts = index[first[:-1]].tolist()
+        for start, begin, end in zip(starts, first[:-1], first[1:], strict=True):
+            self._read(memory[begin * width : end * width], self._start + start * width)
+        if not is_finite(rows):
+            raise ArtifactError(self._path, f"{self._name} must be finite, got NaN or infinity")
+        return rows
+
+    def _read(self, memory: memoryview, position: int) -> None:
+        while memory:
+            try:
+                count = os.preadv(self._descriptor, [memory], position)
+            except OSError as error:
+                raise ArtifactError(self._path, f"cannot be read: {cause(error)}") from None
+            if not count:
+                raise ArtifactError(self._path, "cannot be read: it has become shorter")
+            memory, position = memory[count:], position + count
 
 
 def save(
@@ -142,11 +207,20 @@ def save(
             too much metadata to be read again.
     """
     kind = KINDS[kind_name]
-    ready = _ready(tensors)
-    for name, tensor in ready.items():
-        if not is_finite(tensor):
+    ready: dict[str, torch.Tensor] = {}
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    taken: set[int] = set()
+    size = 0
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        if not is_finite(own):
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
-    shapes = {name: (_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in ready.items()}
+        # safetensors refuses two tensors in one memory.
+        memory = own.untyped_storage().data_ptr()
+        ready[name] = own.clone() if memory in taken else own
+        taken.add(memory)
+        shapes[name] = (_NAMES[own.dtype], tuple(own.shape))
+        size += own.nbytes
     check_schema(path, kind, shapes, dict(info))
     facts = {
         "digest": BLANK_DIGEST,
@@ -160,14 +234,19 @@ def save(
     }
     # One metadata key: with several, safetensors orders them differently in every process.
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    _check_limits(path, len(ready), len(json.dumps(text)))
-    _check_space(path, sum(tensor.nbytes for tensor in ready.values()) + len(text))
+    # A file beyond these limits could not be read again.
+    for what, got, most in (
+        ("tensors", len(ready), MAX_TENSORS),
+        ("bytes of metadata", len(json.dumps(text)), MAX_HEADER_BYTES),
+    ):
+        if got > most:
+            raise ResourceError(path, f"number of {what} must be at most {most}, got {got}")
 
     def write(temporary: Path) -> str:
         save_file(ready, temporary, metadata={"ltcli": text})
         return _seal(temporary)
 
-    return _replaced(path, write)
+    return _replaced(path, size + len(text), write)
 
 
 def save_bytes(path: Path, content: bytes) -> None:
@@ -176,7 +255,6 @@ def save_bytes(path: Path, content: bytes) -> None:
     Raises:
         ResourceError: The disk is full or the file cannot be written.
     """
-    _check_space(path, len(content))
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -184,35 +262,36 @@ def save_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    _replaced(path, write)
+    _replaced(path, len(content), write)
 
 
-def _replaced(path: Path, write: Callable[[Path], _T]) -> _T:
+def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
     """Put what ``write`` writes at a path in one step, and return what it returns."""
     # A folder, as safetensors writes by way of a temporary file whose name is its own choice.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk = shutil.disk_usage(path.parent)
+        # Some network file systems know no size, and say zero.
+        if disk.total and size > disk.free:
+            rule = f"needs {size / 1e6:,.1f} MB of disk, {disk.free / 1e6:,.1f} MB are free"
+            raise ResourceError(path, rule, "free some space or choose another folder")
         temporary.mkdir(mode=0o700)
         result = write(temporary / path.name)
         os.replace(temporary / path.name, path)
-        _sync_folder(path.parent)
+        # Without this a power cut may undo the rename.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            # Some network file systems refuse to sync a folder; the rename itself has happened.
+            with suppress(OSError):
+                os.fsync(folder)
+        finally:
+            os.close(folder)
     except (OSError, SafetensorError) as error:
         raise _unwritable(path, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return result
-
-
-def _ready(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors on the CPU, contiguous, no two in one memory: safetensors refuses those."""
-    ready: dict[str, torch.Tensor] = {}
-    taken: set[int] = set()
-    for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
-        memory = own.untyped_storage().data_ptr()
-        ready[name] = own.clone() if memory in taken else own
-        taken.add(memory)
-    return ready
 
 
 def _seal(temporary: Path) -> str:
@@ -230,39 +309,6 @@ def _seal(temporary: Path) -> str:
     return digest
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems refuse to sync a folder; the rename itself has happened.
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _check_limits(path: Path, tensors: int, metadata: int) -> None:
-    """Refuse what could not be read again, before it is written.
-
-    Raises:
-        ResourceError: There are too many tensors, or bytes of metadata.
-    """
-    limits = {"tensors": (tensors, MAX_TENSORS), "bytes of metadata": (metadata, MAX_HEADER_BYTES)}
-    for what, (got, most) in limits.items():
-        if got > most:
-            raise ResourceError(path, f"number of {what} must be at most {most}, got {got}")
-
-
-def _check_space(path: Path, needed: int) -> None:
-    try:
-        disk = shutil.disk_usage(path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    # Some network file systems know no size, and say zero.
-    if disk.total and needed > disk.free:
-        rule = f"needs {needed / 1e6:,.1f} MB of disk, {disk.free / 1e6:,.1f} MB are free"
-        raise ResourceError(path, rule, "free some space or choose another folder")
-
-
 def _unwritable(path: Path, error: Exception) -> ResourceError:
     # What safetensors raises has no number, only words.
     if disk_full(error) or re.search("No space left|File too large", str(error)):
@@ -271,10 +317,11 @@ def _unwritable(path: Path, error: Exception) -> ResourceError:
 
 
 @contextmanager
-def locked(path: Path, *also: Path) -> Iterator[None]:
-    """Hold the lock of an output; wait for another process that holds it.
+def locked(path: Path, *also: Path) -> Iterator[bool]:
+    """Hold the lock of an output, in a folder that is made if need be.
 
-    What a killed writer left half-written is removed, as only the holder of the lock writes.
+    The lock says whether it had to wait for another process. What a killed writer left half-written
+    is removed, as only the holder of the lock writes.
 
     Args:
         path: The output.
@@ -287,7 +334,9 @@ def locked(path: Path, *also: Path) -> Iterator[None]:
 
     place = path.with_name(f".{path.name}.lock")
     lock = FileLock(place, mode=0o666)
+    waited = False
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # filelock waits for ever where it cannot create the file; this says why it cannot.
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         with suppress(PermissionError):
@@ -296,20 +345,17 @@ def locked(path: Path, *also: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            waited = True
             logger.info("%s: waiting for the process that writes it", path)
             lock.acquire()
-        for name in (path.name, *(other.name for other in also)):
-            _remove_orphans(path.parent, name)
+        names = "|".join(re.escape(file.name) for file in (path, *also))
+        orphan = re.compile(rf"\.({names})\.[0-9]+\.[0-9a-f]{{8}}\.tmp")
+        for left in path.parent.iterdir():
+            if orphan.fullmatch(left.name):
+                shutil.rmtree(left, ignore_errors=True)
     except (OSError, NotImplementedError) as error:
         raise _unwritable(path, error) from None
     try:
-        yield
+        yield waited
     finally:
         lock.release()
-
-
-def _remove_orphans(folder: Path, name: str) -> None:
-    orphan = re.compile(rf"\.{re.escape(name)}\.[0-9]+\.[0-9a-f]{{8}}\.tmp")
-    for path in folder.iterdir():
-        if orphan.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)

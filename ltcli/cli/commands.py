@@ -1,92 +1,319 @@
-"""Build one command per stage from its declaration."""
+"""Commands made from declarations: of a stage, or of a command that makes no artifact."""
+
+from __future__ import annotations
 
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import typer
 
 from ltcli import methods
+from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import read_header
-from ltcli.cli import jobs
 from ltcli.compute.processes import processes
-from ltcli.core import log
-from ltcli.core.params import Spec, as_dict, specs
+from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
 from ltcli.core.text import printable
-from ltcli.stages import STAGES
-from ltcli.stages.run import Job, plan
-from ltcli.stages.run import run as run_job
-from ltcli.stages.stage import Input, Stage
+from ltcli.core.yaml_file import read_mapping
+from ltcli.stages.run import Job, planned, run
+from ltcli.stages.stage import Stage
+
+P = TypeVar("P")
+"""The frozen dataclass of a command's parameters."""
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add every stage to the program."""
-    for stage in STAGES:
-        app.command(stage.name, help=_help(stage), no_args_is_help=False)(_command(stage))
+@dataclass(frozen=True)
+class Command(Generic[P]):
+    """A command that makes no artifact.
+
+    Attributes:
+        name: Its name on the command line.
+        summary: One line for ``--help``.
+        params: Frozen dataclass of ``param`` fields.
+        run: Does the work, from the parameters and whether to print one JSON document.
+        examples: Runnable command lines for ``--help``.
+        details: A paragraph for ``--help``.
+    """
+
+    name: str
+    summary: str
+    params: type[P]
+    run: Callable[[P, bool], None]
+    examples: tuple[str, ...]
+    details: str = ""
 
 
-def _help(stage: Stage) -> str:
-    examples = "\n".join(f"  {line}" for line in stage.examples)
-    return f"{stage.summary}\n\n\b\nExamples:\n{examples}"
+@dataclass(frozen=True)
+class Usage:
+    """The command that a command line calls, as Typer and ``--help`` read it.
+
+    Attributes:
+        name: Its name.
+        summary: One line.
+        details: A paragraph, or nothing.
+        examples: Command lines.
+        specs: Its options and arguments, in the order of ``--help``.
+        defaults: Defaults by name, instead of the declared ones.
+        call: Runs it from name to text of what was given.
+    """
+
+    name: str
+    summary: str
+    details: str
+    examples: tuple[str, ...]
+    specs: tuple[Spec, ...]
+    defaults: Mapping[str, Value]
+    call: Callable[[dict[str, Any]], None]
 
 
-def _command(stage: Stage) -> Callable[..., None]:
-    """Return a function whose signature Typer turns into the stage's command."""
+@dataclass(frozen=True)
+class Common:
+    """Options that every command takes."""
+
+    config: Path | None = param(None, "YAML file of parameters; options win", group="Common")
+    json: bool = param(False, "print one JSON document", group="Common")
+
+
+@dataclass(frozen=True)
+class Running(Common):
+    """Options that every stage takes beside its parameters."""
+
+    dir: Path = param(Path("artifacts"), "folder of inputs and output", group="Common", short="d")
+    out: Path | None = param(None, "output file", group="Common")
+    device: str = param("auto", "auto, cpu, cuda, cuda:N or mps", group="Common")
+    force: bool = param(False, "redo, replace any file", group="Common")
+    dry_run: bool = param(False, "check everything, then stop", group="Common")
+    verbose: bool = param(False, "more log", group="Common", short="v")
+    quiet: bool = param(False, "less log", group="Common", short="q")
+
+
+def usage_of(called: Stage[P] | Command[P], argv: Sequence[str]) -> Usage:
+    """Return the usage of a command; that of a stage has the options of the method in ``argv``.
+
+    Raises:
+        ParamError: The stage offers no such method, or a parameter file is wrong.
+    """
+    if isinstance(called, Stage):
+        return _usage_of_stage(called, argv)
+    command = called
+
+    def call(given: dict[str, Any]) -> None:
+        common = _taken(Common, given, command.name)
+        command.run(_record(command.params, given, common.config, command.name), common.json)
+
+    options = (*specs(command.params), *specs(Common))
+    facts = (command.name, command.summary, command.details, command.examples)
+    return Usage(*facts, options, {}, call)
+
+
+def typer_function(usage: Usage) -> Callable[..., None]:
+    """Return a function whose signature Typer turns into the command."""
 
     def command(**values: Any) -> None:
-        speaks = processes()[0] == 0
-        log.setup(values.pop("verbose") - values.pop("quiet"), first=speaks)
-        as_json, dry_run = values.pop("as_json"), values.pop("dry_run")
-        results = []
-        for job in jobs.from_options(stage, values):
-            results.append(_dry(job) if dry_run else _run(job))
-            if not as_json and speaks:
-                _show(stage, results[-1], dry_run)
-        if as_json and speaks:
-            typer.echo(json.dumps(results if stage.for_each else results[0], sort_keys=True))
+        # Typer gives an empty list for files that were not named.
+        usage.call({name: value for name, value in values.items() if value not in (None, [])})
 
-    parameters = [_parameter(spec) for spec in specs(stage.params)]
-    parameters += [_method_parameter(used) for used in _method_options(stage).values()]
-    parameters += [_input_parameter(entry) for entry in stage.inputs]
-    parameters += _COMMON
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__name__ = stage.name.replace("-", "_")
+    signature = inspect.Signature(list(map(_parameter, usage.specs)))
+    command.__signature__ = signature  # type: ignore[attr-defined]
     return command
 
 
-def _run(job: Job) -> dict[str, Any]:
-    made = run_job(job)
-    # On the disk of another machine it may be seen a little later.
-    digest = read_header(job.out).digest if processes()[0] == 0 else None
-    return {
-        "stage": job.stage.name,
-        "out": str(job.out),
-        "status": "made" if made else "up to date",
-        "digest": digest,
-    }
+def _parameter(spec: Spec) -> inspect.Parameter:
+    # The declarations read the values, so that here all but switches are text. Files are named one
+    # by one, as their names may hold commas.
+    kind: Any = bool if spec.base is bool else list[str] if spec.item is Path else str
+    flag = f"--{spec.name.replace('_', '-')}"
+    if spec.base is bool:
+        # The command line can switch off what a parameter file or a method switches on.
+        flag = f"{flag}/--no-{flag[2:]}"
+    if spec.positional:
+        info: Any = typer.Argument(metavar=spec.name.upper())
+    else:
+        flags = (flag, f"-{spec.short}") if spec.short else (flag,)
+        info = typer.Option(*flags, autocompletion=lambda: list(spec.choices))
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    annotation = Annotated[kind | None, info]
+    return inspect.Parameter(spec.name, keyword, default=None, annotation=annotation)
 
 
-def _dry(job: Job) -> dict[str, Any]:
-    planned = plan(job)
-    reason = planned.reason
-    return {
-        "stage": job.stage.name,
-        "out": str(job.out),
-        "status": "up to date" if reason is None else f"would run: {reason}",
-        "inputs": {role: str(path) for role, path in job.inputs.items()},
-        "parameters": as_dict(job.params),
-        "preview": planned.preview,
-    }
+def _taken(params: type[P], given: dict[str, Any], where: str) -> P:
+    """Take the values of one record out of what was given, and return the record."""
+    own = {spec.name: given.pop(spec.name) for spec in specs(params) if spec.name in given}
+    return build(params, own, where)
 
 
-def _show(stage: Stage, result: dict[str, Any], dry_run: bool) -> None:
+def _record(
+    params: type[P],
+    given: Mapping[str, object],
+    config: Path | None,
+    where: str,
+    *,
+    options: type = NoOptions,
+    defaults: Mapping[str, Value] | None = None,
+) -> P:
+    """Return the parameters of a command from its options and a parameter file; see ``build``.
+
+    Raises:
+        ParamError: A value is wrong; one from the file is reported with the file's name.
+    """
+    values = given
+    if config is not None:
+        values = {**checked(params, read_mapping(config), str(config), options), **given}
+    return build(params, values, where, options=options, defaults=defaults)
+
+
+def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
+    details, name, options, defaults = "", None, NoOptions, dict(stage.defaults)
+    own: tuple[Spec, ...] = ()
+    if stage.has_methods:
+        details = (
+            f"The options of one method: ltcli {stage.name} --method NAME --help. The methods:"
+            " ltcli methods."
+        )
+        name = _value_of("method", argv)
+        if name is not None:
+            details = f"{name}: {methods.find(name, stage.name).summary}."
+        name = name or stage.defaults.get("method")
+        if name is not None:
+            method = methods.find(name, stage.name)
+            options = method.options
+            defaults |= method.defaults.get(stage.name, {})
+            heading = f"Options of {name}"
+            own = tuple(dataclasses.replace(spec, group=heading) for spec in specs(options))
+    files = tuple(
+        Spec(role.name, Path, None, True, (), (), None, role.help, False, False, "Inputs", "", {})
+        for role in stage.inputs
+    )
+
+    def call(given: dict[str, Any]) -> None:
+        running = _taken(Running, given, stage.name)
+        speaks = processes()[0] == 0
+        log_to_stderr(running.verbose - running.quiet, first=speaks)
+        if stage.has_methods and name is None:
+            known = ", ".join(methods.names(stage.name))
+            raise ParamError(stage.name, "method must be given", f"--method is one of {known}")
+        named = {role.name: Path(given.pop(role.name)) for role in files if role.name in given}
+        params = _record(
+            stage.params, given, running.config, stage.name, options=options, defaults=defaults
+        )
+        results = []
+        for job in _jobs(stage, params, named, running):
+            results.append(_dry(job) if running.dry_run else _run(job))
+            if speaks and not running.json:
+                _show(stage, results[-1])
+        if speaks and running.json:
+            typer.echo(json.dumps(results if stage.for_each else results[0], sort_keys=True))
+
+    described = (*own, *specs(stage.params), *files, *specs(Running))
+    return Usage(stage.name, stage.summary, details, stage.examples, described, defaults, call)
+
+
+def log_to_stderr(verbosity: int, *, first: bool = True) -> None:
+    """Send the package's log to stderr; library code only calls ``getLogger``.
+
+    Args:
+        verbosity: -1 for warnings only, 0 for one line per stage and epoch, 1 for everything.
+        first: Whether this is the first of several processes; the others log warnings alone.
+    """
+    level = logging.INFO if first else logging.WARNING
+    if verbosity != 0:
+        level = logging.WARNING if verbosity < 0 else logging.DEBUG
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("ltcli")
+    # A second command in one process replaces the handler of the first.
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def _value_of(name: str, argv: Sequence[str]) -> str | None:
+    """Return an option's value on a command line, else in the parameter file that it names."""
+    flag, found, config = f"--{name}", None, None
+    for word, following in zip(argv, (*argv[1:], None), strict=True):
+        option, equals, value = word.partition("=")
+        given = value if equals else following
+        if option == flag:
+            found = given
+        elif option == "--config":
+            config = given
+    if found is None and config is not None:
+        from_file = read_mapping(Path(config)).get(name)
+        found = None if from_file is None else str(from_file)
+    return found
+
+
+def _jobs(
+    stage: Stage[P], params: P, named: Mapping[str, Path], running: Running
+) -> Iterator[Job[P]]:
+    """Yield the jobs of one command line: one, or one for each model of ``evaluate``."""
+    reads = None if stage.needs is None else stage.needs(params)
+    inputs = {}
+    for role in stage.inputs:
+        if reads is not None and role.name not in reads:
+            if role.name in named:
+                raise ParamError(stage.name, f"{role.name} is not read with these parameters")
+        elif role.name in named:
+            inputs[role.name] = named[role.name]
+        elif role.file is not None:
+            inputs[role.name] = running.dir / f"{role.file}.safetensors"
+    choices = [inputs]
+    if stage.for_each is not None and stage.for_each not in named:
+        if running.out is not None:
+            rule = f"--out needs --{stage.for_each}, as there is one output for each"
+            raise ParamError(stage.name, rule)
+        choices = [{**inputs, stage.for_each: path} for path in _all_of_kind(stage, running.dir)]
+    for chosen in choices:
+        stem = stage.name if stage.output_stem is None else stage.output_stem(params, chosen)
+        out = running.out or running.dir / f"{stem}.safetensors"
+        if out.suffix != ".safetensors":
+            raise ParamError(stage.name, f"out must end in .safetensors, got {out}")
+        yield Job(stage, params, chosen, out, running.device, running.force)
+
+
+def _all_of_kind(stage: Stage[P], folder: Path) -> list[Path]:
+    """Return the files that ``for_each`` can be, the one with the default name first."""
+    entry = next(entry for entry in stage.inputs if entry.name == stage.for_each)
+    headers = read_folder(folder, f"remove it, or name one with --{entry.name}")
+    found = [header.path for header in headers if header.kind == entry.kind]
+    if not found:
+        rule = f"has no artifact of kind {entry.kind}"
+        raise ArtifactError(folder, rule, "run the stage that makes it first")
+    return sorted(found, key=lambda path: (path.stem != entry.file, path.name))
+
+
+def _run(job: Job[P]) -> dict[str, Any]:
+    made, digest = run(job)
+    status = "made" if made else "up to date"
+    return {"stage": job.stage.name, "out": str(job.out), "status": status, "digest": digest}
+
+
+def _dry(job: Job[P]) -> dict[str, Any]:
+    with planned(job) as plan:
+        reason = plan.reason
+        return {
+            "stage": job.stage.name,
+            "out": str(job.out),
+            "status": "up to date" if reason is None else f"would run: {reason}",
+            "inputs": {role: str(path) for role, path in job.inputs.items()},
+            "parameters": plan.parameters,
+            "preview": [*plan.preview, *plan.checked.warnings],
+        }
+
+
+def _show(stage: Stage[P], result: dict[str, Any]) -> None:
+    is_dry = "preview" in result
     if result["status"] != "made":
-        typer.echo(f"{stage.name}: {result['status']}", err=not dry_run)
+        typer.echo(f"{stage.name}: {result['status']}", err=not is_dry)
     typer.echo(result["out"])
-    if dry_run:
+    if is_dry:
         for name, value in result["parameters"].items():
             typer.echo(f"  {name}: {written(value)}")
         for line in result["preview"]:
@@ -95,118 +322,6 @@ def _show(stage: Stage, result: dict[str, Any], dry_run: bool) -> None:
         typer.echo("\n".join(stage.show(read_header(Path(result["out"])))))
 
 
-def _parameter(spec: Spec) -> inspect.Parameter:
-    if spec.positional:
-        argument = typer.Argument(help=f"{_text(spec)}: {spec.metavar}", metavar=spec.name.upper())
-        return _keyword(spec.name, Annotated[str | None, argument], None)
-    return _option(spec, _text(spec))
-
-
-def _option(spec: Spec, text: str) -> inspect.Parameter:
-    if spec.base is bool:
-        flags = f"{spec.flag}/--no-{spec.flag[2:]}"
-        switch = typer.Option(flags, help=text, show_default=False)
-        return _keyword(spec.name, Annotated[bool | None, switch], None)
-    option = typer.Option(
-        spec.flag,
-        help=text,
-        metavar=spec.metavar,
-        show_default=False,
-        autocompletion=(lambda: list(spec.choices)) if spec.choices else None,
-    )
-    return _keyword(spec.name, Annotated[str | None, option], None)
-
-
-def _text(spec: Spec) -> str:
-    default = "" if spec.required or spec.default is None else f" [default: {plain(spec.default)}]"
-    return f"{spec.help}{default}"
-
-
-def help_of(command: Callable[..., None]) -> str:
-    """Return a command's docstring with the mark before paragraphs whose lines stay as they are."""
-    return inspect.cleandoc(command.__doc__ or "").replace("\\b\n", "\b\n")
-
-
-def plain(value: Any) -> str:
-    """Return a default as it is written on the command line."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """Return a value as JSON, of which every character can be shown on a terminal."""
     return printable(json.dumps(value, ensure_ascii=False))
-
-
-def _method_options(stage: Stage) -> dict[str, list[tuple[str, Spec]]]:
-    """Return option name to the methods that have it, with their declarations and defaults."""
-    found: dict[str, list[tuple[str, Spec]]] = {}
-    if stage.has_methods:
-        for name in methods.names(stage.name):
-            method = methods.METHODS[name]
-            defaults = method.defaults.get(stage.name, {})
-            for spec in specs(method.options):
-                own = dataclasses.replace(spec, default=defaults.get(spec.name, spec.default))
-                found.setdefault(spec.name, []).append((name, own))
-    return found
-
-
-def _method_parameter(used: list[tuple[str, Spec]]) -> inspect.Parameter:
-    by_text: dict[str, list[str]] = {}
-    for method, spec in used:
-        by_text.setdefault(_text(spec), []).append(method)
-    text = "; ".join(f"({', '.join(names)}) {text}" for text, names in by_text.items())
-    choices = tuple(dict.fromkeys(choice for _, spec in used for choice in spec.choices))
-    return _option(dataclasses.replace(used[0][1], choices=choices), text)
-
-
-def _input_parameter(entry: Input) -> inspect.Parameter:
-    default = "optional" if entry.file is None else "default: from --dir"
-    option = typer.Option(f"--{entry.name}", help=f"{entry.help} [{default}]", show_default=False)
-    return _keyword(f"input_{entry.name}", Annotated[Path | None, option], None)
-
-
-def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, keyword, default=default, annotation=kind)
-
-
-_COMMON = [
-    _keyword(
-        "folder",
-        Annotated[Path, typer.Option("--dir", "-d", help="Folder of inputs and output.")],
-        Path("artifacts"),
-    ),
-    _keyword("out", Annotated[Path | None, typer.Option("--out", help="File to write.")], None),
-    _keyword(
-        "config",
-        Annotated[
-            Path | None, typer.Option("--config", help="YAML file of parameters; options win.")
-        ],
-        None,
-    ),
-    _keyword(
-        "device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], "auto"
-    ),
-    _keyword(
-        "force", Annotated[bool, typer.Option("--force", help="Redo; replace any file.")], False
-    ),
-    _keyword(
-        "dry_run",
-        Annotated[
-            bool,
-            typer.Option("--dry-run", help="Check all that can be before the work, then stop."),
-        ],
-        False,
-    ),
-    _keyword(
-        "as_json", Annotated[bool, typer.Option("--json", help="Print one JSON document.")], False
-    ),
-    _keyword(
-        "verbose", Annotated[int, typer.Option("--verbose", "-v", count=True, help="More log.")], 0
-    ),
-    _keyword(
-        "quiet", Annotated[int, typer.Option("--quiet", "-q", count=True, help="Less log.")], 0
-    ),
-]

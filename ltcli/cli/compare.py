@@ -1,165 +1,89 @@
 """compare: one table of several classifiers on the same images, with intervals."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import typer
 
 from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import Header, read_header
-from ltcli.cli import comparison_table as table
-from ltcli.cli.commands import help_of
-from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.core.text import printable
+from ltcli.cli.commands import Command
+from ltcli.core.errors import ParamError
+from ltcli.core.params import param
 from ltcli.data.published import Published
+from ltcli.report import comparison_table as table
+from ltcli.report.inputs import Groups, check_groups, predictions_on_test, replaced_models
 from ltcli.stages.comparison import check_same_images, compare_files, published_beside
 from ltcli.stages.league import read_provenance
 
 _BEYOND = 2  # resamples beyond each end of an interval, at least
-_MOST_IMAGES, _MOST_RESAMPLES = 10**9, 10**6
-_FLAG = "one of --json, --csv and --markdown"
 
 
-def compare(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Predictions; all of --dir if not given.", metavar="[FILE]..."),
-    ] = None,
-    folder: Annotated[Path, typer.Option("--dir", "-d", help="Folder of predictions.")] = Path(
-        "artifacts"
-    ),
-    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    resamples: Annotated[int, typer.Option(help="Bootstrap draws.")] = 2000,
-    many_above: Annotated[int, typer.Option(help="More training images are many.")] = 100,
-    few_below: Annotated[int, typer.Option(help="Fewer training images are few.")] = 20,
-    score: Annotated[
-        str, typer.Option(help="What rows are judged by: accuracy or balanced (mean over classes).")
-    ] = "accuracy",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    published: Annotated[
-        bool,
-        typer.Option("--published", help="Add what papers and their code print for this setting."),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print a Markdown table.")
-    ] = False,
-) -> None:
-    r"""Compare classifiers on the same images, with intervals and paired differences.
+@dataclass(frozen=True)
+class Params(Groups):
+    """Parameters of compare."""
 
-    Runs that differ in nothing but their seed share a row. The first row is what the others are
-    compared with: name it first, or it is the pre-trained model, of several the one by
-    cross-entropy. All differences are judged together; one whose interval holds 0 is a tie. Rows
-    with other parameters, epochs, augmentation, training or extra images than the first stand
-    apart. best* is the best kept epoch chosen on the test images themselves, as most papers report;
-    it is not a result.
+    files: tuple[Path, ...] = param(
+        (), "predictions to compare; without any, all of --dir on test images", positional=True
+    )
+    dir: Path = param(Path("artifacts"), "folder of predictions", short="d")
+    wide: bool = param(False, "show every column, in up to 170 columns of text")
+    level: float = param(0.95, "confidence level of the intervals", gt=0, lt=1)
+    resamples: int = param(2000, "draws of the bootstrap", ge=100, le=10**6)
+    score: Literal["accuracy", "balanced"] = param(
+        "accuracy", "score that rows are judged by; balanced is the mean over the classes"
+    )
+    seed: int = param(0, "seed of the bootstrap", ge=0)
+    published: bool = param(False, "add the figures of papers and their code for this setting")
+    csv: bool = param(False, "print comma-separated values")
+    markdown: bool = param(False, "print a Markdown table")
 
-    \b
-    Examples:
-      ltcli compare -d artifacts/digits
-      ltcli compare --published -d artifacts/c10
-      ltcli compare --markdown artifacts/digits/evaluate-*.safetensors
-    """
-    if as_json + as_csv + as_markdown > 1:
-        raise ParamError("compare", f"at most {_FLAG} may be given")
-    if score not in ("accuracy", "balanced"):
-        raise ParamError("compare", f"score must be accuracy or balanced, got {score}")
-    check_groups("compare", many_above, few_below)
-    _check_ranges(level, resamples, seed)
-    if files:
-        headers = [read_header(path) for path in files]
+
+def run(params: Params, as_json: bool) -> None:
+    """Print the comparison."""
+    if as_json + params.csv + params.markdown > 1:
+        rule = "at most one of --json, --csv and --markdown may be given"
+        raise ParamError("compare", rule)
+    check_groups("compare", params)
+    # Rounded, as 1 - 0.9999 is a little less than it should be.
+    least = math.ceil(round(2 * _BEYOND / (1 - params.level), 6))
+    if params.resamples < least:
+        rule = f"resamples must be at least {least} for level {params.level:g}"
+        hint = f"so that {_BEYOND} lie beyond each end of an interval"
+        raise ParamError("compare", f"{rule}, got {params.resamples}", hint)
+    if params.files:
+        headers = [read_header(path) for path in params.files]
     else:
-        there = read_folder(folder, "remove it, or name files")
-        headers = predictions_on_test(folder, there)
-        warn_of_replaced("compare", headers, there)
+        there = read_folder(params.dir, "remove it, or name files")
+        headers = predictions_on_test(params.dir, there)
+        for line in replaced_models(headers, there):
+            typer.echo(f"compare: {line}", err=True)
     check_same_images(headers)
     rows = compare_files(
         headers,
-        level=level,
-        resamples=resamples,
-        many_above=many_above,
-        few_below=few_below,
-        seed=seed,
-        score="balanced" if score == "balanced" else "accuracy",
+        level=params.level,
+        resamples=params.resamples,
+        many_above=params.many_above,
+        few_below=params.few_below,
+        seed=params.seed,
+        score=params.score,
     )
-    papers = _papers(headers) if published else []
+    papers = _papers(headers) if params.published else []
+    images = f"{headers[0].size('labels', 0):,} {headers[0].info['on']} images"
     if as_json:
-        table.print_json(rows, papers, level)
-    elif as_csv:
+        table.print_json(rows, papers, params.level)
+    elif params.csv:
         table.print_csv(rows, papers)
+    elif params.markdown:
+        table.print_markdown(rows, papers, params.level, images)
     else:
-        images = f"{headers[0].size('labels', 0):,} {headers[0].info['on']} images"
-        show = table.print_markdown if as_markdown else table.print_plain
-        show(rows, papers, level, images)
+        table.print_plain(rows, papers, params.level, images, wide=params.wide)
 
 
-def check_groups(command: str, many_above: int, few_below: int) -> None:
-    """Check that no class is both many and few.
-
-    Raises:
-        ParamError: One may be, or a bound is no number of images.
-    """
-    for name, bound in (("many_above", many_above), ("few_below", few_below)):
-        if not 0 <= bound <= _MOST_IMAGES:
-            raise ParamError(command, f"{name} must be between 0 and {_MOST_IMAGES}, got {bound}")
-    if few_below > many_above + 1:
-        rule = f"few_below must be at most many_above + 1 = {many_above + 1}, got {few_below}"
-        raise ParamError(command, rule)
-
-
-def _check_ranges(level: float, resamples: int, seed: int) -> None:
-    if not 0 < level < 1:
-        raise ParamError("compare", f"level must be between 0 and 1, got {level:g}")
-    if not 100 <= resamples <= _MOST_RESAMPLES:
-        rule = f"resamples must be between 100 and {_MOST_RESAMPLES}, got {resamples}"
-        raise ParamError("compare", rule)
-    # Rounded, as 1 - 0.9999 is a little less than it should be.
-    least = math.ceil(round(2 * _BEYOND / (1 - level), 6))
-    if resamples < least:
-        rule = f"resamples must be at least {least} for level {level:g}, got {resamples}"
-        raise ParamError("compare", rule, f"so that {_BEYOND} lie beyond each end of an interval")
-    if seed < 0:
-        raise ParamError("compare", f"seed must be at least 0, got {seed}")
-
-
-def predictions_on_test(folder: Path, headers: list[Header]) -> list[Header]:
-    """Return the predictions on the test set among the files of a folder, the first row first.
-
-    Raises:
-        ArtifactError: There are none.
-    """
-    found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
-    if not found:
-        rule = "has no predictions on the test set"
-        raise ArtifactError(folder, rule, "run ltcli evaluate first")
-
-    def place(header: Header) -> tuple[bool, bool, bool, str]:
-        info, name = header.info, header.path.stem
-        trained_on = info["stage"] != "pretrain", info["method"] != "cross-entropy"
-        return *trained_on, name != "evaluate-pretrain", name
-
-    return sorted(found, key=place)
-
-
-def warn_of_replaced(command: str, headers: list[Header], there: list[Header]) -> None:
-    """Say on standard error which predictions are of a model that another one has replaced.
-
-    Args:
-        command: That says it.
-        headers: The predictions.
-        there: All artifacts of their folder.
-    """
-    models = {header.path: header.digest for header in there if header.kind == "model"}
-    for header in headers:
-        model = header.path.with_name(header.path.name.removeprefix("evaluate-"))
-        if model in models and models[model] != header.info["model"]:
-            rule = f"is of another model than {model}: run ltcli evaluate again"
-            typer.echo(f"{command}: {printable(str(header.path))} {rule}", err=True)
-
-
-def _papers(headers: list[Header]) -> list[Published]:
+def _papers(headers: Sequence[Header]) -> list[Published]:
     """Return the published figures that fit, and say on standard error if there are none."""
     on = headers[0].info["on"]
     papers = published_beside(headers) if on == "test" else []
@@ -171,6 +95,22 @@ def _papers(headers: list[Header]) -> list[Published]:
     return papers
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("compare", help=help_of(compare))(compare)
+COMMAND = Command(
+    name="compare",
+    summary="Compare classifiers on the same images, with intervals and paired differences.",
+    details=(
+        "Runs that differ only in their seeds share a row. The others are compared with the first"
+        " row: the file named first, else the pre-trained model by cross-entropy. All differences"
+        " are judged together; one whose interval holds 0 is a tie. Rows with other parameters,"
+        " epochs, augmentation, training or extra images than the first stand apart. best*, where"
+        " epochs were kept, is the best epoch on the test images: what most papers report, but no"
+        " result."
+    ),
+    params=Params,
+    run=run,
+    examples=(
+        "ltcli compare -d artifacts/digits",
+        "ltcli compare --published -d artifacts/c10",
+        "ltcli compare --markdown artifacts/digits/evaluate-*.safetensors",
+    ),
+)

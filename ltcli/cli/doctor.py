@@ -1,23 +1,35 @@
-"""What ``ltcli doctor`` looks at."""
+"""doctor: whether packages, devices and disk are fit for work."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+import typer
+
+from ltcli.cli.commands import Command
 from ltcli.core.errors import ResourceError, cause
+from ltcli.core.params import param
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of doctor."""
+
+    dir: Path = param(Path("artifacts"), "folder that is tested for space and writing", short="d")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked.
+    """The result of one check.
 
     Attributes:
-        name: What.
-        ok: Whether it is as it should be.
-        text: What was found.
+        name: The part that was checked.
+        ok: Whether it is fit for work.
+        text: Version, device, space or fault.
         hint: The remedy, if it is not ok.
     """
 
@@ -27,17 +39,24 @@ class Finding:
     hint: str | None = None
 
 
-def examine(folder: Path) -> list[Finding]:
-    """Return everything that was checked, in order."""
-    return [_versions(), *_torch(), *_disk(folder)]
+def run(params: Params, as_json: bool) -> None:
+    """Print every check.
 
-
-def first_error(findings: list[Finding]) -> ResourceError | None:
-    """Return the first finding that is not ok as an error, None if all are ok."""
-    for finding in findings:
-        if not finding.ok:
-            return ResourceError("doctor", f"{finding.name}: {finding.text}", finding.hint)
-    return None
+    Raises:
+        ResourceError: One failed.
+    """
+    findings = [_versions(), *_torch(), *_disk(params.dir)]
+    document = {"findings": [asdict(finding) for finding in findings]}
+    failed = [finding for finding in findings if not finding.ok]
+    if not as_json:
+        for finding in findings:
+            typer.echo(f"{'ok' if finding.ok else 'FAILED':<7} {finding.name}: {finding.text}")
+    elif not failed:
+        typer.echo(json.dumps(document, sort_keys=True))
+    if failed:
+        error = ResourceError("doctor", f"{failed[0].name}: {failed[0].text}", failed[0].hint)
+        error.found = document
+        raise error
 
 
 def _versions() -> Finding:
@@ -53,7 +72,7 @@ def _versions() -> Finding:
 
 
 def _torch() -> Iterator[Finding]:
-    """Yield what needs torch, up to the first that fails."""
+    """Yield the checks that need torch, up to the first that fails."""
     pair = "install torch and torchvision together, from the same index"
     driver = "install the torch that fits the driver of this machine"
     for name, look, hint in (
@@ -111,3 +130,12 @@ def _disk(folder: Path) -> Iterator[Finding]:
         yield Finding("write test", False, text, "choose another --dir")
     else:
         yield Finding("write test", True, f"{there} can be written")
+
+
+COMMAND = Command(
+    name="doctor",
+    summary="Check the installation: packages, devices, disk, and a test write.",
+    params=Params,
+    run=run,
+    examples=("ltcli doctor", "ltcli doctor --json -d artifacts"),
+)

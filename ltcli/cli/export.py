@@ -1,69 +1,57 @@
 """export: a trained model as a file that other programs run."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import typer
 
-from ltcli.artifacts.folder import make_folder
 from ltcli.artifacts.header import Header, opened, read_header
-from ltcli.cli.commands import help_of
-from ltcli.core.errors import ArtifactError, ParamError, nearest
-from ltcli.stages.exporting import FORMATS, check_extra
-from ltcli.stages.exporting import export as export_model
-from ltcli.stages.memory import memory_needed
-from ltcli.stages.run import check_output
+from ltcli.cli.commands import Command
+from ltcli.compute.memory import memory_needed
+from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.params import param
+from ltcli.stages.exporting import FORMATS, check_extra, export
+from ltcli.stages.run import check_name, check_writable
 
 
-def export(
-    model: Annotated[
-        Path, typer.Argument(help="Of pretrain, finetune or adjust.", metavar="MODEL")
-    ],
-    to: Annotated[str, typer.Option("--to", help="onnx or torch.")],
-    out: Annotated[Path, typer.Option("--out", help="File to write, .onnx or .pt2.")],
-    split: Annotated[
-        Path | None,
-        typer.Option(help="Check on training images of this split [default: random images]."),
-    ] = None,
-    root: Annotated[
-        str | None, typer.Option(help="Folder of these images, if they are files that moved.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace another file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
-    r"""Write a trained model as ONNX, or as a program of torch.export.
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Parameters of export."""
 
-    The file takes images as bytes, uint8 [B, H, W, 3] in RGB, and gives logits and probabilities;
-    normalisation is inside. Class names, image size and the model's digest are in its metadata. It
-    computes in float32 and is run before it is written: it must give the classes of evaluate
-    --precision fp32, and its logits up to rounding.
+    model: Path = param(help="model file written by pretrain, finetune or adjust", positional=True)
+    to: Literal["onnx", "torch"] = param(help="file format: ONNX, or a program of torch.export")
+    out: Path = param(help="file to write, .onnx or .pt2")
+    split: Path | None = param(
+        None, "check the file on training images of this split, not on random images"
+    )
+    root: str | None = param(None, "folder of these images, if they have moved")
+    force: bool = param(False, "replace another file")
 
-    \b
-    Examples:
-      ltcli export artifacts/photos/pretrain.safetensors --to onnx --out photos.onnx
-      ltcli export artifacts/photos/adjust-tau.safetensors --to torch --out photos.pt2
-        --split artifacts/photos/split.safetensors
-    """
-    if to not in FORMATS:
-        rule = f"to must be one of {', '.join(FORMATS)}, got {to}"
-        raise ParamError("export", rule, nearest(to, list(FORMATS)))
+
+def run(params: Params, as_json: bool) -> None:
+    """Write the file, after a comparison of its outputs with the model's."""
+    to, out, split = params.to, params.out, params.split
     if out.suffix != FORMATS[to]:
         raise ParamError("export", f"out must end in {FORMATS[to]} for {to}, got {out}")
-    if root is not None and split is None:
+    if params.root is not None and split is None:
         raise ParamError("export", "root is of the images of a split: --root needs --split")
-    header = _header(model, "model", "name a file of pretrain, finetune or adjust")
+    header = _header(params.model, "model", "name a file of pretrain, finetune or adjust")
+    inputs = [params.model]
     if split is not None:
         _header(split, "split", "name the split that the model was trained on")
-    check_output(out, [model] if split is None else [model, split])
-    if out.exists() and not force:
+        inputs.append(split)
+    check_name(out, inputs)
+    check_writable(out)
+    if out.exists() and not params.force:
         # Unreadable files are found before the work, not after it.
         with opened(out):
             pass
     check_extra(to)
     with memory_needed("export", "use a machine with more memory, or a smaller model"):
-        content, images, difference = export_model(header, to, split, root)
-    made = _write(out, content, force)
+        content, images, difference = export(header, to, split, params.root)
+    made = _write(out, content, params.force)
     document = {
         "out": str(out),
         "status": "made" if made else "up to date",
@@ -88,10 +76,9 @@ def _header(path: Path, kind: str, hint: str) -> Header:
 
 
 def _write(out: Path, content: bytes, force: bool) -> bool:
-    """Write a file unless it is there as it shall be; return whether it was written."""
+    """Write a file unless the same one is there; return whether it was written."""
     from ltcli.artifacts.store import locked, save_bytes
 
-    make_folder(out.parent, out)
     with locked(out):
         if out.exists() and not force:
             with opened(out) as file:
@@ -103,6 +90,20 @@ def _write(out: Path, content: bytes, force: bool) -> bool:
     return True
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("export", help=help_of(export))(export)
+COMMAND = Command(
+    name="export",
+    summary="Write a trained model as ONNX, or as a program of torch.export.",
+    details=(
+        "The file takes images as bytes, uint8 [B, H, W, 3] in RGB, and gives logits and"
+        " probabilities; it normalises inside. Its metadata holds class names, image size and the"
+        " model's digest. Before it is written it must give the classes of evaluate --precision"
+        " fp32, and its logits up to rounding."
+    ),
+    params=Params,
+    run=run,
+    examples=(
+        "ltcli export artifacts/photos/pretrain.safetensors --to onnx --out photos.onnx",
+        "ltcli export artifacts/photos/adjust-tau.safetensors --to torch --out photos.pt2"
+        " --split artifacts/photos/split.safetensors",
+    ),
+)

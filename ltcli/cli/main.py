@@ -1,7 +1,6 @@
 """The program: the commands, and one place where failures become lines and exit codes."""
 
 import errno
-import functools
 import io
 import json
 import os
@@ -10,17 +9,81 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from ltcli import __version__
-from ltcli.cli import commands, compare, export, plot, predict, reading
-from ltcli.cli.report import command as report
+from ltcli.cli import compare, doctor, export, help, methods, plot, predict, reading, report
+from ltcli.cli.commands import Command, typer_function, usage_of
 from ltcli.core.errors import DataError, LtcliError, ResourceError, cause, disk_full
-
-_EXIT_CODES = (
-    "Exit codes: 2 parameters, 3 artifacts, 4 numerics, 5 data set, 6 resources,"
-    " 130 interrupted, 143 terminated, 1 a bug."
+from ltcli.stages import (
+    adjust,
+    confusion,
+    covariances,
+    diagnose,
+    dump_features,
+    evaluate,
+    finetune,
+    merge_covariances,
+    pretrain,
+    split,
+    stg_train,
 )
+from ltcli.stages.stage import Stage
+
+GROUPS: dict[str, tuple[Stage[Any] | Command[Any], ...]] = {
+    "The chain": (
+        split.STAGE,
+        pretrain.STAGE,
+        dump_features.STAGE,
+        covariances.STAGE,
+        confusion.STAGE,
+        stg_train.STAGE,
+        finetune.STAGE,
+        evaluate.STAGE,
+    ),
+    "After training": (
+        compare.COMMAND,
+        report.COMMAND,
+        adjust.STAGE,
+        predict.COMMAND,
+        export.COMMAND,
+    ),
+    "Looking": (diagnose.STAGE, plot.COMMAND, methods.COMMAND, doctor.COMMAND),
+    "Artifacts": (reading.SHOW, reading.LINEAGE, merge_covariances.STAGE),
+}
+_SUMMARY = "Long-tailed image classification, with numbers that can be checked."
+_NOTES = (
+    "Options of a command: ltcli COMMAND --help. Options of a method: ltcli finetune --method NAME"
+    " --help. --version prints the version; --install-completion makes the shell complete names.",
+    "Exit codes: 2 parameters, 3 artifacts, 4 numerics, 5 data set, 6 resources, 130 interrupted,"
+    " 143 terminated, 1 a bug.",
+)
+_HELP = {"help_option_names": ["-h", "--help"]}
+_SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": _HELP,
+}
+
+
+class _Program(TyperGroup):
+    """The program with its own text of ``--help``."""
+
+    def format_help(self, _ctx: Any, formatter: Any) -> None:
+        """Write the commands by group."""
+        groups = {
+            heading: [(one.name, one.summary) for one in group] for heading, group in GROUPS.items()
+        }
+        formatter.write(help.of_program(_SUMMARY, groups, _NOTES))
+
+
+class _Called(TyperCommand):
+    """A command whose text of ``--help`` is complete."""
+
+    def format_help(self, _ctx: Any, formatter: Any) -> None:
+        """Write the text as it is."""
+        formatter.write(self.help)
 
 
 def _version(wanted: bool) -> None:
@@ -30,40 +93,49 @@ def _version(wanted: bool) -> None:
 
 
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     pass
 
 
-def build(argv: list[str]) -> Callable[..., Any]:
-    """Return the program for one command line.
+def build(argv: list[str]) -> tuple[Callable[..., Any], list[str], str]:
+    """Return what a command line calls: a program, its arguments, and its name.
 
-    Reading the program's own --help and completion options makes Typer load pydantic, which takes
-    longer than all the rest. So they are there only where they can be meant: before a command.
+    Where the first word names a command, that command alone is the program: building all of them
+    takes longer than most have to do, and Typer's own options make it load pydantic.
     """
-    before_command = not argv or argv[0].startswith("-")
-    return _built(before_command, before_command or "_LTCLI_COMPLETE" in os.environ)
+    if "_LTCLI_COMPLETE" not in os.environ:
+        for group in GROUPS.values():
+            for one in group:
+                if argv and one.name == argv[0]:
+                    app = typer.Typer(add_completion=False, **_SETTINGS)
+                    _add(app, one, argv)
+                    return get_command(app), argv[1:], f"ltcli {one.name}"
+    return _program(), argv, "ltcli"
 
 
-@functools.cache
-def _built(with_help: bool, with_completion: bool) -> Callable[..., Any]:
-    # Typer takes longer to build the commands than to read a command line.
-    app = typer.Typer(
-        name="ltcli",
-        help="Long-tailed image classification, with numbers that can be checked.",
-        epilog=_EXIT_CODES,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        no_args_is_help=True,
-        add_help_option=with_help,
-        add_completion=with_completion,
-    )
+def _program() -> Callable[..., Any]:
+    """Return the program of all commands, for help, completion and misspelt names."""
+    app = typer.Typer(name="ltcli", cls=_Program, no_args_is_help=True, **_SETTINGS)
     app.callback()(_options)
-    for group in (commands, compare, plot, report, predict, export, reading):
-        group.add_to(app)
+    # The shell hands the line that it completes over in a variable of its own.
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
+    words = line.split()[1:]
+    for group in GROUPS.values():
+        for one in group:
+            if words and one.name == words[0]:
+                _add(app, one, words)
+            else:
+                app.command(one.name, help=one.summary)(_options)
     return get_command(app)
+
+
+def _add(app: typer.Typer, one: Stage[Any] | Command[Any], argv: list[str]) -> None:
+    usage = usage_of(one, argv)
+    # Only where somebody reads it.
+    text = help.of_command(usage) if {"-h", "--help"} & set(argv) else usage.summary
+    command = app.command(usage.name, cls=_Called, help=text, context_settings=_HELP)
+    command(typer_function(usage))
 
 
 def run(argv: list[str]) -> int:
@@ -93,9 +165,11 @@ def _drop_output() -> None:
 
 
 def _called(argv: list[str]) -> int:
+    name = "ltcli"
     try:
-        code = build(argv)(argv, prog_name="ltcli", standalone_mode=False)
-        # What Typer makes of Ctrl-C in a command.
+        program, words, name = build(argv)
+        code = program(words, prog_name=name, standalone_mode=False)
+        # Typer's answer to Ctrl-C in a command.
         if code == 130:
             raise KeyboardInterrupt
     except LtcliError as error:
@@ -110,7 +184,7 @@ def _called(argv: list[str]) -> int:
         refused = DataError(os.fsdecode(error.filename), f"cannot be read: {cause(error)}")
         return _fail(argv, str(refused), None, refused.exit_code)
     except SystemExit as left:
-        # What Typer makes of a broken pipe.
+        # Typer's answer to a broken pipe.
         if isinstance(left.__context__, BrokenPipeError):
             raise left.__context__ from None
         raise
@@ -118,16 +192,15 @@ def _called(argv: list[str]) -> int:
         # Typer's own usage errors; their class lives in a private module.
         if not hasattr(error, "format_message"):
             raise
-        return _usage_error(argv, error)
+        return _usage_error(argv, name, error)
     return code if isinstance(code, int) else 0
 
 
-def _usage_error(argv: list[str], error: Any) -> int:
+def _usage_error(argv: list[str], command: str, error: Any) -> int:
     message = str(error.format_message())
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message, err=True)
         return 2
-    command = getattr(getattr(error, "ctx", None), "command_path", "ltcli")
     message = f"{message[0].lower()}{message[1:]}"
     text, _, suggestion = message.rstrip(".").partition(". Did you mean ")
     text, _, options = text.partition(" (Possible options: ")

@@ -3,102 +3,96 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Literal
 
 import typer
 
 from ltcli.artifacts.header import read_header
-from ltcli.cli.commands import help_of
-from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.cli.commands import Command
+from ltcli.compute.memory import memory_needed
+from ltcli.core.errors import ArtifactError
+from ltcli.core.params import param
 from ltcli.core.text import printable
-from ltcli.stages.memory import memory_needed
-from ltcli.stages.prediction import Prediction, find_images
-from ltcli.stages.prediction import predict as predict_files
-
-_BAD = ("fail", "skip")
-_PRECISIONS = ("auto", "fp32", "bf16")
+from ltcli.stages.prediction import find_images, predict
 
 
-def predict(
-    places: Annotated[
-        list[Path], typer.Argument(help="Images, or folders of them.", metavar="FILE_OR_DIR...")
-    ],
-    model: Annotated[Path, typer.Option("--model", help="Of pretrain, finetune or adjust.")],
-    top: Annotated[int, typer.Option(help="Classes of each image.")] = 1,
-    on_bad_image: Annotated[
-        str, typer.Option(help="A file that is no image: fail or skip.")
-    ] = "fail",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
-    r"""Say which classes images belong to, with probabilities.
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Parameters of predict."""
 
-    Prints comma-separated values, a line for each image and class, the most probable first. Images
-    are cut to their centre square and resized as by split folder. Nothing is printed unless all
-    files could be read, or the bad ones are to be skipped; these are named on standard error.
+    images: tuple[Path, ...] = param(help="image files, or folders of them", positional=True)
+    model: Path = param(help="model file written by pretrain, finetune or adjust")
+    top: int = param(1, "classes listed for each image, the most probable first", ge=1)
+    on_bad_image: Literal["fail", "skip"] = param(
+        "fail", "stop at a file that is no image, or skip it and say so"
+    )
+    device: str = param("auto", "auto, cpu, cuda, cuda:N or mps")
+    precision: Literal["auto", "fp32", "bf16"] = param(
+        "auto", "precision of the backbone; auto is bf16 where the device computes in it"
+    )
 
-    \b
-    Examples:
-      ltcli predict photo.jpg --model artifacts/photos/pretrain.safetensors
-      ltcli predict new/ --top 3 --json --model artifacts/photos/finetune-crt.safetensors
-    """
-    if top < 1:
-        raise ParamError("predict", f"top must be at least 1, got {top}")
-    for name, value, allowed in (
-        ("on-bad-image", on_bad_image, _BAD),
-        ("precision", precision, _PRECISIONS),
-    ):
-        if value not in allowed:
-            rule = f"{name} must be one of {', '.join(allowed)}, got {value}"
-            raise ParamError("predict", rule)
-    header = read_header(model)
+
+def run(params: Params, as_json: bool) -> None:
+    """Print the classes of each image."""
+    header = read_header(params.model)
     if header.kind != "model":
         hint = "name a file of pretrain, finetune or adjust"
-        raise ArtifactError(model, f"must be of kind model, got {header.kind}", hint)
-    files = find_images(places)
+        raise ArtifactError(params.model, f"must be of kind model, got {header.kind}", hint)
+    files = find_images(params.images)
     with memory_needed("predict", "use --device cpu, or a machine with more memory"):
         found = list(
-            predict_files(
+            predict(
                 header,
                 files,
-                top=top,
-                on_bad_image="skip" if on_bad_image == "skip" else "fail",
-                device=device,
-                precision=precision,
+                top=params.top,
+                on_bad_image=params.on_bad_image,
+                device=params.device,
+                precision=params.precision,
             )
         )
+    good = []
     for prediction in found:
+        name = printable(str(prediction.file))
         if prediction.bad is not None:
-            typer.echo(f"predict: skipped {_shown(prediction.file)}: {prediction.bad}", err=True)
-    good = [prediction for prediction in found if prediction.bad is None]
+            typer.echo(f"predict: skipped {name}: {prediction.bad}", err=True)
+        else:
+            good.append((name, prediction))
     if as_json:
-        typer.echo(json.dumps([_document(prediction) for prediction in good], sort_keys=True))
-    else:
-        _print_csv(good)
-
-
-def _shown(file: Path) -> str:
-    return printable(str(file))
-
-
-def _document(prediction: Prediction) -> dict[str, Any]:
-    classes = [{"class": name, "probability": share} for name, share in prediction.classes]
-    return {"file": str(prediction.file), "classes": classes}
-
-
-def _print_csv(predictions: Sequence[Prediction]) -> None:
+        document = [
+            {
+                "file": str(prediction.file),
+                "classes": [
+                    {"class": name, "probability": probability}
+                    for name, probability in prediction.classes
+                ],
+            }
+            for _, prediction in good
+        ]
+        typer.echo(json.dumps(document, sort_keys=True))
+        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "rank", "class", "probability"])
-    for prediction in predictions:
-        for rank, (name, share) in enumerate(prediction.classes, 1):
-            writer.writerow([_shown(prediction.file), rank, name, f"{share:.6f}"])
+    for file, prediction in good:
+        for rank, (name, probability) in enumerate(prediction.classes, 1):
+            writer.writerow([file, rank, name, f"{probability:.6f}"])
     typer.echo(text.getvalue(), nl=False)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("predict", help=help_of(predict))(predict)
+COMMAND = Command(
+    name="predict",
+    summary="Name the classes of images, with probabilities.",
+    details=(
+        "Prints comma-separated values, one line for each image and class. Images are cut to their"
+        " centre square and resized as by split folder. Nothing is printed unless every file could"
+        " be read or bad ones are skipped."
+    ),
+    params=Params,
+    run=run,
+    examples=(
+        "ltcli predict photo.jpg --model artifacts/photos/pretrain.safetensors",
+        "ltcli predict new/ --top 3 --json --model artifacts/photos/finetune-crt.safetensors",
+    ),
+)

@@ -21,7 +21,7 @@ def describe(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {
-            name: metadata.version(name) for name in ("torch", "torchvision", "safetensors")
+            name: metadata.version(name) for name in ("torch", "torchvision", "timm", "safetensors")
         },
         "command": sys.argv[1:],
     }

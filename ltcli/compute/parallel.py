@@ -110,14 +110,19 @@ class World:
         """
         if self.size == 1:
             return module
+        norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
         first = next(module.parameters(), None)
         if first is not None and first.device.type == "cuda":
-            made = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-            return cast(nn.Module, made)
-        for child in module.modules():
-            if isinstance(child, nn.BatchNorm2d):
-                # A subclass without state of its own: weights, buffers and optimiser stay valid.
-                child.__class__ = _SharedBatchNorm
+            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+            if any(hasattr(norm, "act") for norm in norms):
+                # timm's batch-norms have an activation in them, which torch's function drops.
+                from timm.layers import convert_sync_batchnorm
+
+                convert = convert_sync_batchnorm
+            return cast(nn.Module, convert(module))
+        for norm in norms:
+            # A subclass without state of its own, so that weights and buffers stay in place.
+            norm.__class__ = _SharedBatchNorm
         return module
 
     def agreed(self, value: bool) -> bool:
@@ -219,8 +224,14 @@ class _SharedBatchNorm(nn.BatchNorm2d):
     """Batch-norm over the rows of all processes; torch has one for CUDA only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
+        made = self._shared(x) if self.training else super().forward(x)
+        # timm's batch-norms have these two in them.
+        for name in ("drop", "act"):
+            if name in self._modules:
+                made = getattr(self, name)(made)
+        return made
+
+    def _shared(self, x: Tensor) -> Tensor:
         # Processes may have different numbers of rows, so the counts are summed too.
         rows = _wide(x)
         own = torch.cat([rows.sum((0, 2, 3)), rows.new_full((1,), rows[:, 0].numel())])

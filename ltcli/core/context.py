@@ -32,6 +32,7 @@ class Context:
         device: As the user gave it: auto, cpu, cuda, cuda:N, mps.
         checkpoint: Where to keep unfinished state.
         log: Writes one record to the sidecar; never part of the result.
+        start: What the stage's check worked out for its run.
         stop_signal: Number of the signal that asked to stop, 0 for none.
         resumable: Whether a signal waits until ``stop_here`` is called.
     """
@@ -40,6 +41,7 @@ class Context:
     device: str
     checkpoint: Checkpoint
     log: Callable[[Mapping[str, Any]], None]
+    start: object = None
     stop_signal: int = 0
     resumable: bool = field(default=False, init=False)
 

@@ -17,15 +17,15 @@ from typing import Any
 
 
 class LtcliError(Exception):
-    """An expected failure: one line of what is wrong, and one of what to do.
+    """An expected failure: one line that names the fault, and one that names the remedy.
 
     Args:
-        where: What the message is about: a file, a command, a stage.
+        where: The file, command or stage at fault.
         message: The rule and the value that breaks it, lower case, no full stop.
         hint: The remedy, or nothing.
 
     Attributes:
-        found: What a command found before it failed, for its JSON document: key to plain value.
+        found: Results of a command before it failed, for its JSON document: key to plain value.
     """
 
     exit_code = 1
@@ -64,18 +64,18 @@ class DataError(LtcliError):
 
 
 class ResourceError(LtcliError):
-    """Disk, memory, device or lock is not to be had."""
+    """Disk, memory, device or lock is missing or exhausted."""
 
     exit_code = 6
 
 
 class StopError(LtcliError):
-    """A signal asked to stop; what had been computed is saved.
+    """A signal asked to stop; the state was saved.
 
     Args:
         where: The stage that was stopped.
         signal_number: The signal; the exit code is 128 plus this number.
-        hint: How to go on.
+        hint: Command that continues.
     """
 
     def __init__(self, where: object, signal_number: int, hint: str | None = None) -> None:
@@ -88,7 +88,8 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
     """Return a hint that names the known word closest to ``name``, or the known words.
 
     Returns:
-        ``did you mean 'x'?`` where one word is close, else ``known: a, b, c``; None for no words.
+        ``did you mean 'x'?`` where one word is close, else ``known: a, b, c``; None for no words,
+        or for more than fit on a few lines.
     """
     import difflib
 
@@ -97,14 +98,14 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return "known: " + ", ".join(sorted(known))
+    return "known: " + ", ".join(sorted(known)) if len(known) <= 100 else None
 
 
 def cause(error: Exception) -> str:
-    """Return what the system says of a failure, in lower case, to end a message with."""
+    """Return the system's words for a failure, in lower case, to end a message with."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def disk_full(error: Exception) -> bool:
-    """Return whether the disk, a quota or the limit of a file's size left no room to write."""
+    """Return whether a full disk, a quota or the limit of a file's size stopped a write."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

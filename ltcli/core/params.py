@@ -38,7 +38,7 @@ _WANTED = {
     Path: "a path",
 }
 # A longer list of choices would fill the column that all options of a command share.
-_LONGEST_METAVAR = 24
+_LONGEST_METAVAR = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,8 @@ class Spec:
         choices = "|".join(self.choices)
         if choices:
             return choices if len(choices) <= _LONGEST_METAVAR else "NAME"
-        return "|".join((*self.words, _METAVARS[self.base]))
+        kind = Path if self.item is Path else self.base
+        return "|".join((*self.words, _METAVARS[kind]))
 
 
 def _specs(params: type) -> tuple[Spec, ...]:
@@ -178,10 +179,6 @@ def _spec(field: "dataclasses.Field[Any]", hint: Any) -> Spec:
     return Spec(field.name, hint, item, optional, choices, words, field.default, **field.metadata)
 
 
-def _nested(params: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(params) if "nested" in field.metadata]
-
-
 def build(
     params: type[_T],
     values: Mapping[str, object],
@@ -203,21 +200,35 @@ def build(
     Raises:
         ParamError: An unknown or missing name, a value of the wrong type or out of range.
     """
-    own = {spec.name: spec for spec in specs(options)}
-    known = {spec.name: spec for spec in specs(params)} | own
-    for name in values:
-        if name not in known:
-            raise ParamError(where, f"no parameter '{name}'", nearest(name, list(known)))
-    chosen = dict(defaults or {})
-    for name, spec in known.items():
-        if spec.required and name not in values and name not in chosen:
-            raise ParamError(where, f"{name} must be given")
-    chosen |= {name: coerce(known[name], value, where) for name, value in values.items()}
-    arguments: dict[str, object] = {n: value for n, value in chosen.items() if n not in own}
-    for name in _nested(params):
-        arguments[name] = options(**{n: value for n, value in chosen.items() if n in own})
+    chosen = {**(defaults or {}), **checked(params, values, where, options)}
+    for spec in (*specs(params), *specs(options)):
+        if spec.required and spec.name not in chosen:
+            raise ParamError(where, f"{spec.name} must be given")
+    own: dict[str, Value] = {}
+    for spec in specs(options):
+        if spec.name in chosen:
+            own[spec.name] = chosen.pop(spec.name)
+    arguments: dict[str, object] = {**chosen}
+    for field in dataclasses.fields(params):  # type: ignore[arg-type]
+        if "nested" in field.metadata:
+            arguments[field.name] = options(**own)
     make: Callable[..., _T] = params
     return make(**arguments)
+
+
+def checked(
+    params: type, values: Mapping[str, object], where: str, options: type = NoOptions
+) -> dict[str, Value]:
+    """Return values by name as the declared types, range-checked; see ``build``."""
+    known: dict[str, Spec] = {}
+    for spec in (*specs(params), *specs(options)):
+        known[spec.name] = spec
+    found: dict[str, Value] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ParamError(where, f"no parameter '{name}'", nearest(name, list(known)))
+        found[name] = coerce(known[name], value, where)
+    return found
 
 
 def defaults_of(
@@ -238,8 +249,9 @@ def as_dict(record: object) -> dict[str, Any]:
         value = getattr(record, spec.name)
         if spec.identity or value in spec.words:
             values[spec.name] = list(value) if isinstance(value, tuple) else value
-    for name in _nested(type(record)):
-        values |= as_dict(getattr(record, name))
+    for field in dataclasses.fields(record):  # type: ignore[arg-type]
+        if "nested" in field.metadata:
+            values |= as_dict(getattr(record, field.name))
     return values
 
 
@@ -266,45 +278,40 @@ def coerce(spec: Spec, value: object, where: str) -> Value:
 def _scalar(spec: Spec, base: type, value: object, where: str) -> _Scalar:
     if base in (int, float):
         return _number(spec, base, value, where)
-    wrong = ParamError(where, f"{spec.name} must be {_WANTED[base]}, got {value}")
     if base is bool:
+        if isinstance(value, bool):
+            return value
         if value in ("true", "false"):
             return value == "true"
-        if not isinstance(value, bool):
-            raise wrong
+    elif isinstance(value, Path) and base is Path:
         return value
-    if isinstance(value, Path) and base is Path:
-        return value
-    if isinstance(value, float):
-        # YAML reads 1.10 as 1.1, so its text is lost.
-        wrong.hint = "quote it"
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise wrong
-    text = str(value)
-    if spec.choices and text not in spec.choices:
-        rule = f"{spec.name} must be one of {', '.join(spec.choices)}, got {text}"
-        raise ParamError(where, rule, nearest(text, spec.choices))
-    return Path(text) if base is Path else text
+    elif isinstance(value, str | int) and not isinstance(value, bool):
+        text = str(value)
+        if spec.choices and text not in spec.choices:
+            rule = f"{spec.name} must be one of {', '.join(spec.choices)}, got {text}"
+            raise ParamError(where, rule, nearest(text, spec.choices))
+        return Path(text) if base is Path else text
+    # YAML reads 1.10 as 1.1, so its text is lost.
+    hint = "quote it" if isinstance(value, float) and base is not bool else None
+    raise ParamError(where, f"{spec.name} must be {_WANTED[base]}, got {value}", hint)
 
 
 def _number(spec: Spec, base: type, value: object, where: str) -> int | float:
-    wanted = " or ".join((*spec.words, _WANTED[base]))
-    wrong = ParamError(where, f"{spec.name} must be {wanted}, got {value}")
+    number: int | float | None = None
     # True is an int in Python.
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise wrong
-    number: int | float
-    try:
-        number = float(value)
-        if base is int:
-            if not math.isfinite(number) or number != int(number):
-                raise wrong
-            # Digits are exact beyond 2^53; 1e3 is none that int() reads.
-            with suppress(ValueError):
-                number = int(value)
-            number = int(number)
-    except (ValueError, OverflowError):
-        raise wrong from None
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            found = float(value)
+            if base is float:
+                number = found
+            elif found == int(found):
+                number = int(found)
+                # Digits are exact beyond 2^53; int() does not read 1e3 or 5.0 from a text.
+                with suppress(ValueError):
+                    number = int(value)
+    if number is None:
+        wanted = " or ".join((*spec.words, _WANTED[base]))
+        raise ParamError(where, f"{spec.name} must be {wanted}, got {value}")
     # NaN passes every comparison that asks for the opposite, so it is refused first.
     if not math.isfinite(number):
         raise ParamError(where, f"{spec.name} must be finite, got {value}")

@@ -1,6 +1,15 @@
-"""Words and names as users read them."""
+"""Words, names and numbers as users write and read them."""
 
 import json
+import math
+import re
+
+from ltcli.core.errors import ParamError
+
+_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+_NUMBER = re.compile(r"[-+]?((\.\d+|\d+(\.\d*)?)(e[-+]?\d+)?|\.inf|\.nan)", re.ASCII | re.I)
+# Besides control characters: lone surrogates, and line breaks that not every program knows.
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
 def plural(count: int, noun: str) -> str:
@@ -19,3 +28,45 @@ def clipped(text: str, width: int = 60) -> str:
     """Return a printable text, with single spaces, that is short enough for a message."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
+def plain_value(text: str, where: object) -> bool | int | float | str | None:
+    """Return what an unquoted text stands for: true, false, null, a decimal number, or itself.
+
+    Args:
+        text: ``true``, ``null``, ``1e-3`` or any other text.
+        where: File and line, for the message.
+
+    Raises:
+        ParamError: It is a number that others read in another way, or that no tensor holds.
+    """
+    if not _NUMBER.fullmatch(text):
+        return _WORDS.get(text, text)
+    whole = text.lstrip("+-").isdigit()
+    if whole and re.match(r"[-+]?0\d", text):
+        # YAML 1.1 reads 010 as 8, YAML 1.2 as 10.
+        rule = "integer must have no leading zero"
+    elif whole and (len(text) > 20 or not -(2**63) <= int(text) < 2**63):
+        # The length comes first, as int() refuses thousands of digits with a ValueError.
+        rule = "integer must fit in 64 bits"
+    elif not whole and (text[-1].isalpha() or not math.isfinite(float(text))):
+        rule = "number must be finite"
+    else:
+        return int(text) if whole else float(text)
+    raise ParamError(where, f"{rule}, got {clipped(text)}", "quote it for text")
+
+
+def refuse_control(text: str, path: object, line: int = 1) -> None:
+    """Refuse a text that holds a character which a terminal obeys or an editor hides.
+
+    Args:
+        text: May hold tabs and line breaks, but no other control character.
+        path: Its file, for the message.
+        line: Line of the file that the text starts on, from 1.
+
+    Raises:
+        ParamError: It holds one.
+    """
+    if found := _CONTROL.search(text):
+        where = f"{path}:{line + text.count(chr(10), 0, found.start())}"
+        raise ParamError(where, f"must have no control character, got U+{ord(found[0]):04X}")

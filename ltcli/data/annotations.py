@@ -10,11 +10,14 @@ arXiv 1707.06642).
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ltcli.core.errors import DataError
-from ltcli.data.listed import Listed, Rows, number_classes, sound_paths
+from ltcli.data import listed
+from ltcli.data.listed import Listed, checked
+from ltcli.data.source_table import Request
 
 FORM: Mapping[str, Mapping[str, type]] = {
     "images": {"id": int, "file_name": str},
@@ -23,35 +26,45 @@ FORM: Mapping[str, Mapping[str, type]] = {
 }
 
 
+def read(request: Request) -> Listed:
+    """Return the annotated images, or those of the text lists where these are what there is.
+
+    Raises:
+        DataError: A file is missing or not of its form.
+    """
+    files = request.files()
+    if "train_json" not in files:
+        return listed.read(request)
+    return load_annotations(files["train_json"], files.get("val_json"))
+
+
 def load_annotations(train: Path, test: Path | None) -> Listed:
-    """Read the annotations of the training images, and of the official validation images.
+    """Return the images of the classes that have training images, in the order of their numbers.
 
     Args:
         train: JSON with ``images``, ``annotations`` and ``categories``.
-        test: The same of the images that results are reported on; None where a part of the
-            training images is to be cut off.
-
-    Returns:
-        The classes that have training images, in the order of their category numbers.
+        test: The same for the images that results are reported on; None where ``split`` cuts a part
+            of the training images.
 
     Raises:
         DataError: A file is not of this form, or an image has not exactly one annotation.
     """
     files = {"train": train} if test is None else {"train": train, "test": test}
     documents = {part: _read(path) for part, path in files.items()}
-    names = {part: _categories(document) for part, document in documents.items()}
-    if test is not None and names["test"] != names["train"]:
+    categories = {part: _categories(document) for part, document in documents.items()}
+    # Numbers of other years stand for other species, and accuracies would be wrong without a sign.
+    if test is not None and categories["test"] != categories["train"]:
         raise DataError(test, f"categories must be those of {train}, got others")
     joined = {part: _join(files[part], document) for part, document in documents.items()}
-    paths = sound_paths({part: paths for part, (paths, _) in joined.items()}, train)
-    ids, labels = number_classes({part: ids for part, (_, ids) in joined.items()}, None, train)
-    times = Counter(names["train"][number] for number in ids)
+    found = checked(joined, None, train)
+    names = [categories["train"][number] for number in found.class_names]
+    times = Counter(names)
     # Two species of one name are told apart by their numbers.
-    class_names = tuple(
+    shown = (
         name if times[name] == 1 else f"{name} ({number})"
-        for number, name in ((number, names["train"][number]) for number in ids)
+        for name, number in zip(names, found.class_names, strict=True)
     )
-    return Listed(class_names, {part: Rows(paths[part], labels[part]) for part in files})
+    return replace(found, class_names=tuple(shown))
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -66,6 +79,7 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         for place, entry in enumerate(entries):
             for key, wanted in keys.items():
                 value = entry.get(key) if isinstance(entry, dict) else None
+                # Not isinstance: True is an int.
                 if type(value) is not wanted:
                     kind = "text" if wanted is str else "a whole number"
                     rule = f"{group}[{place}].{key} must be {kind}, got {value!r:.80}"
@@ -86,11 +100,12 @@ def _join(path: Path, document: Mapping[str, list[dict[str, Any]]]) -> tuple[lis
             raise DataError(path, rule)
     known = {str(entry["id"]) for entry in document["categories"]}
     category = {entry["image_id"]: str(entry["category_id"]) for entry in document["annotations"]}
+    # Images without an annotation and annotations without an image are both a damaged file.
     unmatched = category.keys() ^ {entry["id"] for entry in document["images"]}
     if unmatched:
         number = min(unmatched)
-        what = "image" if number in category else "annotation"
-        raise DataError(path, f"each annotation must be of one image, got no {what} {number}")
+        noun = "image" if number in category else "annotation"
+        raise DataError(path, f"each annotation must be of one image, got no {noun} {number}")
     unknown = set(category.values()) - known
     if unknown:
         rule = f"category_id must be one of the categories, got {min(unknown)}"

@@ -76,17 +76,26 @@ class Samples(Protocol):
 
 
 class Normalisation:
-    """Makes network inputs of pixels.
+    """Pixels to network inputs.
 
     Args:
-        mean: Per channel, in 0..1.
-        std: Per channel, in 0..1.
+        mean: Mean of each colour, 0..1.
+        std: Standard deviation of each colour, 0..1.
         device: Where the inputs are made.
+        size: Height and width of the inputs; None to leave images as large as they are.
+        interpolation: bilinear or bicubic, for images of another size.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        size: Sequence[int] | None = None,
+        interpolation: str = "bicubic",
+    ) -> None:
         """Put the numbers on the device."""
-        self._device = device
+        self._device, self._size, self._interpolation = device, size, interpolation
         self._mean = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._scale = 1 / (255 * torch.tensor(std, device=device).view(1, 3, 1, 1))
 
@@ -94,7 +103,29 @@ class Normalisation:
         """Return float [B, 3, H, W] in channels-last memory, of uint8 [B, 3, H, W]."""
         images = images.to(self._device, non_blocking=True)
         images = images.contiguous(memory_format=torch.channels_last).float()
+        if self._size is not None:
+            images = resized(images, self._size, self._interpolation)
         return images.sub_(self._mean).mul_(self._scale)
+
+
+def resized(images: torch.Tensor, size: Sequence[int], interpolation: str) -> torch.Tensor:
+    """Return images of another size, antialiased and rounded to whole numbers as PIL does.
+
+    Args:
+        images: float [B, 3, H, W], 0..255.
+        size: Height and width of the result.
+        interpolation: bilinear or bicubic.
+    """
+    if images.shape[2:] == tuple(size):
+        return images
+    if not len(images):
+        return images.new_empty(0, 3, *size)
+    # PIL goes along rows first and rounds to bytes before it goes along columns; a bicubic filter
+    # overshoots at edges.
+    for one in ((images.shape[2], size[1]), tuple(size)):
+        images = F.interpolate(images, one, mode=interpolation, antialias=True)
+        images = images.round_().clamp_(0, 255)
+    return images
 
 
 def _bordered(images: torch.Tensor, padding: int, mode: str) -> torch.Tensor:
@@ -119,6 +150,8 @@ class ImageBatches:
         std: Per channel, in 0..1.
         device: Where the images stay and the batches are made.
         augmentation: Of the images that are drawn.
+        size: Height and width that the network sees; None for that of the images.
+        interpolation: bilinear or bicubic, for images of another size.
     """
 
     def __init__(
@@ -128,6 +161,8 @@ class ImageBatches:
         std: Sequence[float],
         device: torch.device,
         augmentation: Augmentation = Augmentation(),
+        size: Sequence[int] | None = None,
+        interpolation: str = "bicubic",
     ) -> None:
         """Pad once and move to the device."""
         self.size = len(images)
@@ -138,7 +173,7 @@ class ImageBatches:
         self._padding = min(padding, height - 1, width - 1) if pad_mode == "reflect" else padding
         padded = _bordered(images.to(device), self._padding, pad_mode)
         self._windows = padded.unfold(1, height, 1).unfold(2, width, 1)
-        self._normalise = Normalisation(mean, std, device)
+        self._normalise = Normalisation(mean, std, device, size, interpolation)
         # By stream: the epoch, and the random numbers of its augmentation.
         self._draws: dict[str, tuple[int, torch.Tensor]] = {}
 

@@ -1,12 +1,11 @@
-"""Read a CSV file that gives every class a number: ``class,share`` or ``class,cost``."""
+"""One number per class from a CSV file of the user: ``class,share`` or ``class,cost``."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltcli.core.errors import ParamError, cause, nearest
+from ltcli.core.errors import ParamError, nearest
+from ltcli.core.files import read_table
 from ltcli.core.text import clipped
 
 
@@ -14,8 +13,7 @@ def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> lis
     """Return one number above zero for each class, in the order of the classes.
 
     Args:
-        path: A UTF-8 file with the header line ``class,COLUMN`` and a line for every class, in any
-            order.
+        path: A CSV file with the header ``class,COLUMN`` and a line for every class, in any order.
         column: Name of the second column.
         class_names: The classes.
 
@@ -23,15 +21,16 @@ def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> lis
         ParamError: The file cannot be read, a class is unknown, missing or there twice, or a number
             is not finite and greater than 0.
     """
-    lines = _lines(path)
-    header = lines[0][1] if lines else []
+    lines = read_table(path, ParamError)
+    _, header = next(lines, (0, []))
     if header != ["class", column]:
         rule = f"must have the columns class,{column}, got {clipped(','.join(header)) or 'none'}"
         matrix = "a matrix of costs is no fixed change of logits; give one cost for each class"
         raise ParamError(path, rule, matrix if column == "cost" and len(header) > 2 else None)
+    # Names, not line numbers, say the class: a table made for another split must not fit by chance.
     known = set(class_names)
     values: dict[str, float] = {}
-    for number, cells in lines[1:]:
+    for number, cells in lines:
         where = f"{path}:{number}"
         if len(cells) != 2:
             raise ParamError(where, f"must have 2 columns, got {len(cells)}")
@@ -55,32 +54,11 @@ def read_shares(path: Path, class_names: Sequence[str]) -> list[float]:
     """
     shares = read_class_table(path, "share", class_names)
     total = math.fsum(shares)
+    # People round to three digits; a count or a percentage is off by far more.
     if abs(total - 1) > 1e-3:
         hint = "each is a part of 1, not a count or a percentage"
         raise ParamError(path, f"shares must sum to 1, got {total:.6g}", hint)
     return [share / total for share in shares]
-
-
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the lines that hold anything, with their numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ParamError(path, "no such file") from None
-    except UnicodeDecodeError:
-        raise ParamError(path, "must be UTF-8") from None
-    except OSError as error:
-        raise ParamError(path, f"cannot be read: {cause(error)}") from None
-    # Not splitlines: a name in quotes may hold a line break.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines = []
-    try:
-        for cells in reader:
-            if cells:
-                lines.append((reader.line_num, cells))
-    except csv.Error as error:
-        raise ParamError(f"{path}:{reader.line_num}", f"must be CSV: {error}") from None
-    return lines
 
 
 def _positive(where: str, column: str, text: str) -> float:

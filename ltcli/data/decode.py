@@ -1,18 +1,23 @@
-"""Decode one image file to a square of RGB bytes, or say what is wrong with it.
+"""Decode one image file to RGB bytes of a network's size, or say what is wrong with the file.
 
 What an image means is fixed here once: the stored orientation is applied, transparency lies on
 white, 16-bit grey is scaled and not clipped, and of an animation the first frame is taken.
 """
 
+import dataclasses
 import io
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Of the shorter side that images in files keep when they are not augmented: 224 of 256 pixels.
-CENTRE = 0.875
+from ltcli.artifacts.backbone import Backbone
+
 MAX_PIXELS = 64_000_000
 # The content decides, whatever the suffix says. Formats outside this list are never parsed.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -50,6 +55,55 @@ def decode_image(content: bytes, image_size: int, share: float = 1.0) -> torch.T
         box=(left, top, left + side, top + side),
     )
     return torch.from_numpy(np.array(square, dtype=np.uint8))
+
+
+def preparation(backbone: Backbone) -> Callable[[bytes], torch.Tensor]:
+    """Return the function from a whole file to the image that a network sees, uint8 [3, H, W].
+
+    It raises BadImageError; see ``open_image``. Workers can be handed it.
+    """
+    if backbone.crop_mode == "box":
+        return partial(_boxed, backbone.image_size[0], backbone.crop_share)
+    from timm.data import create_transform
+
+    steps = create_transform(
+        input_size=(3, *backbone.image_size),
+        interpolation=backbone.interpolation,
+        crop_pct=backbone.crop_share,
+        crop_mode=backbone.crop_mode,
+        # The colour of the border, where the crop mode adds one.
+        mean=backbone.mean,
+        normalize=False,
+    )
+    return partial(_by_steps, steps)
+
+
+def as_stored(backbone: Backbone) -> Backbone:
+    """Return the record whose ``preparation`` makes of files what the split of a model holds.
+
+    A split of images has their centre squares, and a network that wants others resizes them.
+    """
+    if not backbone.stored_size:
+        return backbone
+    size = backbone.stored_size
+    return dataclasses.replace(backbone, image_size=size, crop_mode="box", crop_share=1.0)
+
+
+def _boxed(image_size: int, share: float, content: bytes) -> torch.Tensor:
+    return decode_image(content, image_size, share).permute(2, 0, 1)
+
+
+def _by_steps(steps: Callable[[Image.Image], torch.Tensor], content: bytes) -> torch.Tensor:
+    return steps(open_image(content))
+
+
+def side_of(path: Path) -> int | None:
+    """Return the shorter side of an image in pixels, from its header; None if it has none."""
+    with warnings.catch_warnings(), suppress(Exception):
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=FORMATS) as image:
+            return min(image.size)
+    return None
 
 
 def open_image(content: bytes) -> Image.Image:

@@ -12,21 +12,25 @@ import torch
 
 from ltcli.core.errors import DataError, cause
 from ltcli.data.pool import Part, Pool
+from ltcli.data.source_table import Request
 
 PATH = Path(__file__).with_name("digits.safetensors")
 SHA256 = "2368626786ff35f80b63c9e5aefbf839091368ee2e6274f3cc17d63b184883fb"
 LARGEST = 16
 
 
+def read(_request: Request) -> Pool:
+    """Return the digits; they have no options."""
+    return load_digits()
+
+
 def load_digits(path: Path = PATH) -> Pool:
-    """Load the digits as grey images of 8 x 8 pixels.
+    """Return the digits as grey images uint8 [1797, 8, 8, 3] and labels int64 [1797].
+
+    Ink v of 0..16 becomes round(255 v / 16) in all channels. There is no test part.
 
     Args:
         path: The shipped file, or a copy of it.
-
-    Returns:
-        A pool with images uint8 [1797, 8, 8, 3], ink v of 0..16 scaled to round(255 v / 16) and the
-        same in all channels, labels int64 [1797], and no test part.
 
     Raises:
         DataError: The file is missing or is not the one that was shipped.
@@ -36,6 +40,7 @@ def load_digits(path: Path = PATH) -> Pool:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(path, f"cannot be read: {cause(error)}", hint) from error
+    # Results on the digits are compared between machines, so the file must be the shipped one.
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256:
         raise DataError(path, f"sha256 must be {SHA256[:12]}..., got {digest[:12]}...", hint)

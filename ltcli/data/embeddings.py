@@ -1,6 +1,5 @@
-"""Features of images that some other model made, with labels: the matrix is the data set."""
+"""Features that another model computed, with labels: the matrix is the data set."""
 
-import csv
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,55 +14,46 @@ from numpy.lib.npyio import NpzFile
 from safetensors import SafetensorError, safe_open
 
 from ltcli.core.errors import DataError, ParamError
+from ltcli.core.files import read_table
 from ltcli.core.text import clipped
-from ltcli.data.list_files import read_names
-from ltcli.data.listed import number_classes
+from ltcli.data.data_files import find_shards
+from ltcli.data.listed import number_classes, read_names
 from ltcli.data.parquet import read_column, read_labels
 from ltcli.data.pool import Part, Pool
-from ltcli.data.shards import find_shards
-from ltcli.data.source_table import PARTS, SOURCES
+from ltcli.data.source_table import PARTS, SOURCES, Request
 
-# Features float32 [N, D] and labels as text, by part.
+# By part: features float32 [N, D], and labels as text.
 Found = dict[str, tuple[torch.Tensor, list[str]]]
 
 
-def load_embeddings(root: Path, labels: Path | None, class_names: Path | None) -> Pool:
-    """Load features and labels.
+def read(request: Request) -> Pool:
+    """Return features float32 [N, D] and labels int64 [N].
 
-    Args:
-        root: A file, or a folder of files whose names start with train, validation, val or test.
-            A safetensors or npz file has ``features`` and ``labels``, and perhaps those of several
-            parts (``test.features``, in npz ``test_features``); Parquet and CSV have a column
-            ``label``, Parquet the column ``features``, CSV a header and numbers in all others.
-        labels: The labels of an npy file, npy too.
-        class_names: File of the names of the classes 0 ... C-1, one a line; None where the classes
-            are the labels of the training part.
-
-    Returns:
-        A pool with features float32 [N, D].
+    The root is a file, or a folder of files whose names start with train, validation, val or test.
+    A safetensors or npz file has ``features`` and ``labels``, and perhaps those of several parts
+    (``test.features``, in npz ``test_features``). An npy file has its labels in another one.
+    Parquet and CSV have a column ``label``, Parquet the column ``features``, CSV a header and
+    numbers in all other columns.
 
     Raises:
         ParamError: The labels of an npy file are missing, or pyarrow is needed and not installed.
         DataError: A file is not of this form, or a feature is not finite.
     """
-    shards = find_shards(root, SOURCES["embeddings"].suffixes)
+    root, files = request.root, request.files()
+    labels = files.get("labels")
+    shards = find_shards(root, SOURCES[request.source].suffixes)
     if labels is not None and root.suffix != ".npy":
         rule = f"labels must go with an npy file of features, got {root}"
         raise ParamError("split", rule, "other files hold their own labels")
-    found: Found = {}
     if root.is_file():
         found = _read(root, labels)
     else:
-        for part, paths in shards.items():
-            pieces = [_only(path, _read(path, None)) for path in paths]
-            features = [features for features, _ in pieces]
-            joined = features[0] if len(features) == 1 else _joined(paths, features)
-            found[part] = joined, [label for _, texts in pieces for label in texts]
+        found = {part: _joined(paths) for part, paths in shards.items()}
     if "train" not in found:
         rule = "must have features and labels of the training part, got none"
         raise DataError(root, rule, "name them features and labels")
     texts = {part: texts for part, (_, texts) in found.items()}
-    names, numbered = number_classes(texts, read_names(class_names), root)
+    names, numbered = number_classes(texts, read_names(files.get("class_names")), root)
     parts = {
         part: Part(features, torch.from_numpy(numbered[part]))
         for part, (features, _) in found.items()
@@ -71,24 +61,27 @@ def load_embeddings(root: Path, labels: Path | None, class_names: Path | None) -
     return Pool(names, parts["train"], parts.get("val"), parts.get("test"), store="features")
 
 
-def _only(path: Path, found: Found) -> tuple[torch.Tensor, list[str]]:
-    if list(found) != ["train"]:
-        raise DataError(
-            path, "must have features and labels of one part, as its name says the part"
-        )
-    return found["train"]
-
-
-def _joined(paths: list[Path], features: list[torch.Tensor]) -> torch.Tensor:
-    for path, piece in zip(paths, features, strict=True):
-        if piece.shape[1] != features[0].shape[1]:
-            rule = f"dimension must be {features[0].shape[1]} as in {paths[0]}"
-            raise DataError(path, f"{rule}, got {piece.shape[1]}")
-    return torch.cat(features)
+def _joined(paths: list[Path]) -> tuple[torch.Tensor, list[str]]:
+    """Return the samples of one part from its files, in their order."""
+    pieces: list[torch.Tensor] = []
+    labels: list[str] = []
+    for path in paths:
+        found = _read(path, None)
+        if list(found) != ["train"]:
+            rule = "must have features and labels of one part, as its name says the part"
+            raise DataError(path, rule)
+        features, texts = found["train"]
+        if pieces and features.shape[1] != pieces[0].shape[1]:
+            rule = f"dimension must be {pieces[0].shape[1]} as in {paths[0]}"
+            raise DataError(path, f"{rule}, got {features.shape[1]}")
+        pieces.append(features)
+        labels += texts
+    # One file, however large, is not copied.
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces), labels
 
 
 def _read(path: Path, labels: Path | None) -> Found:
-    """Read one file; what it does not assign to a part is the training part."""
+    """Return what one file holds; arrays without the name of a part are the training part."""
     match path.suffix:
         case ".safetensors":
             return _parts(path, _safetensors(path), ".")
@@ -127,15 +120,17 @@ def _parts(path: Path, arrays: Mapping[str, Any], separator: str) -> Found:
 
 
 def _features(path: Path, name: str, array: Any) -> torch.Tensor:
-    """Return finite float32 [N, D]; the memory of float32 arrays is taken over, not copied."""
+    """Return finite float32 [N, D]; a float32 array is not copied, as it may fill the memory."""
     tensor = array if isinstance(array, torch.Tensor) else None
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+        # What single precision cannot hold becomes infinite, and is refused below.
         with np.errstate(over="ignore"):
             tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     if tensor is None or not tensor.is_floating_point() or tensor.ndim != 2 or not tensor.shape[1]:
         dtype = str(array.dtype).removeprefix("torch.")
         raise DataError(path, f"{name} must be floating point [N, D], got {dtype} {[*array.shape]}")
     tensor = tensor.float().contiguous()
+    # One NaN would make a class mean, and every distance to it, NaN.
     good = np.isfinite(tensor.numpy())
     if not good.all():
         row = int((~good).any(axis=1).argmax())
@@ -161,6 +156,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt", backend="pread") as file:
             names = file.keys()
+            # Other tensors of the file may be large, and are not read.
             return {n: file.get_tensor(n) for n in names if n.endswith(("features", "labels"))}
     except SafetensorError as error:
         raise DataError(path, f"must be a safetensors file, got another: {error}") from None
@@ -202,21 +198,22 @@ def _parquet(path: Path) -> tuple[torch.Tensor, list[str]]:
 def _csv(path: Path) -> tuple[torch.Tensor, list[str]]:
     rows: list[np.ndarray[Any, np.dtype[np.float32]]] = []
     labels: list[str] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            header = next(lines, [])
-            if header.count("label") != 1 or len(header) < 2:
-                rule = "header must have one column 'label' and columns of features"
-                raise DataError(path, f"{rule}, got '{','.join(header)[:200]}'")
-            _check_columns(path, header)
-            place = header.index("label")
-            for line in lines:
-                if line:
-                    labels.append(line.pop(place).strip())
-                    rows.append(_numbers(path, lines.line_num, line, len(header) - 1))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(path, f"must be CSV in UTF-8: {error}") from None
+    lines = read_table(path, DataError)
+    _, header = next(lines, (0, []))
+    if header.count("label") != 1 or len(header) < 2:
+        rule = "header must have one column 'label' and columns of features"
+        raise DataError(path, f"{rule}, got '{clipped(','.join(header), 200)}'")
+    _check_columns(path, header)
+    place = header.index("label")
+    for number, cells in lines:
+        if len(cells) != len(header):
+            rule = f"must have {len(header)} cells, got {len(cells)}"
+            raise DataError(f"{path}:{number}", rule)
+        labels.append(cells.pop(place).strip())
+        try:
+            rows.append(np.array(cells, np.float32))
+        except ValueError as error:
+            raise DataError(f"{path}:{number}", f"must be numbers: {error}") from None
     matrix = np.stack(rows) if rows else np.empty((0, len(header) - 1), np.float32)
     return _features(path, "features", matrix), labels
 
@@ -230,14 +227,3 @@ def _check_columns(path: Path, header: list[str]) -> None:
         if header.count(name) > 1:
             rule = f"header must have each column once, got '{clipped(name, 80)}' again"
             raise DataError(path, rule)
-
-
-def _numbers(
-    path: Path, number: int, fields: list[str], dim: int
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    if len(fields) != dim:
-        raise DataError(path, f"line {number} must have {dim} numbers, got {len(fields)}")
-    try:
-        return np.array(fields, np.float32)
-    except ValueError as error:
-        raise DataError(path, f"line {number} must be numbers: {error}") from None

@@ -11,17 +11,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
+from ltcli.artifacts.backbone import Backbone
 from ltcli.compute.parallel import World
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data.batches import AUGMENT, Augmentation, Normalisation
-from ltcli.data.decode import CENTRE, BadImageError, decode_image, open_image
-from ltcli.data.scan import read_file
+from ltcli.data.decode import BadImageError, open_image, preparation
+from ltcli.data.image_files import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         root: Folder that the paths start from.
         paths: Of each image.
         sizes: Bytes of each file when the split was made.
-        side: Of the square images that are made of them, pixels.
+        backbone: Size and preparation of the images that are made of the files.
         augmentation: Random crop, jitter and flip of the items that have a seed.
 
     Attributes:
@@ -61,23 +62,25 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         root: Path,
         paths: Sequence[str],
         sizes: Sequence[int],
-        side: int,
+        backbone: Backbone,
         augmentation: Augmentation,
     ) -> None:
         """Keep the list; nothing is opened yet."""
-        self._root, self._paths, self._sizes, self._side = root, paths, sizes, side
-        self._augment, self.seed = _transform(augmentation, side), augmentation.seed
+        self._root, self._paths, self._sizes = root, paths, sizes
+        self._image_size = backbone.image_size
+        self._prepare = preparation(backbone)
+        self._augment, self.seed = _transform(augmentation, backbone), augmentation.seed
 
     def __len__(self) -> int:
         """Return the number of files."""
         return len(self._paths)
 
     def none(self) -> torch.Tensor:
-        """Return no images, uint8 [0, 3, side, side]."""
-        return torch.empty(0, 3, self._side, self._side, dtype=torch.uint8)
+        """Return no images, uint8 [0, 3, H, W]."""
+        return torch.empty(0, 3, *self._image_size, dtype=torch.uint8)
 
     def images(self, items: Iterable[Item]) -> torch.Tensor:
-        """Return some images, uint8 [B, 3, side, side].
+        """Return some images, uint8 [B, 3, H, W].
 
         Raises:
             DataError: One of the files gives no image.
@@ -85,7 +88,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         return _whole(_joined([self[item] for item in items], self.none()))
 
     def __getitem__(self, item: Item) -> torch.Tensor | BadFile:
-        """Return an image, uint8 [3, side, side], or what is wrong with its file."""
+        """Return an image, uint8 [3, H, W], or what is wrong with its file."""
         row, seed = item
         path = self._root / self._paths[row]
         try:
@@ -94,15 +97,14 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
                 rule = f"must have {self._sizes[row]} bytes as in the split, got {len(content)}"
                 return BadFile(path, rule)
             if seed is None:
-                return decode_image(content, self._side, CENTRE).permute(2, 0, 1)
+                return self._prepare(content)
             image = open_image(content)
         except BadImageError as error:
             return BadFile(path, str(error))
         # The transforms draw from the global generator, which is not theirs to move.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            made: torch.Tensor = self._augment(image)
-        return made
+            return self._augment(image)
 
 
 class FileBatches:
@@ -233,14 +235,22 @@ class FileBatches:
             raise ResourceError("loading", " ".join(reason.split()), _DIED) from None
 
 
-def _transform(augmentation: Augmentation, side: int) -> v2.Compose:
-    """Return what makes a random square of an image, uint8 [3, side, side]."""
-    steps = [v2.RandomResizedCrop(side, scale=(augmentation.least_area, 1.0))]
+def _transform(augmentation: Augmentation, backbone: Backbone) -> Callable[[Any], torch.Tensor]:
+    """Return the random crop, jitter and flip of an image, to uint8 [3, H, W]."""
+    from torchvision.transforms import InterpolationMode, v2
+
+    # Networks for small images have always had torchvision's own choice here.
+    usual = backbone.crop_mode == "box"
+    interpolation = InterpolationMode("bilinear" if usual else backbone.interpolation)
+    scale = (augmentation.least_area, 1.0)
+    size = list(backbone.image_size)
+    steps: list[Any] = [v2.RandomResizedCrop(size, scale=scale, interpolation=interpolation)]
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.jitter:
         steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
-    return v2.Compose([*steps, v2.PILToTensor()])
+    made: Callable[[Any], torch.Tensor] = v2.Compose([*steps, v2.PILToTensor()])
+    return made
 
 
 def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> torch.Tensor | BadFile:

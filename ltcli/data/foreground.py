@@ -1,4 +1,4 @@
-"""Images whose foreground is cut out, moved and pasted back on the image as it was."""
+"""Images with a moved copy of their foreground pasted on top."""
 
 import math
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Ways to move a foreground: turn and scale, shift, flip.
 KINDS = 3
-"""Ways to move a foreground: turn and scale, shift, flip."""
 
 
 def with_moved_foreground(images: Tensor, mask: Tensor, kinds: Tensor, draws: Tensor) -> Tensor:
@@ -21,8 +21,8 @@ def with_moved_foreground(images: Tensor, mask: Tensor, kinds: Tensor, draws: Te
     Args:
         images: float [B, 3, H, W].
         mask: bool [B, H, W], the foreground.
-        kinds: int64 [B], 0..2, which way.
-        draws: float [B, 2], 0..1, how far.
+        kinds: int64 [B], 0..2, way to move it.
+        draws: float [B, 2], 0..1, random numbers for angle and scale, or for the shift.
     """
     angle = (2 * draws[:, 0] - 1) * (math.pi / 4)
     scale = 0.8 + 0.4 * draws[:, 1]

@@ -1,8 +1,10 @@
-"""From listed image files to a pool: decoded now, or kept as files with their sizes."""
+"""Image files of a data set as a pool: decoded now, or kept as files with their sizes."""
 
 import hashlib
 import math
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,24 +14,25 @@ from typing import Literal
 import torch
 
 from ltcli.compute.environment import usable_cores
-from ltcli.core.errors import DataError, ResourceError
+from ltcli.core.errors import DataError, ResourceError, cause
+from ltcli.core.files import open_regular
 from ltcli.core.text import printable
 from ltcli.data.decode import BadImageError, decode_image, open_image
-from ltcli.data.listed import Listed, Rows
-from ltcli.data.pool import Part, Pool, Store
-from ltcli.data.scan import Left, file_size, read_file
+from ltcli.data.listed import Labels, Left, Listed, Rows
+from ltcli.data.pool import Part, Pool
+from ltcli.data.source_table import SOURCES, Request
 
 MAX_BYTES = 4 * 2**30
-OnBadImage = Literal["fail", "skip"]
+MAX_FILE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images, and notes those that are bad, among them copies with another label or part.
+    """Decodes images, and collects the bad ones, among them copies with another label or part.
 
     Args:
         image_size: Side of the images, pixels.
-        bad: List that grows: what could not be taken so far.
+        bad: List that grows: the bad images so far.
     """
 
     image_size: int
@@ -38,22 +41,34 @@ class Decoder:
     _taken: dict[bytes, tuple[tuple[str, int], str]] = field(default_factory=dict)
 
     def decode(
-        self, part: str, label: int, name: str, read: Callable[[], bytes]
-    ) -> torch.Tensor | None:
-        """Return an image as uint8 [image_size, image_size, 3], or None if it is bad."""
-        try:
-            content = read()
-            image = decode_image(content, self.image_size)
-            self.require_new(part, label, name, hashlib.sha256(content).digest())
-        except BadImageError as error:
-            self.bad.append(Left(name, str(error)))
-            return None
-        return image
+        self, part: str, labels: Labels, contents: Iterable[tuple[str, Callable[[], bytes]]]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Return the good images of a part, uint8 [n, size, size, 3], and their n positions.
+
+        Args:
+            part: Name of the part.
+            labels: int64 [N], class of each image.
+            contents: Name of each image, and a function that returns its bytes.
+        """
+        # All at once, since stacking decoded images would hold them twice.
+        images = torch.empty((len(labels), self.image_size, self.image_size, 3), dtype=torch.uint8)
+        kept: list[int] = []
+        for position, (name, read) in enumerate(contents):
+            try:
+                content = read()
+                images[len(kept)] = decode_image(content, self.image_size)
+                digest = hashlib.sha256(content).digest()
+                self.require_new(part, int(labels[position]), name, digest)
+                kept.append(position)
+            except BadImageError as error:
+                self.bad.append(Left(name, str(error)))
+        return images[: len(kept)], kept
 
     def require_new(self, part: str, label: int, name: str, digest: bytes) -> None:
         """Refuse an image whose SHA-256 stands in another part or class already.
 
-        Copies within a class are kept: people repeat images on purpose.
+        A test image among the training images makes accuracies too high. Copies within a class are
+        kept, as people repeat images on purpose.
 
         Raises:
             BadImageError: It is a copy of an image there.
@@ -63,58 +78,44 @@ class Decoder:
             raise BadImageError(f"has the same bytes as {printable(first)}")
 
 
-def load_files(
-    root: Path,
-    listed: Listed,
-    *,
-    store: Literal["auto", "images", "files"],
-    image_size: int,
-    on_bad_image: OnBadImage,
-    verify: bool = False,
-) -> Pool:
-    """Load listed images, or look at their files.
+def load_files(request: Request, listed: Listed) -> Pool:
+    """Return listed images: decoded uint8 [N, size, size, 3], or sizes of their files int64 [N].
 
     Args:
-        root: Where the paths start.
+        request: ``store`` images decodes them, each cut to its centre square and resized; files
+            asks the file system for their sizes; auto decodes where all of them take at most
+            4 GiB, and keeps the files of a published set. ``on_bad_image`` fail reports the number
+            of bad images and the first, skip leaves them out and lists them. ``verify`` decodes
+            images that stay files once, to find damaged ones and copies under another label or in
+            another part.
         listed: The images.
-        store: ``images`` decodes them, each cut to its centre square and resized; ``files`` asks
-            the file system for their sizes and reads none; ``auto`` decodes where all of them take
-            at most 4 GiB.
-        image_size: Side of the decoded images, pixels.
-        on_bad_image: ``fail`` reports the number of bad images and the first, ``skip`` leaves them
-            out and lists them.
-        verify: Whether images that stay files are decoded once, to find those that are damaged and
-            copies under another label or in another part, as they are found in ``images``.
-
-    Returns:
-        A pool with images uint8 [N, image_size, image_size, 3], or with sizes int64 [N].
 
     Raises:
         DataError: An image is bad.
         ResourceError: The images were to be decoded, and would take more than 4 GiB.
     """
+    root, size, decoded = request.root, request.image_size, request.store == "images"
     num_images = sum(len(rows.files) for rows in listed.parts.values())
-    chosen: Store = "files"
-    if store == "images":
-        check_size(root, num_images, image_size, "lower it, or keep the files with --store files")
-    if store != "files" and _bytes(num_images, image_size) <= MAX_BYTES:
-        chosen = "images"
-    decoder = Decoder(image_size, list(listed.bad))
+    if decoded:
+        check_size(root, num_images, size, "lower it, or keep the files with --store files")
+    elif request.store == "auto" and SOURCES[request.source].counts is None:
+        decoded = _bytes(num_images, size) <= MAX_BYTES
+    decoder = Decoder(size, list(listed.bad))
     parts = {
         part: _decoded(root, part, rows, decoder)
-        if chosen == "images"
-        else _sized(root, part, rows, decoder, verify)
+        if decoded
+        else _sized(root, part, rows, decoder, request.verify)
         for part, rows in listed.parts.items()
     }
     bad = sorted(decoder.bad, key=lambda left: left.path)
-    require_good(root, bad, on_bad_image)
+    require_good(root, bad, request.on_bad_image)
     skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
     return Pool(
         listed.class_names,
         parts["train"],
         parts.get("val"),
         parts.get("test"),
-        store=chosen,
+        store="images" if decoded else "files",
         skipped=tuple(map(str, skipped)),
     )
 
@@ -128,43 +129,36 @@ def check_size(root: Path, num_images: int, image_size: int, remedy: str) -> Non
     size = _bytes(num_images, image_size)
     if size > MAX_BYTES:
         largest = math.isqrt(MAX_BYTES // (num_images * 3))
-        raise ResourceError(
-            root,
-            f"decoded images must be at most {MAX_BYTES} bytes, got {size} for {num_images} images",
-            f"--image-size must be at most {largest}: {remedy}",
-        )
+        rule = f"decoded images must be at most {MAX_BYTES} bytes"
+        hint = f"--image-size must be at most {largest}: {remedy}"
+        raise ResourceError(root, f"{rule}, got {size} for {num_images} images", hint)
 
 
 def _bytes(num_images: int, image_size: int) -> int:
     return num_images * image_size**2 * 3
 
 
-def require_good(root: Path, bad: list[Left], on_bad_image: OnBadImage) -> None:
-    """Refuse bad images, unless they are to be skipped.
+def require_good(root: Path, bad: list[Left], on_bad_image: Literal["fail", "skip"]) -> None:
+    """Refuse bad images unless they are skipped.
 
     Raises:
-        DataError: There are some; their number and the first are named.
+        DataError: There are some; the message names their number and the first.
     """
     if bad and on_bad_image == "fail":
-        raise DataError(
-            root,
-            f"number of bad files must be 0, got {len(bad)}, first {bad[0]}",
-            "repair or remove them, or leave them out with --on-bad-image skip",
-        )
+        rule = f"number of bad files must be 0, got {len(bad)}, first {bad[0]}"
+        hint = "repair or remove them, or leave them out with --on-bad-image skip"
+        raise DataError(root, rule, hint)
 
 
 def _decoded(root: Path, part: str, rows: Rows, decoder: Decoder) -> Part:
-    """Return the good images of a part, uint8 [N, H, W, 3]."""
-    size = decoder.image_size
-    images = torch.empty((len(rows.files), size, size, 3), dtype=torch.uint8)
-    kept: list[int] = []
-    for row, (path, label) in enumerate(zip(rows.files, rows.labels.tolist(), strict=True)):
-        image = decoder.decode(part, label, path, partial(read_file, root / path))
-        if image is not None:
-            images[len(kept)] = image
-            kept.append(row)
-    labels = torch.from_numpy(rows.labels[kept])
-    return Part(images[: len(kept)], labels, tuple(rows.files[row] for row in kept))
+    """Return the good images of a part."""
+    contents = ((path, partial(read_file, root / path)) for path in rows.files)
+    images, kept = decoder.decode(part, rows.labels, contents)
+    return Part(images, *_rows(rows, kept))
+
+
+def _rows(rows: Rows, kept: list[int]) -> tuple[torch.Tensor, tuple[str, ...]]:
+    return torch.from_numpy(rows.labels[kept]), tuple(rows.files[row] for row in kept)
 
 
 def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) -> Part:
@@ -172,7 +166,7 @@ def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) ->
     faults = _faults(root, part, rows, decoder) if verify else {}
     sizes: list[int] = []
     kept: list[int] = []
-    # Joining text takes a tenth of the time of joining paths.
+    # Joining text is far faster than joining paths, and there may be a million.
     folder = f"{root}/"
     for row, path in enumerate(rows.files):
         try:
@@ -182,9 +176,7 @@ def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) ->
             kept.append(row)
         except BadImageError as error:
             decoder.bad.append(Left(path, str(error)))
-    labels = torch.from_numpy(rows.labels[kept])
-    files = tuple(rows.files[row] for row in kept)
-    return Part(torch.tensor(sizes, dtype=torch.int64), labels, files)
+    return Part(torch.tensor(sizes, dtype=torch.int64), *_rows(rows, kept))
 
 
 def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, str]:
@@ -200,7 +192,7 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
             return None
         return hashlib.sha256(content).digest()
 
-    # Threads do, as Pillow lets go of the interpreter while it decodes.
+    # Threads suffice, as Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(usable_cores()) as threads:
         digests = threads.map(digest, rows.files)
         for path, label, found in zip(rows.files, rows.labels.tolist(), digests, strict=True):
@@ -210,3 +202,39 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
             except BadImageError as error:
                 faults[path] = str(error)
     return faults
+
+
+def file_size(path: str) -> int:
+    """Return the size in bytes of a file that ``read_file`` would read, without opening it.
+
+    Raises:
+        BadImageError: It is missing, empty, too large, a link, or no regular file.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {cause(error)}") from error
+    if stat.S_ISLNK(status.st_mode):
+        raise BadImageError("is a link, and links are not followed")
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImageError("cannot be read: not a regular file")
+    if status.st_size == 0:
+        raise BadImageError("is empty")
+    if status.st_size > MAX_FILE_BYTES:
+        raise BadImageError(f"is larger than {MAX_FILE_BYTES} bytes")
+    return status.st_size
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file, refusing what took its place since it was listed.
+
+    Raises:
+        BadImageError: It is a link or no regular file, empty, too large, or cannot be read.
+    """
+    file_size(str(path))
+    try:
+        # A link or a pipe may have come in between, and a file may grow while it is read.
+        with open_regular(path, os.O_NOFOLLOW) as file:
+            return file.read(MAX_FILE_BYTES)
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {cause(error)}") from error

@@ -1,19 +1,37 @@
-"""Image files with their classes, as a list or a folder names them; no image is read yet."""
+"""Image files with their classes, as text lists or a CSV table name them; no image is read yet.
+
+Source: the lists of ImageNet-LT and Places-LT (Liu et al., Large-Scale Long-Tailed Recognition in
+an Open World, CVPR 2019, arXiv 1904.05160) and of iNaturalist (Kang et al., Decoupling
+Representation and Classifier, ICLR 2020, arXiv 1910.09217); RFC 4180 for CSV.
+"""
 
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ltcli.core.errors import DataError
-from ltcli.core.text import printable
-from ltcli.data.scan import Left
-from ltcli.data.source_table import Counts
+from ltcli.core.errors import DataError, nearest
+from ltcli.core.files import read_table, read_text
+from ltcli.core.text import clipped, printable
+from ltcli.data.source_table import PARTS, Request
 
 Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something left out: its path relative to the root, and why, as half a sentence."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return ``path: reason`` on one line, whatever the path holds."""
+        return f"{printable(self.path) or '.'}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -31,8 +49,8 @@ class Listed:
     Args:
         class_names: Name of each class, in label order.
         parts: ``train``, and ``val`` and ``test`` where the data set has them.
-        harmless: What was left out without loss.
-        bad: What was left out, but may be missed.
+        harmless: Files left out that are no images.
+        bad: Files left out that should have been images.
     """
 
     class_names: tuple[str, ...]
@@ -41,34 +59,169 @@ class Listed:
     bad: tuple[Left, ...] = ()
 
 
+def read(request: Request) -> Listed:
+    """Return the images that a table or the lists of the parts name.
+
+    Raises:
+        DataError: A file is missing or not of its form, or a path cannot be taken.
+    """
+    files = request.files()
+    if "table" in files:
+        return load_table(files["table"])
+    lists = {part: files[f"{part}_list"] for part in PARTS if f"{part}_list" in files}
+    return load_lists(lists, files.get("class_names"))
+
+
+def load_lists(lists: Mapping[str, Path], class_names: Path | None) -> Listed:
+    """Return the images in the list of each part.
+
+    Args:
+        lists: Part to file; each line is a path relative to the root, which may hold blanks, then
+            blanks or tabs, then a class as a whole number from 0. Empty lines are passed over.
+        class_names: File of the names of the classes 0 ... C-1, one a line; None where the classes
+            are the numbers in the training list.
+
+    Raises:
+        DataError: A file is not of this form, or a path cannot be taken.
+    """
+    return checked(
+        {part: _read_list(path) for part, path in lists.items()},
+        read_names(class_names),
+        lists["train"],
+    )
+
+
+def _read_list(path: Path) -> tuple[list[str], list[str]]:
+    """Return the paths and the labels, as whole numbers in shortest form."""
+    names: list[bytes] = []
+    labels: list[bytes] = []
+    for number, line in enumerate(read_text(path, DataError).encode().split(b"\n"), start=1):
+        # Of bytes, only blanks and tabs separate; of text, every kind of space that Unicode has.
+        fields = line.rsplit(None, 1)
+        if len(fields) == 2 and fields[1].isdigit() and len(fields[1]) <= 18:
+            names.append(fields[0])
+            labels.append(fields[1])
+        elif fields:
+            got = printable(b" ".join(fields).decode())[:200]
+            rule = f"must be a path and a class number from 0, got '{got}'"
+            raise DataError(f"{path}:{number}", rule)
+    # Few labels differ, so each is converted once.
+    shortest = {label: str(int(label)) for label in set(labels)}
+    return [name.decode() for name in names], [shortest[label] for label in labels]
+
+
+def read_names(path: Path | None) -> list[str] | None:
+    """Return the class names of a file, one a line, or None for no file.
+
+    Raises:
+        DataError: The file cannot be read, or a line is empty.
+    """
+    if path is None:
+        return None
+    names = [line.strip() for line in read_text(path, DataError).rstrip().split("\n")]
+    if "" in names:
+        where = f"{path}:{names.index('') + 1}"
+        raise DataError(where, "must be a class name, got an empty line")
+    return names
+
+
+def load_table(path: Path) -> Listed:
+    """Return the images in a table with the columns ``path``, ``label`` and perhaps ``split``.
+
+    Args:
+        path: A CSV file with a header; further columns are ignored. Labels are text, or whole
+            numbers, which are then the order of the classes; ``split`` is train, val or test.
+
+    Raises:
+        DataError: The file is not of this form, or a path cannot be taken.
+    """
+    found: dict[str, tuple[list[str], list[str]]] = {part: ([], []) for part in PARTS}
+    rows = read_table(path, DataError)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    path_at, label_at, split_at = _columns(path, header)
+    for number, row in rows:
+        if len(row) != len(header):
+            rule = f"must have {len(header)} cells, got {len(row)}"
+            raise DataError(f"{path}:{number}", rule)
+        part = "train" if split_at is None else row[split_at].strip()
+        if part not in found:
+            rule = f"split must be train, val or test, got '{clipped(part)}'"
+            raise DataError(f"{path}:{number}", rule, nearest(part, PARTS))
+        paths, labels = found[part]
+        paths.append(row[path_at])
+        labels.append(row[label_at].strip())
+    # A part without rows is one that the data set lacks, but training images it must have.
+    used = {part: columns for part, columns in found.items() if columns[0] or part == "train"}
+    return checked(used, None, path)
+
+
+def _columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:
+    for name in ("path", "label", "split"):
+        if header.count(name) > 1 or (name != "split" and name not in header):
+            got = clipped(",".join(header), 200)
+            rule = f"header must have one column '{name}', got '{got}'"
+            raise DataError(path, rule, _hint_on(header, name))
+    return (
+        header.index("path"),
+        header.index("label"),
+        header.index("split") if "split" in header else None,
+    )
+
+
+def _hint_on(header: list[str], name: str) -> str | None:
+    """Return what may be wrong with a header that lacks a column."""
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        return "separate the columns by commas"
+    if name not in header and name in map(str.lower, header):
+        return f"write '{name}' in lower case"
+    return None
+
+
+def checked(
+    parts: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    class_names: Sequence[str] | None,
+    where: Path,
+) -> Listed:
+    """Return images from the path and the label of each, by part.
+
+    Args:
+        parts: Paths and labels, as they were written.
+        class_names: See ``number_classes``.
+        where: The file that lists the training images, for messages.
+
+    Raises:
+        DataError: See ``sound_paths`` and ``number_classes``.
+    """
+    paths = sound_paths({part: paths for part, (paths, _) in parts.items()}, where)
+    texts = {part: labels for part, (_, labels) in parts.items()}
+    names, labels = number_classes(texts, class_names, where)
+    return Listed(names, {part: Rows(paths[part], labels[part]) for part in parts})
+
+
 def number_classes(
     labels: Mapping[str, Sequence[str]], class_names: Sequence[str] | None, where: object
 ) -> tuple[tuple[str, ...], dict[str, Labels]]:
-    """Number the classes of a data set from 0.
+    """Return the class names, and the class of each sample from 0, int64 [N] of each part.
 
     Args:
         labels: Class of each sample of a part, as text.
         class_names: Names of the classes 0 ... C-1, where labels are these numbers. None where the
             classes are the different labels of the training samples: by value if all are whole
             numbers, else by text.
-        where: For the message.
-
-    Returns:
-        The class names, and int64 [N] of each part.
+        where: Data set, for the message.
 
     Raises:
         DataError: A label is none of the classes, or one number is written in two ways.
     """
     if class_names is None:
         names = tuple(sorted(set(labels["train"])))
+        # As text, class 10 would come before class 9.
         if all(map(_is_whole, names)):
             names = tuple(sorted(names, key=int))
             for one, other in pairwise(names):
                 if int(one) == int(other):
-                    rule = (
-                        f"each class number must be written in one way, got '{one}' and '{other}'"
-                    )
-                    raise DataError(where, rule)
+                    rule = "each class number must be written in one way"
+                    raise DataError(where, f"{rule}, got '{one}' and '{other}'")
         ranks = {name: rank for rank, name in enumerate(names)}
     else:
         names = tuple(class_names)
@@ -88,6 +241,7 @@ def number_classes(
 
 
 def _is_whole(text: str) -> bool:
+    # More digits than an int64 holds are names, not numbers.
     digits = text.removeprefix("-")
     return digits.isascii() and digits.isdigit() and len(digits) <= 18
 
@@ -103,25 +257,18 @@ def sound_paths(parts: Mapping[str, Sequence[str]], where: object) -> dict[str, 
         DataError: A path is absolute, leads out of the root, cannot be written, or stands twice.
     """
     sound: dict[str, list[str]] = {}
+    seen: dict[str, str] = {}
     for part, paths in parts.items():
-        plain = _are_plain(paths)
-        sound[part] = list(paths) if plain else [_shortest(path, where) for path in paths]
-        once = set(sound[part])
-        if len(once) < len(paths):
-            ordered = sorted(sound[part])
-            twice = next(a for a, b in pairwise(ordered) if a == b)
-            _refuse_repeated(where, twice, f"twice in {part}")
-        for other in list(sound)[:-1]:
-            if both := once.intersection(sound[other]):
-                _refuse_repeated(where, min(both), f"in {other} and in {part}")
+        # Two spellings of one path are one image: a test image must not hide among training images.
+        sound[part] = [_shortest(path, where) for path in paths]
+        for path in sound[part]:
+            if path in seen:
+                both = f"in {seen[path]} and in {part}"
+                places = f"twice in {part}" if seen[path] == part else both
+                rule = f"each path must be listed once, got '{printable(path)}' {places}"
+                raise DataError(where, rule, "remove one of the two")
+            seen[path] = part
     return sound
-
-
-def _are_plain(paths: Sequence[str]) -> bool:
-    """Return whether ``_shortest`` would change or refuse none, looked at all at once."""
-    text = "\n".join(["", *paths, ""])
-    odd = ("//", "/.", "\n.", "\n/", "/\n", "\n\n")
-    return not any(mark in text for mark in odd) and _is_name(text)
 
 
 def _shortest(path: str, where: object) -> str:
@@ -134,31 +281,8 @@ def _shortest(path: str, where: object) -> str:
 
 def _is_name(path: str) -> bool:
     """Return whether a file can have such a name: it is UTF-8 and holds no NUL."""
+    # Either would raise a bare ValueError when the file is opened.
     try:
         return b"\0" not in path.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _refuse_repeated(where: object, path: str, places: str) -> None:
-    rule = f"each path must be listed once, got '{printable(path)}' {places}"
-    raise DataError(where, rule, "remove one of the two")
-
-
-def check_counts(listed: Listed, counts: Counts, where: object) -> None:
-    """Refuse a published data set that has not the published number of classes or images.
-
-    Raises:
-        DataError: A number differs.
-    """
-    sizes = {part: len(rows.files) for part, rows in listed.parts.items()}
-    expected = {
-        "classes": (len(listed.class_names), counts.classes),
-        "training images": (sizes["train"], counts.train),
-        "validation images": (sizes.get("val", 0), counts.val or 0),
-        "test images": (sizes.get("test", 0), counts.test),
-    }
-    for what, (got, wanted) in expected.items():
-        if got != wanted:
-            rule = f"number of {what} must be {wanted}, got {got}"
-            raise DataError(where, rule, "take the published files, or a part with --partial")

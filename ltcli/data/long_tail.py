@@ -1,4 +1,4 @@
-"""Cut a long-tailed training set out of a pool: how many images of each class, and which.
+"""Long-tailed training sets cut out of a pool: the number of images of each class, and the draw.
 
 The draws follow the released code of LDAM-DRW, on which nearly all long-tailed CIFAR results rest:
 numpy's legacy generator, seeded once, shuffles the pool indices of each class in label order, and
@@ -36,21 +36,18 @@ def require_factor(imbalance_factor: float) -> None:
 def profile_counts(
     profile: Profile, pool_counts: Sequence[int], imbalance_factor: float
 ) -> list[int]:
-    """Return how many training images each class gets.
+    """Return the number of training images of each class, at least 1.
 
     With n the smallest pool count and C classes, ``exp`` gives class c
     ``int(n * (1 / imbalance_factor) ** (c / (C - 1)))`` images; ``step`` gives n to the first
-    C // 2 classes and ``int(n / imbalance_factor)`` to the others; ``natural`` takes the pool as it
-    is and ignores the imbalance factor. ``int`` truncates, so the real ratio can be larger than the
-    one asked for: CIFAR-100 at 200 ends at 2 images, a ratio of 250.
+    C // 2 classes and ``int(n / imbalance_factor)`` to the others; ``natural`` keeps the pool and
+    ignores the imbalance factor. ``int`` truncates, so the real ratio can be larger than the one
+    asked for: CIFAR-100 at 200 ends at 2 images, a ratio of 250.
 
     Args:
         profile: Shape of the class counts over the label order; classes are not permuted.
         pool_counts: Images of each class in the pool.
         imbalance_factor: Largest over smallest class count, at least 1.
-
-    Returns:
-        One count per class, each at least 1.
 
     Raises:
         ParamError: The imbalance factor is below 1, or so large that a class would be empty.
@@ -88,14 +85,13 @@ def _reduced(
         kept = max(1, num_classes // 2)
         return [largest] * kept + [int(largest / imbalance_factor)] * (num_classes - kept)
     last = max(1, num_classes - 1)
+    # Computed as in the released code, since truncation makes rounding errors visible.
     ratio = 1 / imbalance_factor
     return [int(largest * ratio ** (label / last)) for label in range(num_classes)]
 
 
 def _shuffled_classes(labels: Indices, num_classes: int, seed: int) -> Iterator[Indices]:
     """Yield the positions of each class, shuffled, in label order."""
-    if not 0 <= seed < 2**32:
-        raise ParamError("split", f"seed must be from 0 to {2**32 - 1}, got {seed}")
     # Only the legacy generator reproduces the published index lists.
     random = np.random.RandomState(seed)
     # One stable sort finds ascending positions of all classes; a search for each takes C times N.
@@ -107,18 +103,16 @@ def _shuffled_classes(labels: Indices, num_classes: int, seed: int) -> Iterator[
 
 
 def cao_indices(labels: Indices, counts: Sequence[int], seed: int) -> Indices:
-    """Return exactly the pool positions that the LDAM-DRW code takes.
+    """Return exactly the pool positions that the LDAM-DRW code takes, int64 [sum of counts].
+
+    They are ordered by class, and within a class in the order of the draw.
 
     Args:
         labels: int64 [N], class of each pool image, 0..C-1.
         counts: Images to take from each class, at most as many as the pool has.
-        seed: Seed of the legacy generator; the released code has 0.
-
-    Returns:
-        int64 [sum of counts], positions ordered by class, in drawn order within a class.
+        seed: Seed of the legacy generator, 32 bits; the released code has 0.
 
     Raises:
-        ParamError: The seed does not fit in 32 bits.
         DataError: The pool has too few images of a class.
 
     Source: Cao et al., NeurIPS 2019, arXiv 1906.07413, released code (imbalance_cifar.py).
@@ -138,17 +132,13 @@ def holdout_indices(labels: Indices, per_class: int, seed: int) -> tuple[Indices
     Args:
         labels: int64 [N], class of each pool image, 0..C-1.
         per_class: Images to hold out of each class; a class gives at most half of its images.
-        seed: Seed of the legacy generator.
+        seed: Seed of the legacy generator, 32 bits.
 
     Returns:
-        The held-out positions, ordered by class and in drawn order within a class, and the other
-        positions, ascending; both int64.
-
-    Raises:
-        ParamError: The seed does not fit in 32 bits.
+        The held-out positions, ordered by class and draw, and the others, ascending; both int64.
 
     Source: the protocol of MetaSAug (Li et al., CVPR 2021, arXiv 2103.12579), which holds 10 images
-    per class out of the balanced 50,000; the draws are in the manner of Cao et al., NeurIPS 2019,
+    per class out of the balanced 50,000; the draws follow Cao et al., NeurIPS 2019,
     arXiv 1906.07413.
     """
     parts = [np.empty(0, np.int64)]
@@ -164,16 +154,12 @@ def cut_test(labels: Indices, fraction: float, seed: int) -> tuple[Indices, Indi
 
     Args:
         labels: int64 [N], class of each pool image, 0..C-1.
-        fraction: Share of each class, rounded down, that is cut; at least one image, but never the
-            last one of a class.
-        seed: Seed of the legacy generator.
+        fraction: Part of each class to cut, rounded down; at least one image, but never the last
+            one of a class, which could not be trained on then.
+        seed: Seed of the legacy generator, 32 bits.
 
     Returns:
-        The test positions, ordered by class and in drawn order within a class, and the other
-        positions, ascending; both int64.
-
-    Raises:
-        ParamError: The seed does not fit in 32 bits.
+        The test positions, ordered by class and draw, and the others, ascending; both int64.
     """
     counts = np.bincount(labels).tolist()
     per_class = [min(max(1, int(count * fraction)), max(0, count - 1)) for count in counts]
@@ -196,13 +182,10 @@ def cut_validation(
         labels: int64 [N], class of each pool image, 0..C-1.
         chosen: int64, pool positions of the training images.
         per_class: Images to cut out of each class; a class gives at most half of its images.
-        seed: Seed of the legacy generator.
+        seed: Seed of the legacy generator, 32 bits.
 
     Returns:
         The validation and the remaining training positions, each in the order of ``chosen``.
-
-    Raises:
-        ParamError: The seed does not fit in 32 bits.
     """
     held, rest = holdout_indices(labels[chosen], per_class, seed)
     return chosen[np.sort(held)], chosen[rest]

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 
 from ltcli.core.errors import DataError, ParamError
+from ltcli.data.data_files import find_shards
 from ltcli.data.decode import BadImageError
-from ltcli.data.image_files import Decoder, OnBadImage, check_size, require_good
+from ltcli.data.image_files import Decoder, check_size, require_good
 from ltcli.data.listed import number_classes
 from ltcli.data.pool import Part, Pool
-from ltcli.data.shards import find_shards
+from ltcli.data.source_table import Request
 
+# Rows in memory at a time: images of a few megabytes each must not add up.
 _ROWS = 256
 
 
@@ -35,10 +37,8 @@ def parquet_file(path: Path) -> Any:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        hint = 'pip install "ltcli[parquet]"'
-        raise ParamError(
-            "split", "Parquet files need pyarrow, which is not installed", hint
-        ) from None
+        rule = "Parquet files need pyarrow, which is not installed"
+        raise ParamError("split", rule, 'pip install "ltcli[parquet]"') from None
     try:
         return ParquetFile(path)
     except ArrowException as error:
@@ -59,9 +59,8 @@ def read_column(path: Path, column: str) -> Any:
     except OSError as error:
         raise DataError(path, f"column '{column}' is damaged: {error}") from None
     if values.null_count:
-        raise DataError(
-            path, f"column '{column}' must have no empty cells, got {values.null_count}"
-        )
+        rule = f"column '{column}' must have no empty cells, got {values.null_count}"
+        raise DataError(path, rule)
     return values
 
 
@@ -73,7 +72,7 @@ def read_labels(path: Path) -> list[str]:
     """
     column = read_column(path, "label")
     if str(column.type).startswith("dictionary"):
-        # As categories of pandas are written.
+        # pandas writes its categories this way.
         column = column.cast(column.type.value_type)
     if not re.fullmatch("u?int[0-9]+|(large_)?string", str(column.type)):
         raise DataError(path, f"column 'label' must be whole numbers or text, got {column.type}")
@@ -86,52 +85,44 @@ def _require_column(path: Path, file: Any, column: str) -> None:
         raise DataError(path, f"must have one column '{column}', got {names}")
 
 
-def load_parquet(root: Path, image_size: int, on_bad_image: OnBadImage) -> Pool:
-    """Load images from Parquet files, each cut to its centre square and resized.
+def read(request: Request) -> Pool:
+    """Return images uint8 [N, size, size, 3], cut to the centre square, by file and row.
 
-    Args:
-        root: A file, or a folder of files whose names start with train, validation, val or test.
-        image_size: Side of the images, pixels.
-        on_bad_image: ``fail`` reports the number of bad images and the first, ``skip`` leaves them
-            out and lists them.
-
-    Returns:
-        A pool with images uint8 [N, image_size, image_size, 3], in the order of files and rows.
+    The root is a file, or a folder of files whose names start with train, validation, val or test.
 
     Raises:
         ParamError: pyarrow is not installed.
-        DataError: A file is not of this form, or an image is bad.
+        DataError: A file is not of this form, or an image is bad and may not be.
         ResourceError: The images would take more than 4 GiB.
     """
+    root, image_size = request.root, request.image_size
+    base = root if root.is_dir() else root.parent
     shards = find_shards(root, (".parquet",))
     class_names = _class_names(shards["train"][0])
     texts = {
         part: [label for path in paths for label in read_labels(path)]
         for part, paths in shards.items()
     }
+    # Labels are small, so the size is known before any image is read.
     check_size(root, sum(map(len, texts.values())), image_size, "lower it")
     names, labels = number_classes(texts, class_names, root)
     decoder = Decoder(image_size)
     parts = {}
     for part, paths in shards.items():
-        images = torch.empty((len(labels[part]), image_size, image_size, 3), dtype=torch.uint8)
-        kept: list[int] = []
-        contents = ((path, row, cell) for path in paths for row, cell in _cells(path))
-        for position, (path, row, cell) in enumerate(contents):
-            place = f"{path.relative_to(root) if path != root else path.name} row {row}"
-            label = int(labels[part][position])
-            image = decoder.decode(part, label, place, partial(_content, cell))
-            if image is not None:
-                images[len(kept)] = image
-                kept.append(position)
-        parts[part] = Part(images[: len(kept)], torch.from_numpy(labels[part][kept]))
-    require_good(root, decoder.bad, on_bad_image)
+        contents = (
+            (f"{path.relative_to(base)} row {row}", partial(_content, cell))
+            for path in paths
+            for row, cell in _cells(path)
+        )
+        images, kept = decoder.decode(part, labels[part], contents)
+        parts[part] = Part(images, torch.from_numpy(labels[part][kept]))
+    require_good(root, decoder.bad, request.on_bad_image)
     skipped = tuple(map(str, decoder.bad))
     return Pool(names, parts["train"], parts.get("val"), parts.get("test"), skipped=skipped)
 
 
 def _class_names(path: Path) -> list[str] | None:
-    """Return the names that the metadata holds, None where it holds none."""
+    """Return the class names in the metadata, None where there are none."""
     metadata = parquet_file(path).schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
@@ -145,6 +136,7 @@ def _cells(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield row number and content of each cell with an image, a few rows in memory at a time."""
     file = parquet_file(path)
     _require_column(path, file, "image")
+    # Counted over batches, since the place in an error is that in the file.
     row = 0
     try:
         for batch in file.iter_batches(_ROWS, columns=["image"]):

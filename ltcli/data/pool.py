@@ -1,4 +1,4 @@
-"""What a source hands to ``split``: all its samples, and the rules they must keep."""
+"""All samples of a data set, as a source hands them to ``split``, and the rules they must keep."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ltcli.core.errors import DataError
 
 Store = Literal["images", "files", "features"]
 
-# Of each store: the dtype and the axes of ``Part.data``.
+# Dtype and axes of ``Part.data`` in each store.
 _FORMS: dict[str, tuple[torch.dtype, tuple[str, ...]]] = {
     "images": (torch.uint8, ("N", "H", "W", "3")),
     "files": (torch.int64, ("N",)),
@@ -23,11 +23,10 @@ class Part:
     """One part of a source.
 
     Args:
-        data: By the store of the pool: images uint8 [N, H, W, 3], RGB; the bytes of each image
-            file, int64 [N]; or features float32 [N, D].
+        data: Images uint8 [N, H, W, 3], RGB; sizes of the image files in bytes, int64 [N]; or
+            features float32 [N, D], as the store of the pool says.
         labels: int64 [N], class of each sample, 0..C-1.
-        files: Relative path of each image, with ``/``; empty where images are not files of their
-            own.
+        files: Relative path of each image, with ``/``; empty where images have no files.
     """
 
     data: torch.Tensor
@@ -41,10 +40,10 @@ class Pool:
 
     Args:
         class_names: Name of each class, in label order, all different.
-        train: What training samples are taken from.
-        val: None where the source has no validation part of its own, and ``split`` cuts one.
-        test: None where the source has no test part of its own, and ``split`` cuts one.
-        store: What ``data`` of the parts is.
+        train: Samples that ``split`` draws training samples from.
+        val: None where the source has no validation part, and ``split`` cuts one.
+        test: None where the source has no test part, and ``split`` cuts one.
+        store: Content of ``data`` in the parts.
         skipped: One line ``path: reason`` for each file left out.
     """
 
@@ -62,7 +61,7 @@ def check(pool: Pool, where: object) -> None:
     A class may lack validation and test samples, as one with a single sample must.
 
     Args:
-        pool: What a source gave.
+        pool: All samples of the source.
         where: The source or its folder, for the message.
 
     Raises:
@@ -74,6 +73,7 @@ def check(pool: Pool, where: object) -> None:
     name, times = Counter(pool.class_names).most_common(1)[0]
     if times > 1:
         raise DataError(where, f"class names must all be different, got '{name}' twice")
+    # Names are printed in tables, where an escape sequence would reach the terminal.
     for name in pool.class_names:
         if not name or not name.isprintable():
             raise DataError(where, f"class names must be printable text, got {name!a}")
@@ -81,14 +81,12 @@ def check(pool: Pool, where: object) -> None:
     for word, part in parts.items():
         if part is not None:
             _check_part(part, pool, where, word)
+    # Methods weight classes by 1 / n, so each needs a training image.
     counts = torch.bincount(pool.train.labels, minlength=len(pool.class_names))
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:
-        raise DataError(
-            where,
-            f"class '{pool.class_names[empty[0]]}' must have at least 1 training image, got 0",
-            "leave out classes without images",
-        )
+        rule = f"class '{pool.class_names[empty[0]]}' must have at least 1 training image, got 0"
+        raise DataError(where, rule, "leave out classes without images")
 
 
 def _check_part(part: Part, pool: Pool, where: object, word: str) -> None:

@@ -2,6 +2,9 @@
 
 Each function returns the whole order at once, as a pure function of (seed, epoch): it does not
 depend on workers, ranks or on the epochs before, so that a resumed run sees the same images.
+
+Everywhere, ``labels`` is int64 [N], the class 0..C-1 of each sample, ``num_classes`` is C, ``seed``
+is that of the run, and ``epoch`` counts from 0. Orders are int64 positions in ``labels``.
 """
 
 from typing import Literal
@@ -18,16 +21,7 @@ def _generator(purpose: str, seed: int, epoch: int) -> torch.Generator:
 
 
 def instance_balanced(num_samples: int, *, seed: int, epoch: int) -> torch.Tensor:
-    """Return every sample once, shuffled.
-
-    Args:
-        num_samples: N.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-
-    Returns:
-        int64 [N], a permutation of 0..N-1.
-    """
+    """Return every sample once, shuffled: a permutation of 0..N-1."""
     generator = _generator("instance_balanced", seed, epoch)
     return torch.randperm(num_samples, generator=generator)
 
@@ -41,27 +35,16 @@ def class_aware(
     length: int,
     draws_per_class: int = 4,
 ) -> torch.Tensor:
-    """Return samples such that every class that has any is drawn equally often.
+    """Return [length] samples in which every class that has any is drawn equally often.
 
     A cycle visits the classes in random order and takes ``draws_per_class`` images from each in a
-    row; the next cycle has another order. The images of a class come in random order, and in
-    another one when all have been seen. Classes without images are left out.
-
-    Args:
-        labels: int64 [N], class of each sample, 0..C-1.
-        num_classes: C.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-        length: Samples in the epoch; the last cycle is cut there.
-        draws_per_class: Consecutive draws from a class, at least 1.
-
-    Returns:
-        int64 [length], positions in ``labels``.
+    row; the next cycle has another order, and the last one is cut. The images of a class come in
+    random order, and in another one when all have been seen. Classes without images are left out.
 
     Source: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019,
     arXiv 1904.05160, released code (ClassAwareSampler); Kang et al., ICLR 2020, arXiv 1910.09217.
-    The released sampler goes on where the last epoch stopped and is n_max * C long unless it is
-    cut; here each epoch starts afresh and has the length that is asked for.
+    The released sampler continues where the last epoch stopped and is n_max * C long unless it is
+    cut; here each epoch starts afresh and has the requested length.
     """
     generator = _generator("class_aware", seed, epoch)
     class_counts = torch.bincount(labels, minlength=num_classes)
@@ -91,7 +74,7 @@ def class_aware(
 def class_probabilities(
     class_counts: torch.Tensor, sampler: Sampler, progress: float
 ) -> torch.Tensor:
-    """Return with which probability a sampler draws each class.
+    """Return the probability of each class under a sampler, float64 [C].
 
         square-root  ~ n_c^(1/2)
         reversed     ~ 1 / n_c
@@ -103,16 +86,14 @@ def class_probabilities(
     Args:
         class_counts: int64 [C]; classes without samples are never drawn.
         sampler: One of these three.
-        progress: Share of the run that is over, 0..1.
-
-    Returns:
-        float64 [C].
+        progress: Part of the run that is over, 0..1.
     """
     counts = class_counts.double()
     present = (counts > 0).double()
     if sampler == "square-root":
         weights = counts.sqrt()
     elif sampler == "reversed":
+        # The bound keeps classes without samples at zero instead of 0 / 0.
         weights = present / counts.clamp(min=1)
     else:
         equal = present / present.sum()
@@ -123,17 +104,9 @@ def class_probabilities(
 def by_class(
     labels: torch.Tensor, probabilities: torch.Tensor, *, seed: int, epoch: int, length: int
 ) -> torch.Tensor:
-    """Return samples whose class is drawn first, then one of its samples, with replacement.
+    """Return [length] samples: a class is drawn first, then one of its samples, with replacement.
 
-    Args:
-        labels: int64 [N], class of each sample, 0..C-1.
-        probabilities: float64 [C], of the classes; zero for those without samples.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-        length: Samples in the epoch.
-
-    Returns:
-        int64 [length], positions in ``labels``.
+    ``probabilities`` is float64 [C], and zero for classes without samples.
     """
     generator = _generator("by_class", seed, epoch)
     classes = torch.multinomial(probabilities, length, replacement=True, generator=generator)
@@ -143,19 +116,13 @@ def by_class(
 def members(
     labels: torch.Tensor, classes: torch.Tensor, num_classes: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Return a random sample of each of some classes, with replacement.
+    """Return a random sample of each of some classes, with replacement, shaped as ``classes``.
 
-    Args:
-        labels: int64 [N], class of each sample, 0..C-1.
-        classes: int64 of any shape, classes that have samples.
-        num_classes: C.
-        generator: Of the draws.
-
-    Returns:
-        int64, shaped as ``classes``, positions in ``labels``.
+    ``classes`` is int64 of any shape, and names only classes that have samples.
     """
     counts = torch.bincount(labels, minlength=num_classes)
     first = counts.cumsum(0) - counts
+    # One range for all classes, so that one call draws for classes of every size.
     within = torch.randint(2**31, classes.shape, generator=generator) % counts[classes]
     return torch.argsort(labels, stable=True)[first[classes] + within]
 
@@ -163,16 +130,7 @@ def members(
 def order_of(
     sampler: Sampler, labels: torch.Tensor, num_classes: int, *, seed: int, epoch: int, epochs: int
 ) -> torch.Tensor:
-    """Return the order of an epoch as long as the data by the name of the sampler, int64 [N].
-
-    Args:
-        sampler: Which.
-        labels: int64 [N], class of each sample, 0..C-1.
-        num_classes: C.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-        epochs: Length of the run.
-    """
+    """Return the order [N] of an epoch under a sampler, in a run of ``epochs``."""
     length = len(labels)
     if sampler == "instance-balanced":
         return instance_balanced(length, seed=seed, epoch=epoch)
@@ -184,31 +142,14 @@ def order_of(
 
 
 def some_of_each(labels: torch.Tensor, num_classes: int, count: int, *, seed: int) -> torch.Tensor:
-    """Return ``count`` random samples of each class, or all where there are fewer.
-
-    Args:
-        labels: int64 [N], class of each sample, 0..C-1.
-        num_classes: C.
-        count: Samples of a class.
-        seed: Seed of the run.
-
-    Returns:
-        int64 [at most count * C], positions in ``labels``.
-    """
+    """Return ``count`` random samples of each class, or all of a class that has fewer."""
     shuffled = torch.randperm(len(labels), generator=_generator("some_of_each", seed, 0))
     by_class = [shuffled[labels[shuffled] == c][:count] for c in range(num_classes)]
     return torch.cat(by_class)
 
 
 def balanced(labels: torch.Tensor) -> torch.Tensor:
-    """Return every sample once, and again those of smaller classes, up to the largest class.
-
-    Args:
-        labels: int64 [N].
-
-    Returns:
-        int64 [at least N], positions in ``labels``, the first N in order.
-    """
+    """Return every sample once, in order, then those of smaller classes up to the largest class."""
     again = []
     largest = int(labels.bincount().max())
     for c in range(int(labels.max()) + 1):
@@ -221,17 +162,9 @@ def balanced(labels: torch.Tensor) -> torch.Tensor:
 def random_batches(
     rows: torch.Tensor, size: int, steps: int, *, seed: int, epoch: int
 ) -> torch.Tensor:
-    """Return a random subset of rows for each step, drawn anew each time.
+    """Return a random subset of rows for each step, int64 [steps, size].
 
-    Args:
-        rows: int64 [V].
-        size: Rows of a step, at most V; in one step none comes twice.
-        steps: How many.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-
-    Returns:
-        int64 [steps, size].
+    ``rows`` is int64 [V], and ``size`` at most V: within a step no row comes twice.
     """
     generator = _generator("random_batches", seed, epoch)
     drawn = [torch.randperm(len(rows), generator=generator)[:size] for _ in range(steps)]

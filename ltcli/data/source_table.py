@@ -1,45 +1,71 @@
-"""The data sets that ``ltcli split`` knows, as a literal table that needs no torch to be read."""
+"""The data sets that ``ltcli split`` knows, as a literal table that loads no torch.
+
+A new data set is one line of this table and one module beside it, whose function ``read`` takes a
+``Request`` and returns a ``Pool`` (samples) or a ``Listed`` (image files with their classes).
+"""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from ltcli.core.errors import ParamError
+from ltcli.core.errors import DataError, ParamError
 
 PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How large a published data set is: classes, and images by part (None: it has no such)."""
+    """Size of a published data set: classes, and images by part (None: it has no such part)."""
 
     classes: int
     train: int
     val: int | None
     test: int
 
+    def difference(self, num_classes: int, sizes: Mapping[str, int]) -> str | None:
+        """Return how a data set differs from the published one, None where it does not.
+
+        Args:
+            num_classes: Classes of the data set.
+            sizes: Images of each part that it has.
+        """
+        # Classes first: another number of them explains all other differences.
+        expected = {
+            "classes": (num_classes, self.classes),
+            "training images": (sizes["train"], self.train),
+            "validation images": (sizes.get("val", 0), self.val or 0),
+            "test images": (sizes.get("test", 0), self.test),
+        }
+        for noun, (got, wanted) in expected.items():
+            if got != wanted:
+                return f"number of {noun} must be {wanted}, got {got}"
+        return None
+
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a data set before any of it is read.
+    """One line of the table: everything about a data set that is known before it is read.
 
     Args:
-        name: As on the command line.
+        name: Name on the command line.
+        module: Module of ``ltcli.data`` that reads it.
         summary: One sentence for the help text.
-        needs_root: Whether it lies in a folder of the user's; if not, it comes with the package.
+        needs_root: Whether it lies in a folder of the user; if not, it comes with the package.
         natural: Whether its own class counts are kept unless a profile is asked for.
-        mean: Mean of each colour channel, 0..1; None where the training images decide.
-        std: Standard deviation of each colour channel, 0..1; None where the training images decide.
-        of_files: Whether its images are files of their own, which need not be decoded by ``split``.
-        of_images: Whether ``split`` decodes images of any size and number out of other files.
-        forms: The sets of files that can describe it, the first one found is read: parameter to
-            published name under the root, None where there is none.
+        mean: Mean of each colour channel, 0..1; None to measure the training images.
+        std: Standard deviation of each colour channel, 0..1; None to measure them.
+        of_files: Whether its images are files of their own, which ``split`` need not decode.
+        of_images: Whether ``split`` decodes images of any size out of other files.
+        forms: Alternative sets of files that describe it; the first set found is read. Each maps a
+            parameter to the published file name under the root, None where there is no such name.
         required: Parameters that must be given.
-        suffixes: Of the files that hold the samples themselves, where they are not image files.
-        counts: What a published data set must have.
+        suffixes: Suffixes of the files that hold the samples, where these are no image files.
+        counts: Size that a complete copy of a published data set has.
     """
 
     name: str
+    module: str
     summary: str
     needs_root: bool = True
     natural: bool = True
@@ -53,39 +79,79 @@ class Source:
     counts: Counts | None = None
 
 
-"""What published weights were trained with, and images in files that nothing else is known of."""
+def _long_tailed(name: str, counts: Counts) -> Source:
+    """Return ImageNet-LT or Places-LT, from the lists of OLTR (CVPR 2019, arXiv 1904.05160)."""
+    sizes = f"{counts.train:,} + {counts.val:,} + {counts.test:,}"
+    lists: dict[str, str | None] = {
+        f"{part}_list": f"{name.replace('-', '_')}_{part}.txt" for part in PARTS
+    }
+    return Source(
+        name.lower(),
+        "listed",
+        f"{name}: {sizes} photos of {counts.classes:,} classes.",
+        of_files=True,
+        forms=({**lists, "class_names": None},),
+        counts=counts,
+    )
 
-# Of the code of Kang et al. and those after it; BBN takes ImageNet's.
-_INAT_MEAN, _INAT_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 
-# LDAM-DRW and nearly everybody after it normalise both CIFAR sets with these CIFAR-10 figures. The
-# deviations are means over images of each image's own, so they are smaller than those over pixels.
-_CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-_CIFAR_STD = (0.2023, 0.1994, 0.2010)
+def _inaturalist(year: int, counts: Counts) -> Source:
+    """Return a year of iNaturalist; results are reported on its official validation images.
+
+    The annotations are the official ones. The lists of 2018 are those of Kang et al., ICLR 2020,
+    arXiv 1910.09217; lists of 2017 have no published names, and these follow those of 2018.
+    """
+    lists = f"iNaturalist{year % 100}"
+    sizes = f"{counts.train:,} + {counts.test:,}"
+    return Source(
+        f"inat{year}",
+        "annotations",
+        f"iNaturalist {year}: {sizes} photos of {counts.classes:,} classes.",
+        # From the code of Kang et al. and the papers after it; BBN takes ImageNet's.
+        mean=(0.466, 0.471, 0.380),
+        std=(0.195, 0.194, 0.192),
+        of_files=True,
+        forms=(
+            {"train_json": f"train{year}.json", "val_json": f"val{year}.json"},
+            {
+                "train_list": f"{lists}_train.txt",
+                "test_list": f"{lists}_val.txt",
+                "class_names": None,
+            },
+        ),
+        counts=counts,
+    )
+
+
+def _cifar(classes: int) -> Source:
+    """Return CIFAR-10 or CIFAR-100."""
+    return Source(
+        f"cifar{classes}",
+        "cifar",
+        f"CIFAR-{classes}: 50,000 + 10,000 photos of {classes} classes, 32 x 32.",
+        natural=False,
+        # LDAM-DRW and nearly everybody after it normalise both sets with these CIFAR-10 figures.
+        # The deviations are means of each image's own, so they are smaller than over all pixels.
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2023, 0.1994, 0.2010),
+        counts=Counts(classes, 50_000, None, 10_000),
+    )
+
 
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
-        Source(
-            "cifar10",
-            "CIFAR-10: 50,000 + 10,000 photos of 10 classes, 32 x 32.",
-            natural=False,
-            mean=_CIFAR_MEAN,
-            std=_CIFAR_STD,
-        ),
-        Source(
-            "cifar100",
-            "CIFAR-100: 50,000 + 10,000 photos of 100 classes, 32 x 32.",
-            natural=False,
-            mean=_CIFAR_MEAN,
-            std=_CIFAR_STD,
-        ),
+        _cifar(10),
+        _cifar(100),
         Source(
             "fashion-mnist",
+            "fashion_mnist",
             "Fashion-MNIST: 60,000 + 10,000 grey pictures of 10 garments, 28 x 28.",
             natural=False,
+            counts=Counts(10, 60_000, None, 10_000),
         ),
         Source(
+            "digits",
             "digits",
             "UCI digits: 1,797 hand-written digits, 8 x 8; comes with ltcli.",
             needs_root=False,
@@ -93,11 +159,13 @@ SOURCES: dict[str, Source] = {
         ),
         Source(
             "folder",
+            "folder",
             "Your own images: one sub-folder per class, or train/ and test/ of such.",
             of_files=True,
         ),
         Source(
             "list",
+            "listed",
             "Your own images: text files of lines 'path label'.",
             of_files=True,
             forms=({"train_list": None, "val_list": None, "test_list": None, "class_names": None},),
@@ -105,6 +173,7 @@ SOURCES: dict[str, Source] = {
         ),
         Source(
             "csv",
+            "listed",
             "Your own images: a table with the columns path, label and perhaps split.",
             of_files=True,
             forms=({"table": None},),
@@ -112,82 +181,25 @@ SOURCES: dict[str, Source] = {
         ),
         Source(
             "inat",
+            "annotations",
             "Your own images: annotations in the JSON form of iNaturalist (and COCO).",
             of_files=True,
             forms=({"train_json": None, "val_json": None},),
             required=("train_json",),
         ),
-        # Lists of OLTR (Liu et al., CVPR 2019, arXiv 1904.05160), whose sizes these are.
+        _long_tailed("ImageNet-LT", Counts(1000, 115_846, 20_000, 50_000)),
+        _long_tailed("Places-LT", Counts(365, 62_500, 7_300, 36_500)),
+        _inaturalist(2017, Counts(5089, 579_184, None, 95_986)),
+        _inaturalist(2018, Counts(8142, 437_513, None, 24_426)),
         Source(
-            "imagenet-lt",
-            "ImageNet-LT: 115,846 + 20,000 + 50,000 photos of 1,000 classes.",
-            of_files=True,
-            forms=(
-                {
-                    "train_list": "ImageNet_LT_train.txt",
-                    "val_list": "ImageNet_LT_val.txt",
-                    "test_list": "ImageNet_LT_test.txt",
-                    "class_names": None,
-                },
-            ),
-            counts=Counts(1000, 115_846, 20_000, 50_000),
-        ),
-        Source(
-            "places-lt",
-            "Places-LT: 62,500 + 7,300 + 36,500 photos of 365 classes.",
-            of_files=True,
-            forms=(
-                {
-                    "train_list": "Places_LT_train.txt",
-                    "val_list": "Places_LT_val.txt",
-                    "test_list": "Places_LT_test.txt",
-                    "class_names": None,
-                },
-            ),
-            counts=Counts(365, 62_500, 7_300, 36_500),
-        ),
-        # The official validation images are the test part, as results are reported on them. Lists
-        # of 2018: Kang et al., ICLR 2020, arXiv 1910.09217.
-        Source(
-            "inat2017",
-            "iNaturalist 2017: 579,184 + 95,986 photos of 5,089 classes.",
-            mean=_INAT_MEAN,
-            std=_INAT_STD,
-            of_files=True,
-            forms=(
-                {"train_json": "train2017.json", "val_json": "val2017.json"},
-                # Lists of 2017 have no published names; these follow those of 2018.
-                {
-                    "train_list": "iNaturalist17_train.txt",
-                    "test_list": "iNaturalist17_val.txt",
-                    "class_names": None,
-                },
-            ),
-            counts=Counts(5089, 579_184, None, 95_986),
-        ),
-        Source(
-            "inat2018",
-            "iNaturalist 2018: 437,513 + 24,426 photos of 8,142 classes.",
-            mean=_INAT_MEAN,
-            std=_INAT_STD,
-            of_files=True,
-            forms=(
-                {"train_json": "train2018.json", "val_json": "val2018.json"},
-                {
-                    "train_list": "iNaturalist18_train.txt",
-                    "test_list": "iNaturalist18_val.txt",
-                    "class_names": None,
-                },
-            ),
-            counts=Counts(8142, 437_513, None, 24_426),
-        ),
-        Source(
+            "parquet",
             "parquet",
             "Images in Parquet files as Hugging Face writes them: columns image and label.",
             of_images=True,
             suffixes=(".parquet",),
         ),
         Source(
+            "embeddings",
             "embeddings",
             "Features of images, of any model: safetensors, npy, npz, Parquet or CSV.",
             forms=({"labels": None, "class_names": None},),
@@ -202,32 +214,64 @@ FILE_PARAMETERS = tuple(
 )
 
 
-def require_root(name: str, root: object) -> None:
-    """Refuse a source that lies in a folder of the user's if no folder was named.
+@dataclass(frozen=True)
+class Request:
+    """Everything that ``split`` tells a source.
 
-    Raises:
-        ParamError: There is no root.
+    Attributes:
+        source: Name in the table.
+        root: Folder or file of the data set; unused where it comes with the package.
+        named: Files that describe the data set, by parameter, as the user named them.
+        download: Whether a missing data set may be fetched into ``root``.
+        store: Whether image files are decoded now.
+        image_size: Side of the images in pixels, where they are decoded to one size.
+        on_bad_image: Whether an unreadable image ends the run or is left out.
+        partial: Whether a part of a published data set will do.
+        verify: Whether image files that are not decoded now are read once all the same.
     """
-    if root is None and SOURCES[name].needs_root:
-        hint = "name the folder that holds the data set"
-        raise ParamError("split", f"source '{name}' needs --root", hint)
+
+    source: str
+    root: Path = Path()
+    named: Mapping[str, str] = field(default_factory=dict)
+    download: bool = False
+    store: Literal["auto", "images", "files"] = "auto"
+    image_size: int = 32
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    partial: bool = False
+    verify: bool = False
+
+    def files(self) -> dict[str, Path]:
+        """Return the files that describe the data set, by parameter; all of them exist.
+
+        Raises:
+            DataError: One does not.
+        """
+        files = files_of(self.source, self.root, self.named)
+        for option, path in files.items():
+            if not path.is_file():
+                raise DataError(path, "no such file", f"name the file with {_flag(option)}")
+        return files
 
 
-def require_options(name: str, given: Collection[str]) -> None:
+def require_options(name: str, root: str | None, given: Collection[str]) -> None:
     """Refuse options that a source does not read, and the lack of one that it needs.
 
     Args:
-        name: A name of the table.
-        given: The parameters that not every source reads and that were given.
+        name: Name in the table.
+        root: Folder or file of the data set.
+        given: The given parameters, of those that not every source reads.
 
     Raises:
-        ParamError: One is not read, is missing, or two do not go together.
+        ParamError: One is not read, one is missing, or two do not go together.
     """
     source = SOURCES[name]
+    if root is None and source.needs_root:
+        rule = f"source '{name}' needs --root"
+        raise ParamError("split", rule, "name the folder that holds the data set")
     read = {option for form in source.forms for option in form}
     read |= {"store", "verify"} if source.of_files else set()
     read |= {"image_size", "on_bad_image"} if source.of_files or source.of_images else set()
-    read |= {"partial"} if source.counts else set()
+    read |= {"partial"} if source.of_files and source.counts else set()
     for option in given:
         if option not in read:
             reads = ", ".join(sorted(map(_flag, read)))
@@ -237,26 +281,26 @@ def require_options(name: str, given: Collection[str]) -> None:
         if option not in given:
             raise ParamError("split", f"source '{name}' needs {_flag(option)}", "name the file")
     files = [option for option in given if option in FILE_PARAMETERS]
+    # Lists and annotations describe the same images in two ways; mixing them has no meaning.
     if not any(set(files) <= set(form) for form in source.forms):
         either = " or ".join(_flag(next(iter(form))) for form in source.forms)
         raise ParamError("split", f"source '{name}' reads {either}, got options of both")
 
 
 def files_of(name: str, root: Path, named: Mapping[str, str]) -> dict[str, Path]:
-    """Return the files that describe a data set: the named ones, the others under their own names.
+    """Return the files that describe a data set, by parameter; those not named may be missing.
 
     Args:
-        name: A name of the table.
-        root: The folder of the data set.
-        named: Parameter to file, for those that were given.
-
-    Returns:
-        Parameter to file.
+        name: Name in the table.
+        root: Folder of the data set, where the other files lie under their published names.
+        named: Parameter to file, as the user named them.
     """
     forms = [form for form in SOURCES[name].forms if set(named) <= set(form)]
     published = [
         {option: root / file for option, file in form.items() if file is not None} for form in forms
     ]
+    # Annotations and lists may both lie in a folder; one file is enough to choose a form, so that
+    # the others are missed by name.
     there = [files for files in published if any(path.is_file() for path in files.values())]
     return {**(there or published)[0], **{option: Path(path) for option, path in named.items()}}
 

@@ -12,7 +12,7 @@ from torch import nn
 from ltcli.compute.device import autocast
 from ltcli.compute.parallel import here
 from ltcli.data.batches import Samples
-from ltcli.models.network import Backbone, Network
+from ltcli.models.network import Network
 from ltcli.models.resnet import ResNet
 
 # Larger batches are slower in every layout on a CPU. A GPU wants more, as far as its memory goes:
@@ -62,12 +62,13 @@ def _folded(module: nn.Module) -> nn.Module:
 class _Maps(nn.Module):
     """Backbone without its pooling, as a module that can be traced."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.backbone.maps(images)
+        maps: torch.Tensor = self.backbone.maps(images)  # type: ignore[operator]
+        return maps
 
 
 def features_of(network: Network, samples: Samples, dtype: torch.dtype) -> torch.Tensor:

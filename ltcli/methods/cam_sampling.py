@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltcli.artifacts.backbone import require_maps
 from ltcli.compute.transfer import to_device
 from ltcli.core.params import param
 from ltcli.methods import bilevel
@@ -31,7 +32,6 @@ from ltcli.methods.run import (
     require_instance_balanced,
     require_moving_backbone,
 )
-from ltcli.models.names import BORROWED
 
 if TYPE_CHECKING:
     import torch
@@ -121,10 +121,7 @@ def check(_options: Options, run: Run) -> None:
     require_moving_backbone(run)
     require_activation_maps(run.headers["model"])
     require_instance_balanced(run, "for cam-sampling", "the method fills up rare classes by itself")
-    if run.headers["model"].info["backbone"].startswith(BORROWED):
-        from ltcli.models.network import require_maps
-
-        require_maps(run.headers["model"])
+    require_maps(run.headers["model"])
 
 
 def _mover(

@@ -34,6 +34,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of, require_maps
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
@@ -113,19 +114,16 @@ def _check_maps(options: Options, run: Run) -> None:
             hint = "make it with dump-features --maps, or use --data images"
             raise ArtifactError(where, "holds no feature maps", hint)
     else:
-        from ltcli.models.network import num_stages, require_maps
-
         model = run.headers["model"]
-        stages = num_stages(model.info["backbone"])
+        stages = backbone_of(model).stages
         if options.stages_after > stages:
             rule = f"stages-after must be at most {stages}, got {options.stages_after}"
-            raise ParamError("finetune", rule, f"{model.info['backbone']} has so many stages")
+            raise ParamError("finetune", rule, f"{backbone_of(model)} has so many stages")
         where, size = model.path, require_maps(model)
     # A single position has nothing to fuse: the result would be one of the two features.
     if max(size) == 1:
-        rule = (
-            f"the feature maps of {run.headers['model'].info['backbone']} are 1x1 for these images"
-        )
+        name = backbone_of(run.headers["model"])
+        rule = f"the feature maps of {name} are 1x1 for these images"
         hint = "fusion needs positions: use a backbone with fewer stages, or larger images"
         raise ArtifactError(where, rule, hint)
 

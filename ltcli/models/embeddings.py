@@ -1,34 +1,47 @@
-"""The backbone of data that are features already: it hands them on."""
+"""The source of no backbone: samples that are features already are handed on as they are."""
 
-import torch
-from torch import nn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltcli.artifacts.backbone import Backbone
+from ltcli.models.source import Source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ltcli.artifacts.header import Header
 
 
-class Embeddings(nn.Module):
-    """Embeddings to features, unchanged.
+def backbone(feature_dim: int) -> Backbone:
+    """Return the record of embeddings of D numbers."""
+    return Backbone(
+        source="embeddings",
+        name="embeddings",
+        variant="",
+        feature_dim=feature_dim,
+        map_size=(),
+        stages=0,
+        views=1,
+        image_size=(),
+        stored_size=(),
+        mean=(),
+        std=(),
+        interpolation="bicubic",
+        crop_mode="box",
+        crop_share=1.0,
+    )
 
-    Args:
-        feature_dim: D.
 
-    Attributes:
-        views: Of a sample that features are made of.
-    """
+def _resolve(_name: str, _variant: str, split: Header) -> Backbone:
+    return backbone(split.size("train.features", 1))
 
-    views = 1
 
-    def __init__(self, feature_dim: int) -> None:
-        """Keep the dimension; there is nothing to train."""
-        super().__init__()
-        self.feature_dim = feature_dim
+def _build(_record: Backbone) -> nn.Module:
+    from torch import nn
 
-    def maps(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Refuse: there are no feature maps.
+    return nn.Identity()
 
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("embeddings have no feature maps")
 
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return the features, float [B, D]."""
-        return embeddings
+# No name can be given: ``pretrain`` takes this source for a split of embeddings.
+SOURCE = Source(names=tuple, resolve=_resolve, build=_build)

@@ -62,19 +62,13 @@ class ResNet(nn.Module):
         widths: Channels of each stage; the last is the feature dimension D.
         blocks: Blocks of each stage.
         projection: Option B shortcuts (see ``_Block``) instead of option A.
-
-    Attributes:
-        views: Of an image that features are made of.
     """
-
-    views = 1
 
     def __init__(
         self, widths: tuple[int, ...], blocks: tuple[int, ...], *, projection: bool
     ) -> None:
         """Initialise convolutions with Kaiming-normal weights."""
         super().__init__()
-        self.feature_dim = widths[-1]
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         stages = []

@@ -24,7 +24,6 @@ class TwoBranches(ResNet):
     ) -> None:
         """Take the last block out of the last stage and make another one like it."""
         super().__init__(widths, blocks, projection=projection)
-        self.feature_dim = 2 * widths[-1]
         kept = list(self.stages[-1].children())
         last = kept.pop()
         self.stages[-1] = nn.Sequential(*kept)
@@ -64,7 +63,6 @@ class Experts(ResNet):
         """Make the shared first stage, and the others of every expert."""
         super().__init__(widths[:1], blocks[:1], projection=projection)
         narrow = (widths[0], *(3 * width // 4 for width in widths[1:]))
-        self.feature_dim = experts * narrow[-1]
         self.experts = nn.ModuleList()
         for _ in range(experts):
             alone = ResNet(narrow, blocks, projection=projection)
@@ -81,15 +79,6 @@ class Rotations(ResNet):
 
     Images must be square. Only whole images can be turned: there are no ``early`` maps.
     """
-
-    views = 4
-
-    def __init__(
-        self, widths: tuple[int, ...], blocks: tuple[int, ...], *, projection: bool
-    ) -> None:
-        """Make the backbone of one view."""
-        super().__init__(widths, blocks, projection=projection)
-        self.feature_dim = 4 * widths[-1]
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last feature maps of the four views, turned back to lie on one another."""

@@ -1,5 +1,7 @@
 """The table of stages, in the order of the chain."""
 
+from typing import Any
+
 from ltcli.stages import (
     adjust,
     confusion,
@@ -15,7 +17,7 @@ from ltcli.stages import (
 )
 from ltcli.stages.stage import Stage
 
-STAGES: tuple[Stage, ...] = (
+STAGES: tuple[Stage[Any], ...] = (
     split.STAGE,
     pretrain.STAGE,
     dump_features.STAGE,

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict, param
+from ltcli.core.table import aligned
+from ltcli.core.text import printable
 from ltcli.data.class_table import read_class_table, read_shares
 from ltcli.data.reading import Reading
 from ltcli.stages.league import recorded
@@ -26,7 +29,7 @@ from ltcli.stages.samples import (
     check_samples,
     open_samples,
 )
-from ltcli.stages.stage import Input, Result, Stage, check_follows_prior
+from ltcli.stages.stage import Checked, Input, Result, Stage, check_follows_prior
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +80,8 @@ def _way(params: Params) -> str:
     return given[0]
 
 
-def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check what can be known before any work."""
+def check(params: Params, headers: Mapping[str, Header]) -> Checked:
+    """Check what can be known before any work; fingerprint the file of shares or costs."""
     way, model = _way(params), headers["model"]
     if params.target != "balanced-accuracy" and params.tau != "auto":
         raise ParamError("adjust", f"target needs --tau auto, got {params.target}")
@@ -99,6 +102,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         if "epoch" in data.info:
             rule = f"is of epoch {data.info['epoch']}, not of the last one"
             raise ArtifactError(data.path, rule, "run dump-features without --from-epoch")
+    return Checked(fingerprint(params))
 
 
 def _check_first(way: str, model: Header) -> None:
@@ -221,7 +225,7 @@ def _validation(
 
     split = inputs["split"]
     device = resolve_device(context.device)
-    samples = open_samples(split, "val", device, params, inputs["model"].header.info)
+    samples = open_samples(split, "val", device, params, backbone_of(inputs["model"].header))
     dtype = resolve_precision(params.precision, device)
     features = features_of(place(network, device), samples, dtype)
     classifier = network.cpu().classifier
@@ -230,31 +234,38 @@ def _validation(
     return logits, split.tensor("val.labels")
 
 
+def _needs(params: Params) -> tuple[str, ...]:
+    """Return the inputs that a run reads: data only where tau is chosen on it."""
+    if params.tau != "auto":
+        return ("model",)
+    return ("model", "features" if params.data == "features" else "split")
+
+
 def show(header: Header) -> list[str]:
     """Return what was added, and the trade-off between head and tail where tau was chosen."""
     info = header.info
     found = info["adjustment"]
     ranked = sorted(zip(found["added"], info["class_names"], strict=True))
     (low, first), (high, last) = ranked[0], ranked[-1]
-    lines = [f"added to the logits: {low:+.3f} ({first}) to {high:+.3f} ({last})"]
+    names = printable(first), printable(last)
+    lines = [f"added to the logits: {low:+.3f} ({names[0]}) to {high:+.3f} ({names[1]})"]
     if "trade_off" in found:
-        lines.append("   tau  balanced    many  medium     few  log-loss  (validation images)")
-        # A quarter apart, and the one that was chosen.
-        lines += [
-            _line(point, found["tau"])
+        heads = ["tau", "balanced", "many", "medium", "few", "log-loss", "(validation images)"]
+        rows = [
+            _row(point, found["tau"])
             for point in found["trade_off"]
+            # Every tenth would fill the screen; the chosen one may lie between the quarters.
             if point["tau"] % 0.25 == 0 or point["tau"] == found["tau"]
         ]
+        lines += aligned([heads, *rows], left=(6,))
     return lines
 
 
-def _line(point: Mapping[str, Any], chosen: float) -> str:
-    shares = [point[name] for name in ("balanced", "many", "medium", "few")]
-    cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
-    mark = "*" if point["tau"] == chosen else " "
-    text = f"{mark}{point['tau']:5.2f}  {cells[0]:>8}"
-    text += "".join(f"  {cell:>6}" for cell in cells[1:])
-    return f"{text}  {point['log_loss']:>8.3f}"
+def _row(point: Mapping[str, Any], chosen: float) -> list[str]:
+    accuracies = [point[name] for name in ("balanced", "many", "medium", "few")]
+    cells = ["-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in accuracies]
+    mark = "* " if point["tau"] == chosen else ""
+    return [f"{mark}{point['tau']:.2f}", *cells, f"{point['log_loss']:.3f}", ""]
 
 
 STAGE = Stage(
@@ -263,26 +274,14 @@ STAGE = Stage(
     params=Params,
     inputs=(
         Input("model", "model", "pretrain", "what to adjust"),
-        Input(
-            "features",
-            "features",
-            "dump-features",
-            "feature bank of that model",
-            lambda params: params.tau == "auto" and params.data == "features",
-        ),
-        Input(
-            "split",
-            "split",
-            "split",
-            "validation images",
-            lambda params: params.tau == "auto" and params.data == "images",
-        ),
+        Input("features", "features", "dump-features", "feature bank of that model"),
+        Input("split", "split", "split", "validation images"),
     ),
     output="model",
     run=run,
+    needs=_needs,
     check=check,
     output_stem=lambda params, _inputs: f"adjust-{_way(params)}",
-    external=fingerprint,
     show=show,
     examples=(
         "ltcli adjust --tau auto -d artifacts/c10-100",

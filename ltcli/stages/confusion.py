@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
+from ltcli.core.table import aligned
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:
@@ -53,16 +54,20 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     epoch = info["epoch"] - 1 if "epoch" in info else None
     classifier = load_network(inputs["model"], torch.device("cpu"), epoch).classifier
     features, labels = bank.rows("train.features"), bank.tensor("train.labels")
-    rows = torch.split(torch.arange(len(labels)), BLOCK)
+    blocks = torch.split(torch.arange(len(labels)), BLOCK)
     with torch.inference_mode():
         # Block by block: features and logits of a large data set do not fit in memory.
-        logits = (classifier(features[those].float()) for those in rows)
+        logits = (classifier(features[block].float()) for block in blocks)
         graph, scores = graph_and_scores(logits, labels, len(names))
     # Feature fusion takes three donors by default.
     kept = min(3, len(names) - 1) if params.top is None else params.top
     top = top_confusing(scores if params.rank_by == "scores" else graph, kept)
-    for name, others in zip(names, top.tolist(), strict=True):
-        logger.info("confusion: %s with %s", name, ", ".join(names[c] for c in others))
+    rows = [
+        [name, "with " + ", ".join(names[c] for c in others)]
+        for name, others in zip(names, top.tolist(), strict=True)
+    ]
+    for line in aligned(rows, left=(0, 1)):
+        logger.info("confusion: %s", line)
     tensors = {"graph": graph.float(), "scores": scores.float(), "top": top}
     return Result(tensors, of_bank(info))
 

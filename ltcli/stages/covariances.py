@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ParamError, ResourceError
 from ltcli.core.params import param
+from ltcli.core.table import aligned
 from ltcli.core.text import plural
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 
@@ -56,13 +57,13 @@ class Plan:
         form: Form to make.
         rank: Directions per class in the low-rank form, else None.
         sizes: Bytes of each form, with the means, in the order in which auto prefers them.
-        lines: The same as text.
+        table: Name, size, exactness and whether it fits, a row for each form.
     """
 
     form: Form
     rank: int | None
     sizes: dict[Form, int]
-    lines: list[str]
+    table: list[list[str]]
 
 
 def memory_of(text: str) -> float:
@@ -118,11 +119,11 @@ def planned(
         rule = f"{chosen} covariances of {plural(len(counts), 'class')} must take at most {memory}"
         raise ResourceError("covariances", f"{rule}, got {sizes[chosen] / 1e9:.3g} GB", hint)
     notes = {"full": "exact", "factor": "exact", "low-rank": f"rank {rank}", "diagonal": ""}
-    lines = []
+    table = []
     for kind, size in sizes.items():
         fits = "chosen" if kind == chosen else "" if size <= limit else "too large"
-        lines.append(f"  {kind:9}{size / 1e6:12,.1f} MB  {notes[kind]:9}{fits}".rstrip())
-    return Plan(chosen, rank if chosen == "low-rank" else None, sizes, lines)
+        table.append([kind, f"{size / 1e6:,.1f} MB", notes[kind], fits])
+    return Plan(chosen, rank if chosen == "low-rank" else None, sizes, table)
 
 
 def _low_rank(counts: Sequence[int], dim: int, rank: int) -> int:
@@ -182,7 +183,7 @@ STAGE = Stage(
     output="covariances",
     run=run,
     check=check,
-    preview=lambda params, headers: _plan(params, headers).lines,
+    preview=lambda params, headers: aligned(_plan(params, headers).table, left=(0, 2, 3), indent=2),
     examples=(
         "ltcli covariances -d artifacts/c10-100",
         "ltcli covariances --form low-rank --rank 16 -d artifacts/c10-100",

@@ -1,4 +1,8 @@
-"""diagnose: what the papers show as evidence, as numbers; ``ltcli plot`` draws them."""
+"""diagnose: the evidence that the papers print, as tensors.
+
+``diagnosis_tables`` derives every mean and share from these tensors for the terminal, and ``ltcli
+plot`` draws them, so that no number is stored twice.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import HeadRule
-from ltcli.stages.diagnose_samples import Known, samples_of
-from ltcli.stages.diagnose_tables import lines_of
+from ltcli.methods.method import HeadRule, head_of
+from ltcli.stages.diagnosis_tables import ORIGINS, lines_of
 from ltcli.stages.stage import Input, Result, Stage, check_epoch, of_bank
 
 if TYPE_CHECKING:
@@ -19,44 +22,69 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.stats.diagnosis import Spectrum
 
 
-# What is taken where nothing is given, or all where there are fewer.
+# Defaults, capped at the number available.
 _USUAL = {"leading": 5, "smallest": 3, "neighbours": 5, "confusing": 3}
 
 
 def _number(name: str, text: str) -> Any:
-    return param(None, f"{text}; up to {_USUAL[name]} if not given", ge=1)
+    return param(None, f"{text} [default: at most {_USUAL[name]}]", ge=1)
 
 
 @dataclass(frozen=True)
 class Params(HeadRule):
     """Parameters of diagnose."""
 
-    leading: int | None = _number("leading", "leading directions of covariances to compare")
-    smallest: int | None = _number(
-        "smallest", "how many of the smallest classes to look at image by image"
-    )
-    samples: int = param(50, "images of each of these classes, at most", ge=2)
-    neighbours: int | None = _number("neighbours", "nearest training images of a feature to keep")
+    leading: int | None = _number("leading", "leading directions of each covariance to compare")
+    smallest: int | None = _number("smallest", "smallest classes to study image by image")
+    samples: int = param(50, "most images to take from each of these classes", ge=2)
+    neighbours: int | None = _number("neighbours", "nearest training images to keep per feature")
     strength: float = param(0.5, "factor of the covariance of Gaussian features (ISDA)", ge=0)
     stg_strength: float = param(1.0, "factor of the generator's differences", ge=0)
-    mask: float = param(0.5, "share of the channels that the generator changes", ge=0, le=1)
+    mask: float = param(0.5, "fraction of the channels that the generator changes", ge=0, le=1)
     confusing: int | None = _number("confusing", "classes that lend to a class in feature-fusion")
     pictures: int = param(2, "images to show per class and origin, with --split", ge=1)
-    seed: int = param(0, "of the draws", ge=0, lt=2**32)
+    seed: int = param(0, "seed of the draws", ge=0, lt=2**32)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The training features and the statistics that every measure below shares.
+
+    Attributes:
+        features: float32 [N, D].
+        labels: int64 [N].
+        counts: int64 [C], training images.
+        head: bool [C].
+        factors: F of each class's covariance F'F, float32 [R, D].
+        nearest_head: int64 [N], the head class with the nearest mean.
+        numbers: Resolved values of leading, smallest, neighbours and confusing.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    counts: torch.Tensor
+    head: torch.Tensor
+    factors: list[torch.Tensor]
+    nearest_head: torch.Tensor
+    numbers: Mapping[str, int]
+
+    @property
+    def tail(self) -> torch.Tensor:
+        """Tail classes, int64 [U], ascending."""
+        return (~self.head).nonzero().flatten()
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check what can be known before any work."""
+    """Refuse inputs that do not belong together and numbers beyond what the bank holds."""
     if "split" in headers and headers["split"].info["store"] != "images":
         split = headers["split"]
         rule = f"must store images to show some, got {split.info['store']}"
         raise ArtifactError(split.path, rule, "leave out --split")
     bank = headers["features"]
     counts = bank.info["class_counts"]
-    head = _head(params.head, params.head_at, counts)
+    head = head_of(params, counts, "diagnose")
     for name, limit in _limits(bank, head).items():
         given = getattr(params, name)
         if given is not None and given > limit:
@@ -67,16 +95,17 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if "generator" in headers:
         made = headers["generator"]
         rule, value = made.parameters["head"], made.parameters["head_at"]
-        if head != _head(rule, value, counts):
+        if head != head_of(HeadRule(rule, value), counts, "diagnose"):
             hint = f"it was trained with --head {rule}" + ("" if value is None else f" {value:g}")
             raise ArtifactError(made.path, "has other head classes", hint)
 
 
 def _limits(bank: Header, head: list[bool]) -> dict[str, int]:
-    """Return how many there are of what some parameters count."""
+    """Largest value of each parameter that counts classes, directions or images."""
     return {
         "smallest": head.count(False),
         "leading": bank.size("train.features", 1),
+        # No image is its own neighbour, and no class confuses itself with itself.
         "neighbours": bank.size("train.features", 0) - 1,
         "confusing": len(head) - 1,
     }
@@ -90,7 +119,8 @@ def _check_learned(bank: Header, model: Header | None) -> None:
         raise ArtifactError(model.path, "holds no covariances of its run", hint)
     known = [model.digest]
     if model.parameters.get("train") == "classifier":
-        known.append(model.inputs["model"])  # whose backbone it still has
+        # Its backbone is still that of the model it started from.
+        known.append(model.inputs["model"])
     if bank.info["model"] not in known:
         rule = f"has another backbone than the features of {bank.path}"
         raise ArtifactError(model.path, rule, "run dump-features on it, and name its features")
@@ -105,44 +135,45 @@ def _check_predictions(before: Header | None, after: Header | None) -> None:
             raise ArtifactError(after.path, rule, "name predictions of one test set")
 
 
-def _head(rule: Any, value: float | None, counts: list[int]) -> list[bool]:
-    from ltcli.stats.head_classes import head_classes
-
-    return head_classes(counts, rule, value, where="diagnose")
-
-
 def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Result:
     """Measure everything that the inputs allow."""
     import torch
 
+    from ltcli.stats.differences import nearest_head
     from ltcli.stats.moments import class_means
 
-    bank = inputs["features"]
-    info = bank.header.info
+    source = inputs["features"]
+    info = source.header.info
     counts = torch.tensor(info["class_counts"])
-    of_head = _head(params.head, params.head_at, info["class_counts"])
-    head, limits = torch.tensor(of_head), _limits(bank.header, of_head)
-    numbers = {
-        name: getattr(params, name) or min(usual, limits[name]) for name, usual in _USUAL.items()
-    }
-    features, labels = bank.tensor("train.features").float(), bank.tensor("train.labels")
-    means = class_means(features, labels, len(counts))
-    own = _factors(features, labels, len(counts))
-    known = Known(features, labels, counts, head, means, own, numbers)
-    tensors = {"tail": (~head).nonzero().flatten()}
-    tables: dict[str, Any] = {"tail": tensors["tail"].tolist()}
-    for measure in (_spectra, _errors, _donors, samples_of):
-        found, table = measure(params, inputs, known)
-        tensors |= found
-        tables |= table
-    return Result(
-        tensors,
-        of_bank(info) | {"tables": tables},
+    of_head = head_of(params, info["class_counts"], "diagnose")
+    head, limits = torch.tensor(of_head), _limits(source.header, of_head)
+    features, labels = source.tensor("train.features").float(), source.tensor("train.labels")
+    means = class_means(features, labels, len(counts)).float()
+    bank = Bank(
+        features=features,
+        labels=labels,
+        counts=counts,
+        head=head,
+        factors=_factors(features, labels, len(counts)),
+        nearest_head=nearest_head(features, means, head),
+        numbers={
+            name: getattr(params, name) or min(usual, limits[name])
+            for name, usual in _USUAL.items()
+        },
     )
+    tensors = {"tail": bank.tail}
+    tensors |= _spectra(inputs, bank) | _confusion(inputs) | _donors(inputs, bank)
+    tensors |= _samples(params, inputs, bank)
+    predictions = {
+        role: {fact: inputs[role].header.info[fact] for fact in ("on", "method")}
+        for role in ("before", "after")
+        if role in inputs
+    }
+    return Result(tensors, of_bank(info) | {"predictions": predictions})
 
 
 def _factors(features: torch.Tensor, labels: torch.Tensor, classes: int) -> list[torch.Tensor]:
-    """Return F of each class's covariance F'F, float32 [R, D]."""
+    """F of each class's covariance F'F, float32 [R, D] per class."""
     import torch
 
     from ltcli.stats.covariance_forms import estimate
@@ -151,106 +182,178 @@ def _factors(features: torch.Tensor, labels: torch.Tensor, classes: int) -> list
     return list(torch.split(found["rows"], found["offsets"].diff().tolist()))
 
 
-def _spectra(
-    _params: Params, inputs: Mapping[str, Artifact], known: Known
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Compare the covariances: estimated, learned by a run, and of the oracle."""
+def _spectra(inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tensor]:
+    """Eigenvalues, captured variance and angles of estimated, learned and oracle covariances."""
     import torch
 
     from ltcli.stats import diagnosis
 
-    leading = known.numbers["leading"]
-
-    def of_rows(rows: torch.Tensor) -> Spectrum:
-        return diagnosis.spectrum_of_factor(rows, leading)
-
-    classes = range(len(known.counts))
-    spectra = {"estimated": [of_rows(rows) for rows in known.factors]}
+    leading, classes = bank.numbers["leading"], range(len(bank.counts))
+    spectra = {"estimated": [diagnosis.spectrum_of_factor(f, leading) for f in bank.factors]}
+    tensors: dict[str, torch.Tensor] = {}
     if "learned" in inputs:
         matrices = inputs["learned"].tensor("method.covariances")
         spectra["learned"] = [diagnosis.spectrum_of_matrix(m, leading) for m in matrices]
-    shares: dict[str, list[float]] = {}
     if "oracle" in inputs:
-        bank = inputs["oracle"]
-        balanced = bank.tensor("train.features").float(), bank.tensor("train.labels")
-        full = _factors(*balanced, len(classes))
-        spectra["oracle"] = [of_rows(part) for part in full]
+        balanced = inputs["oracle"].load("train.features", "train.labels")
+        features, labels = balanced["train.features"].float(), balanced["train.labels"]
+        # The oracle stands for the true covariance, which the others try to capture.
+        full = _factors(features, labels, len(classes))
+        spectra["oracle"] = [diagnosis.spectrum_of_factor(rows, leading) for rows in full]
         for name, of in spectra.items():
-            shares[name] = [diagnosis.captured(of[c].leading, full[c]) for c in classes]
-    angles = {
-        f"{first}-{second}": torch.stack(
-            [
-                diagnosis.principal_angles(a.leading, b.leading, leading)
-                for a, b in zip(spectra[first], spectra[second], strict=True)
-            ]
-        )
-        for first, second in (
-            ("estimated", "oracle"),
-            ("learned", "oracle"),
-            ("learned", "estimated"),
-        )
-        if first in spectra and second in spectra
-    }
-    tensors = {f"spectrum.{k}": torch.stack([s.values for s in v]) for k, v in spectra.items()}
-    table = {
-        "trace": {k: [float(s.values.sum()) for s in v] for k, v in spectra.items()},
-        "effective_rank": {
-            k: [diagnosis.effective_rank(s.values) for s in v] for k, v in spectra.items()
-        },
-        "captured": shares,
-        "angle": {k: v.mean(1).tolist() for k, v in angles.items()},
-    }
-    return tensors | {f"angles.{k}": v for k, v in angles.items()}, {"spectrum": table}
+            shares = [diagnosis.captured(of[c].leading, full[c]) for c in classes]
+            tensors[f"captured.{name}"] = torch.tensor(shares, dtype=torch.float64)
+    for name, of in spectra.items():
+        tensors[f"spectrum.{name}"] = torch.stack([spectrum.values for spectrum in of])
+    pairs = (("estimated", "oracle"), ("learned", "oracle"), ("learned", "estimated"))
+    for first, second in pairs:
+        if first in spectra and second in spectra:
+            both = zip(spectra[first], spectra[second], strict=True)
+            angles = [diagnosis.principal_angles(a.leading, b.leading, leading) for a, b in both]
+            tensors[f"angles.{first}-{second}"] = torch.stack(angles)
+    return tensors
 
 
-def _errors(
-    _params: Params, inputs: Mapping[str, Artifact], known: Known
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Count what images of each class are taken for, before and after."""
+def _confusion(inputs: Mapping[str, Artifact]) -> dict[str, torch.Tensor]:
+    """Confusion matrices of the predictions before and after, where these are given."""
     from ltcli.stats.accuracy import predictions
     from ltcli.stats.confusion import class_graph
-    from ltcli.stats.diagnosis import error_rates
 
-    tensors, table = {}, {}
-    for name in ("before", "after"):
-        if name in inputs:
-            made = inputs[name]
-            predicted = predictions(made.tensor("logits"))
-            num_classes = len(made.header.info["class_names"])
-            graph = class_graph(predicted, made.tensor("labels"), num_classes)
-            tensors[f"confusion.{name}"] = graph
-            facts = {"on": made.header.info["on"], "method": made.header.info["method"]}
-            table[name] = facts | error_rates(graph, known.head)
-    return tensors, {"errors": table}
+    tensors = {}
+    for role in ("before", "after"):
+        if role in inputs:
+            found = inputs[role].load("logits", "labels")
+            predicted, classes = predictions(found["logits"]), found["logits"].shape[1]
+            tensors[f"confusion.{role}"] = class_graph(predicted, found["labels"], classes)
+    return tensors
 
 
-def _donors(
-    _params: Params, inputs: Mapping[str, Artifact], known: Known
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Find which classes lend variation to each tail class, and how much, by method."""
+def _donors(inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tensor]:
+    """Contribution of every class to the variation of each tail class, by method."""
     import torch
 
     from ltcli.stats import diagnosis
-    from ltcli.stats.differences import nearest_head
 
-    tail = (~known.head).nonzero().flatten()
-    heads = nearest_head(known.features, known.means.float(), known.head)
-    donors = {"stg": diagnosis.stg_donors(heads, known.labels, tail, len(known.counts))}
+    donors = {
+        "stg": diagnosis.stg_donors(bank.nearest_head, bank.labels, bank.tail, len(bank.counts))
+    }
     if "confusion" in inputs:
         found = inputs["confusion"].load("graph", "scores")
-        traces = torch.stack([rows.double().square().sum() for rows in known.factors])
-        donors["risda"] = diagnosis.risda_donors(found["graph"], traces, tail)
-        most = known.numbers["confusing"]
-        donors["feature-fusion"] = diagnosis.fusion_donors(found["scores"], most, tail)
-    table = {name: [_largest(row) for row in shares] for name, shares in donors.items()}
-    return {f"donors.{name}": shares for name, shares in donors.items()}, {"donors": table}
+        traces = torch.stack([rows.double().square().sum() for rows in bank.factors])
+        donors["risda"] = diagnosis.risda_donors(found["graph"], traces, bank.tail)
+        most = bank.numbers["confusing"]
+        donors["feature-fusion"] = diagnosis.fusion_donors(found["scores"], most, bank.tail)
+    return {f"donors.{name}": shares for name, shares in donors.items()}
 
 
-def _largest(shares: torch.Tensor) -> list[tuple[int, float]]:
-    """Return the three largest positive shares with their classes."""
-    values, classes = shares.sort(descending=True, stable=True)
-    pairs = zip(classes[:3].tolist(), values[:3].tolist(), strict=True)
-    return [(c, value) for c, value in pairs if value > 0]
+def _samples(params: Params, inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tensor]:
+    """Real and augmented features of the smallest classes, and the images nearest to each."""
+    import torch
+
+    from ltcli.stats import diagnosis
+
+    order = bank.counts[bank.tail].argsort(stable=True)
+    smallest = bank.tail[order[: bank.numbers["smallest"]]]
+    rows = {c: _drawn(params, bank, c) for c in smallest.tolist()}
+    # All origins hold these images in this order, so that row i of each is made from one image.
+    chosen = torch.cat(list(rows.values()))
+    made = {"real": bank.features[chosen], "gaussian": _gaussian(params, bank, rows)}
+    tensors = {"smallest": smallest}
+    if "generator" in inputs:
+        made["generator"], tensors["divergences"] = _generated(
+            params, inputs["generator"], bank, chosen
+        )
+        tensors["divergences.sample"] = torch.arange(len(chosen))
+    # Images of the nearest head classes give the map of features its context.
+    beside = sorted({int(bank.nearest_head[r].mode().values) for r in rows.values() if len(r)})
+    context = torch.cat([_drawn(params, bank, c) for c in beside]) if beside else chosen[:0]
+    origin = [torch.full((len(chosen),), ORIGINS.index(name)) for name in made]
+    features = torch.cat([*made.values(), bank.features[context]])
+    row = torch.cat([chosen.repeat(len(made)), context])
+    k = bank.numbers["neighbours"]
+    distances, nearest = diagnosis.nearest(features, bank.features, k, row)
+    tensors |= {
+        "samples.features": features,
+        "samples.labels": bank.labels[row],
+        "samples.origin": torch.cat([*origin, torch.zeros_like(context)]),
+        "samples.row": row,
+        "samples.head": bank.nearest_head[row],
+        "neighbours.row": nearest,
+        "neighbours.labels": bank.labels[nearest],
+        "neighbours.distances": distances,
+    }
+    if "split" in inputs:
+        tensors |= _pictures(params, inputs["split"], tensors, len(made))
+    return tensors
+
+
+def _drawn(params: Params, bank: Bank, c: int) -> torch.Tensor:
+    """Rows of random images of a class, int64 [at most samples]."""
+    import torch
+
+    from ltcli.compute.seeds import derive
+
+    rows = (bank.labels == c).nonzero().flatten()
+    generator = torch.Generator().manual_seed(derive("diagnose-samples", params.seed, c))
+    return rows[torch.randperm(len(rows), generator=generator)[: params.samples]]
+
+
+def _gaussian(params: Params, bank: Bank, rows: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    from ltcli.compute.seeds import derive
+    from ltcli.stats.diagnosis import draw_gaussian
+
+    made = []
+    for c, part in rows.items():
+        # One stream per class: more classes or images leave the draws of the others unchanged.
+        generator = torch.Generator().manual_seed(derive("diagnose-gaussian", params.seed, c))
+        features, factor = bank.features[part], bank.factors[c]
+        made.append(draw_gaussian(features, factor, params.strength, generator))
+    return torch.cat(made)
+
+
+def _generated(
+    params: Params, artifact: Artifact, bank: Bank, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features that the generator makes from some images, and the divergences between them."""
+    import torch
+
+    from ltcli.engine.steps import Batch
+    from ltcli.methods import stg
+    from ltcli.models.generator import load_generator
+    from ltcli.stats.diagnosis import divergences
+
+    generator = load_generator(artifact, torch.device("cpu"))
+    features = bank.features[rows]
+    options = stg.Options(strength=params.stg_strength, mask=params.mask)
+    augment = stg.augmentation(options, generator, bank.counts, params.seed)
+    # The augmentation draws its masks by batch; one batch of the first step holds all images.
+    batch = Batch(epoch=0, step=0, first=0, rows=rows)
+    with torch.no_grad():
+        made = augment(features, bank.labels[rows], batch)
+        return made, divergences(*generator(features, bank.nearest_head[rows]))
+
+
+def _pictures(
+    params: Params, split: Artifact, tensors: Mapping[str, torch.Tensor], origins: int
+) -> dict[str, torch.Tensor]:
+    """Images of the first samples of each class and origin, with those of their neighbours."""
+    import torch
+
+    labels, origin = tensors["samples.labels"], tensors["samples.origin"]
+    first = [
+        ((labels == c) & (origin == number)).nonzero().flatten()[: params.pictures]
+        for c in tensors["smallest"]
+        for number in range(origins)
+    ]
+    chosen = torch.cat(first)
+    images = split.tensor("train.images")
+    return {
+        "pictures.sample": chosen,
+        "pictures.source": images[tensors["samples.row"][chosen]],
+        "pictures.nearest": images[tensors["neighbours.row"][chosen]],
+    }
 
 
 STAGE = Stage(
@@ -266,14 +369,14 @@ STAGE = Stage(
             "model",
             None,
             "model whose run kept covariances",
-            may_differ=lambda _params: ("model",),
+            may_differ=("model",),
         ),
         Input(
             "oracle",
             "features",
             None,
             "features of a balanced split, by dump-features --other-split",
-            may_differ=lambda _params: ("split",),
+            may_differ=("split",),
         ),
         Input("before", "predictions", None, "predictions to compare with"),
         Input("after", "predictions", None, "predictions of the run"),

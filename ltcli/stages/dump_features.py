@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of, require_maps
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError, ParamError
 from ltcli.core.params import param
 from ltcli.data.reading import Reading
-from ltcli.models.names import BORROWED, EMBEDDINGS
 from ltcli.stages.samples import check_alike, check_samples, open_samples, refuse_augmentation
-from ltcli.stages.stage import Input, Result, Stage, check_kept, refuse_given
+from ltcli.stages.stage import Input, Result, Stage, check_kept, check_together, refuse_given
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,8 @@ class Params(Reading):
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Refuse images and an epoch that the model does not have, and options without effect."""
+    if not params.other_split:
+        check_together("dump-features", headers, {})
     check_kept("dump-features", params.from_epoch, headers["model"])
     check_samples("dump-features", params.root, headers["split"])
     check_alike(headers["split"], headers["model"])
@@ -50,9 +52,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if not params.views:
         refuse_given("dump-features", params, ("padding", "flip", "seed"), "without --views")
     refuse_augmentation("dump-features", params, store)
-    if params.maps and headers["model"].info["backbone"].startswith((BORROWED, EMBEDDINGS)):
-        from ltcli.models.network import require_maps
-
+    if params.maps:
         require_maps(headers["model"])
 
 
@@ -71,14 +71,14 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     dtype = resolve_precision(params.precision, device)
     # Parameters count epochs from 1, snapshots from 0.
     epoch = None if params.from_epoch is None else params.from_epoch - 1
-    network = load_network(model, device, epoch)
+    network, backbone = load_network(model, device, epoch), backbone_of(model.header)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
     classifier = network.classifier.cpu()
 
     def samples(part: str, padding: int = 0) -> Samples:
         # Normalised as in training, also if the images come from another split.
         varied = Augmentation(padding=padding, flip=params.flip, seed=params.seed)
-        return open_samples(split, part, device, params, model.header.info, varied)
+        return open_samples(split, part, device, params, backbone, varied)
 
     tensors: dict[str, torch.Tensor] = {}
     for part in ("train", "val", "test"):
@@ -142,7 +142,7 @@ STAGE = Stage(
             "split",
             "split",
             "images",
-            may_differ=lambda params: ("split",) if params.other_split else (),
+            may_differ=("split",),
         ),
         Input("model", "model", "pretrain", "backbone and classifier"),
     ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
@@ -55,7 +56,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info = model.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
-    images = open_samples(split, params.on, device, params, info)
+    backbone = backbone_of(model.header)
+    images = open_samples(split, params.on, device, params, backbone)
     labels = split.tensor(f"{params.on}.labels")
 
     def logits_of(features: torch.Tensor) -> torch.Tensor:
@@ -103,7 +105,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "recipe": info["recipe"],
             "network_parameters": network.size(),
             "held_out": split.header.size("val.labels", 0),
-            "views": network.backbone.views,
+            "backbone": info["backbone"],
         },
     )
 

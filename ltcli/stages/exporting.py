@@ -17,9 +17,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ltcli import __version__
+from ltcli.artifacts.backbone import Backbone, backbone_of
+from ltcli.compute.memory import ran_out
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
-from ltcli.stages.memory import ran_out
 from ltcli.stages.samples import check_samples, image_files
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ ONNX_BYTES = 2**31 - 2**24
 _IMAGES = 256
 _BATCH = 64
 _INPUT = (
-    "uint8 [B, H, W, 3], RGB: the centre square, a fraction of the shorter side, resized by an"
-    " antialiased bicubic filter"
+    "uint8 [B, H, W, 3], RGB, of image_size; stored_size, crop_mode, crop_share and interpolation"
+    " of the backbone say how it is cut and resized"
 )
 _EMBEDDINGS = "float32 [B, D]"
 
@@ -53,9 +54,8 @@ def metadata(header: Header) -> dict[str, str]:
     return {
         # Readable in any viewer of such files, hence not as ASCII escapes.
         "class_names": json.dumps(info["class_names"], ensure_ascii=False),
-        "centre": json.dumps(info.get("centre", 1.0)),
-        "image_size": json.dumps(info["image_size"]),
-        "input": _INPUT if info["image_size"] else _EMBEDDINGS,
+        "backbone": json.dumps(info["backbone"], sort_keys=True),
+        "input": _INPUT if info["backbone"]["image_size"] else _EMBEDDINGS,
         "ltcli": __version__,
         "model": header.digest,
     }
@@ -95,7 +95,7 @@ def export(
     with open_artifact(header.path) as model:
         network = load_network(model, torch.device("cpu"))
     images = _images(header, split, root)
-    expected = _logits(network, header.info, images)
+    expected = _logits(network, backbone_of(header), images)
     content, run = make(network, header, form)
     # Batches of several sizes, as tracing may fix the size of its example.
     found = torch.cat([run(part) for part in (images[:1], *torch.split(images[1:], _BATCH))])
@@ -135,14 +135,15 @@ def _images(header: Header, split: Path | None, root: str | None) -> torch.Tenso
     import torch
 
     from ltcli.artifacts.store import open_artifact
-    from ltcli.data.batches import Augmentation
+    from ltcli.data.batches import Augmentation, resized
 
+    backbone = backbone_of(header)
     if split is None:
         # Always the same images, so that exports of one model can be compared.
         generator = torch.Generator().manual_seed(derive("export"))
-        if not header.info["image_size"]:
-            return torch.randn(_IMAGES, header.size("classifier.weight", 1), generator=generator)
-        shape = (_IMAGES, *header.info["image_size"], 3)
+        if not backbone.image_size:
+            return torch.randn(_IMAGES, backbone.feature_dim, generator=generator)
+        shape = (_IMAGES, *backbone.image_size, 3)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     with open_artifact(split) as artifact:
         if artifact.header.digest != header.info["split"]:
@@ -152,14 +153,18 @@ def _images(header: Header, split: Path | None, root: str | None) -> torch.Tenso
         # Spread over the training set, which is sorted by class in some sources.
         rows = range(0, count, max(1, count // _IMAGES))[:_IMAGES]
         store = artifact.header.info["store"]
-        if store != "files":
-            return artifact.tensor(f"train.{store}")[list(rows)]
+        if store == "features":
+            return artifact.tensor("train.features")[list(rows)]
+        if store == "images":
+            stored = artifact.tensor("train.images")[list(rows)].permute(0, 3, 1, 2).float()
+            images = resized(stored, backbone.image_size, backbone.interpolation)
+            return images.byte().permute(0, 2, 3, 1).contiguous()
         check_samples("export", root, artifact.header)
-        files = image_files(artifact, "train", root, Augmentation())
+        files = image_files(artifact, "train", root, backbone, Augmentation())
         return files.images((row, None) for row in rows).permute(0, 2, 3, 1).contiguous()
 
 
-def _logits(network: Network, info: dict[str, Any], images: torch.Tensor) -> torch.Tensor:
+def _logits(network: Network, backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
     """Logits that ``evaluate`` gives in float32."""
     import torch
 
@@ -167,8 +172,8 @@ def _logits(network: Network, info: dict[str, Any], images: torch.Tensor) -> tor
     from ltcli.engine.infer import features_of
 
     samples: Samples = FeatureBatches(images, torch.device("cpu"))
-    if info["image_size"]:
-        samples = ImageBatches(images, info["mean"], info["std"], torch.device("cpu"))
+    if backbone.image_size:
+        samples = ImageBatches(images, backbone.mean, backbone.std, torch.device("cpu"))
     features = features_of(network, samples, torch.float32)
     with torch.inference_mode():
         logits: torch.Tensor = network.classifier(features)
@@ -181,13 +186,13 @@ def _program(network: Network, header: Header) -> torch.export.ExportedProgram:
 
     from ltcli.models.deployed import Deployed, Normalise
 
-    info = header.info
+    backbone = backbone_of(header)
     prepare: torch.nn.Module = torch.nn.Identity()
     # Two rows, as torch.export takes a size of 1 for a constant.
-    example = torch.zeros(2, network.backbone.feature_dim)
-    if info["image_size"]:
-        prepare = Normalise(info["mean"], info["std"])
-        example = torch.zeros((2, *info["image_size"], 3), dtype=torch.uint8)
+    example = torch.zeros(2, backbone.feature_dim)
+    if backbone.image_size:
+        prepare = Normalise(backbone.mean, backbone.std)
+        example = torch.zeros((2, *backbone.image_size, 3), dtype=torch.uint8)
     whole = Deployed(prepare, network).to(memory_format=torch.contiguous_format).eval()
     batch = {"inputs": {0: torch.export.Dim("batch")}}
     with warnings.catch_warnings(), torch.no_grad():

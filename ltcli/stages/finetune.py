@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltcli import methods
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
@@ -183,8 +184,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         head = method.head(options, run)
         fresh = head.start == "fresh"
         if fresh:
-            shape = (network.backbone.feature_dim, len(info["class_names"]))
-            classifier = build_classifier(*shape, params.seed, head.form)
+            num_classes, dim = network.classifier.weight.shape
+            classifier = build_classifier(dim, num_classes, params.seed, head.form)
             network.classifier = classifier.to(device)
         start_classifier(network.classifier, head, fresh=fresh)
         ready = assemble(
@@ -192,7 +193,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             run,
             network,
             inputs,
-            info,
+            backbone_of(model.header),
             dtype,
             optimizer=params.optimizer,
             shift_bn=params.shift_bn,
@@ -226,7 +227,8 @@ def _solving(
         if run.bank:
             features = source.tensor(f"{part}.features").float()
         else:
-            samples = open_samples(source, part, device, run.params, inputs["model"].header.info)
+            backbone = backbone_of(inputs["model"].header)
+            samples = open_samples(source, part, device, run.params, backbone)
             features = features_of(network, samples, dtype)
         parts[part] = (features, source.tensor(f"{part}.labels"))
     return SolvingRun(
@@ -240,38 +242,23 @@ def _solving(
     )
 
 
-def _reads(role: str) -> Callable[[Params], bool]:
-    return lambda params: role in needs(params)
-
-
 STAGE = Stage(
     name="finetune",
     summary="Improve the classifier of a trained model, backbone frozen unless --train all.",
     params=Params,
     inputs=(
         Input("model", "model", "pretrain", "what to start from"),
-        Input(
-            "features",
-            "features",
-            "dump-features",
-            "feature bank of that model",
-            lambda params: params.data == "features",
-        ),
-        Input("split", "split", "split", "images", lambda params: params.data == "images"),
-        Input(
-            "covariances",
-            "covariances",
-            "covariances",
-            "class means and covariances",
-            _reads("covariances"),
-        ),
-        Input("confusion", "confusion", "confusion", "confusion graph", _reads("confusion")),
-        Input("generator", "generator", "stg-train", "generator of features", _reads("generator")),
+        Input("features", "features", "dump-features", "feature bank of that model"),
+        Input("split", "split", "split", "images"),
+        Input("covariances", "covariances", "covariances", "class means and covariances"),
+        Input("confusion", "confusion", "confusion", "confusion graph"),
+        Input("generator", "generator", "stg-train", "generator of features"),
     ),
     output="model",
     run=run,
     shares_work=True,
     check=check,
+    needs=needs,
     has_methods=True,
     defaults=DEFAULTS,
     output_stem=lambda params, _inputs: f"finetune-{params.method}",

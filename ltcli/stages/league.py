@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcli.artifacts.backbone import Backbone, backbone_of
 from ltcli.core.errors import ArtifactError, LtcliError
 from ltcli.core.params import build
 from ltcli.core.text import plural
@@ -76,18 +77,18 @@ def read_provenance(header: Header) -> tuple[League, Benchmark]:
     Raises:
         ArtifactError: The metadata is not what ``evaluate`` writes.
     """
-    info = header.info
-    for name in ("network_parameters", "held_out", "views"):
+    info, backbone = header.info, backbone_of(header)
+    for name in ("network_parameters", "held_out"):
         if type(info[name]) is not int or info[name] < 0:
             raise ArtifactError(header.path, f"{name} must be a count, got {info[name]!r:.80}")
     try:
-        return _league(info), _benchmark(info["recipe"])
+        return _league(info, backbone), _benchmark(info["recipe"], backbone)
     except (AttributeError, KeyError, LtcliError, TypeError, ValueError):
         hint = "train the model again, or leave it out"
         raise ArtifactError(header.path, "recipe is not one of this ltcli", hint) from None
 
 
-def _league(info: dict[str, Any]) -> League:
+def _league(info: dict[str, Any], backbone: Backbone) -> League:
     epochs, of_classifier, extra, pretraining, store = 0, 0, 0, "unknown", "images"
     augmentation: set[str] = set()
     images = sum(info["class_counts"])
@@ -123,7 +124,7 @@ def _league(info: dict[str, Any]) -> League:
         extra_images=extra,
         epochs=epochs,
         augmentation=tuple(sorted(augmentation)),
-        views=info["views"],
+        views=backbone.views,
         classifier_epochs=of_classifier,
     )
 
@@ -151,13 +152,13 @@ def _augmentation(of: Training, store: str) -> set[str]:
     return {kind for kind, amount in kinds.items() if amount}
 
 
-def _benchmark(recipe: list[Any]) -> Benchmark:
-    split, pretrain = dict(recipe)["split"], dict(recipe)["pretrain"]
+def _benchmark(recipe: list[Any], backbone: Backbone) -> Benchmark:
+    split = dict(recipe)["split"]
     profile = str(split["profile"])
     if profile == "auto":
         profile = "natural" if SOURCES[split["source"]].natural else "exp"
     factor = float(split["imbalance_factor"])
-    return Benchmark(str(split["source"]), profile, factor, str(pretrain["backbone"]))
+    return Benchmark(str(split["source"]), profile, factor, backbone.label)
 
 
 def names_of_differences(leagues: Sequence[League]) -> list[str]:

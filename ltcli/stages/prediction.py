@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     Raises:
         DataError: A path does not exist, or a folder has no images or cannot be read whole.
     """
-    from ltcli.data.scan import list_images
+    from ltcli.data.folder import list_images
 
     files: list[Path] = []
     for path in paths:
@@ -89,31 +90,39 @@ def predict(
     from ltcli.artifacts.store import open_artifact
     from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.data.batches import ImageBatches
+    from ltcli.data.decode import as_stored, preparation
     from ltcli.engine.infer import features_of
     from ltcli.models.network import load_network
 
     where = resolve_device(device)
     dtype = resolve_precision(precision, where)
-    info = header.info
-    if not info["image_size"]:
+    backbone = backbone_of(header)
+    if not backbone.image_size:
         rule = "must be a model of images, as predict reads image files, got one of embeddings"
         raise ArtifactError(header.path, rule, "ltcli export takes it elsewhere")
-    # Fraction of the shorter side that the split cropped its images to.
-    centre = info.get("centre", 1.0)
+    prepare = preparation(as_stored(backbone))
     with open_artifact(header.path) as model:
         network = load_network(model, where)
     for start in range(0, len(files), _CHUNK):
         part = files[start : start + _CHUNK]
-        decoded = [_decode(file, info["image_size"][0], centre, on_bad_image) for file in part]
+        decoded = [_decode(file, prepare, on_bad_image) for file in part]
         good = [image for image in decoded if not isinstance(image, str)]
         # Bad files keep their position in the output, so that it matches the list of files.
         found: Iterator[tuple[tuple[str, float], ...]] = iter(())
         if good:
-            images = ImageBatches(torch.stack(good), info["mean"], info["std"], where)
+            pixels = torch.stack(good).permute(0, 2, 3, 1)
+            images = ImageBatches(
+                pixels,
+                backbone.mean,
+                backbone.std,
+                where,
+                size=backbone.image_size,
+                interpolation=backbone.interpolation,
+            )
             features = features_of(network, images, dtype)
             with torch.inference_mode():
                 probabilities = network.classifier(features.to(where)).softmax(1).cpu()
-            found = iter(_most_probable(probabilities, info["class_names"], top))
+            found = iter(_most_probable(probabilities, header.info["class_names"], top))
         for file, image in zip(part, decoded, strict=True):
             if isinstance(image, str):
                 yield Prediction(file, (), image)
@@ -121,13 +130,15 @@ def predict(
                 yield Prediction(file, next(found))
 
 
-def _decode(file: Path, size: int, centre: float, on_bad_image: str) -> torch.Tensor | str:
-    """Image, uint8 [size, size, 3], or the defect of the file."""
-    from ltcli.data.decode import BadImageError, decode_image
-    from ltcli.data.scan import read_file
+def _decode(
+    file: Path, prepare: Callable[[bytes], torch.Tensor], on_bad_image: str
+) -> torch.Tensor | str:
+    """Return an image, uint8 [3, H, W], or what is wrong with the file."""
+    from ltcli.data.decode import BadImageError
+    from ltcli.data.image_files import read_file
 
     try:
-        return decode_image(read_file(file), size, centre)
+        return prepare(read_file(file))
     except BadImageError as error:
         if on_bad_image == "fail":
             raise DataError(file, str(error), _REPAIR) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods.run import Run, Training, with_given
 from ltcli.stages.samples import check_samples, refuse_augmentation
 from ltcli.stages.stage import (
+    Checked,
     Input,
     Result,
     Stage,
@@ -22,14 +24,7 @@ from ltcli.stages.stage import (
     check_processes,
     refuse_given,
 )
-from ltcli.stages.start import (
-    backbone_of,
-    check_start,
-    fingerprint,
-    load_start,
-    pixels,
-    recipe_of,
-)
+from ltcli.stages.start import Start, load_start, recipe_of, resolve_start
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +40,12 @@ class Params(Training):
 
     backbone: str = param(
         "auto",
-        "resnet20/32/44/56/110 with D = 64, resnet10/18/34 with D = 512, or one of torchvision's:"
-        " torchvision.resnet50; auto is resnet32, and none for embeddings",
+        "resnet20/32/44/56/110 (64 features) or resnet10/18/34 (512) for small images, or any"
+        " network of timm, as timm.resnet50; auto is resnet32, and none for embeddings",
     )
     weights: str | None = param(
         None,
-        "initial weights: a file, or torchvision's by name, as default or IMAGENET1K_V2",
+        "initial weights: a file, or default for those that timm publishes",
         identity=False,
     )
     schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
@@ -106,8 +101,8 @@ def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
     )
 
 
-def check(params: Params, headers: Mapping[str, Header]) -> None:
-    """Check what is known before any work."""
+def check(params: Params, headers: Mapping[str, Header]) -> Checked:
+    """Check what is known before any work, and find out where the run starts from."""
     header, run = headers["split"], run_of(params, headers)
     method, schedule = methods.find(params.method, "pretrain"), run.schedule
     check_momentum("pretrain", schedule.nesterov, params.momentum)
@@ -132,9 +127,10 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     method.check(params.options, run)
     check_samples("pretrain", params.root, header)
     refuse_augmentation("pretrain", params, header.info["store"], defaults)
-    check_start(params, method.backbone(params.options, run), header)
+    start = resolve_start(params, method.backbone(params.options, run), header)
     if header.size("train.labels", 0) < 2:
         raise ArtifactError(header.path, "must have at least 2 training images")
+    return Checked(start.fingerprint, start.warnings, start)
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
@@ -142,41 +138,36 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     import torch
 
     from ltcli.compute.device import resolve_device, resolve_precision
-    from ltcli.data.decode import CENTRE
     from ltcli.models.network import build_network, place
     from ltcli.stages.training import assemble, start_classifier, train
 
-    split, method = inputs["split"], methods.find(params.method, "pretrain")
-    info, device = split.header.info, resolve_device(context.device)
-    run = run_of(params, {"split": split.header})
+    split, start = inputs["split"], context.start
+    assert isinstance(start, Start)
+    method, device = methods.find(params.method, "pretrain"), resolve_device(context.device)
+    info, run = split.header.info, run_of(params, {"split": split.header})
     head = method.head(params.options, run)
-    name = backbone_of(params, method.backbone(params.options, run), split.header)
-    classes = info["class_names"]
-    network = build_network(name, len(classes), params.seed, head.form, info["image_size"])
+    network = build_network(start.backbone, len(info["class_names"]), params.seed, head.form)
     start_classifier(network.classifier, head, fresh=True)
-    load_start(network, params)
+    load_start(network, start)
     # A last layer alone is small, and its logits decide: it is trained in float32.
     alone = info["store"] == "features"
     dtype = torch.float32 if alone else resolve_precision(params.precision, device)
-    seen = pixels(params, split.header)
-    ready = assemble(method, run, place(network, device), inputs, seen, dtype)
+    network = place(network, device)
+    ready = assemble(method, run, network, inputs, start.backbone, dtype)
     kept = train(method, ready, mixing_of(params, ready.class_counts), context)
     remix = params.mixed_labels == "remix" and params.remix_below > 0
     return Result(
         {**network.state_dict(), **kept},
         {
-            "class_names": classes,
+            "class_names": info["class_names"],
             "class_counts": info["class_counts"],
-            **seen,
-            "image_size": info["image_size"],
             "split": split.header.digest,
-            "backbone": name,
+            "backbone": dataclasses.asdict(start.backbone),
             "classifier": network.classifier.form,
             "method": params.method,
             "balanced": run.epochs > 0 and (remix or methods.balances(method, params.options, run)),
             "epochs": run.epochs,
-            **({"centre": CENTRE} if info["store"] == "files" else {}),
-            "recipe": recipe_of(params, split.header),
+            "recipe": recipe_of(params, start, split.header),
         },
     )
 
@@ -207,13 +198,12 @@ STAGE = Stage(
     output="model",
     run=run,
     shares_work=True,
-    external=fingerprint,
     check=check,
     has_methods=True,
     defaults={"method": "cross-entropy"},
     examples=(
         "ltcli pretrain -d artifacts/c10-100",
-        "ltcli pretrain --backbone torchvision.resnet50 --weights resnet50.pth --epochs 0"
+        "ltcli pretrain --backbone timm.resnet50 --weights resnet50.pth --epochs 0"
         " -d artifacts/photos",
         "ltcli pretrain --schedule mislas --mixup 1 --epochs 50 -d artifacts/c10-100",
         "ltcli pretrain --method balanced-softmax --out artifacts/c10-100/balanced.safetensors"

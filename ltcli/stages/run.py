@@ -1,4 +1,8 @@
-"""Run one stage: check everything first, skip what is up to date, write one artifact."""
+"""The run of one stage: check everything first, skip what is up to date, write one artifact.
+
+Beside ``NAME.safetensors`` a run keeps a checkpoint ``NAME.resume.safetensors`` and a log
+``NAME.resume.jsonl``. When it ends, the checkpoint goes and the log becomes the sidecar.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +12,43 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic
 
-from ltcli.artifacts.folder import make_folder
-from ltcli.artifacts.header import Header, read_header, verify
-from ltcli.artifacts.sidecar import sidecar_of
+from ltcli import __version__
+from ltcli.artifacts.header import Header, opened, parse_header, verify
+from ltcli.artifacts.sidecar import SIDECAR
+from ltcli.compute.memory import memory_needed
 from ltcli.compute.processes import processes
 from ltcli.core.context import Context
-from ltcli.core.errors import ArtifactError, ResourceError, cause
+from ltcli.core.errors import ArtifactError, LtcliError, ResourceError, cause
 from ltcli.core.params import as_dict
 from ltcli.core.text import printable
-from ltcli.stages.memory import memory_needed
-from ltcli.stages.resume import ResumeFile, Unsaved, checkpoint_of
-from ltcli.stages.stage import Stage, check_processes, check_together
+from ltcli.stages.stage import Checked, P, Stage, check_processes, check_together
 
 if TYPE_CHECKING:
+    import torch
+
     from ltcli.stages.stage import Result
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINT = ".resume.safetensors"
+_LOG = ".resume.jsonl"
+_NO_OUTPUT = "no output yet"
+_REPLACES = "--force replaces it, --out writes elsewhere"
+_OTHER_OUT = "choose another --out"
+
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[P]):
     """One run of a stage, fully decided.
 
     Attributes:
-        stage: What to run.
+        stage: The stage to run.
         params: Its parameters.
         inputs: Role to file.
         out: The file to write.
@@ -45,8 +56,8 @@ class Job:
         force: Redo what is up to date, and replace a file that is not ours.
     """
 
-    stage: Stage
-    params: Any
+    stage: Stage[P]
+    params: P
     inputs: Mapping[str, Path]
     out: Path
     device: str = "auto"
@@ -58,169 +69,178 @@ class Plan:
     """What a run would do.
 
     Attributes:
+        parameters: The parameters as the header will hold them.
         inputs: Role to SHA-256 of each input: with the parameters, the identity of the output.
-        reason: Why it has to be made; None where it is up to date.
-        preview: Lines for people about what would be made.
+        headers: Role to header of each artifact among the inputs.
+        files: Role to the open file that the header was read from.
+        reason: Why the output must be made; None where it is up to date.
+        digest: SHA-256 of the output where it is up to date.
+        preview: Lines for people about the output.
+        checked: Findings of the stage's check.
     """
 
+    parameters: dict[str, Any]
     inputs: Mapping[str, str]
+    headers: Mapping[str, Header]
+    files: Mapping[str, BinaryIO]
     reason: str | None
+    digest: str | None
     preview: list[str]
+    checked: Checked
 
 
-def plan(job: Job) -> Plan:
-    """Check parameters, inputs and output of a run without doing it.
+@contextmanager
+def planned(job: Job[P]) -> Iterator[Plan]:
+    """Check parameters, inputs and output of a run; the inputs stay open for the run itself.
 
     Raises:
         LtcliError: Anything that would make the run fail and can be known now.
     """
-    headers: dict[str, Header] = {}
-    for role in job.stage.inputs:
-        if role.name not in job.inputs:
-            continue
-        path = job.inputs[role.name]
-        header = read_header(path)
-        if header.kind != role.kind:
-            rule = f"{role.name} must be of kind {role.kind}, got {header.kind}"
-            raise ArtifactError(path, rule, f"name another file with --{role.name}")
-        headers[role.name] = header
-    apart = {role.name: role.may_differ(job.params) for role in job.stage.inputs}
-    check_together(job.stage.name, headers, apart)
-    if job.stage.check is not None:
-        job.stage.check(job.params, headers)
-    inputs = {role: header.digest for role, header in headers.items()}
-    if job.stage.external is not None:
-        inputs |= job.stage.external(job.params)
-    _check_name(job.out, job.inputs.values())
-    reason = _reason(job, inputs)
-    if reason is not None:
-        _check_writable(job.out)
-    preview = [] if job.stage.preview is None else job.stage.preview(job.params, headers)
-    return Plan(inputs, reason, preview)
+    stage, headers, files = job.stage, {}, {}
+    with ExitStack() as stack:
+        for entry in stage.inputs:
+            if entry.name not in job.inputs:
+                continue
+            path = job.inputs[entry.name]
+            # One descriptor for the header now and the tensors later: nobody can put another
+            # file between the two.
+            file = stack.enter_context(opened(path))
+            header = parse_header(path, file)
+            if header.kind != entry.kind:
+                rule = f"{entry.name} must be of kind {entry.kind}, got {header.kind}"
+                raise ArtifactError(path, rule, f"name another file with --{entry.name}")
+            headers[entry.name], files[entry.name] = header, file
+        check_together(stage.name, headers, {one.name: one.may_differ for one in stage.inputs})
+        checked = None if stage.check is None else stage.check(job.params, headers)
+        checked = checked or Checked()
+        inputs = {role: header.digest for role, header in headers.items()}
+        inputs |= checked.inputs
+        parameters = as_dict(job.params)
+        check_name(job.out, job.inputs.values())
+        reason, digest = _reason(job, parameters, inputs)
+        if reason is not None:
+            check_writable(job.out)
+        preview = [] if stage.preview is None else stage.preview(job.params, headers)
+        yield Plan(parameters, inputs, headers, files, reason, digest, preview, checked)
 
 
-def check_output(out: Path, inputs: Iterable[Path]) -> None:
-    """Check that a file can be written, and is none of those that are read.
+def check_name(out: Path, inputs: Iterable[Path]) -> None:
+    """Check that an output may have its name, and is none of the inputs.
 
     Raises:
-        ResourceError: It cannot.
+        ResourceError: It may not.
     """
-    _check_name(out, inputs)
-    _check_writable(out)
-
-
-def _check_name(out: Path, inputs: Iterable[Path]) -> None:
-    hint = "choose another --out"
     # Names of temporary files are longer, and the limit of file systems is 255.
     length = len(os.fsencode(out.name))
     if length > 200:
-        raise ResourceError(out, f"file name must be at most 200 bytes, got {length}", hint)
+        raise ResourceError(out, f"file name must be at most 200 bytes, got {length}", _OTHER_OUT)
     try:
         if out.is_dir():
-            raise ResourceError(out, "must be a file, got a folder", hint)
-        if os.path.realpath(out) in {os.path.realpath(path) for path in inputs}:
-            raise ResourceError(out, "the output must not be one of the inputs", hint)
+            raise ResourceError(out, "must be a file, got a folder", _OTHER_OUT)
+        if os.path.realpath(out) in set(map(os.path.realpath, inputs)):
+            raise ResourceError(out, "the output must not be one of the inputs", _OTHER_OUT)
     except OSError as error:
-        raise ResourceError(out, f"cannot be written: {cause(error)}", hint) from None
+        raise ResourceError(out, f"cannot be written: {cause(error)}", _OTHER_OUT) from None
 
 
-def _check_writable(out: Path) -> None:
-    hint = "choose another --out"
+def check_writable(out: Path) -> None:
+    """Check that the folder of an output, or the first one above it that exists, is writable.
+
+    Raises:
+        ResourceError: It is not.
+    """
     folder = out.parent
     try:
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             rule = f"cannot be written: {folder} is not a writable folder"
-            raise ResourceError(out, rule, hint)
+            raise ResourceError(out, rule, _OTHER_OUT)
     except OSError as error:
-        raise ResourceError(out, f"cannot be written: {cause(error)}", hint) from None
+        raise ResourceError(out, f"cannot be written: {cause(error)}", _OTHER_OUT) from None
 
 
-def _reason(job: Job, inputs: Mapping[str, str]) -> str | None:
+def _reason(
+    job: Job[P], parameters: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[str | None, str | None]:
+    """Return why the output must be made, or the digest of the one that is up to date."""
     if not job.out.exists():
-        return "no output yet"
+        return _NO_OUTPUT, None
     if job.force:
-        return "--force"
+        return "--force", None
     try:
         old = verify(job.out)
     except ArtifactError as error:
-        hint = "--force replaces it, --out writes elsewhere"
-        raise ArtifactError(error.where, error.message, hint) from None
+        raise ArtifactError(error.where, error.message, _REPLACES) from None
     if (old.kind, old.stage) != (job.stage.output, job.stage.name):
         rule = f"was made by {old.stage}, not by {job.stage.name}"
-        raise ArtifactError(job.out, rule, "--force replaces it, --out writes elsewhere")
+        raise ArtifactError(job.out, rule, _REPLACES)
     for role in sorted(inputs.keys() | old.inputs.keys()):
         if inputs.get(role) != old.inputs.get(role):
-            return f"{role} changed"
-    parameters = as_dict(job.params)
+            return f"{role} changed", None
     for name in sorted(parameters.keys() | old.parameters.keys()):
-        if parameters.get(name) != old.parameters.get(name):
-            before, after = old.parameters.get(name), parameters.get(name)
-            return printable(f"{name} changed from {before} to {after}")
-    return None
+        before, after = old.parameters.get(name), parameters.get(name)
+        if before != after:
+            return printable(f"{name} changed from {before} to {after}"), None
+    return None, old.digest
 
 
-def run(job: Job) -> bool:
+def run(job: Job[P]) -> tuple[bool, str | None]:
     """Run a stage unless its output is up to date.
 
     Returns:
-        Whether there was work to do.
+        Whether there was work to do, and the digest of the output; None for the digest in all
+        processes but the first, whose file may show on their machines a little later.
 
     Raises:
-        LtcliError: The run failed; what was at the output is still there, whole.
+        LtcliError: The run failed; the file at the output, if any, is still there, whole.
     """
     rank, size = processes()
     check_processes(job.stage.name, not job.stage.shares_work, "it")
-    first = plan(job)
-    if first.reason is None:
+    with ExitStack() as stack:
+        now = stack.enter_context(planned(job))
+        if now.reason is None:
+            if rank == 0:
+                ResumeFile(job.out, job.stage.name, now).remove_leftover()
+            return False, now.digest if rank == 0 else None
+        # Heavy imports start here: nothing above needs torch.
+        from ltcli.artifacts.store import locked
+        from ltcli.compute import parallel
+        from ltcli.compute.device import resolve_device
+
+        device = resolve_device(job.device)
+        world = stack.enter_context(parallel.connected(rank, size, device))
+        stale = False
         if rank == 0:
-            _resume_file(job, first.inputs).remove_leftover()
-        return False
-    make_folder(job.out.parent, job.out)
-    # Heavy imports start here: nothing above needs torch.
-    from ltcli.artifacts.store import locked
-    from ltcli.compute import parallel
-    from ltcli.compute.device import resolve_device
-
-    with parallel.connected(rank, size, resolve_device(job.device)) as world:
-        if rank > 0:
-            # The first process alone locks, reads the log and writes.
-            if not world.agreed(False):
-                return False
-            # A signal is for the first process, which saves before it ends: this one follows.
-            with _handled(lambda *_: None):
-                unsaved = Unsaved(_resume_file(job, first.inputs))
-                context = Context(job.stage.name, job.device, unsaved, _unlogged)
-                _work(job, first, context)
-            return world.agreed(True)
-        with locked(job.out, checkpoint_of(job.out)):
-            # Another process may have made it while this one waited for the lock.
-            now = plan(job)
-            if not world.agreed(now.reason is not None):
-                return False
-            begun = f"{job.stage.name}: running ({now.reason})"
-            logger.info("%s", "\n".join([begun, *now.preview]))
-            _run_locked(job, now)
-        return world.agreed(True)
+            # The first process alone locks, logs and writes.
+            waited = stack.enter_context(locked(job.out, job.out.with_suffix(CHECKPOINT)))
+            # Another process may have made the output meanwhile.
+            stale = waited or (now.reason == _NO_OUTPUT and job.out.exists())
+        if world.agreed(stale):
+            now = stack.enter_context(planned(job))
+        if not world.agreed(now.reason is not None):
+            return False, now.digest if rank == 0 else None
+        digest = None
+        if rank == 0:
+            digest = _make(job, now)
+        else:
+            _follow(job, now)
+        world.agreed(True)
+        return True, digest
 
 
-def _unlogged(_record: Mapping[str, Any]) -> None:
-    """Leave the sidecar to the first process."""
-
-
-def _resume_file(job: Job, inputs: Mapping[str, str]) -> ResumeFile:
-    return ResumeFile(job.out, job.stage.name, as_dict(job.params), inputs)
-
-
-def _run_locked(job: Job, now: Plan) -> None:
+def _make(job: Job[P], now: Plan) -> str:
+    """Do the work, log it and save the result; return its digest."""
     from ltcli.artifacts.store import save
     from ltcli.compute.environment import describe, peak_memory
 
-    checkpoint = _resume_file(job, now.inputs)
-    # The sidecar is that of the artifact beside it until there is another one.
-    sidecar, unfinished = sidecar_of(job.out), job.out.with_suffix(".resume.jsonl")
-    resumed = checkpoint.exists()
+    name = job.stage.name
+    logger.info("%s", "\n".join([f"{name}: starting ({now.reason})", *now.preview]))
+    for line in now.checked.warnings:
+        logger.warning("%s: %s", name, line)
+    checkpoint = ResumeFile(job.out, name, now)
+    # The sidecar belongs to the artifact beside it until another one replaces that.
+    sidecar, unfinished = job.out.with_suffix(SIDECAR), job.out.with_suffix(_LOG)
     started = time.time()
 
     def log(record: Mapping[str, Any], mode: str = "a") -> None:
@@ -230,17 +250,24 @@ def _run_locked(job: Job, now: Plan) -> None:
         except OSError as error:
             raise ResourceError(unfinished, f"cannot be written: {cause(error)}") from None
 
-    event, mode = ("resume", "a") if resumed else ("start", "w")
+    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
+        # The first signal saves and ends the run; a second one kills at once.
+        signal.signal(number, signal.SIG_DFL)
+        context.stop_signal = number
+        if not context.resumable:
+            context.stop_here()
+
+    event, mode = ("resume", "a") if checkpoint.exists() else ("start", "w")
     log({"event": event, "time": started, **describe(job.device)}, mode)
-    context = Context(job.stage.name, job.device, checkpoint, log)
-    with _signals(context):
+    context = Context(name, job.device, checkpoint, log, now.checked.start)
+    with _signals(ask_to_stop):
         result = _work(job, now, context)
         digest = save(
             job.out,
             job.stage.output,
             result.tensors,
-            stage=job.stage.name,
-            parameters=as_dict(job.params),
+            stage=name,
+            parameters=now.parameters,
             inputs=now.inputs,
             info=result.info,
         )
@@ -251,50 +278,114 @@ def _run_locked(job: Job, now: Plan) -> None:
         unfinished.replace(sidecar)
     except OSError as error:
         raise ResourceError(sidecar, f"cannot be written: {cause(error)}") from None
-    logger.info("%s: done in %.1f s", job.stage.name, seconds)
+    logger.info("%s: done in %.1f s", name, seconds)
+    return digest
 
 
-def _work(job: Job, now: Plan, context: Context) -> Result:
-    """Open the inputs and run the stage."""
-    from ltcli.artifacts.store import open_artifact
-
-    with ExitStack() as stack:
-        inputs = {
-            role: stack.enter_context(open_artifact(path)) for role, path in job.inputs.items()
-        }
-        for role, artifact in inputs.items():
-            if artifact.header.digest != now.inputs[role]:
-                raise ArtifactError(job.inputs[role], "was replaced just now", "run again")
-        smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
-        with memory_needed(job.stage.name, f"use {smaller}fewer images"):
-            return job.stage.run(job.params, inputs, context)
+def _follow(job: Job[P], now: Plan) -> None:
+    """Share the work of the first process, which alone saves and logs."""
+    checkpoint = ResumeFile(job.out, job.stage.name, now, writes=False)
+    start = now.checked.start
+    context = Context(job.stage.name, job.device, checkpoint, lambda _record: None, start)
+    # A signal goes to all processes of a run: the first one saves and ends, the others follow it.
+    with _signals(lambda *_: None):
+        _work(job, now, context)
 
 
-@contextmanager
-def _signals(context: Context) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into ``StopError``; the second one kills at once."""
+def _work(job: Job[P], now: Plan, context: Context) -> Result:
+    """Verify the inputs, of which only headers were read so far, and run the stage."""
+    from ltcli.artifacts.store import Artifact
 
-    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        context.stop_signal = number
-        if not context.resumable:
-            context.stop_here()
-
-    with _handled(ask_to_stop):
-        yield
+    inputs = {role: Artifact(header, now.files[role]) for role, header in now.headers.items()}
+    smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
+    with memory_needed(job.stage.name, f"use {smaller}fewer images"):
+        return job.stage.run(job.params, inputs, context)
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Let a function answer to SIGINT and SIGTERM."""
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, handler)
     except ValueError:
-        pass  # not in the main thread: whoever runs us there handles signals
+        pass  # Outside the main thread Python takes no handlers: the caller handles signals.
     try:
         yield
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+class ResumeFile:
+    """The checkpoint beside an unfinished output, valid for one identity only."""
+
+    def __init__(self, out: Path, stage: str, now: Plan, *, writes: bool = True) -> None:
+        """Remember the run that the checkpoint belongs to, and whether this process saves it."""
+        self._path = out.with_suffix(CHECKPOINT)
+        self._stage, self._parameters, self._inputs = stage, now.parameters, dict(now.inputs)
+        self._writes = writes
+
+    def exists(self) -> bool:
+        """Whether there is a sound checkpoint of this very run; any other one is removed."""
+        # No file is no reason for a warning.
+        if not os.path.lexists(self._path):
+            return False
+        problem = "of another run"
+        try:
+            if self._fits(verify(self._path)):
+                return True
+        except LtcliError:
+            problem = "damaged"
+        logger.warning("%s: %s, starting afresh", self._path, problem)
+        self.remove()
+        return False
+
+    def _fits(self, header: Header) -> bool:
+        return (
+            (header.kind, header.stage, header.writer) == ("checkpoint", self._stage, __version__)
+            and header.parameters == self._parameters
+            and header.inputs == self._inputs
+        )
+
+    def remove_leftover(self) -> None:
+        """Delete a checkpoint of this run, which was killed between its result and its end."""
+        with suppress(LtcliError):
+            if self._fits(verify(self._path)):
+                self.remove()
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return the saved state and position, or None."""
+        from ltcli.artifacts.store import open_artifact
+
+        if not self.exists():
+            return None
+        with open_artifact(self._path) as artifact:
+            return artifact.load("state.*"), artifact.header.info["position"]
+
+    def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
+        """Replace the saved state."""
+        from ltcli.artifacts.store import save
+
+        if self._writes:
+            save(
+                self._path,
+                "checkpoint",
+                {f"state.{name}": tensor for name, tensor in state.items()},
+                stage=self._stage,
+                parameters=self._parameters,
+                inputs=self._inputs,
+                info={"position": dict(position)},
+            )
+
+    def remove(self) -> None:
+        """Delete the checkpoint.
+
+        Raises:
+            ResourceError: It cannot be deleted.
+        """
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResourceError(self._path, f"cannot be removed: {cause(error)}") from None

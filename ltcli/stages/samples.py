@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ltcli.artifacts.backbone import Backbone, backbone_of
 from ltcli.artifacts.sidecar import read_records
 from ltcli.compute.environment import usable_cores
 from ltcli.compute.processes import local_processes
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ltcli.data.files import ImageFiles
 
 _MOST_WORKERS = 16
+# Files whose headers are read to tell how large images are.
+_LOOKED_AT = 64
 
 # Options that nothing reads, by where the samples are.
 _UNREAD = {
@@ -80,20 +83,65 @@ def check_alike(split: Header, model: Header) -> None:
     Raises:
         ArtifactError: Images or embeddings are of another size, or one is taken for the other.
     """
-    wanted, found = _shape(model), _shape(split)
+    backbone, found = backbone_of(model), _shape(split)
+    size = list(backbone.image_size)
+    if not size:
+        wanted = f"embeddings of {backbone.feature_dim} numbers"
+    elif backbone.crop_mode == "box":
+        wanted = f"images of {size[0]}x{size[1]} pixels"
+    elif split.info["store"] != "features":
+        return  # they are resized
+    else:
+        wanted = "images"
     if wanted != found:
         rule = f"must hold {wanted}, as the model takes, got {found}"
         raise ArtifactError(split.path, rule, "make the split as that of the model")
 
 
-def _shape(header: Header) -> str:
-    """Return what a split holds, or a model takes, in words."""
-    if header.kind == "split" and header.info["store"] == "features":
-        return f"embeddings of {header.size('train.features', 1)} numbers"
-    size = header.info["image_size"]
-    if not size:
-        return f"embeddings of {header.size('classifier.weight', 1)} numbers"
-    return f"images of {size[0]}x{size[1]} pixels"
+def _shape(split: Header) -> str:
+    if split.info["store"] == "features":
+        return f"embeddings of {split.size('train.features', 1)} numbers"
+    height, width = split.info["image_size"]
+    return f"images of {height}x{width} pixels"
+
+
+def small_images(split: Header, backbone: Backbone, root: str | None) -> str | None:
+    """Return a line that warns of images smaller than a network takes; None where none is needed.
+
+    Args:
+        split: The split.
+        backbone: The network's record; those that take images as they come need no warning.
+        root: Folder of the images, as it was given.
+    """
+    if backbone.crop_mode == "box":
+        return None
+    wanted, size = list(backbone.image_size), split.info["image_size"]
+    found = f"are {size[0]}x{size[1]} pixels"
+    if split.info["store"] == "files":
+        side = _shorter_side(split, root)
+        if side is None:
+            return None
+        size, found = [side, side], f"have {side} pixels on their shorter side (median)"
+    if min(size) >= min(wanted):
+        return None
+    names = f"smaller than the {wanted[0]}x{wanted[1]} of {backbone}"
+    return f"warning: images of {split.path} {found}, {names}: they are enlarged"
+
+
+def _shorter_side(split: Header, root: str | None) -> int | None:
+    """Return the median of the shorter sides of some training images; None if none is readable."""
+    from ltcli.artifacts.store import open_artifact
+    from ltcli.data.decode import side_of
+
+    folder = _root(root, split)
+    if folder is None:
+        return None
+    with open_artifact(split.path) as artifact:
+        names, _ = files_of(artifact, "train")
+    step = max(1, len(names) // _LOOKED_AT)
+    sides = [side_of(folder / name) for name in names[::step][:_LOOKED_AT]]
+    known = sorted(side for side in sides if side is not None)
+    return known[len(known) // 2] if known else None
 
 
 def open_samples(
@@ -101,7 +149,7 @@ def open_samples(
     part: str,
     device: torch.device,
     params: Reading,
-    pixels: Mapping[str, Any],
+    backbone: Backbone,
     augmentation: Augmentation | None = None,
 ) -> Samples:
     """Return the samples of one part of a split.
@@ -111,7 +159,7 @@ def open_samples(
         part: train, val or test.
         device: Where batches are made.
         params: The stage's parameters, with ``root`` and ``workers``.
-        pixels: ``mean`` and ``std`` of each colour, as the network knows them: a model's metadata.
+        backbone: Says how images are prepared.
         augmentation: Of the samples that are drawn; None where all are taken as they are.
     """
     from ltcli.data.batches import Augmentation, FeatureBatches, ImageBatches
@@ -119,19 +167,21 @@ def open_samples(
     info = split.header.info
     if info["store"] == "features":
         return FeatureBatches(split.tensor(f"{part}.features"), device)
-    mean, std = pixels["mean"], pixels["std"]
+    mean, std = backbone.mean, backbone.std
     augmentation = augmentation or Augmentation()
     if info["store"] == "images":
-        return ImageBatches(split.tensor(f"{part}.images"), mean, std, device, augmentation)
+        images = split.tensor(f"{part}.images")
+        size = backbone.image_size, backbone.interpolation
+        return ImageBatches(images, mean, std, device, augmentation, *size)
     from ltcli.compute.parallel import here
     from ltcli.data.files import FileBatches
 
-    files = image_files(split, part, params.root, augmentation)
+    files = image_files(split, part, params.root, backbone, augmentation)
     return FileBatches(files, mean, std, device, _workers(params.workers), here())
 
 
 def image_files(
-    split: Artifact, part: str, root: str | None, augmentation: Augmentation
+    split: Artifact, part: str, root: str | None, backbone: Backbone, augmentation: Augmentation
 ) -> ImageFiles:
     """Return the images of one part of a split of files; ``check_samples`` comes before."""
     from ltcli.data.files import ImageFiles
@@ -139,7 +189,7 @@ def image_files(
     folder = _root(root, split.header)
     assert folder is not None
     names, sizes = files_of(split, part)
-    return ImageFiles(folder, names, sizes, split.header.info["image_size"][0], augmentation)
+    return ImageFiles(folder, names, sizes, backbone, augmentation)
 
 
 def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:

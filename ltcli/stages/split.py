@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,29 +12,39 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.data.fingerprint import fingerprint
+from ltcli.core.table import aligned
+from ltcli.core.text import printable
+from ltcli.data.data_files import fingerprint
 from ltcli.data.source_table import (
     FILE_PARAMETERS,
     PARTS,
     SOURCES,
+    Request,
     require_options,
-    require_root,
 )
-from ltcli.stages.split_report import show, warn_of_short_classes
-from ltcli.stages.stage import Result, Stage
+from ltcli.stages.stage import Checked, Result, Stage
 from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ltcli.artifacts.header import Header
     from ltcli.data.long_tail import Profile
     from ltcli.data.pool import Pool
+
+    SourceName = str
+else:
+    # A line of the table is all that a new source needs; the type checker wants a literal.
+    SourceName = Literal[tuple(SOURCES)]
 
 logger = logging.getLogger(__name__)
 
 # Side of the images, pixels: if they are decoded now, and if they are decoded when they are used.
 STORED_SIZE, FILES_SIZE = 32, 224
+# More classes than this are thinned out in the chart, or not named in a warning.
+MAX_BARS, MAX_NAMED = 25, 5
+_LONG_TAILED = ", ".join(name for name, source in SOURCES.items() if not source.natural)
 
 
 def _file(text: str) -> Any:
@@ -45,48 +55,40 @@ def _file(text: str) -> Any:
 class Params:
     """Parameters of split."""
 
-    source: Literal[
-        "cifar10",
-        "cifar100",
-        "fashion-mnist",
-        "digits",
-        "folder",
-        "list",
-        "csv",
-        "inat",
-        "imagenet-lt",
-        "places-lt",
-        "inat2017",
-        "inat2018",
-        "parquet",
-        "embeddings",
-    ] = param(help="the data set", positional=True)
+    source: SourceName = param(help="data set to split", positional=True)
     root: str | None = param(
-        None, "folder that holds the data set; for parquet and embeddings or a file", identity=False
+        None,
+        "folder of the data set; for parquet and embeddings a folder or a file",
+        identity=False,
     )
     download: bool = param(False, "fetch the data set into --root if missing", identity=False)
     train_list: str | None = _file(
         "(list, *-lt, inat20xx) training images, a file of lines 'path label'"
     )
-    val_list: str | None = _file("(list, *-lt) the same for validation images")
-    test_list: str | None = _file("(list, *-lt, inat20xx) the same for test images")
+    val_list: str | None = _file("(list, *-lt) validation images, in the same form")
+    test_list: str | None = _file("(list, *-lt, inat20xx) test images, in the same form")
     class_names: str | None = _file(
         "(list, *-lt, inat20xx, embeddings) file of class names, one a line, from class 0 on"
     )
     table: str | None = _file("(csv) file with the columns path, label and perhaps split")
     train_json: str | None = _file("(inat*) annotations of the training images")
-    val_json: str | None = _file("(inat*) of the official validation images, the test part here")
-    labels: str | None = _file("(embeddings) npy file of the labels of an npy file of features")
+    val_json: str | None = _file(
+        "(inat*) annotations of the official validation images, which become the test part"
+    )
+    labels: str | None = _file("(embeddings) npy file of labels, for an npy file of features")
     partial: bool = param(False, "(*-lt, inat20xx) accept a part of the published images")
     profile: Literal["auto", "exp", "step", "natural"] = param(
         "auto",
-        "class counts: exponential, two steps, or as they are; auto is exp for cifar10,"
-        " cifar100, fashion-mnist and digits, natural for all others",
+        "class counts: exponential, two steps, or those of the data set; auto is exp for"
+        f" {_LONG_TAILED}, and natural for all others",
     )
-    imbalance_factor: float = param(100.0, "largest class over smallest, for exp and step")
+    imbalance_factor: float = param(
+        100.0, "size of the largest class over that of the smallest, at least 1; for exp and step"
+    )
     protocol: Literal["holdout", "cao"] = param(
         "holdout",
-        "validation images leave the pool first; or exactly the images of LDAM-DRW (Cao et al.)",
+        "holdout takes validation images out before the classes are cut; cao takes exactly the"
+        " images of LDAM-DRW (Cao et al.)",
     )
     val_per_class: int | None = param(
         None,
@@ -95,7 +97,7 @@ class Params:
         ge=0,
     )
     test_fraction: float = param(
-        0.3, "share cut off as test set where the source has none", gt=0, lt=1
+        0.3, "part of each class that becomes the test set where the source has none", gt=0, lt=1
     )
     store: Literal["auto", "images", "files"] = param(
         "auto",
@@ -104,16 +106,18 @@ class Params:
     )
     image_size: int | None = param(
         None,
-        "side of the images, pixels, where the data set fixes none; if not given,"
+        "side of the images in pixels, where the data set fixes none; if not given,"
         f" {STORED_SIZE} in store images and {FILES_SIZE} in store files",
         ge=8,
         le=512,
     )
-    on_bad_image: Literal["fail", "skip"] = param("fail", "what to do with unreadable images")
+    on_bad_image: Literal["fail", "skip"] = param(
+        "fail", "stop at unreadable images, or leave them out"
+    )
     verify: bool = param(
         False, "store files: decode all now, to find damage and copies in another class or part"
     )
-    seed: int = param(0, "which images are taken", ge=0, lt=2**32)
+    seed: int = param(0, "seed of the draw of images", ge=0, lt=2**32)
 
 
 def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
@@ -122,17 +126,18 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
 
     if params.root is not None:
         context.log({"event": "root", "root": os.path.abspath(params.root)})
-    pool = sources.load_source(
+    request = Request(
         params.source,
-        None if params.root is None else Path(params.root),
-        named=_named(params),
+        Path(params.root or ""),
+        _named(params),
         download=params.download,
         store=params.store,
         image_size=params.image_size or STORED_SIZE,
         on_bad_image=params.on_bad_image,
-        verify=params.verify,
         partial=params.partial,
+        verify=params.verify,
     )
+    pool = sources.load_source(request)
     for line in pool.skipped:
         logger.warning("split: skipped %s", line)
         context.log({"event": "skipped", "file": line})
@@ -140,7 +145,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     wanted = _val_per_class(params, pool)
     chosen = _choose(params, pool, profile, wanted)
     tensors = _tensors(pool, chosen)
-    mean, std = _normalisation(params.source, pool.store, tensors)
+    mean, std = _pixel_statistics(params.source, pool.store, tensors)
     size = len(pool.class_names)
     counts = {part: tensors[f"{part}.labels"].bincount(minlength=size).tolist() for part in PARTS}
     info = {
@@ -155,7 +160,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         "profile": profile,
         "skipped": len(pool.skipped),
     }
-    warn_of_short_classes(pool.class_names, counts["val"], wanted, counts["test"])
+    _warn_of_short_classes(pool.class_names, counts["val"], wanted, counts["test"])
     return Result(tensors, info)
 
 
@@ -166,7 +171,7 @@ def _profile(params: Params) -> Profile:
 
 
 def _image_size(params: Params, pool: Pool) -> list[int]:
-    """Return height and width of the images that a network will see; nothing for embeddings."""
+    """Return height and width of a network's input; nothing for embeddings."""
     if pool.store == "images":
         return list(pool.train.data.shape[1:3])
     return [params.image_size or FILES_SIZE] * 2 if pool.store == "files" else []
@@ -179,7 +184,7 @@ def _named(params: Params) -> dict[str, str]:
 
 
 def _val_per_class(params: Params, pool: Pool) -> int:
-    """Return how many validation images of each class are to be cut off."""
+    """Return the number of validation images to cut off each class."""
     if pool.val is not None:
         if params.val_per_class is not None:
             rule = "val_per_class must not be given where the source has validation images"
@@ -193,7 +198,7 @@ def _val_per_class(params: Params, pool: Pool) -> int:
 def _choose(
     params: Params, pool: Pool, profile: Profile, val_per_class: int
 ) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-    """Return the positions of each part: in the source's own part of that name, else in train."""
+    """Return the positions int64 of each part: in the source's own part, else in its train part."""
     import numpy as np
 
     from ltcli.data import long_tail
@@ -242,10 +247,10 @@ def _tensors(
     return tensors
 
 
-def _normalisation(
+def _pixel_statistics(
     source: str, store: str, tensors: Mapping[str, torch.Tensor]
 ) -> tuple[list[float], list[float]]:
-    """Return mean and std per channel in 0..1: published ones, or of the training images."""
+    """Return mean and std per channel in 0..1: published ones, or measured on training images."""
     import torch
 
     if store == "features":
@@ -255,6 +260,7 @@ def _normalisation(
         return list(entry.mean), list(entry.std)
     if store == "files":
         return list(IMAGENET_MEAN), list(IMAGENET_STD)
+    # By a histogram of the 256 values, which is exact and needs no copy of all images as float.
     flat = tensors["train.images"].reshape(-1, 3)
     histogram = torch.stack([torch.bincount(flat[:, i].long(), minlength=256) for i in range(3)])
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -264,26 +270,82 @@ def _normalisation(
     return [round(x, 4) for x in mean.tolist()], [round(x, 4) for x in std.tolist()]
 
 
+def _warn_of_short_classes(
+    names: Sequence[str], val_counts: list[int], wanted: int, test_counts: list[int]
+) -> None:
+    """Name classes with fewer validation images than asked for, and those without test images."""
+    short = sorted((count, c) for c, count in enumerate(val_counts) if count < wanted)
+    if short:
+        logger.warning(
+            "split: %d of %d classes are too small for %d validation images, they give %d in all:"
+            " %s",
+            len(short),
+            len(names),
+            wanted,
+            sum(count for count, _ in short),
+            _some([f"'{names[c]}' {count}" for count, c in short]),
+        )
+    untested = [f"'{names[c]}'" for c, count in enumerate(test_counts) if count == 0]
+    if untested:
+        logger.warning(
+            "split: %d of %d classes have no test images, their accuracy cannot be measured: %s",
+            len(untested),
+            len(names),
+            _some(untested),
+        )
+
+
+def _some(shown: list[str]) -> str:
+    more = f" and {len(shown) - MAX_NAMED} more" if len(shown) > MAX_NAMED else ""
+    return ", ".join(shown[:MAX_NAMED]) + more
+
+
+def show(header: Header) -> list[str]:
+    """Return a bar chart of the training images per class, and the sizes of parts and groups."""
+    info = header.info
+    counts, names = info["class_counts"], list(map(printable, info["class_names"]))
+    step = max(1, -(-len(counts) // MAX_BARS))
+    most = max(counts)
+    lines = aligned(
+        [
+            [name, f"{count:,}", "#" * max(1, round(40 * count / most))]
+            for name, count in zip(names[::step], counts[::step], strict=True)
+        ],
+        left=(2,),
+    )
+    if step > 1:
+        lines.append(f"(every {step}th of {len(counts)} classes)")
+    groups = {"many": 0, "medium": 0, "few": 0}
+    for count in counts:
+        groups["many" if count > 100 else "medium" if count >= 20 else "few"] += 1
+    sizes = ", ".join(f"{header.size(f'{part}.labels', 0):,} {part}" for part in PARTS)
+    noun = "samples" if info["store"] == "features" else "images"
+    lines.append(f"{sizes} {noun}; largest class {most / min(counts):.4g} times smallest")
+    shown = ", ".join(f"{count} {name}" for name, count in groups.items())
+    lines.append(f"classes: {shown} (more than 100, 20 to 100, fewer than 20 training images)")
+    return lines
+
+
 def _fingerprint(params: Params) -> dict[str, str]:
     if params.root is None:
         return {}
     return fingerprint(params.source, Path(params.root), _named(params))
 
 
-def check(params: Params, _headers: Mapping[str, Any]) -> None:
-    """Check what can be known before any image is read."""
+def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
+    """Refuse wrong parameters before any image is read; fingerprint the data set."""
     from ltcli.data.long_tail import require_factor
 
     require_factor(params.imbalance_factor)
-    require_root(params.source, params.root)
     given = list(_named(params))
     unset = {"store": "auto", "image_size": None, "on_bad_image": "fail"}
     given += [name for name, default in unset.items() if getattr(params, name) != default]
     given += [name for name in ("partial", "verify") if getattr(params, name)]
-    require_options(params.source, given)
+    require_options(params.source, params.root, given)
     if _profile(params) == "natural" and params.imbalance_factor != Params.imbalance_factor:
         rule = "imbalance_factor must not be given for profile natural"
         raise ParamError("split", rule, "--profile exp or step gives the classes that ratio")
+    return Checked(_fingerprint(params))
 
 
 STAGE = Stage(
@@ -301,7 +363,6 @@ STAGE = Stage(
         "ltcli split imagenet-lt --root imagenet -d artifacts/imagenet-lt",
         "ltcli split embeddings --root features.npz -d artifacts/features",
     ),
-    external=_fingerprint,
     check=check,
     show=show,
 )

@@ -1,11 +1,11 @@
-"""What a stage is: data plus one function."""
+"""The record of a stage: data plus one function, and the checks that several stages make."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ltcli.compute.processes import processes
 from ltcli.core.context import Context
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ltcli.artifacts.store import Artifact
 
 
-# Roles of what is fingerprinted, but is no artifact that could be found again and verified.
+P = TypeVar("P")
+"""The frozen dataclass of a stage's parameters."""
+
+# Roles of inputs that are fingerprinted but are no artifacts: lineage cannot find them again.
 OUTSIDE = ("folder", "data", "weights", "prior", "costs")
 
 
@@ -33,28 +36,41 @@ class Input:
         file: Stem of the file that is read from ``--dir`` when the option is not given; None where
             it is optional, and read only if it is named.
         help: One line.
-        needed: Whether a run with these parameters reads it.
-        may_differ: Which of split and model it need not share with the other inputs.
+        may_differ: Skip the same-split or same-model check for this input.
     """
 
     name: str
     kind: str
     file: str | None
     help: str
-    needed: Callable[[Any], bool] = lambda _params: True
-    may_differ: Callable[[Any], tuple[str, ...]] = lambda _params: ()
+    may_differ: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage made: the tensors and the metadata of its output kind."""
+    """The tensors and the metadata of a stage's output kind."""
 
     tensors: Mapping[str, torch.Tensor]
     info: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Stage:
+class Checked:
+    """Findings of a stage's check that the run goes on with.
+
+    Attributes:
+        inputs: SHA-256 by role of inputs that are no artifacts; see ``OUTSIDE``.
+        warnings: Lines for people.
+        start: Passed to ``run`` in its context, so that it is worked out only once.
+    """
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    start: object = None
+
+
+@dataclass(frozen=True)
+class Stage(Generic[P]):
     """A stage of the toolkit.
 
     Attributes:
@@ -65,39 +81,39 @@ class Stage:
         output: The kind it writes.
         run: Does the work. Imports torch in its first lines, never before.
         examples: Runnable command lines for ``--help``.
+        needs: Names of the inputs that a run with these parameters reads; None for all of them.
         output_stem: Stem of the default output, where it is not the name.
-        external: Fingerprints of what the stage reads beside artifacts, by role; see ``OUTSIDE``.
         check: Looks at parameters and headers before any work.
-        has_methods: Whether ``params.method`` chooses a method, whose parameters are added.
+        has_methods: Whether ``params.method`` chooses a method, whose options are added.
         defaults: Defaults for fields of ``params``, instead of the declared ones.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
         shares_work: Whether several processes may run it together.
         show: Lines for people about a finished artifact, from its header.
-        preview: Lines for people about what a run would make, from the headers of its inputs.
+        preview: Lines for people about the output of a run, from the headers of its inputs.
     """
 
     name: str
     summary: str
-    params: type
+    params: type[P]
     inputs: tuple[Input, ...]
     output: str
-    run: Callable[[Any, Mapping[str, Artifact], Context], Result]
+    run: Callable[[P, Mapping[str, Artifact], Context], Result]
     examples: tuple[str, ...]
-    output_stem: Callable[[Any, Mapping[str, Path]], str] | None = None
-    external: Callable[[Any], dict[str, str]] | None = None
-    check: Callable[[Any, Mapping[str, Header]], None] | None = None
+    needs: Callable[[P], Collection[str]] | None = None
+    output_stem: Callable[[P, Mapping[str, Path]], str] | None = None
+    check: Callable[[P, Mapping[str, Header]], Checked | None] | None = None
     has_methods: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     for_each: str | None = None
     shares_work: bool = False
     show: Callable[[Header], list[str]] | None = None
-    preview: Callable[[Any, Mapping[str, Header]], list[str]] | None = None
+    preview: Callable[[P, Mapping[str, Header]], list[str]] | None = None
 
 
 def of_bank(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what statistics of a feature bank say of where they come from, as the bank says it."""
-    facts = ("class_names", "class_counts", "split", "model", "epoch")
-    return {fact: info[fact] for fact in facts if fact in info}
+    """Return the provenance that statistics of a feature bank take over from its metadata."""
+    keys = ("class_names", "class_counts", "split", "model", "epoch")
+    return {key: info[key] for key in keys if key in info}
 
 
 def check_together(
@@ -106,20 +122,21 @@ def check_together(
     """Check that inputs come from one split, one model and one list of classes.
 
     Args:
-        stage: What an error names.
+        stage: The command, for the message.
         headers: The inputs by role.
-        may_differ: Role to what it need not share with the others.
+        may_differ: Role to the checks that it is spared, ``split`` or ``model``.
 
     Raises:
         ArtifactError: Two inputs do not belong together; both are named.
     """
-    for fact, words in (("split", "split"), ("model", "model"), ("class_names", "list of classes")):
+    for key, words in (("split", "split"), ("model", "model"), ("class_names", "list of classes")):
         seen: dict[str, object] = {}
         for role, header in headers.items():
-            value = header.digest if header.kind == fact else header.info.get(fact)
-            if fact == "model" and header.kind == "predictions":
+            value = header.digest if header.kind == key else header.info.get(key)
+            if key == "model" and header.kind == "predictions":
+                # Predictions of two models on one split may be compared.
                 value = None
-            if value is not None and fact not in may_differ[role]:
+            if value is not None and key not in may_differ.get(role, ()):
                 seen[role] = value
         roles = list(seen)
         for role in roles[1:]:
@@ -134,7 +151,7 @@ def check_follows_prior(stage: str, model: Header) -> None:
     """Check that a model still follows the class prior of its training images.
 
     Args:
-        stage: What an error names.
+        stage: The command, for the message.
         model: The model.
 
     Raises:
@@ -147,10 +164,15 @@ def check_follows_prior(stage: str, model: Header) -> None:
 
 
 def check_processes(stage: str, alone: bool, what: str) -> None:
-    """Check that what only one process can run is not run by several.
+    """Check that one process runs what several cannot share.
+
+    Args:
+        stage: The command, for the message.
+        alone: Whether only one process can run it.
+        what: Subject of the message.
 
     Raises:
-        ParamError: It is.
+        ParamError: Several processes run it.
     """
     size = processes()[1]
     if alone and size > 1:
@@ -160,7 +182,7 @@ def check_processes(stage: str, alone: bool, what: str) -> None:
 
 def refuse_given(
     stage: str,
-    params: Any,
+    params: object,
     names: Collection[str],
     where: str,
     hint: str | None = None,
@@ -187,10 +209,10 @@ def refuse_given(
 
 
 def check_momentum(stage: str, nesterov: bool, momentum: float) -> None:
-    """Check that there is momentum where it shall be Nesterov's.
+    """Check that Nesterov's momentum is more than 0.
 
     Raises:
-        ParamError: There is none.
+        ParamError: It is 0.
     """
     if nesterov and momentum == 0:
         rule = "momentum must be greater than 0 with nesterov, got 0"
@@ -201,7 +223,7 @@ def check_kept(stage: str, epoch: int | None, model: Header) -> None:
     """Check that a model has kept the weights after an epoch.
 
     Args:
-        stage: What an error names.
+        stage: The command, for the message.
         epoch: From 1; None for the last one, which every model has.
         model: The model.
 
@@ -222,21 +244,21 @@ def check_kept(stage: str, epoch: int | None, model: Header) -> None:
 
 
 def check_epoch(epoch: int | None, headers: Mapping[str, Header], roles: Sequence[str]) -> None:
-    """Check that what is read was made of the features of one epoch.
+    """Check that inputs were made from the features of one epoch.
 
     Args:
         epoch: From 1; None for the last one.
-        headers: Of the inputs, by role.
-        roles: What must be of this epoch, where it is read.
+        headers: The inputs by role.
+        roles: Inputs that must come from this epoch, where they are read.
 
     Raises:
-        ArtifactError: One is of another epoch.
+        ArtifactError: One comes from another epoch.
     """
     for role in roles:
-        if role in headers and headers[role].info.get("epoch") != epoch:
-            rule = f"is of {_named(headers[role].info.get('epoch'))}, not of {_named(epoch)}"
+        found = headers[role].info.get("epoch") if role in headers else epoch
+        if found != epoch:
+            is_of, wanted = (
+                "the last epoch" if one is None else f"epoch {one}" for one in (found, epoch)
+            )
+            rule = f"is of {is_of}, not of {wanted}"
             raise ArtifactError(headers[role].path, rule, "--from-epoch must be the same in all")
-
-
-def _named(epoch: int | None) -> str:
-    return "the last epoch" if epoch is None else f"epoch {epoch}"

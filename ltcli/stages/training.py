@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ltcli.artifacts.backbone import Backbone
 from ltcli.artifacts.store import Artifact
 from ltcli.compute.device import autocast
 from ltcli.compute.parallel import here
@@ -41,7 +42,7 @@ def assemble(
     run: Run,
     network: Network,
     inputs: Mapping[str, Artifact],
-    pixels: Mapping[str, Any],
+    backbone: Backbone,
     dtype: torch.dtype,
     *,
     optimizer: str = "sgd",
@@ -54,7 +55,7 @@ def assemble(
         run: The run.
         network: On the device, with the classifier that the run starts from.
         inputs: Artifacts by role.
-        pixels: Mean and standard deviation of each colour, as the network expects them.
+        backbone: Record of the network, which says how images are prepared.
         dtype: Precision of the backbone.
         optimizer: sgd or adam.
         shift_bn: Whether batch-norms of a frozen backbone follow the images of the run.
@@ -81,7 +82,7 @@ def assemble(
     def samples_of(part: str) -> Samples | None:
         if run.bank:
             return None
-        return open_samples(source, part, device, params, pixels, augmentation)
+        return open_samples(source, part, device, params, backbone, augmentation)
 
     def inputs_of(part: str, samples: Samples | None, *, maps: bool = False) -> Inputs:
         if samples is None:
@@ -246,7 +247,7 @@ def _frozen(
     """Return the function that makes features, or maps, of a step's images by a frozen backbone."""
     function: Callable[[torch.Tensor], torch.Tensor]
     if maps:
-        function = backbone_maps(network) if folded else network.backbone.maps
+        function = backbone_maps(network) if folded else network.maps
     else:
         function = backbone_features(network, folded=folded)
     world, images_of = here(), drawn_from(samples)

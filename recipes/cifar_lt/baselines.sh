@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# CIFAR-LT, ResNet-32: cross-entropy for 200 epochs (LDAM-DRW's schedule), then every classifier
-# that can be put on its frozen backbone. 10 images per class are held out of the training pool
-# first, and tau of tau-norm is chosen on them.
+# CIFAR-LT, ResNet-32: trains with cross-entropy for 200 epochs (LDAM-DRW's schedule), then puts
+# every classifier for a frozen backbone on it. First sets aside 10 validation images per class;
+# tau-norm chooses its tau on them.
 #   baselines.sh [FOLDER OF THE DATA] [OUT] [cifar10|cifar100] [FACTOR: 10, 20, 50, 100, 200]
-# Takes about an hour on two cores with bf16; on CIFAR-10 at factor 100 expect cross-entropy near
-# 71 % (last epoch), most of the others between 74 and 79 %.
+# Takes about an hour on two cores with bf16. On CIFAR-10 at factor 100 expect cross-entropy near
+# 71 % (last epoch) and most other rows between 74 and 79 %.
 set -euo pipefail
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}
 d=${2:-artifacts/$data-lt-$factor}

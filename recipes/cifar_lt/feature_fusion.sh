@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Feature space augmentation (ECCV 2020) on CIFAR-LT: tail features fused with generic parts of
-# confusable classes, on a map bank, three seeds, with the paper's thresholds and with those that
-# validation preferred after mixup, beside its control: the same balanced batches without fused
-# features. Backbones: resnet32, the same with mixup, or the paper's resnet18 for some epochs.
+# Feature space augmentation (ECCV 2020) on CIFAR-LT: fuses tail features with generic parts of
+# confusable classes. Runs three seeds on a map bank, with the paper's thresholds and with those
+# that validation preferred after mixup. The control sees the same balanced batches without fused
+# features. Backbones: resnet32, mixup (resnet32 trained with mixup), or the paper's resnet18.
 #   feature_fusion.sh [FOLDER OF THE DATA] [OUT] [cifar10|cifar100] [FACTOR] [BACKBONE] [EPOCHS]
-# Takes about three minutes on two cores after the pre-training; on CIFAR-10 at factor 100 expect
-# 77.5 % with resnet32, 79.5 and 81.1 % with mixup, 71.4 % with resnet18 after 50 epochs, each two
-# to five points over its control.
+# Takes about three minutes on two cores after the pre-training. On CIFAR-10 at factor 100 expect
+# 77.5 % with resnet32, 79.5 and 81.1 % with mixup, and 71.4 % with resnet18 after 50 epochs: two to
+# five points above the control.
 set -euo pipefail
 root=${1:-data} data=${3:-cifar10} factor=${4:-100} backbone=${5:-resnet32} epochs=${6:-300}
 other=${backbone#resnet32}

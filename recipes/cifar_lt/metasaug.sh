@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# MetaSAug with cross-entropy and LDAM (CVPR 2021) on CIFAR-LT, ResNet-32, beside its controls: the
-# same without the meta step, and without augmentation. All start from epoch 161 of the baselines'
-# cross-entropy run, the first at the lower rate, and train the whole network for 40 epochs.
+# MetaSAug (CVPR 2021) with cross-entropy and LDAM on CIFAR-LT, ResNet-32. Two controls: the same
+# runs without the meta step, and class weights without augmentation. Every run starts from epoch
+# 161 of the baselines' cross-entropy model and trains the whole network for 40 epochs.
 #   metasaug.sh [FOLDER OF THE DATA] [OUT] [cifar10|cifar100] [FACTOR: 10, 20, 50, 100, 200]
-# Takes about an hour and a half on two cores after the pre-training, half an hour of it for each
-# base; expect each beside its control within 0.1 points, as the meta step is very small.
+# Takes about an hour and a half on two cores after the pre-training, half an hour for each base
+# loss. Expect each run within 0.1 points of its control, because the meta step is very small.
 set -euo pipefail
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}
 d=${2:-artifacts/$data-lt-$factor}

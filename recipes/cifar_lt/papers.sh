@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# CIFAR-LT, ResNet-32: everything that the four papers compare with, on one split, each by its own
-# published schedule, beside the published figures. Resumable: run it again after an interruption,
-# or with more seeds, and only what is missing is done.
+# CIFAR-LT, ResNet-32: runs everything that the four papers compare with, on one split, each method
+# by its published schedule, and prints the published figures beside the results. Run it again after
+# an interruption, or with more seeds: it does only what is missing.
 #   papers.sh [FOLDER OF THE DATA] [OUT] [cifar10|cifar100] [FACTOR: 10, 20, 50, 100, 200] [SEEDS]
-# Takes 45 to 60 minutes on two cores for each of the pre-trainings, three times that for bbn, sla,
-# ride and hybrid-psc, four times for l2rw and meta-weight-net; minutes each on a large GPU. Expect
-# last epochs below the published figures, which nearly all are the best epoch on test.
+# Takes 45 to 60 minutes on two cores per pre-training; three times that for bbn, sla, ride and
+# hybrid-psc, four times for l2rw and meta-weight-net; minutes each on a large GPU. Expect last
+# epochs below the published figures: nearly all of those are the best epoch on the test images.
 set -euo pipefail
 root=${1:-data} data=${3:-cifar10} factor=${4:-100} seeds=${5:-0}
 d=${2:-artifacts/$data-lt-$factor-papers}
 
-# MiSLAS's own numbers; of factors 20 and 200, which it does not have, those of the nearest.
+# MiSLAS's own numbers. It has none for factors 20 and 200, which take those of the nearest factor.
 case $data-$factor in
     cifar10-10 | cifar10-20) mislas=(--smooth-head 0.1 --classifier-rate 0.2) ;;
     cifar10-50) mislas=(--smooth-head 0.2 --classifier-rate 0.2) ;;

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# RISDA (AAAI 2022) on CIFAR-LT, ResNet-32, classifier on the baselines' feature bank, three seeds,
-# beside its controls: no reasoning (class-balanced ISDA) and no augmentation (class-balanced); then
-# the whole network from epoch 161 as MetaSAug's, with and without reasoning, one seed. Shift and
-# strength on CIFAR-100 are the paper's; it has no experiment on CIFAR-10.
+# RISDA (AAAI 2022) on CIFAR-LT, ResNet-32: trains the classifier on the baselines' feature bank,
+# three seeds, beside two controls: no reasoning (class-balanced ISDA), and no augmentation
+# (class-balanced). Then trains the whole network from epoch 161, with and without reasoning, one
+# seed. On CIFAR-100 shift and strength are the paper's. The paper has no CIFAR-10 experiment.
 #   risda.sh [FOLDER OF THE DATA] [OUT] [cifar10|cifar100] [FACTOR: 10, 20, 50, 100, 200]
-# Takes about three minutes on two cores after the pre-training, and 25 for the whole network; on
+# Takes about three minutes on two cores after the pre-training, and 25 for the whole network. On
 # CIFAR-10 at factor 100 expect 75 to 78 %, with and without reasoning.
 set -euo pipefail
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# STG (sample-specific, context-aware augmentation) on CIFAR-LT: ResNet-32 trained with mixup, the
-# generator on head classes, the classifier on augmented tail features; three seeds, beside its
-# controls: strength 0 (the same classifier without augmentation) and head-mean (the same
-# augmentation without a generator, towards the mean of the nearest head class).
+# STG (sample-specific, context-aware augmentation) on CIFAR-LT, ResNet-32: trains with mixup, the
+# generator on head classes, then the classifier on augmented tail features. Three seeds, and two
+# controls: strength 0 (the same classifier without augmentation), and head-mean (moves features
+# towards the mean of the nearest head class, without a generator).
 #   stg.sh [FOLDER OF THE DATA] [OUT] [cifar10|cifar100] [FACTOR: 10, 20, 50, 100, 200]
-# Takes about an hour on two cores, five minutes of it after the pre-training; on CIFAR-10 at factor
-# 100 expect STG some points above its control, and head-mean level with it.
+# Takes about an hour on two cores, five minutes of it after the pre-training. On CIFAR-10 at factor
+# 100 expect STG some points above strength 0, and head-mean level with STG.
 set -euo pipefail
 root=${1:-data} data=${3:-cifar10} factor=${4:-100}
 d=${2:-artifacts/$data-lt-$factor-mixup}

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Decoupling (ICLR 2020) on ImageNet-LT: cross-entropy for 90 epochs, then classifiers on the frozen
-# backbone. Epochs, batch and rate of the first stage, epochs of cRT and LWS: the released code.
+# Decoupling (ICLR 2020) on ImageNet-LT: trains with cross-entropy for 90 epochs, then classifiers on
+# the frozen backbone. Epochs, batch size and rate of the first stage, and the epochs of cRT and LWS,
+# are those of the released code.
 #   decoupling.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect cRT and LWS below 51.7 and 52.0 %, which others print for ResNet-50
-# after mixup (see mislas.sh); cross-entropy alone is printed as 38.9 to 44.6 %.
+# after mixup (see mislas.sh). Cross-entropy alone is printed as 38.9 to 44.6 %.
 set -euo pipefail
-root=${1:-data} backbone=${3:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt${other:+-$other}}
 
 ltcli split imagenet-lt --root "$root" -d "$d"

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# MiSLAS (CVPR 2021) on ImageNet-LT, ResNet-50: mixup for 180 epochs, then label-aware smoothing
-# with scales and shifted batch-norms, beside cRT and LWS after the same mixup. Numbers are those of
-# the released code.
+# MiSLAS (CVPR 2021) on ImageNet-LT, ResNet-50: trains with mixup for 180 epochs, then with
+# label-aware smoothing and shifted batch-norms, beside cRT and LWS after the same mixup. The numbers
+# are those of the released code.
 #   mislas.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published for ResNet-50, 45.5 % after mixup, 51.7 % by cRT, 52.0 %
 # by LWS and 52.7 % by MiSLAS.
 set -euo pipefail
-root=${1:-data} backbone=${3:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt-mixup${other:+-$other}}
 
 ltcli split imagenet-lt --root "$root" -d "$d"

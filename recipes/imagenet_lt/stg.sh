@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# STG on ImageNet-LT, ResNet-50: mixup as in mislas.sh, the generator on classes of more than 100
-# images, then the generalised classifier on augmented tail features, beside strength 0. The paper
-# gives neither its head classes nor the strength here; 1.5 is that of CIFAR-LT.
+# STG on ImageNet-LT, ResNet-50: trains with mixup as in mislas.sh, the generator on classes of more
+# than 100 images, then the generalised classifier on augmented tail features. The control has
+# strength 0. The paper gives neither head classes nor strength here; 1.5 is CIFAR-LT's.
 #   stg.sh [FOLDER OF THE DATA] [OUT] [BACKBONE]
 # Takes: not measured. Expect, as published, 53.2 % with a memory of 1200 features, 52.6 % without.
 set -euo pipefail
-root=${1:-data} backbone=${3:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} backbone=${3:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/imagenet-lt-mixup${other:+-$other}}
 head=(--head min-count --head-at 100)
 stg=(--method stg --classifier generalised --epochs 10 --lr 1e-3 --decay cosine)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Decoupling (ICLR 2020) on iNaturalist, ResNet-50 from scratch for 200 epochs, then classifiers on
-# the frozen backbone: 30 epochs of cRT, 5 of LWS. No validation images are taken out of the
-# training set, so there is no tau-norm, whose power is chosen on them. Rates as on ImageNet-LT.
+# the frozen backbone: 30 epochs of cRT, 5 of LWS. Takes no validation images out of the training
+# set, so there is no tau-norm, which chooses its tau on them. Rates are ImageNet-LT's.
 #   decoupling.sh [FOLDER OF THE DATA] [OUT] [inat2018|inat2017] [BACKBONE]
 # Takes: not measured. Expect, as published for 2018, 67.6 % by cRT, and 65.8 % by cross-entropy.
 set -euo pipefail
-root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data${other:+-$other}}
 
 ltcli split "$data" --root "$root" --val-per-class 0 -d "$d"

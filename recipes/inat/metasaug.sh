@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# MetaSAug (CVPR 2021) on iNaturalist, ResNet-50: cross-entropy for 200 epochs from scratch, then
-# the classifier for 20 epochs at rate 1e-4, beside the same without the meta step. 2 images of a
-# class (5 on 2017) are held out. The paper starts 2017 from weights of ImageNet: fifth argument.
+# MetaSAug (CVPR 2021) on iNaturalist, ResNet-50: trains with cross-entropy for 200 epochs from
+# scratch, then the classifier for 20 epochs at rate 1e-4. The control has no meta step. Holds out 2
+# images per class (5 on 2017). On 2017 the paper starts from ImageNet weights: fifth argument.
 #   metasaug.sh [FOLDER OF THE DATA] [OUT] [inat2018|inat2017] [BACKBONE] [WEIGHTS]
-# Takes: not measured. Expect, as published, 68.75 % on 2018 and 63.28 % on 2017, cross-entropy at
-# 65.76 and 56.79 %.
+# Takes: not measured. Expect, as published, 68.75 % on 2018 and 63.28 % on 2017, where
+# cross-entropy has 65.76 and 56.79 %.
 set -euo pipefail
-root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50} weights=${5:-none}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k} weights=${5:-none}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data-held-out${other:+-$other}}
 held=2
 [ "$data" = inat2018 ] || held=5

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# MiSLAS (CVPR 2021) on iNaturalist, ResNet-50: mixup for 200 epochs, then label-aware smoothing
-# with shifted batch-norms, beside cRT and LWS after the same mixup. Numbers are those of the
-# released code, mixup's alpha as on ImageNet-LT.
+# MiSLAS (CVPR 2021) on iNaturalist, ResNet-50: trains with mixup for 200 epochs, then with
+# label-aware smoothing and shifted batch-norms, beside cRT and LWS after the same mixup. The numbers
+# are those of the released code; mixup's alpha is ImageNet-LT's.
 #   mislas.sh [FOLDER OF THE DATA] [OUT] [inat2018|inat2017] [BACKBONE]
-# Takes: not measured. Expect it above 67.6 %, which is printed for cRT without mixup on 2018; for
-# MiSLAS itself no figure has been checked against its paper.
+# Takes: not measured. Expect more than 67.6 %, which is printed for cRT without mixup on 2018. No
+# figure for MiSLAS itself has been checked against its paper.
 set -euo pipefail
-root=${1:-data} data=${3:-inat2018} backbone=${4:-torchvision.resnet50}
-other=${backbone#torchvision.resnet50}
+# The tag stands for torchvision's image size, crop and filter, which the papers use.
+root=${1:-data} data=${3:-inat2018} backbone=${4:-timm.resnet50.tv_in1k}
+other=${backbone#timm.resnet50.tv_in1k}
 d=${2:-artifacts/$data-mixup${other:+-$other}}
 
 ltcli split "$data" --root "$root" --val-per-class 0 -d "$d"

@@ -26,8 +26,9 @@ def commands(folder, file):
     """Every command that lists a folder."""
     return (
         ("compare", "-d", folder),
-        ("report", folder),
+        ("report", "-d", folder),
         ("evaluate", "-d", folder),
+        ("show", "-d", folder),
         ("lineage", file, "-d", folder),
     )
 
@@ -44,7 +45,7 @@ def test_a_folder_that_is_not_there_is_said_to_be_missing(ltcli, chain, tmp_path
 
 def test_a_folder_that_cannot_be_listed_is_an_error(ltcli, chain, tmp_path):
     folder = tmp_path / ("x" * 300)
-    for words in (*commands(folder, chain / "split.safetensors"), ("plot", folder)):
+    for words in (*commands(folder, chain / "split.safetensors"), ("plot", "-d", folder)):
         done = ltcli(*words)
         assert (done.code, done.out) == (3, "")
         assert done.lines == [f"error: {folder}: cannot be read: file name too long"]
@@ -59,7 +60,7 @@ def test_a_folder_without_permission_is_not_an_empty_one(ltcli, chain, tmp_path,
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    for words in (*commands(tmp_path, chain / "split.safetensors"), ("plot", tmp_path)):
+    for words in (*commands(tmp_path, chain / "split.safetensors"), ("plot", "-d", tmp_path)):
         done = ltcli(*words)
         assert (done.code, done.out) == (3, "")
         assert done.lines == [f"error: {tmp_path}: cannot be read: permission denied"]

@@ -474,7 +474,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(ltcli, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("/dev/zero")
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "link", Path("/dev/zero")):
-        assert_refused(ltcli, path, "must be a regular file")
+        assert_refused(ltcli, path, "cannot be read: not a regular file")
 
 
 def test_what_the_system_cannot_open_is_said_in_its_words(ltcli, tmp_path):

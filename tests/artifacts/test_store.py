@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ltcli.artifacts.header import verify
-from ltcli.artifacts.store import locked, open_artifact, save, save_bytes
+from ltcli.artifacts.store import is_finite, locked, open_artifact, save, save_bytes
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
 SAVED = {
@@ -316,11 +316,10 @@ def test_a_full_disk_leaves_the_old_file(small_disk):
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("{tmp}/file/out.safetensors", "not a directory"),
-        ("{tmp}/no/out.safetensors", "no such file or directory"),
+        ("{tmp}/file/out.safetensors", "file exists"),
         ("/proc/out.safetensors", "no such file or directory"),
     ],
-    ids=["below a file", "no folder", "proc"],
+    ids=["below a file", "proc"],
 )
 def test_a_place_that_takes_no_file_is_named_at_once(tmp_path, place, reason, how):
     if place.startswith("/proc") and (not Path("/proc/self").exists() or os.geteuid() != 0):
@@ -333,6 +332,13 @@ def test_a_place_that_takes_no_file_is_named_at_once(tmp_path, place, reason, ho
     assert str(caught.value) == f"{out}: cannot be written: {reason}"
     assert (caught.value.hint, caught.value.exit_code) == ("choose another --out", 6)
     assert names_in(tmp_path) == ["file"]
+
+
+def test_folders_are_made_for_a_file_and_its_lock(tmp_path):
+    for attempt, folder in ((save_graph, tmp_path / "a" / "b"), (lock, tmp_path / "c" / "d")):
+        attempt(folder / "out.safetensors")
+        assert folder.is_dir()
+    verify(tmp_path / "a" / "b" / "out.safetensors")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
@@ -537,3 +543,84 @@ def test_the_lock_is_held_by_one_process_at_a_time(arena):
 def test_a_killed_writer_leaves_a_whole_file_and_nothing_for_long(arena):
     assert arena["kills"]["left"] == []
     assert arena["kills"]["seen"] > 0
+
+
+# Rows that are read when they are indexed.
+
+ORDERS = [[0], [4, 1, 3], [0, 1, 2, 3, 4], [2, 2, 1], [3, 4, 0, 1], []]
+
+
+def saved(path: Path, **tensors: torch.Tensor) -> Path:
+    save_state(path, tensors)
+    return path
+
+
+@pytest.mark.parametrize("index", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_rows_are_those_of_the_loaded_tensor(tmp_path, dtype, index):
+    # A tensor before it whose size is no multiple of 8.
+    whole = torch.arange(30).reshape(5, 2, 3).to(dtype)
+    path = saved(tmp_path / "a.safetensors", before=torch.zeros(3, dtype=torch.bool), whole=whole)
+    with open_artifact(path) as artifact:
+        rows = artifact.rows("state.whole")
+        found = rows[torch.tensor(index, dtype=torch.int64)]
+    assert rows.shape == whole.shape
+    assert found.dtype == dtype
+    assert torch.equal(found, whole[index])
+
+
+def test_rows_that_follow_each_other_are_read_at_once_and_no_others(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.safetensors", whole=torch.randn(100, 4))
+    with open_artifact(path) as artifact:
+        rows, sizes, real = artifact.rows("state.whole"), [], os.preadv
+
+        def noted(descriptor, buffers, position):
+            sizes.append(len(buffers[0]))
+            return real(descriptor, [buffers[0][:20]], position)  # as a signal would cut it
+
+        monkeypatch.setattr(os, "preadv", noted)
+        found = rows[torch.tensor([7, 8, 9, 50])]
+        monkeypatch.undo()
+        assert torch.equal(found, artifact.tensor("state.whole")[[7, 8, 9, 50]])
+    assert sizes == [48, 28, 8, 16]
+
+
+def test_rows_come_from_the_file_that_was_verified(tmp_path):
+    path = saved(tmp_path / "a.safetensors", whole=torch.zeros(2, 2))
+    with open_artifact(path) as artifact:
+        saved(path, whole=torch.ones(2, 2))
+        assert not artifact.rows("state.whole")[torch.tensor([0, 1])].any()
+
+
+def test_a_missing_tensor_a_shortened_file_and_nan_are_named(tmp_path):
+    path = saved(tmp_path / "a.safetensors", whole=torch.zeros(2, 2))
+    with open_artifact(path) as artifact:
+        with pytest.raises(ArtifactError) as caught:
+            artifact.rows("state.other")
+        assert str(caught.value) == f"{path}: has no tensor state.other"
+        rows, size = artifact.rows("state.whole"), path.stat().st_size
+        with path.open("r+b") as file:
+            file.seek(size - 4)
+            file.write(b"\xff\xff\xff\x7f")
+        with pytest.raises(ArtifactError) as caught:
+            rows[torch.tensor([1])]
+        assert str(caught.value) == f"{path}: state.whole must be finite, got NaN or infinity"
+        os.truncate(path, size - 8)
+        with pytest.raises(ArtifactError) as caught:
+            rows[torch.tensor([1])]
+        assert str(caught.value) == f"{path}: cannot be read: it has become shorter"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_found_wherever_it_is(dtype, value):
+    for position in (0, 50, 99):
+        tensor = torch.linspace(-1, 1, 100).to(dtype).reshape(10, 10)
+        assert is_finite(tensor)
+        tensor.view(-1)[position] = value
+        assert not is_finite(tensor)
+
+
+def test_no_values_and_whole_numbers_are_finite():
+    assert is_finite(torch.zeros(0, 3))
+    assert is_finite(torch.tensor([2**62]))

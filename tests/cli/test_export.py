@@ -120,11 +120,11 @@ def test_an_output_that_cannot_be_read_is_found_before_the_work(ltcli, copy, mon
     def work(*_args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("ltcli.cli.export.export_model", work)
+    monkeypatch.setattr("ltcli.cli.export.export", work)
     out = copy / "x.pt2"
     out.symlink_to("/dev/null")
     done = ltcli("export", copy / "pretrain.safetensors", "--to", "torch", "--out", out)
-    assert (done.code, done.lines) == (3, [f"error: {out}: must be a regular file"])
+    assert (done.code, done.lines) == (3, [f"error: {out}: cannot be read: not a regular file"])
     out.unlink()
     out.touch()
 

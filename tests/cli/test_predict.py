@@ -106,7 +106,7 @@ def test_names_that_need_quotes_get_them(ltcli, chain, photos):
         (
             ["--on-bad-image", "x"],
             2,
-            "error: predict: on-bad-image must be one of fail, skip, got x",
+            "error: predict: on_bad_image must be one of fail, skip, got x",
         ),
         (
             ["--precision", "x"],
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_listed_is_named(ltcli, chain, tmp_path, monkeyp
     def refuse(_path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("ltcli.data.scan._entries", refuse)
+    monkeypatch.setattr("ltcli.data.folder._entries", refuse)
     done = ltcli("predict", tmp_path, "--model", chain / "pretrain.safetensors")
     line = f"error: {tmp_path}: must be read whole: .: cannot be listed: permission denied"
     assert (done.code, done.lines) == (5, [line])

@@ -1,16 +1,20 @@
-"""show, lineage and methods."""
+"""show and lineage."""
 
 import json
+from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import torch
+from ltcli.data.fingerprint import fingerprint
 
 from ltcli.artifacts.store import save
 from ltcli.core.params import build
 from ltcli.data.source_table import SOURCES
-from ltcli.methods import METHODS
-from ltcli.stages import STAGES
+from ltcli.models import small_images
+from ltcli.stages import adjust
 from ltcli.stages.stage import OUTSIDE
+from ltcli.stages.start import Start
 
 
 def test_show_prints_kind_stage_parameters_inputs_and_tensors(ltcli, chain):
@@ -59,25 +63,16 @@ def test_lineage_knows_samples_of_a_split_outside(ltcli, tmp_path):
     assert ltcli(*command, "-d", tmp_path).code == 0
     done = ltcli("lineage", tmp_path / "split.safetensors")
     assert done.code == 0
-    assert done.out.splitlines()[1].startswith("  data: ? ")
-    assert done.out.endswith(" outside\n")
+    assert done.out.splitlines()[1].split() == [ANY, "outside", "data:", "?"]
 
 
 def test_whatever_stages_read_beside_artifacts_is_known_as_outside(tmp_path):
     file = tmp_path / "x.csv"
     file.write_text("0,1")
-    given = {
-        "split": [{"source": name, "root": str(tmp_path)} for name in SOURCES],
-        "pretrain": [{"weights": str(file)}],
-        "adjust": [{"costs": str(file)}, {"prior": str(file)}],
-    }
-    reading = {stage.name: stage for stage in STAGES if stage.external is not None}
-    assert given.keys() == reading.keys()
-    found = [
-        stage.external(build(stage.params, values, name, defaults=stage.defaults))
-        for name, stage in reading.items()
-        for values in given[name]
-    ]
+    found = [fingerprint(name, tmp_path, {}) for name in SOURCES]
+    found.append(Start(small_images.backbone("resnet20"), str(file), "0" * 64, ()).fingerprint)
+    for way in ("costs", "prior"):
+        found.append(adjust.fingerprint(build(adjust.Params, {way: str(file)}, "adjust")))
     assert {role for roles in found for role in roles} == set(OUTSIDE)
 
 
@@ -91,7 +86,8 @@ def test_lineage_names_a_missing_ancestor(ltcli, copy):
         f"error: {file}: ancestor 'split' is missing or was altered: {split}",
         "hint: name its folder with --dir, or make it again",
     ]
-    assert f"split: ? {split[:12]} missing" in done.out
+    shown = [line.split() for line in done.out.splitlines()]
+    assert [split[:12], "missing", "split:", "?"] in shown
 
 
 def test_lineage_names_an_altered_ancestor(ltcli, copy):
@@ -141,17 +137,6 @@ def test_a_tree_that_is_not_whole_is_one_document_with_its_error(ltcli, copy):
     }
 
 
-def test_methods_lists_every_method_with_its_source_and_parameters(ltcli):
-    text = ltcli("methods").out
-    table = json.loads(ltcli("methods", "--json").out)
-    assert set(table) == set(METHODS)
-    for name, method in METHODS.items():
-        assert f"{name}: {method.summary}" in text
-        assert table[name]["source"] == method.source
-    assert "--tau" in ltcli("methods", "tau-norm").out
-    assert "crt:" not in ltcli("methods", "tau-norm").out
-
-
 @pytest.mark.parametrize(
     "command",
     ["show", "methods", "compare", "plot", "doctor", "lineage", "predict", "export"],
@@ -163,58 +148,19 @@ def test_examples_in_help_have_lines_of_their_own(ltcli, command):
     assert not any("\\b" in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("name", "lines"),
-    [
-        ("class-balanced", ["in pretrain: --beta 0.9999", "in finetune: --beta 0.9999"]),
-        ("crt", ["in finetune: --sampler class-aware"]),
-        ("ce-drw", ["in pretrain: --beta 0.9999 --defer 160"]),
-        ("ce-drs", ["in pretrain: --sampler class-aware --defer 160"]),
-        ("remix", ["in pretrain: --mixup 1.0 --mixed-labels remix"]),
-        ("cross-entropy", []),
-    ],
-)
-def test_methods_say_for_each_stage_which_defaults_are_their_own(ltcli, name, lines):
-    shown = [line.strip() for line in ltcli("methods", name).out.splitlines()]
-    assert [line for line in shown if line.startswith("in ")] == lines
-    facts = json.loads(ltcli("methods", name, "--json").out)[name]
-    assert sorted(facts["defaults"]) == sorted(line.split()[1].strip(":") for line in lines)
+def test_a_folder_is_listed(ltcli, chain):
+    lines = ltcli("show", "-d", chain).out.splitlines()
+    assert lines[0].split() == ["file", "kind", "made", "by", "sha256"]
+    headers = json.loads(ltcli("show", "--json", "-d", chain).out)
+    assert len(lines) == len(headers) + 1 == 10
+    found = [line.split() for line in lines[1:]]
+    assert found == [
+        [Path(h["path"]).name, h["kind"], h["stage"], h["digest"][:12]] for h in headers
+    ]
+    assert [name for name, *_ in found] == sorted(path.name for path in chain.glob("*.safetensors"))
 
 
-def test_methods_show_the_default_that_a_parameter_has_in_the_method(ltcli):
-    shown = ltcli("methods", "class-balanced-focal").out
-    assert "  for pretrain; needs labels\n" in shown
-    assert "  in pretrain: --form sigmoid --beta 0.9999 --reduction mean-of-weighted\n" in shown
-    form = "softmax over the classes, or one sigmoid per class"
-    assert f"  --form [default: sigmoid]  {form}\n" in shown
-    assert f"  --form [default: softmax]  {form}\n" in ltcli("methods", "focal").out
-
-
-def test_a_default_that_differs_between_stages_is_said_for_each(ltcli):
-    shown = ltcli("methods", "gcl").out
-    assert "  --scale [default: 30.0 in pretrain, 20.0 in finetune]" in shown
-    parameters = json.loads(ltcli("methods", "gcl", "--json").out)["gcl"]["parameters"]
-    assert parameters["--scale"]["default"] == {"pretrain": 30.0, "finetune": 20.0}
-    # One word where both agree, also on what a stage has of its own.
-    shown = ltcli("methods", "class-balanced").out
-    assert " in finetune, " not in shown
-    assert " in pretrain, " not in shown
-
-
-def test_defaults_are_shown_as_they_are_written_on_the_command_line(ltcli):
-    shown = ltcli("methods").out
-    assert "[default: none]" in shown
-    for word in ("None", "True", "False"):
-        assert not [line for line in shown.splitlines() if f"[default: {word}]" in line]
-
-
-def test_methods_say_what_they_read_and_which_defaults_are_their_own(ltcli):
-    shown = ltcli("methods", "risda").out.splitlines()
-    assert "  for finetune; needs labels, covariances, a confusion graph" in shown
-    assert "  in finetune: --lr 0.01 --beta 0.9999" in shown
-    shown = ltcli("methods", "metasaug").out.splitlines()
-    assert "  for finetune; needs labels, held-out samples" in shown
-    own = next(line for line in shown if line.startswith("  in finetune: --data images"))
-    assert own.endswith(
-        "--milestones 20 --factors 0.01 --nesterov --pad-mode reflect --beta 0.9999"
-    )
+def test_a_folder_that_is_not_there_cannot_be_listed(ltcli, tmp_path):
+    done = ltcli("show", "-d", tmp_path / "no")
+    hint = "hint: name the folder that holds the artifacts"
+    assert (done.code, done.lines) == (3, [f"error: {tmp_path}/no: no such folder", hint])

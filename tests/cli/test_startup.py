@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from ltcli.cli.main import GROUPS
 from ltcli.stages import STAGES
 
-HEAVY = ("torch", "torchvision", "numpy", "safetensors", "PIL")
+HEAVY = ("torch", "torchvision", "numpy", "safetensors", "PIL", "matplotlib", "jinja2")
 CODE = """
 import json, sys
 from ltcli.cli.main import run
@@ -44,14 +45,11 @@ for words in json.loads(sys.argv[1]):
 print(json.dumps(found))
 """
 HELP = [
-    *((stage.name, "--help") for stage in STAGES),
-    *(
-        (name, "--help")
-        for name in ("compare", "plot", "report", "predict", "export", "show", "lineage")
-    ),
-    *((name, "--help") for name in ("methods", "doctor")),
+    *((one.name, "--help") for group in GROUPS.values() for one in group),
+    ("finetune", "--method", "crt", "-h"),
     ("methods",),
     ("methods", "--json"),
+    ("methods", "tau-norm"),
 ]
 
 
@@ -71,7 +69,8 @@ def test_help_and_the_table_of_methods_load_neither_torch_nor_numpy():
 
 def test_every_stage_names_its_examples_in_its_help(ltcli):
     for stage in STAGES:
-        out = ltcli(stage.name, "--help").out
+        # A line that goes on ends in a backslash.
+        out = ltcli(stage.name, "--help").out.replace("\\\n", "")
         assert all(" ".join(line.split()) in " ".join(out.split()) for line in stage.examples)
 
 
@@ -132,3 +131,17 @@ def test_the_help_of_a_stage_does_not_wait_for_pydantic():
     # Typer loads it to read options, and it takes longer than all the rest of the help.
     commands = [[stage.name, "--help"] for stage in STAGES]
     assert start_all(commands, ("pydantic",)) == [[words, 0, True, []] for words in commands]
+
+
+def test_work_without_image_files_or_timm_s_networks_loads_neither_timm_nor_torchvision(copy):
+    # torchvision drags in torch._dynamo, which takes longer than torch itself.
+    commands = [
+        ["pretrain", "--backbone", "resnet20", "--epochs", "1", "--force"],
+        ["dump-features", "--force"],
+        ["finetune", "--method", "crt", "--epochs", "1", "--force"],
+        ["evaluate", "--force"],
+        ["predict", "--help"],
+    ]
+    commands = [[*words, *(() if "--help" in words else ("-d", str(copy)))] for words in commands]
+    found = start_all(commands, ("timm", "torchvision"))
+    assert found == [[words, 0, True, []] for words in commands]

@@ -17,6 +17,7 @@ from ltcli.compute.device import autocast
 from ltcli.compute.parallel import World, connected
 from ltcli.data.batches import Augmentation
 from ltcli.data.files import FileBatches, ImageFiles
+from ltcli.models import small_images, timm_networks
 from ltcli.models.network import build_network
 
 CPU = torch.device("cpu")
@@ -87,9 +88,9 @@ def test_every_process_has_all_rows_and_the_gradient_of_its_own(tmp_path, rng, c
         assert gradient.equal(2 * x[World(rank, 2).rows(count)])
 
 
-def stepped(world, images, labels, steps):
+def stepped(world, record, images, labels, steps):
     """Train a network with batch-norms, and return its state and the last gradients."""
-    network = build_network("resnet20", 3, seed=0).to(images.dtype)
+    network = build_network(record, 3, seed=0).to(images.dtype)
     network.classifier.train_only("weight", "bias")
     backbone = world.synchronised(network.backbone)
     network.train()
@@ -107,12 +108,26 @@ def stepped(world, images, labels, steps):
     return {**network.state_dict(), **{f"grad.{name}": p.grad for name, p in moving}}
 
 
+SPLIT = SimpleNamespace(info={"store": "images", "image_size": [8, 8]})
+
+
 @pytest.mark.parametrize("count", [7, 2])
-def test_steps_of_two_processes_are_those_of_one(tmp_path, rng, count):
+@pytest.mark.parametrize(
+    "record",
+    [
+        small_images.backbone("resnet20"),
+        # Its batch-norms have an activation in them.
+        timm_networks.SOURCE.resolve("test_efficientnet", "", SPLIT),
+    ],
+    ids=str,
+)
+def test_steps_of_two_processes_are_those_of_one(tmp_path, rng, record, count):
     images = torch.randn(count, 3, 8, 8, generator=rng, dtype=torch.float64)
+    if record.source == "timm":
+        images = torch.randn(count, 3, 64, 64, generator=rng, dtype=torch.float64)
     labels = torch.arange(count) % 3
-    alone = stepped(World(), images, labels, 3)
-    both = together(2, lambda world: stepped(world, images, labels, 3), tmp_path)
+    alone = stepped(World(), record, images, labels, 3)
+    both = together(2, lambda world: stepped(world, record, images, labels, 3), tmp_path)
     for name, expected in alone.items():
         first, second = (result[name] for result in both)
         assert first.equal(second), name
@@ -138,7 +153,9 @@ def test_without_gradients_a_shared_module_gives_all_rows(tmp_path, rng):
     x = torch.randn(5, 3, 8, 8, generator=rng)
 
     def features(world):
-        network = build_network("resnet20", 3, seed=0).eval().requires_grad_(False)
+        network = (
+            build_network(small_images.backbone("resnet20"), 3, seed=0).eval().requires_grad_(False)
+        )
         with torch.no_grad():
             return world.shared(network.backbone)(x)
 
@@ -180,8 +197,11 @@ def test_processes_decode_their_rows_of_a_batch_and_have_all(tmp_path):
     sizes = [(tmp_path / path).stat().st_size for path in paths]
     order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
 
+    backbone = small_images.backbone("resnet20", image_size=(8, 8), in_files=True)
+
     def batches(world):
-        files = ImageFiles(tmp_path, paths, sizes, 8, Augmentation(least_area=0.3, seed=1))
+        varied = Augmentation(least_area=0.3, seed=1)
+        files = ImageFiles(tmp_path, paths, sizes, backbone, varied)
         made = FileBatches(files, (0.5,) * 3, (0.2,) * 3, CPU, 0, world)
         made.read_ahead(lambda _epoch: order, 3)
         drawn = partial(made.drawn, epoch=0)

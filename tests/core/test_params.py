@@ -55,7 +55,7 @@ def test_a_declaration_is_read_in_order():
 @pytest.mark.parametrize(
     ("name", "metavar"),
     [
-        ("source", "cifar10|cifar100|digits"),
+        ("source", "NAME"),
         ("name", "TEXT"),
         ("epochs", "INT"),
         ("lr", "NUMBER"),

@@ -1,6 +1,7 @@
 import pytest
 
-from ltcli.core.text import clipped, plural, printable
+from ltcli.core.errors import ParamError
+from ltcli.core.text import clipped, plain_value, plural, printable, refuse_control
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,34 @@ def test_a_text_is_clipped_to_one_short_line():
     assert clipped("x" * 60) == "x" * 60
     assert clipped("x" * 61) == "x" * 57 + "..."
     assert clipped("abcdef", 5) == "ab..."
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), (".5", 0.5), ("-0", 0), ("no", "no"), ("true", True), ("~", None)],
+)
+def test_a_plain_text_stands_for_what_it_looks_like(text, value):
+    found = plain_value(text, "f:1")
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_number_that_could_be_another_one_is_refused():
+    for text, rule in (
+        ("010", "integer must have no leading zero"),
+        ("-9223372036854775809", "integer must fit in 64 bits"),
+        ("-.inf", "number must be finite"),
+    ):
+        with pytest.raises(ParamError) as caught:
+            plain_value(text, "f:1")
+        assert str(caught.value) == f"f:1: {rule}, got {text}"
+        assert caught.value.hint == "quote it for text"
+
+
+def test_a_control_character_is_named_with_its_line():
+    refuse_control("a\tb\nc \u00e9 \U0001f408", "f")
+    for text, line, code in (("a\n\x1b", 2, "001B"), ("\r", 1, "000D"), ("\ud800", 1, "D800")):
+        with pytest.raises(ParamError) as caught:
+            refuse_control(text, "f")
+        assert str(caught.value) == f"f:{line}: must have no control character, got U+{code}"
+    with pytest.raises(ParamError, match=r"^f:8: "):
+        refuse_control("a\n\x00", "f", line=7)

@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ltcli.compute.seeds import derive
-from ltcli.data.batches import Augmentation, FeatureBatches, ImageBatches, augmentation_draws
+from ltcli.data.batches import (
+    Augmentation,
+    FeatureBatches,
+    ImageBatches,
+    augmentation_draws,
+    resized,
+)
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")
@@ -182,3 +189,29 @@ def test_embeddings_are_drawn_as_they_are(rng):
     assert [len(batch) for batch in FeatureBatches(features[:0], CPU).in_order(slice(0, 0), 3)] == [
         0
     ]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(24, 17), (4, 5), (6, 9)], ids=str)
+def test_images_of_another_size_are_resized_as_by_pil(images, size, interpolation):
+    batches = ImageBatches(images, MEAN, STD, CPU, Augmentation(), size, interpolation)
+    made = batches.plain(slice(0, 7))
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    for image, found in zip(images, made, strict=True):
+        whole = Image.fromarray(image.numpy()).resize(size[::-1], filters[interpolation])
+        expected = torch.from_numpy(np.array(whole)).permute(2, 0, 1)
+        mean, std = (255 * torch.tensor(numbers).view(3, 1, 1) for numbers in (MEAN, STD))
+        # PIL computes in whole numbers, and rounds a few of them otherwise.
+        assert (found * std + mean - expected).abs().max() < 1.01
+    assert [empty.shape for empty in batches.in_order(slice(0, 0), 3)] == [(0, 3, *size)]
+    rows = torch.tensor([2, 4])
+    assert batches.drawn(rows, seed=0, epoch=0, first=0).shape == (2, 3, *size)
+
+
+def test_resized_images_are_whole_numbers_in_the_range_of_bytes(rng):
+    # Black beside white, where a bicubic filter overshoots.
+    images = 255 * torch.randint(2, (3, 3, 8, 8), generator=rng).float()
+    made = resized(images, (30, 30), "bicubic")
+    assert (made.min(), made.max()) == (0, 255)
+    assert made.equal(made.round())
+    assert resized(images, (8, 8), "bicubic") is images

@@ -1,13 +1,16 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 
-from ltcli.data.decode import BadImageError, decode_image
+from ltcli.data.decode import BadImageError, as_stored, decode_image, preparation, side_of
+from ltcli.models import small_images
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -265,3 +268,38 @@ def content_of(image):
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+SMALL = small_images.backbone("resnet20", image_size=(20, 20), in_files=True)
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(50, 71), (33, 20)], ids=str)
+def test_files_are_prepared_exactly_as_by_timm(mode, interpolation, size, shape):
+    how = {"interpolation": interpolation, "crop_mode": mode}
+    record = replace(SMALL, image_size=size, crop_share=0.9, **how)
+    image = Image.fromarray(noise(*shape))
+    made = preparation(record)(encoded(image, "PNG"))
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (record.mean, record.std))
+    steps = create_transform((3, *size), crop_pct=0.9, mean=record.mean, std=record.std, **how)
+    assert made.dtype == torch.uint8
+    torch.testing.assert_close((made / 255 - mean) / std, steps(image))
+
+
+def test_networks_for_small_images_get_one_resized_square():
+    content = encoded(Image.fromarray(noise(50, 71)), "PNG")
+    made = preparation(SMALL)(content)
+    assert made.permute(1, 2, 0).equal(decode_image(content, 20, 0.875))
+    # A split of images holds the whole square, which a network of timm gets resized.
+    record = replace(SMALL, crop_mode="center", stored_size=(16, 16))
+    assert preparation(as_stored(record))(content).permute(1, 2, 0).equal(decode_image(content, 16))
+    assert as_stored(SMALL) is SMALL
+
+
+def test_the_shorter_side_of_a_file_is_read_from_its_header(tmp_path):
+    Image.fromarray(noise(50, 71)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    names = ("a.png", "b.png", "c.png")
+    assert [side_of(tmp_path / name) for name in names] == [50, None, None]

@@ -4,15 +4,22 @@ import torch
 from safetensors.torch import save_file
 
 from ltcli.core.errors import DataError, ParamError
-from ltcli.data.embeddings import load_embeddings
+from ltcli.data import embeddings
+from ltcli.data.source_table import Request
 
 FEATURES = np.array([[0.5, -2], [1e-3, 7], [3, 0.25], [4, 5]], np.float32)
 LABELS = np.array([3, 12, 3, 7])
 
 
+def load(root, labels=None, class_names=None):
+    named = {"labels": labels, "class_names": class_names}
+    named = {option: str(path) for option, path in named.items() if path is not None}
+    return embeddings.read(Request("embeddings", root, named))
+
+
 def refused(root, labels=None, error=DataError):
     with pytest.raises(error) as caught:
-        load_embeddings(root, labels, None)
+        load(root, labels)
     return [str(caught.value), caught.value.hint]
 
 
@@ -70,7 +77,7 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_gives_the_same_pool(tmp_path, name, dtype):
     labels = FORMS[name](tmp_path / name, dtype)
-    pool = load_embeddings(tmp_path / name, labels, None)
+    pool = load(tmp_path / name, labels)
     check(pool)
     assert (pool.val, pool.test) == (None, None)
 
@@ -80,7 +87,7 @@ def test_half_precision_becomes_single(tmp_path):
     path = tmp_path / "x.safetensors"
     for dtype in (torch.bfloat16, torch.float16):
         save_file({"features": exact.to(dtype), "labels": torch.tensor([0, 1])}, path)
-        assert load_embeddings(path, None, None).train.data.equal(exact)
+        assert load(path).train.data.equal(exact)
 
 
 def test_a_file_may_hold_all_parts(tmp_path):
@@ -88,20 +95,20 @@ def test_a_file_may_hold_all_parts(tmp_path):
     parts = {"train_features": FEATURES, "train_labels": labels}
     parts |= {"test_features": FEATURES[:1], "test_labels": labels[3:]}
     np.savez(tmp_path / "x.npz", **parts)
-    pool = load_embeddings(tmp_path / "x.npz", None, None)
+    pool = load(tmp_path / "x.npz")
     assert pool.class_names == ("elm", "fir", "oak")
     assert (pool.train.labels.tolist(), pool.test.labels.tolist()) == ([2, 0, 2, 1], [1])
     made = {"features": torch.from_numpy(FEATURES), "labels": torch.from_numpy(LABELS)}
     made |= {"val.features": torch.ones(1, 2), "val.labels": torch.tensor([12])}
     save_file(made, tmp_path / "x.safetensors")
-    pool = load_embeddings(tmp_path / "x.safetensors", None, None)
+    pool = load(tmp_path / "x.safetensors")
     assert (pool.val.labels.tolist(), pool.test) == ([2], None)
 
 
 def test_a_folder_holds_a_file_or_more_for_each_part(tmp_path):
     for name, rows in (("train-0", slice(0, 3)), ("train-1", slice(3, 4)), ("test", slice(2))):
         np.savez(tmp_path / f"{name}.npz", features=FEATURES[rows], labels=LABELS[rows])
-    pool = load_embeddings(tmp_path, None, None)
+    pool = load(tmp_path)
     check(pool)
     assert pool.test.labels.tolist() == [0, 2]
     np.savez(tmp_path / "train-1.npz", features=np.ones((1, 3)), labels=LABELS[:1])
@@ -115,7 +122,7 @@ def test_a_folder_holds_a_file_or_more_for_each_part(tmp_path):
 def test_names_of_classes_are_the_lines_of_a_file(tmp_path):
     (tmp_path / "names").write_text("a\nb\n")
     np.savez(tmp_path / "x.npz", features=FEATURES, labels=np.array([1, 0, 0, 1]))
-    pool = load_embeddings(tmp_path / "x.npz", None, tmp_path / "names")
+    pool = load(tmp_path / "x.npz", None, tmp_path / "names")
     assert (pool.class_names, pool.train.labels.tolist()) == (("a", "b"), [1, 0, 0, 1])
 
 
@@ -205,13 +212,13 @@ def test_columns_that_may_be_no_features_are_refused(tmp_path):
 
 
 CSV = {
-    "": "header must have one column 'label' and columns of features, got ''",
-    "a,b\n1,2\n": "header must have one column 'label' and columns of features, got 'a,b'",
-    "label\n1\n": "header must have one column 'label' and columns of features, got 'label'",
-    "label,a,b\n1,2,3\n1,2\n": "line 3 must have 2 numbers, got 1",
-    "label,a,b\n1,2,x\n": "line 2 must be numbers: could not convert string to float: 'x'",
-    "label,a,b\n1,2,inf\n": "features must be finite, got NaN or infinity in row 0",
-    'label,a,b\n1,2,"3\n': "must be CSV in UTF-8: unexpected end of data",
+    "": ": header must have one column 'label' and columns of features, got ''",
+    "a,b\n1,2\n": ": header must have one column 'label' and columns of features, got 'a,b'",
+    "label\n1\n": ": header must have one column 'label' and columns of features, got 'label'",
+    "label,a,b\n1,2,3\n1,2\n": ":3: must have 3 cells, got 2",
+    "label,a,b\n1,2,x\n": ":2: must be numbers: could not convert string to float: 'x'",
+    "label,a,b\n1,2,inf\n": ": features must be finite, got NaN or infinity in row 0",
+    'label,a,b\n1,2,"3\n': ":2: must be CSV: unexpected end of data",
 }
 
 
@@ -219,7 +226,7 @@ CSV = {
 def test_a_table_of_another_form_is_refused(tmp_path, text):
     path = tmp_path / "x.csv"
     path.write_text(text)
-    assert refused(path) == [f"{path}: {CSV[text]}", None]
+    assert refused(path) == [f"{path}{CSV[text]}", None]
 
 
 def test_lists_of_several_lengths_are_refused(tmp_path):

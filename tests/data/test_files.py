@@ -1,6 +1,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from ltcli.data import files
 from ltcli.data.batches import Augmentation
 from ltcli.data.decode import decode_image
 from ltcli.data.files import FileBatches, ImageFiles
+from ltcli.models import small_images
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SIDE = 16
+BACKBONE = small_images.backbone("resnet20", image_size=(SIDE, SIDE), in_files=True)
 # Not their order: rows are positions, and must not be taken for numbers in names.
 NAMES = tuple(f"{(7 * i) % 12}.png" for i in range(12))
 
@@ -35,7 +38,9 @@ def root(tmp_path_factory):
 def batches_of(root, workers=0, **options):
     sizes = [(root / name).stat().st_size for name in NAMES]
     augmentation = Augmentation(**{"least_area": 0.3, "jitter": 0.4, "seed": 5, **options})
-    return FileBatches(ImageFiles(root, NAMES, sizes, SIDE, augmentation), MEAN, STD, CPU, workers)
+    return FileBatches(
+        ImageFiles(root, NAMES, sizes, BACKBONE, augmentation), MEAN, STD, CPU, workers
+    )
 
 
 def order(epoch):
@@ -78,7 +83,7 @@ def test_images_as_they_are_come_in_order_with_their_centres(root):
 
 
 def test_no_files_are_one_empty_batch(root):
-    empty = FileBatches(ImageFiles(root, (), (), SIDE, Augmentation()), MEAN, STD, CPU, 2)
+    empty = FileBatches(ImageFiles(root, (), (), BACKBONE, Augmentation()), MEAN, STD, CPU, 2)
     assert [batch.shape for batch in empty.in_order(slice(0, 0), 4)] == [(0, 3, SIDE, SIDE)]
 
 
@@ -206,3 +211,17 @@ def test_a_long_pass_says_how_far_it_is(root, monkeypatch, caplog):
     caplog.set_level("INFO")
     list(batches_of(root).in_order(slice(0, 12), 5))
     assert caplog.messages == ["10 of 12 images, 1 images/s"]
+
+
+def test_networks_with_an_image_size_of_their_own_get_it_by_their_own_filter(root):
+    size, how = (24, 18), {"interpolation": "bicubic", "crop_mode": "center"}
+    record = replace(BACKBONE, image_size=size, **how)
+    sizes = [(root / name).stat().st_size for name in NAMES]
+    made = ImageFiles(root, NAMES, sizes, record, Augmentation(least_area=0.3, flip=False))
+    crop = v2.RandomResizedCrop(size, (0.3, 1), interpolation=v2.InterpolationMode.BICUBIC)
+    for row in (0, 5):
+        torch.manual_seed(7)
+        expected = v2.PILToTensor()(crop(Image.open(root / NAMES[row])))
+        assert made[row, 7].equal(expected)
+        assert made[row, None].shape == (3, *size)
+    assert made.none().shape == (0, 3, *size)

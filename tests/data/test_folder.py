@@ -11,9 +11,10 @@ from PIL import Image
 
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import image_files
-from ltcli.data.folder import list_folder
-from ltcli.data.image_files import load_files
-from ltcli.data.scan import MAX_FILE_BYTES
+from ltcli.data.folder import list_folders
+from ltcli.data.image_files import MAX_FILE_BYTES
+from ltcli.data.source_table import Request
+from ltcli.data.sources import load_source
 
 REPAIR = "repair or remove them, or leave them out with --on-bad-image skip"
 OWN_FOLDER = "the images of each class must be in a sub-folder of their own"
@@ -40,8 +41,9 @@ def sound(root):
 
 
 def load_folder(root, image_size, policy, store="images"):
-    options = {"store": store, "image_size": image_size, "on_bad_image": policy}
-    return load_files(root, list_folder(root, policy), **options)
+    return load_source(
+        Request("folder", root, store=store, image_size=image_size, on_bad_image=policy)
+    )
 
 
 def refuse(root, policy="fail", image_size=8, error=DataError):
@@ -122,7 +124,7 @@ def test_a_missing_root_and_a_file_are_refused(tmp_path):
     line = f"{tmp_path}/none: no such folder"
     assert refuse(tmp_path / "none") == [line, "name the folder of images with --root"]
     (tmp_path / "file").write_text("")
-    line = f"{tmp_path}/file: root of a folder source must be a folder, got a file"
+    line = f"{tmp_path}/file: root of folder must be a folder, got a file"
     assert refuse(tmp_path / "file") == [line, None]
 
 
@@ -153,7 +155,7 @@ def test_parts_under_other_names_are_not_taken_for_classes(tmp_path, names):
     got = " and ".join(f"'{name}'" for name in names)
     assert refuse(tmp_path) == [
         f"{tmp_path}: folders must be named train and test, got {got}",
-        "rename the folders to train and test, or give the one that holds the classes as --root",
+        "rename them, or give the folder that holds the classes as --root",
     ]
 
 
@@ -469,3 +471,22 @@ def test_what_may_not_be_read_is_bad(tmp_path):
     pool = load_folder(tmp_path, 8, "skip")
     assert pool.skipped == (line, "dog/inner: cannot be listed: permission denied")
     inner.chmod(0o700)
+
+
+def test_folders_are_listed_by_name(tmp_path):
+    for name in ("b", "B", "a", ".c"):
+        (tmp_path / "top" / name).mkdir(parents=True)
+    listing = list_folders(tmp_path, "top")
+    assert listing.found == ["B", "a", "b"]
+    assert [str(left) for left in listing.harmless] == ["top/.c: is hidden"]
+
+
+def test_a_folder_of_artifacts_is_no_class(tmp_path):
+    names = ("a/1.png", "art/.split.safetensors.lock", "b/2.png", "b/own.safetensors")
+    for name in (*names, "c/deep/3.png", "c/own.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    listing = list_folders(tmp_path, "")
+    assert listing.found == ["a", "b", "c"]
+    assert list(map(str, listing.harmless)) == ["art: holds artifacts and no images"]
+    assert listing.bad == []

@@ -8,9 +8,10 @@ from PIL import Image
 
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import image_files
-from ltcli.data.image_files import load_files
+from ltcli.data.decode import BadImageError
+from ltcli.data.image_files import MAX_FILE_BYTES, load_files, read_file
 from ltcli.data.listed import Listed, Rows
-from ltcli.data.scan import MAX_FILE_BYTES
+from ltcli.data.source_table import Request
 
 REPAIR = "repair or remove them, or leave them out with --on-bad-image skip"
 
@@ -41,7 +42,7 @@ def listed(tmp_path):
 
 def load(root, listed, store="files", on_bad_image="fail", **options):
     options |= {"store": store, "image_size": 8, "on_bad_image": on_bad_image}
-    return load_files(root, listed, **options)
+    return load_files(Request("folder", root, **options), listed)
 
 
 def test_files_are_kept_with_their_sizes_and_not_read(tmp_path, listed, monkeypatch):
@@ -93,8 +94,8 @@ BAD = {
     "missing": (lambda _path: None, *["cannot be read: no such file or directory"] * 2),
     "empty": (lambda path: path.touch(), *["is empty"] * 2),
     "large": (large, *[f"is larger than {MAX_FILE_BYTES} bytes"] * 2),
-    "folder": (lambda path: path.mkdir(), *["is no regular file"] * 2),
-    "pipe": (os.mkfifo, *["is no regular file"] * 2),
+    "folder": (lambda path: path.mkdir(), *["cannot be read: not a regular file"] * 2),
+    "pipe": (os.mkfifo, *["cannot be read: not a regular file"] * 2),
     "link": (
         lambda path: path.symlink_to("v.png"),
         "is a link, and links are not followed",
@@ -152,3 +153,24 @@ def test_a_copy_under_another_class_or_in_another_part_is_bad(tmp_path, listed, 
         "d/e.png: has the same bytes as a.png",
         "t.png: has the same bytes as a.png",
     )
+
+
+def refuse_file(path):
+    with pytest.raises(BadImageError) as caught:
+        read_file(path)
+    return str(caught.value)
+
+
+def test_a_regular_file_is_read_whole(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 999)
+    assert read_file(tmp_path / "file") == bytes(range(256)) * 999
+
+
+def test_what_took_the_place_of_a_file_since_it_was_listed_is_not_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    assert refuse_file(tmp_path / "link") == "is a link, and links are not followed"
+    assert refuse_file(tmp_path / "pipe") == "cannot be read: not a regular file"
+    assert refuse_file(tmp_path) == "cannot be read: not a regular file"
+    assert refuse_file(tmp_path / "none") == "cannot be read: no such file or directory"

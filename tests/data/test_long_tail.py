@@ -164,13 +164,6 @@ def test_a_pool_with_too_few_images_is_refused():
     assert str(caught.value) == "split: class 1 must have 2 images, got 1"
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_that_the_legacy_generator_cannot_take_is_refused(seed):
-    with pytest.raises(ParamError) as caught:
-        cao_indices(np.array([0]), [1], seed)
-    assert str(caught.value) == f"split: seed must be from 0 to 4294967295, got {seed}"
-
-
 def test_holding_out_leaves_a_balanced_pool(labels):
     held, rest = holdout_indices(labels, 10, seed=0)
     assert held.dtype == rest.dtype == np.int64

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from ltcli.core.errors import DataError, ParamError, ResourceError
-from ltcli.data import image_files
-from ltcli.data.parquet import load_parquet, read_labels
+from ltcli.data import image_files, parquet
+from ltcli.data.parquet import read_labels
+from ltcli.data.source_table import Request
 
 pyarrow = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -44,16 +45,20 @@ def repository(root, **options):
     write(data / "test-00000-of-00001.parquet", [encoded(4)], [0], **options)
 
 
+def load(root, on_bad_image="fail"):
+    return parquet.read(Request("parquet", root, image_size=8, on_bad_image=on_bad_image))
+
+
 def refused(root, error=DataError):
     with pytest.raises(error) as caught:
-        load_parquet(root, 8, "fail")
+        load(root)
     return [str(caught.value), caught.value.hint]
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_repository_is_read_part_by_part_in_the_order_of_its_files(tmp_path, plain):
     repository(tmp_path, plain=plain)
-    pool = load_parquet(tmp_path, 8, "fail")
+    pool = load(tmp_path)
     assert (pool.store, pool.class_names) == ("images", ("cat", "dog", "eel"))
     assert pool.train.labels.tolist() == [2, 0, 1]
     assert (pool.val.labels.tolist(), pool.test.labels.tolist()) == ([1], [0])
@@ -65,7 +70,7 @@ def test_a_repository_is_read_part_by_part_in_the_order_of_its_files(tmp_path, p
 @pytest.mark.parametrize("names", [None, {}, {"info": {"features": {"label": {"_type": "Value"}}}}])
 def test_without_names_in_the_metadata_the_numbers_are_the_names(tmp_path, names):
     write(tmp_path / "all.parquet", [encoded(0), encoded(1)], [12, 3], names=names)
-    pool = load_parquet(tmp_path / "all.parquet", 8, "fail")
+    pool = load(tmp_path / "all.parquet")
     assert (pool.class_names, pool.train.labels.tolist()) == (("3", "12"), [1, 0])
     assert (pool.val, pool.test) == (None, None)
 
@@ -75,9 +80,9 @@ def test_bad_images_are_counted_named_and_left_out(tmp_path):
     write(tmp_path / "train.parquet", contents, [0, 0, 1, 1, 2])
     line = f"{tmp_path}: number of bad files must be 0, got 3, first train.parquet row 1: is empty"
     assert refused(tmp_path)[0] == line
-    pool = load_parquet(tmp_path, 8, "skip")
+    pool = load(tmp_path, "skip")
     assert pool.train.labels.tolist() == [0, 1]
-    assert torch.equal(pool.train.data[1], load_parquet(tmp_path, 8, "skip").train.data[1])
+    assert torch.equal(pool.train.data[1], load(tmp_path, "skip").train.data[1])
     assert pool.skipped == (
         "train.parquet row 1: is empty",
         "train.parquet row 2: holds no bytes of an image",

@@ -8,7 +8,7 @@ import pytest
 import ltcli
 from ltcli.data.published import PATH, read_published
 from ltcli.data.source_table import SOURCES
-from ltcli.models.names import BACKBONES
+from ltcli.models import small_images
 
 TOTAL = 351.0796
 
@@ -29,7 +29,7 @@ def test_every_figure_is_sound_and_of_a_setting_that_ltcli_can_run():
     assert math.fsum(row.accuracy for row in rows) == pytest.approx(TOTAL, abs=1e-9)
     for row in rows:
         assert row.dataset in SOURCES
-        assert row.backbone in BACKBONES
+        assert row.backbone in small_images.SOURCE.names()
         assert row.imbalance_factor in (10, 20, 50, 100, 200)
         assert 0.2 < row.accuracy < 0.95
         selections = ("best epoch on test", "last epoch", "selection not stated")

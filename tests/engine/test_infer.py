@@ -1,18 +1,27 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
-from torchvision.models import VisionTransformer
 
 from ltcli.data.batches import FeatureBatches, ImageBatches
 from ltcli.engine.infer import _folded, applied, backbone_maps, batch_size, features_of
-from ltcli.models.borrowed import Borrowed
+from ltcli.models import small_images, timm_networks
 from ltcli.models.network import build_network, place
 
 CPU = torch.device("cpu")
+RESNET20 = small_images.backbone("resnet20")
+# What a source must know of a split.
+SPLIT = SimpleNamespace(info={"store": "images", "image_size": [8, 8]})
 
 
-def network_of(name, rng, device=CPU):
+def of_timm(name):
+    """The record of a network of timm."""
+    return timm_networks.SOURCE.resolve(name, "", SPLIT)
+
+
+def network_of(record, rng, device=CPU):
     """A network whose batch-norms have statistics and factors of their own."""
-    network = build_network(name, 3, seed=0)
+    network = build_network(record, 3, seed=0)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5, generator=rng)
@@ -34,7 +43,10 @@ def error(made, expected):
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet10"])
 def test_folded_batch_norms_change_nothing_but_rounding(rng, name):
-    network, images = network_of(name, rng), torch.randn(5, 3, 8, 8, generator=rng)
+    network, images = (
+        network_of(small_images.backbone(name), rng),
+        torch.randn(5, 3, 8, 8, generator=rng),
+    )
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with torch.no_grad():
         expected = network.backbone.maps(images)
@@ -43,17 +55,9 @@ def test_folded_batch_norms_change_nothing_but_rounding(rng, name):
     assert all(value.equal(before[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "torchvision.shufflenet_v2_x0_5",
-        "torchvision.mobilenet_v3_small",
-        "torchvision.resnet10",
-        "resnet20-sla",
-    ],
-)
-def test_folded_features_are_those_of_the_backbone_in_eval_mode(rng, name):
-    network, images = network_of(name, rng), images_of(5, rng)
+@pytest.mark.parametrize("of", [of_timm("resnet10"), small_images.backbone("resnet20", "sla")])
+def test_folded_features_are_those_of_the_backbone_in_eval_mode(rng, of):
+    network, images = network_of(of, rng), images_of(5, rng)
     with torch.no_grad():
         expected = network.backbone(images.plain(slice(0, 5)))
     network.train()
@@ -72,20 +76,16 @@ def folded_modules(network):
     return [graph.get_submodule(n.target) for n in graph.graph.nodes if n.op == "call_module"]
 
 
-def test_a_transformer_made_for_these_images_has_the_features_of_its_backbone(rng):
-    network = build_network("resnet20", 3, 0)
-    # As vit_b_16, but small.
-    body = VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=48)
-    torch.nn.init.normal_(body.class_token, generator=rng)
-    body.heads = torch.nn.Identity()
-    network.backbone = Borrowed(body, 24, "heads.head").eval()
-    pixels = torch.randint(256, (2, 32, 32, 3), generator=rng, dtype=torch.uint8)
-    images = ImageBatches(pixels, (0.5,) * 3, (0.25,) * 3, CPU)
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet"])
+def test_networks_of_timm_have_the_features_of_their_backbone_folded_or_not(rng, name):
+    record = of_timm(name)
+    network = build_network(record, 3, 0).eval()
+    pixels = torch.randint(256, (2, *record.image_size, 3), generator=rng, dtype=torch.uint8)
+    images = ImageBatches(pixels, record.mean, record.std, CPU)
     with torch.no_grad():
         expected = network.backbone(images.plain(slice(0, 2)))
     made = features_of(network, images, torch.float32)
-    assert made.shape == (2, 24)
-    assert not network.backbone.has_maps
+    assert made.shape == (2, record.feature_dim)
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -102,8 +102,8 @@ class _Branches(torch.nn.Module):
 
 
 def test_a_network_that_cannot_be_traced_works_as_it_is(rng):
-    network = network_of("resnet20", rng)
-    network.backbone = Borrowed(_Branches(), 4, "fc")
+    network = network_of(RESNET20, rng)
+    network.backbone = _Branches()
     images = images_of(5, rng)
     expected = network.backbone.eval()(images.plain(slice(0, 5)))
     made = features_of(network.train(), images, torch.float32)
@@ -111,7 +111,7 @@ def test_a_network_that_cannot_be_traced_works_as_it_is(rng):
 
 
 def test_features_are_the_backbones_in_eval_mode_for_any_number_of_images(rng):
-    network = network_of("resnet20", rng)
+    network = network_of(RESNET20, rng)
     for count in (1, 128, 129, 300):
         images = images_of(count, rng)
         with torch.no_grad():
@@ -122,12 +122,12 @@ def test_features_are_the_backbones_in_eval_mode_for_any_number_of_images(rng):
 
 
 def test_no_images_have_no_features(rng):
-    made = features_of(network_of("resnet20", rng), images_of(0, rng), torch.float32)
+    made = features_of(network_of(RESNET20, rng), images_of(0, rng), torch.float32)
     assert made.shape == (0, 64)
 
 
 def test_a_batch_does_not_depend_on_its_neighbours(rng):
-    network, images = network_of("resnet20", rng), images_of(140, rng)
+    network, images = network_of(RESNET20, rng), images_of(140, rng)
     whole = features_of(network, images, torch.float32)
     maps_of = backbone_maps(network)
     with torch.inference_mode():
@@ -137,7 +137,7 @@ def test_a_batch_does_not_depend_on_its_neighbours(rng):
 
 
 def test_bfloat16_is_within_two_percent_of_float32(rng):
-    network, images = network_of("resnet20", rng), images_of(64, rng)
+    network, images = network_of(RESNET20, rng), images_of(64, rng)
     exact = features_of(network, images, torch.float32)
     coarse = features_of(network, images, torch.bfloat16)
     assert 0 < error(coarse, exact) < 2e-2
@@ -167,7 +167,7 @@ def test_batches_of_large_images_are_smaller_where_memory_is_the_limit():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gpu_gives_the_features_of_a_cpu(rng, dtype):
     device = torch.device("cuda")
-    network = network_of("resnet20", rng)
+    network = network_of(RESNET20, rng)
     on_cpu, on_gpu = (images_of(1100, rng.manual_seed(1), where) for where in (CPU, device))
     exact = features_of(network, on_cpu, torch.float32)
     made = features_of(place(network, device), on_gpu, dtype)

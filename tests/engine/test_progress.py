@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from ltcli.core import log
+from ltcli.cli.commands import log_to_stderr
 from ltcli.core.context import Context
 from ltcli.engine.fit import Epoch
 from ltcli.engine.progress import report
@@ -16,7 +16,7 @@ from ltcli.engine.progress import report
 )
 def test_a_bar_is_drawn_where_the_log_speaks(capsys, monkeypatch, first, verbosity, drawn):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    log.setup(verbosity, first=first)
+    log_to_stderr(verbosity, first=first)
     context = Context("finetune", "cpu", None, lambda _record: None)
     epochs = [Epoch(number, 0.5, 0.1, 1.0, 100.0) for number in range(3)]
     passed = list(report(epochs, 3, context, torch.device("cpu"), torch.float32))

@@ -16,6 +16,7 @@ from ltcli.engine.steps import (
     plain_step,
     second_batches,
 )
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network
 
@@ -240,7 +241,7 @@ def test_augmented_images_take_the_draws_of_their_position_in_the_epoch(rng):
 
 
 def test_a_frozen_backbone_keeps_weights_and_buffers_bit_for_bit(rng):
-    network = build_network("resnet20", C, seed=0).eval()
+    network = build_network(small_images.backbone("resnet20"), C, seed=0).eval()
     images = torch.randn(8, 3, 8, 8, generator=rng)
     before = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
     classifier = network.classifier
@@ -264,7 +265,7 @@ def test_a_frozen_backbone_keeps_weights_and_buffers_bit_for_bit(rng):
 
 
 def test_a_training_step_moves_batch_norm_statistics(rng):
-    network = build_network("resnet20", C, seed=0).train()
+    network = build_network(small_images.backbone("resnet20"), C, seed=0).train()
     images = torch.randn(8, 3, 8, 8, generator=rng)
     before = network.backbone.bn1.running_mean.clone()
     step = plain_step(
@@ -342,7 +343,7 @@ def test_an_image_in_both_batches_of_a_step_is_augmented_twice(rng):
 @pytest.mark.parametrize("form", ["linear", "cosine"])
 @pytest.mark.parametrize("mixing", [None, Mixing(1.0, 0)])
 def test_logits_are_float32_in_every_precision(rng, form, mixing):
-    network = build_network("resnet20", 3, seed=0, form=form)
+    network = build_network(small_images.backbone("resnet20"), 3, seed=0, form=form)
     seen = []
     network.backbone.register_forward_hook(lambda *made: seen.append(made[2].dtype))
     network.classifier.register_forward_hook(lambda *made: seen.append(made[2].dtype))

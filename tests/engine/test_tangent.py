@@ -6,6 +6,7 @@ from torch.func import functional_call
 
 from ltcli.compute.device import autocast
 from ltcli.engine.tangent import directional_derivative
+from ltcli.models import small_images
 from ltcli.models.network import build_backbone
 
 
@@ -13,7 +14,7 @@ from ltcli.models.network import build_backbone
 def backbone(request, rng):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = build_backbone(request.param).double().train()
+        module = build_backbone(small_images.backbone(request.param)).double().train()
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             # Away from one and zero, where factors and offsets would hide.
@@ -97,7 +98,7 @@ def test_leaves_weights_and_buffers_as_they_were(backbone, rng):
 def test_half_precision_is_close_to_the_rounding_of_a_random_network(rng):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        backbone = build_backbone("resnet20").train()
+        backbone = build_backbone(small_images.backbone("resnet20")).train()
     x = torch.randn(32, 3, 16, 16, generator=rng)
     direction = {n: 0.1 * t for n, t in direction_of(backbone, rng).items()}
     exact = directional_derivative(backbone, direction, x)

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from ltcli.cli.jobs import from_options
 
 from ltcli import methods
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import open_artifact
-from ltcli.cli.jobs import from_options
 from ltcli.engine.steps import Batch, weighted_mean
 from ltcli.methods import METHODS
 from ltcli.methods.run import Run, SolvingRun, Training, TrainingRun
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone, load_network
 from ltcli.stages import finetune, pretrain
@@ -186,7 +187,9 @@ def make_run() -> Callable[..., TrainingRun]:
         shape = (3, 8, 8) if whole else (5,)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            backbone = build_backbone("resnet20") if whole else torch.nn.Identity()
+            backbone = (
+                build_backbone(small_images.backbone("resnet20")) if whole else torch.nn.Identity()
+            )
             network = Network(backbone, Classifier(64 if whole else 5, 4)).to(dtype).train()
         network.classifier.bias.data = torch.randn(4, generator=rng, dtype=dtype)
         network.classifier.scales.data = torch.rand(4, generator=rng, dtype=dtype) + 0.5

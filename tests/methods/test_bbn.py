@@ -11,6 +11,7 @@ from ltcli.core.params import NoOptions
 from ltcli.data.samplers import order_of
 from ltcli.engine.steps import Batch
 from ltcli.methods.bbn import METHOD, make_steps, share
+from ltcli.models import small_images
 from ltcli.models.network import build_network, load_network
 
 
@@ -18,7 +19,7 @@ from ltcli.models.network import build_network, load_network
 def case(make_run):
     """A network of two branches on 24 images."""
     run = make_run("bbn", whole=True, epochs=200)
-    network = build_network("resnet20-bbn", 4, seed=0).train()
+    network = build_network(small_images.backbone("resnet20", "bbn"), 4, seed=0).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     return dataclasses.replace(run, network=network, optimizer=optimizer)
 

@@ -8,6 +8,7 @@ from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods.focal import METHOD
+from ltcli.models import small_images
 from ltcli.models.network import build_network
 from ltcli.stages.training import make_optimizer, start_classifier
 from ltcli.stats.class_weights import effective_number_weights
@@ -62,7 +63,7 @@ def test_class_weights_stand_outside(rng, objective, stage):
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 def test_with_one_choice_per_class_the_bias_is_rare_and_does_not_decay(form):
-    network = build_network("resnet20", 10, seed=0)
+    network = build_network(small_images.backbone("resnet20"), 10, seed=0)
     run = planned("focal", "pretrain", form=form)
     wanted = METHOD.head(run.params.options, run)
     start_classifier(network.classifier, wanted, fresh=True)

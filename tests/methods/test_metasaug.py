@@ -13,6 +13,7 @@ from ltcli.engine import fit
 from ltcli.engine.steps import Batch
 from ltcli.methods.metasaug import METHOD, Options, make_steps
 from ltcli.methods.method import Base, base_loss
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone
 from ltcli.stats.class_weights import effective_number_weights
@@ -35,7 +36,7 @@ LR = 0.05
 def run_of(rng, *, whole):
     """Twelve rows a step: of images through a small backbone, or of features."""
     shape = (3, 8, 8) if whole else (5,)
-    backbone = build_backbone("resnet20") if whole else torch.nn.Identity()
+    backbone = build_backbone(small_images.backbone("resnet20")) if whole else torch.nn.Identity()
     classifier = Classifier(64 if whole else 5, C)
     classifier.bias.data = torch.randn(C, generator=rng)
     classifier.scales.data = torch.rand(C, generator=rng) + 0.5

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.methods.ride import METHOD, Options, make_steps
+from ltcli.models import small_images
 from ltcli.models.network import build_network
 from ltcli.stats.losses import margins
 from tests.methods.conftest import COUNTS, planned
@@ -15,7 +16,7 @@ from tests.methods.conftest import COUNTS, planned
 def case(make_run):
     """Two experts on 24 images."""
     run = make_run("ride", whole=True, experts=2)
-    network = build_network("resnet20-ride2", 4, 0, "experts2").train()
+    network = build_network(small_images.backbone("resnet20", "ride2"), 4, 0, "experts2").train()
     network.classifier.scales.data.fill_(30.0)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     return dataclasses.replace(run, network=network, optimizer=optimizer)

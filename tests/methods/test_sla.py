@@ -8,6 +8,7 @@ from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import NoOptions
 from ltcli.methods.sla import METHOD, make_steps
+from ltcli.models import small_images
 from ltcli.models.network import build_network, load_network
 
 
@@ -15,7 +16,7 @@ from ltcli.models.network import build_network, load_network
 def case(make_run):
     """A backbone of four views on 24 images."""
     run = make_run("sla", whole=True)
-    network = build_network("resnet20-sla", 4, 0).train()
+    network = build_network(small_images.backbone("resnet20", "sla"), 4, 0).train()
     network.classifier.scales.data.fill_(0.25)
     network.classifier.train_only("weight")
     moving = [p for p in network.parameters() if p.requires_grad]
@@ -65,7 +66,7 @@ def test_it_trains_and_every_later_stage_takes_it(ltcli, copy):
     options = ("--method", "sla", "--backbone", "resnet20", "--epochs", "2")
     assert ltcli("pretrain", *options, "--out", out, "-d", copy).code == 0
     info = read_header(out).info
-    assert (info["backbone"], info["balanced"]) == ("resnet20-sla", False)
+    assert (info["backbone"]["variant"], info["balanced"]) == ("sla", False)
     with open_artifact(out) as model:
         assert load_network(model, torch.device("cpu")).classifier.weight.shape == (10, 256)
     assert ltcli("dump-features", "--model", out, "--out", bank, "-d", copy).code == 0
@@ -74,7 +75,7 @@ def test_it_trains_and_every_later_stage_takes_it(ltcli, copy):
     assert ltcli("finetune", "--method", "logit-adjustment", *use).code == 0
     scores = copy / "evaluate-sla.safetensors"
     assert ltcli("evaluate", "--model", tuned, "--out", scores, "-d", copy).code == 0
-    assert read_header(scores).info["views"] == 4
+    assert read_header(scores).info["backbone"]["views"] == 4
 
 
 def test_the_record_says_what_the_code_says():

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from ltcli.engine.infer import backbone_maps
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
-from ltcli.models.network import build_backbone, build_network, map_size, num_stages
+from ltcli.models.network import build_backbone, build_network
 
 
 @pytest.fixture
@@ -14,14 +15,14 @@ def images(rng):
 @pytest.mark.parametrize("more", ["bbn", "sla", "ride2", "ride3"])
 @pytest.mark.parametrize("plain", ["resnet20", "resnet10"])
 def test_features_are_the_means_of_maps_of_the_stated_size(images, plain, more):
-    name = f"{plain}-{more}"
+    record = small_images.backbone(plain, more, image_size=(16, 16))
     with torch.no_grad():
-        backbone = build_backbone(name).eval()
+        backbone = build_backbone(record).eval()
         maps = backbone.maps(images)
-        assert maps.shape == (3, backbone.feature_dim, *map_size(name, (16, 16)))
+        assert maps.shape == (3, record.feature_dim, *record.map_size)
         torch.testing.assert_close(backbone(images), maps.mean((2, 3)))
         # The folded form that the stages run is the same.
-        network = build_network(name, 4, seed=0).train()
+        network = build_network(record, 4, seed=0).train()
         network.backbone(images)
         network.eval()
         folded = backbone_maps(network)(images)
@@ -29,26 +30,31 @@ def test_features_are_the_means_of_maps_of_the_stated_size(images, plain, more):
 
 
 def test_dimensions_by_hand():
-    dims = {"resnet32-bbn": 128, "resnet32-sla": 256, "resnet32-ride3": 144, "resnet18-ride2": 768}
-    assert {name: build_backbone(name).feature_dim for name in dims} == dims
+    dims = {("resnet32", "bbn"): 128, ("resnet32", "sla"): 256, ("resnet32", "ride3"): 144}
+    dims |= {("resnet18", "ride2"): 768}
+    assert {of: small_images.backbone(*of).feature_dim for of in dims} == dims
 
 
-@pytest.mark.parametrize("name", ["resnet20-x", "resnet20-ride1", "resnet20-ride", "x-bbn", "-bbn"])
-def test_other_names_are_not_known(name):
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("resnet20", "x"), ("resnet20", "ride1"), ("resnet20", "ride"), ("x", "bbn"), ("", "bbn")],
+)
+def test_other_names_are_not_known(name, variant):
     with pytest.raises(KeyError):
-        build_backbone(name)
+        small_images.backbone(name, variant)
 
 
-@pytest.mark.parametrize("name", ["resnet20-bbn", "resnet20-ride3", "resnet20"])
-def test_early_and_late_maps_join(images, name):
-    backbone = build_backbone(name).eval()
-    for stages in range(num_stages(name) + 1):
+@pytest.mark.parametrize("variant", ["bbn", "ride3", ""])
+def test_early_and_late_maps_join(images, variant):
+    record = small_images.backbone("resnet20", variant)
+    backbone = build_backbone(record).eval()
+    for stages in range(record.stages + 1):
         found = backbone.late(backbone.early(images, stages), stages)
         torch.testing.assert_close(found, backbone.maps(images))
 
 
 def test_experts_share_the_first_stage_alone(images):
-    backbone = build_backbone("resnet20-ride3").eval()
+    backbone = build_backbone(small_images.backbone("resnet20", "ride3")).eval()
     before = backbone(images)
     with torch.no_grad():
         next(backbone.experts[1].parameters()).mul_(2)
@@ -62,18 +68,18 @@ def test_experts_share_the_first_stage_alone(images):
 
 
 def test_views_are_quarter_turns(images):
-    backbone = build_backbone("resnet20-sla").eval()
+    backbone = build_backbone(small_images.backbone("resnet20", "sla")).eval()
     both = backbone(images), backbone(torch.rot90(images, 1, (2, 3)))
     # Turning the image moves the parts round.
     torch.testing.assert_close(both[1][:, :192], both[0][:, 64:])
     torch.testing.assert_close(both[1][:, 192:], both[0][:, :64])
     torch.testing.assert_close(both[0][:, :64], backbone.of_view(images))
-    assert (backbone.views, build_backbone("resnet20").views) == (4, 1)
+    assert [small_images.backbone("resnet20", variant).views for variant in ("sla", "")] == [4, 1]
 
 
 def test_maps_of_turned_views_lie_on_one_another(images):
-    backbone = build_backbone("resnet20-sla").eval()
-    maps, plain = backbone.maps(images), build_backbone("resnet20").eval()
+    backbone = build_backbone(small_images.backbone("resnet20", "sla")).eval()
+    maps, plain = backbone.maps(images), build_backbone(small_images.backbone("resnet20")).eval()
     plain.load_state_dict(backbone.state_dict())
     for quarter in range(4):
         turned = plain.maps(torch.rot90(images, quarter, (2, 3)))
@@ -83,8 +89,9 @@ def test_maps_of_turned_views_lie_on_one_another(images):
 
 
 def test_no_stages_of_experts_and_turned_images_can_come_last():
-    names = ("resnet20", "resnet18", "resnet20-bbn", "resnet20-ride3", "resnet20-sla")
-    assert [num_stages(name) for name in names] == [3, 4, 3, 0, 0]
+    variants = ("", "bbn", "ride3", "sla")
+    assert [small_images.backbone("resnet20", one).stages for one in variants] == [3, 3, 0, 0]
+    assert small_images.backbone("resnet18").stages == 4
 
 
 def test_logits_of_experts_are_the_mean_of_cosines(rng):

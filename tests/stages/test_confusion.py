@@ -80,7 +80,7 @@ def test_a_person_reads_who_is_taken_for_whom(ltcli, copy):
     top = tensors_of(copy / "confusion.safetensors")["top"]
     assert top.shape == (10, 2)
     for c, (first, second) in enumerate(top.tolist()):
-        assert f"confusion: {c} with {first}, {second}\n" in done.err
+        assert f"confusion: {c}  with {first}, {second}\n" in done.err
 
 
 def test_more_classes_than_there_are_others_are_refused(ltcli, copy):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.cli.main import run
@@ -14,6 +15,7 @@ from ltcli.data.batches import ImageBatches
 from ltcli.engine.infer import features_of
 from ltcli.models.generator import load_generator
 from ltcli.models.network import load_network
+from ltcli.stages.diagnosis_tables import read
 from ltcli.stats.confusion import class_graph
 from ltcli.stats.covariance_forms import estimate
 from ltcli.stats.diagnosis import divergences
@@ -89,9 +91,13 @@ def made(folder):
     return tensors_of(folder / "diagnose.safetensors")
 
 
+def read_in(folder):
+    return read(read_header(folder / "diagnose.safetensors"))
+
+
 @pytest.fixture(scope="module")
-def tables(folder):
-    return read_header(folder / "diagnose.safetensors").info["tables"]
+def found(folder):
+    return read_in(folder)
 
 
 # What is measured.
@@ -103,18 +109,18 @@ def test_features_alone_are_enough_and_give_what_needs_no_more(ltcli, copy):
     header = read_header(copy / "diagnose.safetensors")
     assert list(header.inputs) == ["features"]
     parts = {name.split(".")[0] for name in header.tensors}
-    assert parts == {"tail", "spectrum", "samples", "neighbours", "donors"}
-    assert set(header.info["tables"]["neighbours"]) == {"real", "gaussian"}
+    assert parts == {"tail", "smallest", "spectrum", "samples", "neighbours", "donors"}
+    assert set(read(header).neighbours()) == {"real", "gaussian"}
     assert "captured" not in done.out
     assert "KL divergence" not in done.out
 
 
-def test_spectra_are_those_of_the_covariances_artifact(folder, made, tables):
+def test_spectra_are_those_of_the_covariances_artifact(folder, made, found):
     full = tensors_of(folder / "covariances.safetensors")["full"].double()
     for c in range(10):
         expected = torch.linalg.eigvalsh(full[c]).flip(0)
         torch.testing.assert_close(made["spectrum.estimated"][c], expected, atol=1e-5, rtol=1e-4)
-        trace = tables["spectrum"]["trace"]["estimated"][c]
+        trace = found.covariances()["trace"]["estimated"][c]
         assert trace == pytest.approx(float(full[c].trace()), rel=1e-5)
 
 
@@ -133,19 +139,18 @@ def tables_close(one, other):
 def test_the_oracle_is_of_the_balanced_images_as_the_model_sees_them(folder, made):
     model, split = folder / "pretrain.safetensors", folder / "full.safetensors"
     with open_artifact(model) as network, open_artifact(split) as images:
-        info = network.header.info
-        batches = ImageBatches(images.tensor("train.images"), info["mean"], info["std"], CPU)
+        backbone = backbone_of(network.header)
+        batches = ImageBatches(images.tensor("train.images"), backbone.mean, backbone.std, CPU)
         labels = images.tensor("train.labels")
         features = features_of(load_network(network, CPU), batches, torch.float32)
-    own_mean = read_header(split).info["mean"]
-    assert own_mean != info["mean"]
+    assert tuple(read_header(split).info["mean"]) != backbone.mean
     full = estimate(features, labels, 10, "full", ddof=1).tensors["full"].double()
     expected = torch.linalg.eigvalsh(full).flip(1)
     torch.testing.assert_close(made["spectrum.oracle"], expected, atol=1e-4, rtol=1e-3)
 
 
-def test_the_oracle_captures_most_of_itself(tables):
-    captured = tables["spectrum"]["captured"]
+def test_the_oracle_captures_most_of_itself(found):
+    captured = found.covariances()["captured"]
     for which in ("estimated", "learned"):
         for share, best in zip(captured[which], captured["oracle"], strict=True):
             assert 0 <= share <= best + 1e-9 <= 1 + 2e-9
@@ -154,13 +159,13 @@ def test_the_oracle_captures_most_of_itself(tables):
 def test_an_oracle_that_is_the_bank_itself_is_no_different(ltcli, own):
     bank = own / "dump-features.safetensors"
     assert ltcli("diagnose", "--oracle", bank, "-d", own, "--force").code == 0
-    table = read_header(own / "diagnose.safetensors").info["tables"]["spectrum"]
+    table = read_in(own).covariances()
     assert table["angle"]["estimated-oracle"] == pytest.approx([0] * 10, abs=1e-3)
     assert table["captured"]["estimated"] == pytest.approx(table["captured"]["oracle"])
     assert table["trace"]["estimated"] == table["trace"]["oracle"]
 
 
-def test_confusion_is_counted_from_predictions(folder, made, tables):
+def test_confusion_is_counted_from_predictions(folder, made, found):
     for name, stem in (("before", "evaluate-pretrain"), ("after", "evaluate-finetune-crt")):
         predictions = tensors_of(folder / f"{stem}.safetensors")
         graph = class_graph(predictions["logits"].argmax(1), predictions["labels"], 10)
@@ -168,8 +173,8 @@ def test_confusion_is_counted_from_predictions(folder, made, tables):
     head = torch.ones(10, dtype=torch.bool)
     head[made["tail"]] = False
     expected = made["confusion.after"][~head][:, head].sum(1).mean()
-    assert tables["errors"]["after"]["rates"]["tail-head"] == pytest.approx(float(expected))
-    assert tables["errors"]["after"]["method"] == "crt"
+    assert found.errors()["after"]["rates"]["tail-head"] == pytest.approx(float(expected))
+    assert found.predictions["after"] == {"on": "test", "method": "crt"}
 
 
 def test_samples_are_of_the_smallest_classes_and_augmented_ones_follow_their_image(folder, made):
@@ -192,16 +197,15 @@ def test_the_smallest_classes_come_first(ltcli, own):
     counts = torch.tensor(read_header(own / "dump-features.safetensors").info["class_counts"])
     for number in (1, 2):
         assert ltcli("diagnose", "--smallest", number, "-d", own, "--force").code == 0
-        found = read_header(own / "diagnose.safetensors").info["tables"]["smallest"]
-        assert found == counts.argsort(stable=True)[:number].tolist()
+        assert read_in(own).smallest == counts.argsort(stable=True)[:number].tolist()
 
 
-def test_gaussian_features_have_their_own_class_s_covariance(folder, made, tables):
+def test_gaussian_features_have_their_own_class_s_covariance(folder, made):
     bank = tensors_of(folder / "dump-features.safetensors")
     own = bank["train.features"], bank["train.labels"]
-    found = estimate(*own, 10, "factor", ddof=1).tensors
-    rows, offsets = found["rows"], found["offsets"]
-    for c in tables["smallest"]:
+    factors = estimate(*own, 10, "factor", ddof=1).tensors
+    rows, offsets = factors["rows"], factors["offsets"]
+    for c in made["smallest"].tolist():
         mine = made["samples.labels"] == c
         real, drawn = (
             made["samples.features"][mine & (made["samples.origin"] == n)] for n in (0, 1)
@@ -239,8 +243,7 @@ def test_divergences_are_of_predictions_with_the_nearest_head_s_token(folder, ma
 def test_without_strength_augmented_features_are_the_real_ones(ltcli, own):
     none = ("--strength", "0", "--stg-strength", "0")
     assert ltcli("diagnose", *options(own, "generator"), *none, "-d", own, "--force").code == 0
-    path = own / "diagnose.safetensors"
-    found, shares = tensors_of(path), read_header(path).info["tables"]["neighbours"]
+    found, shares = tensors_of(own / "diagnose.safetensors"), read_in(own).neighbours()
     origin, features = found["samples.origin"], found["samples.features"]
     count = int((origin == 1).sum())
     for number in (1, 2):
@@ -248,27 +251,27 @@ def test_without_strength_augmented_features_are_the_real_ones(ltcli, own):
     assert shares["real"] == shares["gaussian"] == shares["generator"]
 
 
-def test_neighbours_leave_the_own_image_out_and_shares_add_up(folder, made, tables):
+def test_neighbours_leave_the_own_image_out_and_shares_add_up(folder, made, found):
     labels = tensors_of(folder / "dump-features.safetensors")["train.labels"]
     assert not (made["neighbours.row"] == made["samples.row"].unsqueeze(1)).any()
     assert torch.equal(made["neighbours.labels"], labels[made["neighbours.row"]])
     assert (made["neighbours.distances"].diff(dim=1) >= 0).all()
-    for by_class in tables["neighbours"].values():
+    for by_class in found.neighbours().values():
         for shares in by_class:
             assert shares["own"] + shares["head"] + shares["tail"] == pytest.approx(1)
-    mine = (made["samples.origin"] == 2) & (made["samples.labels"] == tables["smallest"][0])
-    found = made["neighbours.labels"][mine] == tables["smallest"][0]
-    share = tables["neighbours"]["generator"][0]
-    assert share["own"] == pytest.approx(float(found.double().mean()))
-    assert share["first"] == pytest.approx(float(found[:, 0].double().mean()))
+    mine = (made["samples.origin"] == 2) & (made["samples.labels"] == found.smallest[0])
+    own = made["neighbours.labels"][mine] == found.smallest[0]
+    share = found.neighbours()["generator"][0]
+    assert share["own"] == pytest.approx(float(own.double().mean()))
+    assert share["first"] == pytest.approx(float(own[:, 0].double().mean()))
 
 
-def test_divergences_are_of_the_real_samples(made, tables):
+def test_divergences_are_of_the_real_samples(made, found):
     sample, matrix = made["divergences.sample"], made["divergences"]
     assert (made["samples.origin"][sample] == 0).all()
     assert matrix.shape == (len(sample), len(sample))
     labels, heads = made["samples.labels"][sample], made["samples.head"][sample]
-    c = tables["smallest"][0]
+    c = found.smallest[0]
     values = [
         float(matrix[i, j])
         for i in range(len(sample))
@@ -276,17 +279,15 @@ def test_divergences_are_of_the_real_samples(made, tables):
         if i != j and labels[i] == labels[j] == c and heads[i] == heads[j]
     ]
     expected = None if not values else pytest.approx(sum(values) / len(values))
-    assert tables["divergences"][0]["within"] == expected
-    assert tables["divergences"][0]["images"] == int((labels == c).sum())
+    assert found.divergences()[0]["within"] == expected
+    assert found.divergences()[0]["images"] == int((labels == c).sum())
 
 
-def test_donors_of_each_method_have_rows_of_1(folder, made, tables):
+def test_donors_of_each_method_have_rows_of_1(folder, made):
     for name in ("risda", "feature-fusion", "stg"):
         shares = made[f"donors.{name}"]
         assert shares.shape == (len(made["tail"]), 10)
         torch.testing.assert_close(shares.sum(1), torch.ones(len(shares), dtype=torch.float64))
-        largest = [row[0][0] for row in tables["donors"][name]]
-        assert largest == shares.argmax(1).tolist()
     assert (made["donors.stg"][:, made["tail"]] == 0).all()
     # The artifact's three most confusing classes are the donors.
     top = tensors_of(folder / "confusion.safetensors")["top"][made["tail"]]
@@ -317,13 +318,19 @@ def test_a_person_reads_every_table(ltcli, folder):
     names = "trace: estimated learned oracle rank: estimated learned oracle"
     assert any(" ".join(line.split()).endswith(names) for line in lines)
     starts = ("covariances:", "leading directions:", "confusion on test", "nearest other")
-    for start in (*starts, "KL divergence", "who lends"):
+    for start in (*starts, "KL divergence", "classes that lend"):
         assert sum(line.startswith(start) for line in lines) == 1, start
     (line,) = [line for line in lines if "tail taken for a head class" in line]
-    table = read_header(folder / "diagnose.safetensors").info["tables"]["errors"]
+    table = read_in(folder).errors()
     before, after = (100 * table[name]["rates"]["tail-head"] for name in ("before", "after"))
     assert f"{before:.2f}" in line
     assert line.endswith(f"{after - before:+.2f}")
+    # Each row of donors starts with the class that lends most.
+    made, names = tensors_of(folder / "diagnose.safetensors"), read_in(folder).names
+    rows = lines[next(i for i, line in enumerate(lines) if line.startswith("classes that lend")) :]
+    for c, shares in zip(made["tail"].tolist(), made["donors.stg"], strict=True):
+        (row,) = [row for row in rows[2:] if row.split()[0] == names[c]]
+        assert f"  {names[int(shares.argmax())]} {100 * float(shares.max()):.0f}" in row
 
 
 # What does not belong.

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.models.network import load_network
@@ -46,10 +47,10 @@ def test_every_tensor_has_its_axes(chain):
 def test_features_and_logits_are_those_of_the_network_image_by_image(exact):
     folder, bank = exact
     with open_artifact(folder / "pretrain.safetensors") as model:
-        network = load_network(model, CPU)
+        network, backbone = load_network(model, CPU), backbone_of(model.header)
     for part in ("train", "val", "test"):
         with open_artifact(folder / "split.safetensors") as split:
-            images = open_samples(split, part, CPU, None, split.header.info)
+            images = open_samples(split, part, CPU, None, backbone)
             assert bank[f"{part}.labels"].equal(split.tensor(f"{part}.labels"))
         for row in (0, 7, images.size - 1):
             with torch.no_grad():

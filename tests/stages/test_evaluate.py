@@ -23,7 +23,7 @@ def test_every_model_of_the_folder_is_evaluated(chain):
         assert header.info["method"] == model.info["method"]
         assert header.info["recipe"] == model.info["recipe"]
         assert header.info["on"] == "test"
-        assert (header.info["views"], header.info["held_out"]) == (1, 100)
+        assert (header.info["backbone"]["name"], header.info["held_out"]) == ("resnet20", 100)
         # ResNet-20: He et al. count 0.27 million.
         assert header.info["network_parameters"] == 269_722
     made = tensors_of(chain / "evaluate-pretrain.safetensors")

@@ -1,28 +1,31 @@
 import io
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ltcli.core.errors import ArtifactError, NumericalError
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_network
 from ltcli.models.resnet import ResNet
 from ltcli.stages.exporting import FORMATS, compare, make, metadata
 
+PIXELS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+BACKBONE = small_images.backbone("resnet20", image_size=(8, 8), **PIXELS)
 INFO = {
-    "mean": [0.5, 0.4, 0.3],
-    "std": [0.2, 0.25, 0.3],
-    "image_size": [8, 8],
+    # As JSON gives it back.
+    "backbone": json.loads(json.dumps(asdict(BACKBONE))),
     "class_names": ["a", "b", "\N{GREEK SMALL LETTER GAMMA}"],
 }
 HEADER = SimpleNamespace(info=INFO, path="model.safetensors", digest="d" * 64)
 
 
 def by_hand(network, images):
-    x = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(INFO["mean"]).view(1, 3, 1, 1)) / (
-        torch.tensor(INFO["std"]).view(1, 3, 1, 1)
+    x = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(PIXELS["mean"]).view(1, 3, 1, 1)) / (
+        torch.tensor(PIXELS["std"]).view(1, 3, 1, 1)
     )
     with torch.no_grad():
         return network(x)
@@ -67,24 +70,24 @@ def check_metadata(form, content):
         torch.export.load(io.BytesIO(content), extra_files=known)
     assert known == metadata(HEADER)
     assert json.loads(known["class_names"]) == INFO["class_names"]
-    assert (json.loads(known["image_size"]), known["model"]) == ([8, 8], HEADER.digest)
+    assert (json.loads(known["backbone"]), known["model"]) == (INFO["backbone"], HEADER.digest)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
-    ("backbone", "classifier"),
+    ("name", "variant", "classifier"),
     [
-        ("resnet10", "cosine"),
-        ("resnet20", "memory"),
-        ("resnet20-ride3", "experts3"),
-        ("resnet20-bbn", "linear"),
-        ("resnet20-sla", "linear"),
+        ("resnet10", "", "cosine"),
+        ("resnet20", "", "memory"),
+        ("resnet20", "ride3", "experts3"),
+        ("resnet20", "bbn", "linear"),
+        ("resnet20", "sla", "linear"),
     ],
 )
-def test_every_backbone_and_classifier_can_be_exported(rng, form, backbone, classifier):
+def test_every_backbone_and_classifier_can_be_exported(rng, form, name, variant, classifier):
     needed(form)
-    network = build_network(backbone, 3, 0, classifier).eval()
+    network = build_network(small_images.backbone(name, variant), 3, 0, classifier).eval()
     network.classifier.scales.data = torch.tensor([2.0, 16.0, 1.0])
     network.classifier.bias.data = torch.randn(3, generator=rng)
     if network.classifier.memory is not None:

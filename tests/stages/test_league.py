@@ -1,5 +1,7 @@
 """Leagues and benchmarks of recorded recipes, without running anything."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +10,7 @@ import pytest
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import as_dict, build
 from ltcli.methods import METHODS
+from ltcli.models import small_images
 from ltcli.stages import STAGES
 from ltcli.stages.league import names_of_differences, read_provenance, recorded, words
 from ltcli.stages.recipe import recipe
@@ -31,8 +34,10 @@ def read(*steps, held_out=100, counts=(50, 30, 5), store="images"):
         elif parameters.get("backbone") == "auto":
             parameters = {**parameters, "backbone": "resnet32"}
         made = recipe(made, name, parameters)
-    info = {"network_parameters": 1000, "held_out": held_out, "views": 1, "recipe": made}
-    info["class_counts"] = list(counts)
+    record = small_images.backbone(dict(made)["pretrain"]["backbone"])
+    info = {"network_parameters": 1000, "held_out": held_out, "recipe": made}
+    # As JSON gives it back.
+    info |= {"class_counts": list(counts), "backbone": json.loads(json.dumps(asdict(record)))}
     return read_provenance(SimpleNamespace(path=Path("x"), info=info))
 
 

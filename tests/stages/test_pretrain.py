@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcli import methods
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ParamError
@@ -14,6 +15,7 @@ from ltcli.data.reading import Reading
 from ltcli.data.samplers import class_aware, instance_balanced, order_of
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.engine.steps import Batch, mixture
+from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 from ltcli.stages.pretrain import Params, run_of
 from ltcli.stages.samples import open_samples
@@ -30,13 +32,13 @@ def tensors_of(path):
 
 
 def test_a_model_says_all_that_is_needed_to_rebuild_it(chain):
-    info = read_header(chain / "pretrain.safetensors").info
-    split = read_header(chain / "split.safetensors")
+    header = read_header(chain / "pretrain.safetensors")
+    info, split = header.info, read_header(chain / "split.safetensors")
     assert info["split"] == split.digest
-    assert info["backbone"] == "resnet20"
+    mean, std = split.info["mean"], split.info["std"]
+    record = small_images.backbone("resnet20", image_size=(8, 8), mean=mean, std=std)
+    assert backbone_of(header) == record
     assert info["classifier"] == "linear"
-    assert info["image_size"] == [8, 8]
-    assert (info["mean"], info["std"]) == (split.info["mean"], split.info["std"])
     assert info["class_counts"] == split.info["class_counts"]
     assert not info["balanced"]
     assert [name for name, _ in info["recipe"]] == ["split", "pretrain"]
@@ -138,11 +140,12 @@ def test_a_run_that_diverges_names_epoch_and_step_and_writes_nothing(ltcli, copy
 def naive_run(folder, epochs, order, loss):
     """Train by hand, two batches an epoch: SGD with momentum and weight decay at 0.01."""
     with open_artifact(folder / "split.safetensors") as split:
+        backbone = backbone_of(read_header(folder / "pretrain.safetensors"))
         varied = Augmentation(padding=4, seed=3)
-        images = open_samples(split, "train", CPU, Reading(), split.header.info, varied)
+        images = open_samples(split, "train", CPU, Reading(), backbone, varied)
         labels = split.tensor("train.labels")
         counts = torch.tensor(split.header.info["class_counts"])
-    network = place(build_network("resnet20", 10, 3), CPU)
+    network = place(build_network(small_images.backbone("resnet20"), 10, 3), CPU)
     network.classifier.train_only("weight", "bias")
     moving = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(moving, 0.01, 0.9, weight_decay=2e-4)
@@ -238,7 +241,7 @@ def test_a_run_is_that_of_a_loop_by_hand(ltcli, copy, options, order, loss):
     command = ("pretrain", "--backbone", "resnet20", *options, "--out", out)
     assert ltcli(*command, "-d", copy).code == 0
     expected, made = naive_run(copy, 3, order, loss), tensors_of(out)
-    start = build_network("resnet20", 10, 3).state_dict()
+    start = build_network(small_images.backbone("resnet20"), 10, 3).state_dict()
     # Rounding grows from step to step, the more the deeper.
     for name, share in (("classifier.weight", 0.01), ("backbone.conv1.weight", 0.05)):
         moved = (expected[name] - start[name]).norm()

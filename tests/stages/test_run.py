@@ -376,7 +376,7 @@ def test_the_sidecar_has_what_the_result_has_not(ltcli, copy):
     start, end = entries[0], entries[-1]
     assert start["host"] == platform.node()
     assert start["device"] == "auto"
-    assert {"torch", "torchvision", "safetensors"} == set(start["versions"])
+    assert {"torch", "torchvision", "timm", "safetensors"} == set(start["versions"])
     assert end["digest"] == read_header(out).digest
     assert end["peak_memory_mb"] > 1
     out.with_suffix(".run.jsonl").write_text("nonsense")

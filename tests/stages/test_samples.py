@@ -133,7 +133,8 @@ def test_the_whole_chain_works_from_files(ltcli, files):
     for command in commands:
         done = ltcli(*command, "-d", files)
         assert (done.code, done.lines) == (0, [])
-    assert read_header(files / "finetune-crt.safetensors").info["centre"] == 0.875
+    backbone = read_header(files / "finetune-crt.safetensors").info["backbone"]
+    assert (backbone["crop_mode"], backbone["crop_share"]) == ("box", 0.875)
     bank = tensors_of(files / "dump-features.safetensors")
     assert bank["train.maps"].mean((2, 3)).allclose(bank["train.features"], rtol=0.02, atol=0.02)
     logits = tensors_of(files / "evaluate-pretrain.safetensors")["logits"]
@@ -275,7 +276,7 @@ def test_the_whole_chain_works_from_embeddings(ltcli, embeddings):
     split, bank = (tensors_of(embeddings / f"{s}.safetensors") for s in ("split", "dump-features"))
     for part in COUNTS:
         assert bank[f"{part}.features"].equal(split[f"{part}.features"])
-    assert read_header(embeddings / "pretrain.safetensors").info["backbone"] == "embeddings10"
+    assert read_header(embeddings / "pretrain.safetensors").info["backbone"]["feature_dim"] == 10
     predictions = tensors_of(embeddings / "evaluate-pretrain.safetensors")
     right = predictions["logits"].argmax(1) == predictions["labels"]
     assert right.double().mean() > 0.8

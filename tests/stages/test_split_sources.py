@@ -226,6 +226,9 @@ def test_a_part_of_a_published_set_is_refused_unless_asked_for(ltcli, photos, tm
 def test_published_counts_are_those_of_the_papers():
     counts = {name: source.counts for name, source in source_table.SOURCES.items()}
     assert {name: counted for name, counted in counts.items() if counted} == {
+        "cifar10": Counts(10, 50_000, None, 10_000),
+        "cifar100": Counts(100, 50_000, None, 10_000),
+        "fashion-mnist": Counts(10, 60_000, None, 10_000),
         "imagenet-lt": Counts(1000, 115_846, 20_000, 50_000),
         "places-lt": Counts(365, 62_500, 7_300, 36_500),
         "inat2017": Counts(5089, 579_184, None, 95_986),
@@ -304,7 +307,7 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
         (
             ["csv", "--root", "/none", "--table", "x"],
             5,
-            ["/none: no such folder", "name the folder of the paths with --root"],
+            ["/none: no such folder", "name the folder of images with --root"],
         ),
         (
             ["csv", "--root", ".", "--table", "/none.csv"],

@@ -1,0 +1,146 @@
+"""The backbone record of a header: which network makes the features, and what its images are like.
+
+``pretrain`` makes the record once; every later stage rebuilds the network and prepares images from
+it alone. Nothing reads a backbone's name to find out what it is.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ltcli.artifacts.header import Header
+from ltcli.core.errors import ArtifactError
+
+# Larger numbers in a header are forged: they would only fill the memory.
+_MOST_SIDE, _MOST_FEATURES = 2**14, 2**20
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One backbone, fully decided.
+
+    Attributes:
+        source: Key of ``ltcli.models.backbones.BACKBONES``.
+        name: Name of the network within its source.
+        variant: Change that a method makes to the network, such as ``bbn``; empty for none.
+        feature_dim: D, the width of the features.
+        map_size: Height and width of the last feature maps; empty if the features are not their
+            mean.
+        stages: Number of last stages that the network can be split before.
+        views: Views of an image that one feature vector is made of.
+        image_size: Height and width of the images that the network sees; empty for embeddings.
+        stored_size: Height and width of the images in the split; empty if they are in files.
+        mean: Mean of each colour, 0..1, that is subtracted.
+        std: Standard deviation of each colour, 0..1, that the rest is divided by.
+        interpolation: ``bilinear`` or ``bicubic``, for every change of size.
+        crop_mode: How a file becomes an image of ``image_size``. ``box`` cuts and resizes in one
+            step, and stored images must have the size already; ``center``, ``squash`` and
+            ``border`` are timm's, and stored images of other sizes are resized.
+        crop_share: Share of the shorter side that the centre crop of a file keeps.
+    """
+
+    source: str
+    name: str
+    variant: str
+    feature_dim: int
+    map_size: tuple[int, ...]
+    stages: int
+    views: int
+    image_size: tuple[int, ...]
+    stored_size: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_mode: str
+    crop_share: float
+
+    @property
+    def label(self) -> str:
+        """Name as ``pretrain --backbone`` takes it, without the variant."""
+        # The two sources without a prefix: small-image networks, and embeddings, which are auto.
+        plain = self.source in ("small-images", "embeddings")
+        return self.name if plain else f"{self.source}.{self.name}"
+
+    def __str__(self) -> str:
+        """Return the name for people, with the variant."""
+        return f"{self.label}-{self.variant}" if self.variant else self.label
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= 200
+
+
+def _count(least: int, most: int) -> Callable[[object], bool]:
+    # Not isinstance: True is an int.
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _sides(value: object) -> bool:
+    side = _count(1, _MOST_SIDE)
+    return isinstance(value, list) and len(value) in (0, 2) and all(map(side, value))
+
+
+def _colours(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) in (0, 3)
+        and all(type(x) in (int, float) and math.isfinite(x) for x in value)
+    )
+
+
+_SIDES, _COLOURS = "a height and a width, or nothing", "three numbers, or nothing"
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "source": (_text, "a text"),
+    "name": (_text, "a text"),
+    "variant": (_text, "a text"),
+    "feature_dim": (_count(1, _MOST_FEATURES), "a width"),
+    "map_size": (_sides, _SIDES),
+    "stages": (_count(0, 100), "a count"),
+    "views": (_count(1, 100), "a count"),
+    "image_size": (_sides, _SIDES),
+    "stored_size": (_sides, _SIDES),
+    "mean": (_colours, _COLOURS),
+    "std": (lambda value: _colours(value) and all(x > 0 for x in value), f"{_COLOURS}, above 0"),
+    "interpolation": (lambda value: value in ("bilinear", "bicubic"), "bilinear or bicubic"),
+    "crop_mode": (
+        lambda value: value in ("box", "center", "squash", "border"),
+        "box, center, squash or border",
+    ),
+    "crop_share": (lambda value: type(value) in (int, float) and 0 < value <= 1, "in 0 ... 1"),
+}
+
+
+def backbone_of(header: Header) -> Backbone:
+    """Return the backbone record of a model, a feature bank or predictions.
+
+    Raises:
+        ArtifactError: The header holds no sound record.
+    """
+    found = header.info["backbone"]
+    names = [field.name for field in dataclasses.fields(Backbone)]
+    if not isinstance(found, dict) or sorted(found) != sorted(names):
+        raise ArtifactError(header.path, f"backbone must be a mapping of {', '.join(names)}")
+    for name, (sound, rule) in _RULES.items():
+        if not sound(found[name]):
+            rule = f"{name} of the backbone must be {rule}, got {found[name]!r:.80}"
+            raise ArtifactError(header.path, rule)
+    if bool(found["image_size"]) != bool(found["mean"] and found["std"]):
+        rule = "image_size, mean and std of the backbone must be given together"
+        raise ArtifactError(header.path, rule)
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return Backbone(**values)
+
+
+def require_maps(model: Header) -> tuple[int, ...]:
+    """Return height and width of the last feature maps of a model.
+
+    Raises:
+        ArtifactError: The features of its backbone are not the mean of feature maps.
+    """
+    backbone = backbone_of(model)
+    if not backbone.map_size:
+        hint = "its features must be the mean of feature maps, as those of a ResNet"
+        raise ArtifactError(model.path, f"backbone {backbone} has no feature maps", hint)
+    return backbone.map_size

@@ -1,0 +1,104 @@
+"""The text of ``--help``: one line for an option wherever it fits into 80 columns."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+
+from ltcli.cli.commands import Usage
+from ltcli.core.params import Spec, Value
+
+_WIDTH = 80
+# Groups that many commands share come last. Inputs and Common are much the same for all stages:
+# they are paragraphs, so that the options of the command itself stay on one screen.
+_LAST = ("Class sizes", "Run", "Inputs", "Common")
+_PARAGRAPHS = ("Inputs", "Common")
+
+
+def of_program(
+    summary: str, groups: Mapping[str, Iterable[tuple[str, str]]], notes: Iterable[str]
+) -> str:
+    """Return the help of the program: its commands by group, names and summaries."""
+    lines = ["Usage: ltcli COMMAND [OPTIONS]", "", summary]
+    for heading, commands in groups.items():
+        lines += ["", f"{heading}:"]
+        for name, text in commands:
+            lines += _wrapped(f"  {name:<17}  {text}", indent=21)
+    for note in notes:
+        lines += ["", *_wrapped(note)]
+    return "\n".join(lines) + "\n"
+
+
+def of_command(usage: Usage) -> str:
+    """Return the help of one command."""
+    arguments = [spec for spec in usage.specs if spec.positional]
+    groups: dict[str, list[Spec]] = {"Arguments": arguments} if arguments else {}
+    for spec in usage.specs:
+        if not spec.positional:
+            groups.setdefault(spec.group or "Options", []).append(spec)
+    words = [spec.name.upper() + ("..." if spec.base is tuple else "") for spec in arguments]
+    shown = [
+        word if spec.required else f"[{word}]" for word, spec in zip(words, arguments, strict=True)
+    ]
+    lines = [" ".join(["Usage: ltcli", usage.name, "[OPTIONS]", *shown])]
+    for text in (usage.summary, usage.details):
+        if text:
+            lines += ["", *_wrapped(text)]
+    lines.append("")
+    for heading in sorted(groups, key=lambda name: _LAST.index(name) if name in _LAST else -1):
+        if heading in _PARAGRAPHS:
+            parts = [f"{_left(spec)} ({_right(spec, usage.defaults)})" for spec in groups[heading]]
+            lines += _wrapped(f"{heading}: {', '.join(parts)}", indent=2)
+        else:
+            lines.append(f"{heading}:")
+            for spec in groups[heading]:
+                lines += rows(spec, usage.defaults)
+    lines += ["", "Examples:"]
+    for example in usage.examples:
+        # A line that goes on ends as the shell wants it.
+        lines += " \\\n".join(_wrapped(f"  {example}", width=_WIDTH - 2)).splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def rows(spec: Spec, defaults: Mapping[str, Value]) -> list[str]:
+    """Return the line, or lines, of one option: its name, its help, its default in brackets."""
+    left = _left(spec)
+    gap = " " if len(left) <= 20 else "  "
+    return _wrapped(f"  {left:<20}{gap}{_right(spec, defaults)}")
+
+
+def _left(spec: Spec) -> str:
+    if spec.positional:
+        return spec.name.upper()
+    flag = spec.flag
+    if spec.base is bool and spec.default is not False:
+        flag = f"--[no-]{flag[2:]}"
+    short = f"-{spec.short}, " if spec.short else ""
+    return f"{short}{flag} {spec.metavar}".rstrip()
+
+
+def _right(spec: Spec, defaults: Mapping[str, Value]) -> str:
+    text, default = spec.help, defaults.get(spec.name, spec.default)
+    if spec.metavar == "NAME":
+        text = f"{text}: {', '.join(spec.choices)}"
+    if spec.required and spec.name not in defaults:
+        return text if spec.positional else f"{text} [required]"
+    # A switch that is off, an empty list or nothing is no news. Not "in": 0 equals False.
+    is_news = default is not None and default is not False and default not in ((), "")
+    return f"{text} [{plain(default)}]" if is_news else text
+
+
+def plain(value: object) -> str:
+    """Return a value as it is written on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(plain, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _wrapped(text: str, *, indent: int | None = None, width: int = _WIDTH) -> list[str]:
+    """Return a text in lines; all but the first are indented further if the first is."""
+    if indent is None:
+        indent = 6 if text.startswith(" ") else 0
+    return textwrap.wrap(
+        text, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
+    )

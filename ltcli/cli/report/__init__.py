@@ -1,1 +1,0 @@
-"""report: one HTML file that shows a folder of runs, without a script and without the network."""

@@ -1,0 +1,36 @@
+"""Memory that runs out, of the machine or of a GPU, as an error with a remedy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ltcli.core.errors import ResourceError
+
+
+def ran_out(error: BaseException) -> bool:
+    """Return whether an error says that there is no more memory, of the machine or of the GPU."""
+    import torch
+
+    # On the CPU torch raises a plain RuntimeError, known by its words alone.
+    said = ("not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
+
+
+@contextmanager
+def memory_needed(where: str, hint: str) -> Iterator[None]:
+    """Turn memory that runs out into an error.
+
+    Args:
+        where: Command or stage that needs it, for the message.
+        hint: How to need less.
+
+    Raises:
+        ResourceError: It ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise ResourceError(where, "out of memory", hint) from None

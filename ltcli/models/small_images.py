@@ -1,0 +1,107 @@
+"""The source of ResNets for images of 8 to 64 pixels, which are trained from scratch.
+
+resnet20/32/44/56/110 have 6n + 2 layers, widths 16, 32 and 64, and D = 64; resnet10/18/34 have
+widths 64 to 512 and D = 512. All have a 3x3 stem of stride 1 and no max-pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ltcli.artifacts.backbone import Backbone
+from ltcli.models.source import Source
+from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from ltcli.artifacts.header import Header
+    from ltcli.models.resnet import ResNet
+
+_NARROW, _WIDE = (16, 32, 64), (64, 128, 256, 512)
+# Widths and blocks of each stage.
+_SHAPES = {
+    **{f"resnet{6 * n + 2}": (_NARROW, (n,) * 3) for n in (3, 5, 7, 9, 18)},
+    "resnet10": (_WIDE, (1, 1, 1, 1)),
+    "resnet18": (_WIDE, (2, 2, 2, 2)),
+    "resnet34": (_WIDE, (3, 4, 6, 3)),
+}
+_EXPERTS = {f"ride{count}": count for count in range(2, 10)}
+# Share of the shorter side that the centre of an image file has: 224 of 256 pixels.
+_CENTRE = 0.875
+
+
+def backbone(
+    name: str,
+    variant: str = "",
+    *,
+    image_size: Sequence[int] = (32, 32),
+    in_files: bool = False,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Backbone:
+    """Return the record of a network.
+
+    Args:
+        name: One of the names above.
+        variant: Empty, or what ``ltcli.models.several`` makes of the network: bbn, sla, or ride
+            with the number of experts behind it.
+        image_size: Height and width of the images.
+        in_files: Whether they are in files.
+        mean: Mean of each colour, 0..1.
+        std: Standard deviation of each colour, 0..1.
+
+    Raises:
+        KeyError: There is no such name.
+    """
+    widths, _ = _SHAPES[name]
+    several = {"": 1, "bbn": 2, "sla": 4}
+    # Of experts and turned images there are no maps of one image before the last stages.
+    experts = _EXPERTS.get(variant, 0)
+    dim = experts * (3 * widths[-1] // 4) if experts else several[variant] * widths[-1]
+    # Every stage but the first halves the sides, rounding up.
+    scale = 2 ** (len(widths) - 1)
+    return Backbone(
+        source="small-images",
+        name=name,
+        variant=variant,
+        feature_dim=dim,
+        map_size=tuple(-(-side // scale) for side in image_size),
+        stages=len(widths) if variant in ("", "bbn") else 0,
+        views=4 if variant == "sla" else 1,
+        image_size=tuple(image_size),
+        stored_size=() if in_files else tuple(image_size),
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation="bicubic",
+        crop_mode="box",
+        crop_share=_CENTRE if in_files else 1.0,
+    )
+
+
+def _resolve(name: str, variant: str, split: Header) -> Backbone:
+    info = split.info
+    facts = {key: info[key] for key in ("image_size", "mean", "std")}
+    return backbone(name, variant, in_files=info["store"] == "files", **facts)
+
+
+def _build(record: Backbone) -> ResNet:
+    from ltcli.models.resnet import ResNet
+    from ltcli.models.several import Experts, Rotations, TwoBranches
+
+    widths, blocks = _SHAPES[record.name]
+    shape: dict[str, Any] = {
+        "widths": widths,
+        "blocks": blocks,
+        "projection": widths == _WIDE,
+    }
+    if record.variant in _EXPERTS:
+        return Experts(**shape, experts=_EXPERTS[record.variant])
+    return {"": ResNet, "bbn": TwoBranches, "sla": Rotations}[record.variant](**shape)
+
+
+SOURCE = Source(
+    names=lambda: tuple(_SHAPES),
+    resolve=_resolve,
+    build=_build,
+    variants=("bbn", "sla", *_EXPERTS),
+)

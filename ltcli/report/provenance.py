@@ -1,0 +1,196 @@
+"""The files behind a comparison: their ancestors, and the runs that made them.
+
+Nothing vouches for a sidecar: only numbers and short words are taken from it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ltcli.artifacts.header import Header, verify
+from ltcli.artifacts.sidecar import read_records
+from ltcli.core.errors import ArtifactError
+
+_MOST_EPOCHS = 1_000_000
+# Entries of an epoch's record that are no curve.
+_NO_CURVE = ("epoch", "seconds", "samples_per_second")
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """The run that made an artifact.
+
+    Attributes:
+        epochs: Measure to its value after each epoch, by epoch from 0.
+        started: UTC, to the second.
+        seconds: Wall time of the last process that worked on it.
+        resumed: Number of times it was resumed.
+        device: Device it ran on, or the one asked for where the stage does not say.
+        precision: Precision of the training, where the stage says so.
+        peak_memory_mb: Of the last process.
+        machine: Processor, cores, threads and versions.
+    """
+
+    epochs: dict[str, dict[int, float]]
+    started: str
+    seconds: float | None
+    resumed: int
+    device: str
+    precision: str
+    peak_memory_mb: float | None
+    machine: str
+
+
+@dataclass(frozen=True)
+class File:
+    """One artifact of the lineage.
+
+    Attributes:
+        header: Verified by its digest.
+        made_from: Role, name of the file or None where the folder lacks it, digest.
+        run: What its sidecar tells, or the reason why there is nothing.
+    """
+
+    header: Header
+    made_from: tuple[tuple[str, str | None, str], ...]
+    run: Sidecar | str
+
+    @property
+    def name(self) -> str:
+        """Name of the file without its suffix."""
+        return self.header.path.stem
+
+    @property
+    def parameters(self) -> list[str]:
+        """Parameters with their values, without those that are null."""
+        return [
+            f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+            for name, value in self.header.parameters.items()
+            if value is not None
+        ]
+
+
+def lineage(roots: Sequence[Header], folder: Sequence[Header]) -> list[File]:
+    """Artifacts and all their ancestors in a folder, each after those it was made from.
+
+    Raises:
+        ArtifactError: One of them was altered.
+    """
+    known: dict[str, Header] = {}
+    for header in (*roots, *folder):
+        known.setdefault(header.digest, header)
+    files = []
+    for header in _in_order(roots, known, set()):
+        made_from = tuple(
+            (role, known[digest].path.stem if digest in known else None, digest)
+            for role, digest in sorted(header.inputs.items())
+        )
+        files.append(File(verify(header.path), made_from, read_sidecar(header)))
+    return files
+
+
+def trained(files: Sequence[File]) -> tuple[list[dict[str, Sidecar]], dict[str, list[str]]]:
+    """Runs with learning curves, those of one recipe together; the others' names by the reason."""
+    groups: dict[str, dict[str, Sidecar]] = {}
+    without: dict[str, list[str]] = {}
+    for file in files:
+        if file.header.kind not in ("model", "generator"):
+            continue
+        if isinstance(file.run, str):
+            without.setdefault(file.run, []).append(file.name)
+        elif not file.run.epochs:
+            without.setdefault("no epochs", []).append(file.name)
+        else:
+            # Runs of one recipe differ in their seed alone.
+            made = {k: v for k, v in file.header.parameters.items() if k != "seed"}
+            recipe = [file.header.stage, file.header.info.get("recipe", made)]
+            groups.setdefault(json.dumps(recipe, sort_keys=True), {})[file.name] = file.run
+    return list(groups.values()), without
+
+
+def _in_order(
+    headers: Sequence[Header], known: Mapping[str, Header], seen: set[str]
+) -> Iterator[Header]:
+    for header in headers:
+        # An ancestor of several files stands once, before the first of them.
+        if header.digest not in seen:
+            seen.add(header.digest)
+            made_from = [known[d] for _, d in sorted(header.inputs.items()) if d in known]
+            yield from _in_order(made_from, known, seen)
+            yield header
+
+
+def read_sidecar(header: Header) -> Sidecar | str:
+    """The run of an artifact, or the reason why it is not known."""
+    try:
+        records = read_records(header)
+    except ArtifactError as error:
+        return "no sidecar" if error.message == "no such artifact" else f"sidecar {error.message}"
+    events = [record.get("event") for record in records]
+    last, first = records[-1], records[events.index("start")] if "start" in events else {}
+    # A resumed run trains again, and its last part made the artifact.
+    training = ({}, *(r for r, event in zip(records, events, strict=True) if event == "training"))
+    return Sidecar(
+        epochs=_epochs(records),
+        started=_time(first.get("time")),
+        seconds=_number(last.get("seconds")),
+        resumed=events.count("resume"),
+        device=_word(training[-1].get("device", first.get("device"))),
+        precision=_word(training[-1].get("precision")),
+        peak_memory_mb=_number(last.get("peak_memory_mb")),
+        machine=_machine(first),
+    )
+
+
+def _epochs(records: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
+    """Curves by measure; of an epoch that was done again after a resume, the last values."""
+    curves: dict[str, dict[int, float]] = {}
+    for record in records:
+        epoch = record.get("epoch")
+        if record.get("event") != "epoch" or type(epoch) is not int:
+            continue
+        for name, value in record.items():
+            found = _number(value)
+            if name not in _NO_CURVE and found is not None and 0 <= epoch < _MOST_EPOCHS:
+                curves.setdefault(name, {})[epoch] = found
+    return {name: dict(sorted(curve.items())) for name, curve in sorted(curves.items())}
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    # Host and command line stay out: a report is made to be passed on.
+    named = record.get("versions")
+    versions = {"python": record.get("python"), **(named if isinstance(named, dict) else {})}
+    parts = [_word(record.get(name)) for name in ("processor", "gpu", "platform")]
+    for name in ("cores", "threads"):
+        parts.append(f"{record[name]} {name}" if type(record.get(name)) is int else "")
+    parts += [
+        f"{_word(name)} {_word(value)}" if _word(value) else "" for name, value in versions.items()
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _word(value: object) -> str:
+    # A foreign log must not fill the page.
+    return value[:80] if isinstance(value, str) else ""
+
+
+def _number(value: object) -> float | None:
+    if type(value) not in (int, float):
+        return None
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+    # Values beyond these bounds are no measurement, and could not be drawn.
+    return found if found == 0 or 1e-100 < abs(found) < 1e100 else None
+
+
+def _time(value: object) -> str:
+    seconds = _number(value)
+    try:
+        moment = datetime.fromtimestamp(seconds or 0, UTC)
+    except (OverflowError, OSError, ValueError):
+        return ""
+    return "" if seconds is None else moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,290 @@
+"""A finished diagnosis: the numbers that follow from its tensors, and their tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
+
+ORIGINS = ("real", "gaussian", "generator")
+# Of many tail classes the terminal shows the smallest; the artifact has all.
+MAX_ROWS = 10
+# Covariances and pairs of them in the order of columns and legends; a file keeps names sorted.
+_ORDER = (
+    "estimated",
+    "learned",
+    "oracle",
+    "estimated-oracle",
+    "learned-oracle",
+    "learned-estimated",
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The tensors of a diagnosis, and what can be derived from them.
+
+    Attributes:
+        tensors: As in the artifact.
+        names: Class names.
+        counts: Training images of the classes.
+        predictions: Image set (``on``) and ``method`` of the predictions before and after.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    names: Sequence[str]
+    counts: Sequence[int]
+    predictions: Mapping[str, Mapping[str, str]]
+
+    @property
+    def tail(self) -> list[int]:
+        """Tail classes, ascending."""
+        found: list[int] = self.tensors["tail"].tolist()
+        return found
+
+    @property
+    def smallest(self) -> list[int]:
+        """Tail classes that were studied image by image, the smallest first."""
+        found: list[int] = self.tensors["smallest"].tolist()
+        return found
+
+    @property
+    def order(self) -> list[int]:
+        """All classes, head classes before tail classes, the largest first."""
+        tail = set(self.tail)
+        return sorted(range(len(self.names)), key=lambda c: (c in tail, -self.counts[c], c))
+
+    @property
+    def num_heads(self) -> int:
+        """Number of head classes."""
+        return len(self.names) - len(self.tensors["tail"])
+
+    @property
+    def is_head(self) -> torch.Tensor:
+        """Head classes, bool [C]."""
+        import torch
+
+        return torch.ones(len(self.names), dtype=torch.bool).index_fill(
+            0, self.tensors["tail"], False
+        )
+
+    def covariances(self) -> dict[str, dict[str, list[float]]]:
+        """Trace, effective rank, captured variance and mean angle of each class's covariances."""
+        from ltcli.stats.diagnosis import effective_rank
+
+        def by_name(prefix: str) -> dict[str, torch.Tensor]:
+            known = {name: self.tensors.get(f"{prefix}.{name}") for name in _ORDER}
+            return {name: tensor for name, tensor in known.items() if tensor is not None}
+
+        spectra, angles = by_name("spectrum"), by_name("angles")
+        # The trace is the sum of the eigenvalues, and the angle the mean over the directions.
+        return {
+            "trace": {name: values.sum(1).tolist() for name, values in spectra.items()},
+            "effective_rank": {n: [effective_rank(v) for v in rows] for n, rows in spectra.items()},
+            "captured": {name: shares.tolist() for name, shares in by_name("captured").items()},
+            "angle": {name: degrees.mean(1).tolist() for name, degrees in angles.items()},
+        }
+
+    def errors(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Rates and shares of the errors between head and tail, before and after."""
+        from ltcli.stats.diagnosis import error_rates
+
+        graphs = {role: self.tensors[f"confusion.{role}"] for role in self.predictions}
+        return {role: error_rates(graph, self.is_head) for role, graph in graphs.items()}
+
+    def neighbours(self) -> dict[str, list[dict[str, float]]]:
+        """Shares of the nearest images by their class, for each origin and sampled class.
+
+        ``first``: the nearest image is of the own class. ``own``, ``head`` and ``tail``: all
+        neighbours, by whether they are of the own class, a head class or another tail class. A
+        class of n images has only n - 1 others, which bounds its own share where n is small.
+        """
+        found, head = self.tensors, self.is_head
+        shares: dict[str, list[dict[str, float]]] = {}
+        for number, origin in enumerate(ORIGINS if "divergences" in found else ORIGINS[:2]):
+            shares[origin] = []
+            for c in self.smallest:
+                mine = (found["samples.origin"] == number) & (found["samples.labels"] == c)
+                labels = found["neighbours.labels"][mine]
+                own, of_head = labels == c, head[labels]
+                parts = {"first": own[:, 0], "own": own, "head": of_head, "tail": ~own & ~of_head}
+                means = {k: float(v.double().mean()) if len(v) else 0.0 for k, v in parts.items()}
+                shares[origin].append(means)
+        return shares
+
+    def divergences(self) -> list[dict[str, Any]]:
+        """Mean divergence within and across nearest head classes, for each sampled class.
+
+        Empty without a generator.
+        """
+        from ltcli.stats.diagnosis import within_and_across
+
+        # Only the real images have divergences: those of predictions made from them.
+        if "divergences" not in self.tensors:
+            return []
+        rows = []
+        matrix, sample = self.tensors["divergences"], self.tensors["divergences.sample"]
+        for c in self.smallest:
+            mine = (self.tensors["samples.labels"][sample] == c).nonzero().flatten()
+            heads = self.tensors["samples.head"][sample][mine]
+            within, across = within_and_across(matrix[mine][:, mine], heads)
+            count = len(set(heads.tolist()))
+            rows.append({"images": len(mine), "heads": count, "within": within, "across": across})
+        return rows
+
+
+def read(header: Header) -> Diagnosis:
+    """Load a diagnosis.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    from ltcli.artifacts.store import open_artifact
+
+    with open_artifact(header.path) as artifact:
+        info = artifact.header.info
+        tensors = artifact.load("*")
+    # A header keeps its keys sorted, and before comes before after.
+    told = info["predictions"]
+    predictions = {role: told[role] for role in ("before", "after") if role in told}
+    return Diagnosis(tensors, info["class_names"], info["class_counts"], predictions)
+
+
+def lines_of(header: Header) -> list[str]:
+    """Tables of a diagnosis for the terminal."""
+    found = read(header)
+    smallest_first = sorted(found.tail, key=lambda c: (found.counts[c], c))
+    rows = smallest_first[:MAX_ROWS]
+    lines = _covariance_lines(found, rows) + _error_lines(found) + _neighbour_lines(found)
+    lines += _divergence_lines(found) + _donor_lines(found, rows)
+    if len(rows) < len(smallest_first):
+        lines.append(f"(the {len(rows)} smallest of {len(smallest_first)} tail classes)")
+    return lines
+
+
+def _table(title: str, heads: list[str], rows: list[list[str]]) -> list[str]:
+    """Title and aligned columns, the first one to the left."""
+    cells = [heads, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    lines = ["", title]
+    for row in cells:
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "  ".join([row[0].ljust(widths[0]), *rest]).rstrip())
+    return lines
+
+
+def _covariance_lines(found: Diagnosis, rows: list[int]) -> list[str]:
+    table, counts, tail = found.covariances(), found.counts, found.tail
+    head = sorted(set(range(len(counts))) - set(tail))
+    groups = [
+        (f"mean of {len(head)} head classes", head),
+        (f"mean of {len(tail)} tail classes", tail),
+        *((found.names[c], [c]) for c in rows),
+    ]
+
+    # Means over classes count every class alike, as balanced accuracy does.
+    def measures(title: str, chosen: dict[str, tuple[str, float, str]]) -> list[str]:
+        heads, columns = ["class", "images"], []
+        for measure, (word, scale, form) in chosen.items():
+            heads += [f"{word}: {w}" if i == 0 else w for i, w in enumerate(table[measure])]
+            columns += [(values, scale, form) for values in table[measure].values()]
+        body = []
+        for name, classes in groups:
+            means = [
+                format(scale * sum(values[c] for c in classes) / len(classes), form)
+                for values, scale, form in columns
+            ]
+            images = sum(counts[c] for c in classes) / len(classes)
+            body.append([name, f"{images:.0f}", *means])
+        return _table(title, heads, body)
+
+    lines = measures(
+        "covariances: trace (feature units squared) and effective rank",
+        {"trace": ("trace", 1, ".4g"), "effective_rank": ("rank", 1, ".1f")},
+    )
+    if table["angle"]:
+        title = "leading directions: share of the oracle's variance, mean angle in degrees"
+        chosen = {"captured": ("captured %", 100.0, ".1f"), "angle": ("angle", 1.0, ".1f")}
+        lines += measures(title, chosen)
+    return lines
+
+
+def _percent(share: float | None, digits: int) -> str:
+    return "-" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _error_lines(found: Diagnosis) -> list[str]:
+    table = found.errors()
+    if not table:
+        return []
+    words = {
+        "head-head": "head taken for another head class",
+        "head-tail": "head taken for a tail class",
+        "tail-head": "tail taken for a head class",
+        "tail-tail": "tail taken for another tail class",
+    }
+    heads = ["errors"]
+    for role in table:
+        heads += [f"{role} ({found.predictions[role]['method']})", "of all errors"]
+    heads += ["change"] * (len(table) == 2)
+    rows = []
+    for side, text in words.items():
+        row = [text]
+        for numbers in table.values():
+            row += [_percent(numbers["rates"][side], 2), _percent(numbers["shares"][side], 1)]
+        if len(table) == 2:
+            before, after = (numbers["rates"][side] for numbers in table.values())
+            if before is None or after is None:
+                row.append("-")
+            else:
+                row.append(f"{100 * (after - before):+.2f}")
+        rows.append(row)
+    on = next(iter(found.predictions.values()))["on"]
+    title = f"confusion on {on} images: % of the side's images, every class counting alike"
+    return _table(title, heads, rows)
+
+
+def _neighbour_lines(found: Diagnosis) -> list[str]:
+    shares, rows = found.neighbours(), []
+    for i, c in enumerate(found.smallest):
+        for origin, by_class in shares.items():
+            cells = [f"{100 * by_class[i][key]:.1f}" for key in ("first", "own", "head", "tail")]
+            rows.append([f"{found.names[c]}, {origin}", *cells])
+    title = "nearest other training images of a feature: % by their class"
+    return _table(title, ["feature", "first is own", "own", "head", "other tail"], rows)
+
+
+def _divergence_lines(found: Diagnosis) -> list[str]:
+    table, rows = found.divergences(), []
+    if not table:
+        return []
+    for c, means in zip(found.smallest, table, strict=True):
+        values = [means["within"], means["across"]]
+        cells = ["-" if value is None else f"{value:.3f}" for value in values]
+        rows.append([found.names[c], str(means["images"]), str(means["heads"]), *cells])
+    title = "KL divergence of the generator's predictions for two images of a class, nats"
+    heads = ["class", "images", "nearest heads", "same nearest head", "another"]
+    return _table(title, heads, rows)
+
+
+def _donor_lines(found: Diagnosis, tail: list[int]) -> list[str]:
+    methods = [m for m in ("feature-fusion", "risda", "stg") if f"donors.{m}" in found.tensors]
+    position = {c: i for i, c in enumerate(found.tail)}
+
+    def cell(method: str, c: int) -> str:
+        row = found.tensors[f"donors.{method}"][position[c]]
+        shares, classes = (part[:3].tolist() for part in row.sort(descending=True, stable=True))
+        largest = zip(classes, shares, strict=True)
+        return ", ".join(f"{found.names[k]} {100 * share:.0f}" for k, share in largest if share > 0)
+
+    rows = [[found.names[c], *(cell(method, c) for method in methods)] for c in tail]
+    title = (
+        "classes that lend variation to a class, %: feature-fusion by donors, risda by variance"
+        " with its own, stg by nearest head classes"
+    )
+    return _table(title, ["class", *methods], rows)
