@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from ltcli.compute.device import autocast
 from ltcli.engine.steps import Batch, plain_step, weighted_mean
 from ltcli.methods.metasaug import Options, make_steps
-from ltcli.methods.method import Base, base_loss
-from ltcli.methods.run import TrainingRun
+from ltcli.methods.method import TrainingRun
+from ltcli.methods.options import Base, base_loss
 from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 from ltcli.stages import finetune

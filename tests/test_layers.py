@@ -31,7 +31,7 @@ LIGHT_PACKAGES = ("cli", "stages", "methods", "core", "artifacts")
 LIGHT_FILES = (
     "ltcli.compute.environment",
     "ltcli.compute.memory",
-    "ltcli.compute.processes",
+    "ltcli.compute.environment",
     "ltcli.compute.seeds",
     "ltcli.compute.transfer",
     "ltcli.data.class_table",

@@ -24,8 +24,8 @@ class Backbone:
     Attributes:
         source: Key of ``ltcli.models.backbones.BACKBONES``.
         name: Name of the network within its source.
-        variant: Change that a method makes to the network, such as ``bbn``; empty for none.
         feature_dim: D, the width of the features.
+        variant: Change that a method makes to the network, such as ``bbn``; empty for none.
         map_size: Height and width of the last feature maps; empty if the features are not their
             mean.
         stages: Number of last stages that the network can be split before.
@@ -43,18 +43,18 @@ class Backbone:
 
     source: str
     name: str
-    variant: str
     feature_dim: int
-    map_size: tuple[int, ...]
-    stages: int
-    views: int
-    image_size: tuple[int, ...]
-    stored_size: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_mode: str
-    crop_share: float
+    variant: str = ""
+    map_size: tuple[int, ...] = ()
+    stages: int = 0
+    views: int = 1
+    image_size: tuple[int, ...] = ()
+    stored_size: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    interpolation: str = "bicubic"
+    crop_mode: str = "box"
+    crop_share: float = 1.0
 
     @property
     def label(self) -> str:
@@ -77,38 +77,37 @@ def _count(least: int, most: int) -> Callable[[object], bool]:
     return lambda value: type(value) is int and least <= value <= most
 
 
-def _sides(value: object) -> bool:
-    side = _count(1, _MOST_SIDE)
-    return isinstance(value, list) and len(value) in (0, 2) and all(map(side, value))
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _colours(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) in (0, 3)
-        and all(type(x) in (int, float) and math.isfinite(x) for x in value)
+def _list(size: int, sound: Callable[[Any], bool]) -> Callable[[object], bool]:
+    return lambda value: (
+        isinstance(value, list) and len(value) in (0, size) and all(map(sound, value))
     )
 
 
-_SIDES, _COLOURS = "a height and a width, or nothing", "three numbers, or nothing"
+def _one_of(*words: str) -> tuple[Callable[[object], bool], str]:
+    return lambda value: value in words, " or ".join([", ".join(words[:-1]), words[-1]])
+
+
+_SIDES = _list(2, _count(1, _MOST_SIDE)), "a height and a width, or nothing"
+_THREE = "three numbers, or nothing"
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "source": (_text, "a text"),
     "name": (_text, "a text"),
     "variant": (_text, "a text"),
     "feature_dim": (_count(1, _MOST_FEATURES), "a width"),
-    "map_size": (_sides, _SIDES),
+    "map_size": _SIDES,
     "stages": (_count(0, 100), "a count"),
     "views": (_count(1, 100), "a count"),
-    "image_size": (_sides, _SIDES),
-    "stored_size": (_sides, _SIDES),
-    "mean": (_colours, _COLOURS),
-    "std": (lambda value: _colours(value) and all(x > 0 for x in value), f"{_COLOURS}, above 0"),
-    "interpolation": (lambda value: value in ("bilinear", "bicubic"), "bilinear or bicubic"),
-    "crop_mode": (
-        lambda value: value in ("box", "center", "squash", "border"),
-        "box, center, squash or border",
-    ),
-    "crop_share": (lambda value: type(value) in (int, float) and 0 < value <= 1, "in 0 ... 1"),
+    "image_size": _SIDES,
+    "stored_size": _SIDES,
+    "mean": (_list(3, _number), _THREE),
+    "std": (_list(3, lambda value: _number(value) and value > 0), f"{_THREE}, above 0"),
+    "interpolation": _one_of("bilinear", "bicubic"),
+    "crop_mode": _one_of("box", "center", "squash", "border"),
+    "crop_share": (lambda value: _number(value) and 0 < value <= 1, "in 0 ... 1"),
 }
 
 

@@ -17,7 +17,7 @@ import typer
 from ltcli import methods
 from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import read_header
-from ltcli.compute.processes import processes
+from ltcli.compute.environment import processes
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
 from ltcli.core.text import printable
@@ -174,8 +174,7 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
     own: tuple[Spec, ...] = ()
     if stage.has_methods:
         details = (
-            f"The options of one method: ltcli {stage.name} --method NAME --help. The methods:"
-            " ltcli methods."
+            f"Options of a method: ltcli {stage.name} --method NAME --help. Methods: ltcli methods"
         )
         name = _value_of("method", argv)
         if name is not None:

@@ -97,7 +97,7 @@ def _papers(headers: Sequence[Header]) -> list[Published]:
 
 COMMAND = Command(
     name="compare",
-    summary="Compare classifiers on the same images, with intervals and paired differences.",
+    summary="Compare classifiers on the same images, with intervals.",
     details=(
         "Runs that differ only in their seeds share a row. The others are compared with the first"
         " row: the file named first, else the pre-trained model by cross-entropy. All differences"

@@ -134,7 +134,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
 
 COMMAND = Command(
     name="doctor",
-    summary="Check the installation: packages, devices, disk, and a test write.",
+    summary="Check the installation: packages, devices and disk.",
     params=Params,
     run=run,
     examples=("ltcli doctor", "ltcli doctor --json -d artifacts"),

@@ -92,7 +92,7 @@ def _write(out: Path, content: bytes, force: bool) -> bool:
 
 COMMAND = Command(
     name="export",
-    summary="Write a trained model as ONNX, or as a program of torch.export.",
+    summary="Write a model as ONNX, or as a torch.export program.",
     details=(
         "The file takes images as bytes, uint8 [B, H, W, 3] in RGB, and gives logits and"
         " probabilities; it normalises inside. Its metadata holds class names, image size and the"

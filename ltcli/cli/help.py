@@ -45,7 +45,7 @@ def of_command(usage: Usage) -> str:
     lines.append("")
     for heading in sorted(groups, key=lambda name: _LAST.index(name) if name in _LAST else -1):
         if heading in _PARAGRAPHS:
-            parts = [f"{_left(spec)} ({_right(spec, usage.defaults)})" for spec in groups[heading]]
+            parts = [f"{_flags(spec)} ({_right(spec, usage.defaults)})" for spec in groups[heading]]
             lines += _wrapped(f"{heading}: {', '.join(parts)}", indent=2)
         else:
             lines.append(f"{heading}:")
@@ -60,24 +60,20 @@ def of_command(usage: Usage) -> str:
 
 def rows(spec: Spec, defaults: Mapping[str, Value]) -> list[str]:
     """Return the line, or lines, of one option: its name, its help, its default in brackets."""
-    left = _left(spec)
-    gap = " " if len(left) <= 20 else "  "
-    return _wrapped(f"  {left:<20}{gap}{_right(spec, defaults)}")
+    left = spec.name.upper() if spec.positional else f"{_flags(spec)} {spec.metavar}".rstrip()
+    return _wrapped(f"  {left:<16}  {_right(spec, defaults)}")
 
 
-def _left(spec: Spec) -> str:
-    if spec.positional:
-        return spec.name.upper()
+def _flags(spec: Spec) -> str:
     flag = spec.flag
     if spec.base is bool and spec.default is not False:
         flag = f"--[no-]{flag[2:]}"
-    short = f"-{spec.short}, " if spec.short else ""
-    return f"{short}{flag} {spec.metavar}".rstrip()
+    return f"-{spec.short}, {flag}" if spec.short else flag
 
 
 def _right(spec: Spec, defaults: Mapping[str, Value]) -> str:
     text, default = spec.help, defaults.get(spec.name, spec.default)
-    if spec.metavar == "NAME":
+    if spec.choices:
         text = f"{text}: {', '.join(spec.choices)}"
     if spec.required and spec.name not in defaults:
         return text if spec.positional else f"{text} [required]"

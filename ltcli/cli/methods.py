@@ -120,7 +120,7 @@ def _as_option(name: str, value: object) -> str:
 
 COMMAND = Command(
     name="methods",
-    summary="List the methods, or print the parameters and the source of one.",
+    summary="List the methods, or print options and source of one.",
     params=Params,
     run=run,
     examples=("ltcli methods", "ltcli methods tau-norm"),

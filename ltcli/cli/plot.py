@@ -65,7 +65,7 @@ def _diagnoses(params: Params) -> list[Header]:
 
 COMMAND = Command(
     name="plot",
-    summary="Draw the measurements of ltcli diagnose, one PNG file per figure.",
+    summary="Draw the measurements of ltcli diagnose as PNG files.",
     details=(
         "Figures whose inputs the diagnosis did not have are left out. Files of the same name are"
         " replaced."

@@ -173,7 +173,7 @@ def _not_found(file: Path, node: Mapping[str, Any], damaged: Mapping[str, str]) 
 
 SHOW = Command(
     name="show",
-    summary="Print what an artifact is, holds and was made from; or list a folder.",
+    summary="Print the content of an artifact, or list a folder.",
     params=ShowParams,
     run=show,
     examples=(
@@ -184,7 +184,7 @@ SHOW = Command(
 )
 LINEAGE = Command(
     name="lineage",
-    summary="Print the tree of an artifact's ancestors, each verified by its hash.",
+    summary="Print the tree of an artifact's verified ancestors.",
     params=LineageParams,
     run=lineage,
     examples=(

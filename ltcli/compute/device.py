@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from ltcli.compute.processes import local_processes, processes
+from ltcli.compute.environment import local_processes, processes
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import ResourceError
 

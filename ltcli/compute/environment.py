@@ -30,6 +30,16 @@ def describe(device: str) -> dict[str, Any]:
     return described
 
 
+def processes() -> tuple[int, int]:
+    """Rank of this process, from 0, and number of processes."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_processes() -> int:
+    """Number of processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def usable_cores() -> int:
     """Number of cores that this process may use."""
     # Containers and schedulers pin processes to fewer cores than the machine has.

@@ -28,7 +28,7 @@ _RULES: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "le": (operator.le, "at most"),
     "lt": (operator.lt, "less than"),
 }
-_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", tuple: "A,B,...", bool: "", Path: "PATH"}
+_METAVARS = {int: "N", float: "X", str: "TEXT", tuple: "A,B", bool: "", Path: "PATH"}
 _WANTED = {
     int: "a whole number",
     float: "a number",
@@ -37,8 +37,6 @@ _WANTED = {
     bool: "true or false",
     Path: "a path",
 }
-# A longer list of choices would fill the column that all options of a command share.
-_LONGEST_METAVAR = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +136,8 @@ class Spec:
     @property
     def metavar(self) -> str:
         """The placeholder behind the option in ``--help``."""
-        choices = "|".join(self.choices)
-        if choices:
-            return choices if len(choices) <= _LONGEST_METAVAR else "NAME"
+        if self.choices:
+            return "NAME"
         kind = Path if self.item is Path else self.base
         return "|".join((*self.words, _METAVARS[kind]))
 
@@ -229,14 +226,6 @@ def checked(
             raise ParamError(where, f"no parameter '{name}'", nearest(name, list(known)))
         found[name] = coerce(known[name], value, where)
     return found
-
-
-def defaults_of(
-    params: type, options: type = NoOptions, defaults: Mapping[str, Value] | None = None
-) -> dict[str, Any]:
-    """Return name to default of every parameter that has one; see ``build``."""
-    declared = (*specs(params), *specs(options))
-    return {s.name: s.default for s in declared if not s.required} | dict(defaults or {})
 
 
 def as_dict(record: object) -> dict[str, Any]:

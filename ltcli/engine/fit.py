@@ -1,8 +1,14 @@
-"""The one training loop: a generator that yields after each epoch, and the run of it to its end."""
+"""The one training loop, a generator that yields after each epoch, and its log."""
 
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,9 +16,13 @@ from torch import nn
 from ltcli.compute.device import seed_layers
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
-from ltcli.engine.progress import report
 from ltcli.engine.state import Snapshots, TrainingState
 from ltcli.engine.steps import Batch, Steps
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 # Seconds of work that a crash may cost.
 CHECKPOINT_SECONDS = 30.0
@@ -149,14 +159,12 @@ def fit(
             yield Epoch(epoch, float(meters[0]) / len(rows), rate, seconds, drawn / seconds)
             first_step, meters = 0, _fresh_meters(device)
             # The caller may have taken a snapshot: it belongs to this epoch's checkpoint.
-            if epoch + 1 < epochs and (context.stop_signal or _worth_saving(saved_at)):
+            # Between epochs a checkpoint is cheap: it is worth less work than within one.
+            worth = time.monotonic() - saved_at > CHECKPOINT_SECONDS / 10
+            if epoch + 1 < epochs and (context.stop_signal or worth):
                 _save(state, context, epoch + 1, 0, meters)
                 saved_at = time.monotonic()
                 context.stop_here()
-
-
-def _worth_saving(saved_at: float) -> bool:
-    return time.monotonic() - saved_at > CHECKPOINT_SECONDS / 10
 
 
 def _fresh_meters(device: torch.device) -> torch.Tensor:
@@ -191,3 +199,68 @@ def _check_finite(meters: torch.Tensor, where: str, epoch: int) -> None:
     if step >= 0:
         rule = f"loss must be finite, got NaN or infinity in epoch {epoch}, step {step}"
         raise NumericalError(where, rule, "lower --lr, or check the inputs for extreme values")
+
+
+def report(
+    training: Iterable[Epoch],
+    epochs: int,
+    context: Context,
+    device: torch.device,
+    dtype: object,
+    facts: Callable[[], dict[str, float]] = dict,
+) -> Iterator[Epoch]:
+    """Pass epochs on, and report each.
+
+    Args:
+        training: Epochs that ``fit`` yields.
+        epochs: Length of the run.
+        context: Writes the sidecar.
+        device: Device, for the first line.
+        dtype: Precision, for the first line.
+        facts: Further figures of the epoch that just ended.
+    """
+    precision = str(dtype).removeprefix("torch.")
+    logger.info("%s: on %s in %s", context.name, device, precision)
+    context.log({"event": "training", "device": str(device), "precision": precision})
+    # Only the first of several processes logs at this level, and draws.
+    draws = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+    bar = _bar(context.name, epochs) if draws else None
+    try:
+        for epoch in training:
+            more = facts()
+            context.log({"event": "epoch", **dataclasses.asdict(epoch), **more})
+            text = f"loss {epoch.loss:.4f}, lr {epoch.learning_rate:g}"
+            for name, value in more.items():
+                text += f", {name.replace('_', ' ')} {value:.3g}"
+            speed = f"{epoch.samples_per_second:,.0f} samples/s"
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=epoch.epoch + 1, info=f"{text}, {speed}")
+            else:
+                logger.info("epoch %d/%d: %s, %s", epoch.epoch + 1, epochs, text, speed)
+            yield epoch
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _bar(name: str, epochs: int) -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[info]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    bar.add_task(name, total=epochs, info="")
+    bar.start()
+    return bar

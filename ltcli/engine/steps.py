@@ -114,15 +114,13 @@ def weighted_mean(
         class_counts: int64 [C].
         first_epoch: Before this epoch, all weights are 1.
     """
-    weights = effective_number_weights(class_counts.cpu(), beta).float()
-    weights = weights.to(class_counts.device)
-    none = torch.ones_like(weights)
+    none = torch.ones(len(class_counts), device=class_counts.device)
+    weights = none
+    if beta > 0:
+        weights = effective_number_weights(class_counts.cpu(), beta).to(none)
 
     def reduce(
-        values: torch.Tensor,
-        labels: torch.Tensor,
-        batch: Batch,
-        shares: torch.Tensor | None = None,
+        values: torch.Tensor, labels: torch.Tensor, batch: Batch, shares: torch.Tensor | None = None
     ) -> torch.Tensor:
         now = weights if batch.epoch >= first_epoch else none
         shares = torch.ones_like(values) if shares is None else shares

@@ -33,9 +33,8 @@ from ltcli.methods import (
     stg,
     tau_norm,
 )
-from ltcli.methods.method import Method
+from ltcli.methods.method import Method, Run
 from ltcli.methods.presets import PRESETS
-from ltcli.methods.run import Run
 
 METHODS: dict[str, Method[Any]] = {
     "cross-entropy": cross_entropy.METHOD,

@@ -17,14 +17,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import NoOptions
-from ltcli.methods.method import Method
-from ltcli.methods.run import refuse_class_weights
+from ltcli.methods.method import Method, refuse_class_weights
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 def share(epoch: int, epochs: int) -> float:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import Base, base_loss
-from ltcli.methods.run import refuse_class_weights, require_instance_balanced, require_linear
+from ltcli.methods.method import refuse_class_weights, require_instance_balanced, require_linear
+from ltcli.methods.options import Base, base_loss
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
     from ltcli.stats.meta_covariance import Tangents
 
     Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]

@@ -26,8 +26,9 @@ from ltcli.artifacts.backbone import require_maps
 from ltcli.compute.transfer import to_device
 from ltcli.core.params import param
 from ltcli.methods import bilevel
-from ltcli.methods.method import FINETUNE, Method
-from ltcli.methods.run import (
+from ltcli.methods.method import (
+    FINETUNE,
+    Method,
     require_activation_maps,
     require_instance_balanced,
     require_moving_backbone,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)

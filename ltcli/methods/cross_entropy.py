@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import Loss, TrainingRun
 
 
 def make_loss(_options: NoOptions, _run: TrainingRun) -> Loss:

@@ -38,18 +38,20 @@ from ltcli.artifacts.backbone import backbone_of, require_maps
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, HeadRule, Method, head_of
-from ltcli.methods.run import (
+from ltcli.methods.method import (
+    FINETUNE,
+    Method,
     require_activation_maps,
     require_frozen_backbone,
     require_instance_balanced,
 )
+from ltcli.methods.options import HeadRule, head_of
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Inputs, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)

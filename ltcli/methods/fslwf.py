@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, HeadRule, Method, head_of
-from ltcli.methods.run import require_frozen_backbone
+from ltcli.methods.method import FINETUNE, Head, Method, require_frozen_backbone
+from ltcli.methods.options import HeadRule, head_of
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)

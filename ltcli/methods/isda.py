@@ -25,15 +25,14 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.errors import ResourceError
 from ltcli.core.params import param
 from ltcli.core.text import plural
-from ltcli.methods.method import FINETUNE, Method
-from ltcli.methods.run import require_linear
+from ltcli.methods.method import FINETUNE, Method, require_linear
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.artifacts.header import Header
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 

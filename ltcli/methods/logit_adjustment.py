@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import SolvingRun, TrainingRun
+    from ltcli.methods.method import Loss, SolvingRun, TrainingRun
     from ltcli.models.classifier import Classifier
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,7 @@ METHOD = Method(
     stages=FINETUNE,
     options=Options,
     defaults={
-        "finetune": {
-            **bilevel.SECOND_STAGE,
-            "beta": 0.9999,
-            "reduction": "mean-of-weighted",
-        }
+        "finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999, "reduction": "mean-of-weighted"}
     },
     steps=make_steps,
     alone=True,

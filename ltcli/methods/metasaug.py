@@ -40,15 +40,15 @@ from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods import bilevel, isda
 from ltcli.methods.isda import CovarianceSource, covariances_of, require_room
-from ltcli.methods.method import FINETUNE, Base, Method, base_loss
+from ltcli.methods.method import FINETUNE, Method
+from ltcli.methods.options import Base, base_loss
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
     from ltcli.methods.bilevel import Meta
-    from ltcli.methods.method import Loss
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Loss, Run, TrainingRun
     from ltcli.stats.quadratic import Covariances, Diagonal, Full
     from ltcli.stats.running_moments import Estimator
 

@@ -1,26 +1,242 @@
-"""Record of the points where methods differ; every default is plain training.
+"""The record of the points where methods differ, and what a method knows of a run.
 
-Method files import torch inside their functions, so that the command line reads options and help
-without it.
+Every default of the record is plain training. Nothing here, and nothing in a method's file, imports
+torch when it is loaded, so that the command line can read options and help without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from ltcli.core.params import param
+from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.params import nested, param
+from ltcli.data.reading import Reading
+from ltcli.engine.schedules import Schedule
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, SolvingRun, TrainingRun
+    from ltcli.artifacts.header import Header
+    from ltcli.data.batches import Samples
+    from ltcli.engine.steps import Batch, Inputs, Reduce, Steps
     from ltcli.models.classifier import Classifier
+    from ltcli.models.generator import Generator
+    from ltcli.models.network import Network
+    from ltcli.stats.quadratic import Covariances
 
     Loss = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
     """Logits float [B, C], labels int64 [B] and the batch to the losses float [B], nats."""
+
+_SCHEDULE, _IMBALANCE = "Schedule", "Class imbalance"
+_AUGMENTATION, _RUN = "Augmentation", "Run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Reading):
+    """Parameters that pretrain and finetune share; None stands for the value of the schedule."""
+
+    method: str = param(help="method; ltcli methods lists all")
+    options: object = nested()
+    epochs: int | None = param(
+        None, "length; an epoch draws as many samples as there are", ge=0, group=_SCHEDULE
+    )
+    batch_size: int | None = param(None, "samples per step", ge=2, group=_SCHEDULE)
+    lr: float | None = param(None, "base learning rate", gt=0, group=_SCHEDULE)
+    milestones: tuple[int, ...] | None = param(
+        None, "first epochs of the later phases of the learning rate", ge=1, group=_SCHEDULE
+    )
+    factors: tuple[float, ...] | None = param(
+        None, "multiples of the base learning rate in these phases", gt=0, group=_SCHEDULE
+    )
+    momentum: float = param(0.9, "momentum of SGD", ge=0, lt=1, group=_SCHEDULE)
+    nesterov: bool | None = param(None, "use Nesterov momentum", group=_SCHEDULE)
+    weight_decay: float | None = param(None, "L2 coefficient", ge=0, group=_SCHEDULE)
+    beta: float = param(
+        0.0, "effective-number class weights: 0 none, towards 1: 1/n", ge=0, lt=1, group=_IMBALANCE
+    )
+    reduction: Literal["weighted-mean", "mean-of-weighted"] = param(
+        "weighted-mean",
+        "normalise by the sum of the weights, or by the batch size",
+        group=_IMBALANCE,
+    )
+    sampler: Literal[
+        "instance-balanced", "class-aware", "square-root", "reversed", "progressive"
+    ] = param("instance-balanced", "sampling of the training images", group=_IMBALANCE)
+    mixup: float = param(
+        0.0, "alpha of mixup's Beta distribution; 0 is no mixup", ge=0, group=_AUGMENTATION
+    )
+    padding: int = param(
+        4, "border in pixels for the random crop; 0 is no crop", ge=0, group=_AUGMENTATION
+    )
+    pad_mode: Literal["constant", "reflect"] | None = param(
+        None, "content of that border, black or mirrored", group=_AUGMENTATION
+    )
+    flip: bool = param(True, "flip images horizontally at random", group=_AUGMENTATION)
+    least_area: float = param(
+        0.08,
+        "image files: smallest part of the image a crop keeps",
+        gt=0,
+        le=1,
+        group=_AUGMENTATION,
+    )
+    jitter: float = param(
+        0.0, "image files: random brightness, contrast, saturation", ge=0, le=1, group=_AUGMENTATION
+    )
+    snapshots: int = param(0, "number of last epochs to keep the weights of", ge=0, group=_RUN)
+    seed: int = param(
+        0, "seed of initial weights, order and augmentation", ge=0, lt=2**32, group=_RUN
+    )
+
+
+def with_given(
+    schedule: Schedule, params: Training, stage: str, warmup: int | None = None
+) -> Schedule:
+    """Schedule with the numbers that the parameters give, except its length.
+
+    Raises:
+        ParamError: Milestones and factors differ in number.
+    """
+    # The length stays that of the publication, as milestones move in proportion to it.
+    names = ("batch_size", "lr", "milestones", "factors", "weight_decay", "nesterov", "pad_mode")
+    given = {name: getattr(params, name) for name in names} | {"warmup": warmup}
+    given = {name: value for name, value in given.items() if value is not None}
+    schedule = dataclasses.replace(schedule, **given)
+    if len(schedule.milestones) != len(schedule.factors):
+        rule = f"factors must be as many as milestones ({len(schedule.milestones)})"
+        raise ParamError(stage, f"{rule}, got {len(schedule.factors)}")
+    return schedule
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run before it starts.
+
+    Attributes:
+        stage: pretrain or finetune.
+        params: The stage's parameters.
+        schedule: Learning rates, batch size and weight decay, all decided.
+        whole: Whether the backbone is trained too.
+        bank: Whether samples are features of a feature bank instead of images.
+        deferred: First epoch with class weights and with the sampler.
+        headers: Headers of the inputs by role; empty while the inputs are still being chosen.
+    """
+
+    stage: str
+    params: Training
+    schedule: Schedule
+    whole: bool
+    bank: bool
+    deferred: int
+    headers: Mapping[str, Header]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of this run."""
+        given = self.params.epochs
+        return self.schedule.epochs if given is None else given
+
+    @property
+    def data(self) -> Header:
+        """Header of the artifact that holds the samples: feature bank or split."""
+        return self.headers["features" if self.bank else "split"]
+
+
+@dataclass(frozen=True)
+class TrainingRun(Run):
+    """A run that trains. Tensors are on the device.
+
+    Attributes:
+        network: Backbone and classifier. Unless ``whole``, the backbone is frozen.
+        optimizer: Optimiser of the trained parameters; its groups have the epoch's learning rate.
+        inputs: Makes the images of a step if ``whole``, else its features, float32 [B, D].
+        maps: Makes the feature maps of a step, float32 [B, D, Y, X]; None unless the method reads
+            "maps".
+        labels: int64 [N], training samples.
+        held_out: Makes images or features of held-out samples, as ``inputs`` does; None, like
+            their labels, unless the method reads "held-out".
+        held_out_labels: int64 [V].
+        class_counts: int64 [C], samples that are trained on.
+        order: Epoch to the rows that the sampler draws, int64 on the CPU.
+        reduce: Mean of a step's losses, with class weights.
+        dtype: Precision of the backbone's forward pass.
+        samples: Images of the training part; None for a feature bank.
+        means: float32 [C, D], class means of the training features, feature units.
+        covariances: Covariances of the training features by class.
+        graph: float32 [C, C], fraction of class-i training images predicted as class j.
+        scores: float32 [C, C], mean probability of class j over training images of class i.
+        generator: Trained network of ``stg-train``.
+
+    ``means`` and ``covariances`` are None unless the method reads "covariances", ``graph`` and
+    ``scores`` unless it reads "confusion", ``generator`` unless it reads "generator".
+    """
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    inputs: Inputs
+    maps: Inputs | None
+    labels: torch.Tensor
+    held_out: Inputs | None
+    held_out_labels: torch.Tensor | None
+    class_counts: torch.Tensor
+    order: Callable[[int], torch.Tensor]
+    reduce: Reduce
+    dtype: torch.dtype
+    samples: Samples | None = None
+    means: torch.Tensor | None = None
+    covariances: Covariances | None = None
+    graph: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    generator: Generator | None = None
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything that the run draws."""
+        return self.params.seed
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per step."""
+        return self.schedule.batch_size
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Features of a step, float32 [B, D], with gradients if ``whole``."""
+        return self.features_of(self.inputs(batch))
+
+    def features_of(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Features, float32 [B, D], of the output of ``inputs`` or ``held_out``."""
+        from ltcli.compute.device import autocast
+
+        # A frozen backbone has done its work before training.
+        if not self.whole:
+            return inputs
+        with autocast(self.labels.device, self.dtype):
+            features: torch.Tensor = self.network.features(inputs)
+        return features.float()
+
+
+@dataclass(frozen=True)
+class SolvingRun(Run):
+    """A run that computes the classifier in closed form, on the CPU.
+
+    Attributes:
+        classifier: Trained classifier; a method may change it.
+        class_counts: int64 [C], training images.
+        features: float [N, D], training images.
+        labels: int64 [N].
+        val_features: float [V, D], validation images; V may be 0.
+        val_labels: int64 [V].
+    """
+
+    classifier: Classifier
+    class_counts: torch.Tensor
+    features: torch.Tensor
+    labels: torch.Tensor
+    val_features: torch.Tensor
+    val_labels: torch.Tensor
+
 
 Options = TypeVar("Options")
 
@@ -96,53 +312,52 @@ class Method(Generic[Options]):
     check: Callable[[Options, Run], None] = lambda _options, _run: None
 
 
-@dataclass(frozen=True)
-class HeadRule:
-    """Options of methods that distinguish head classes from tail classes."""
-
-    head: Literal["share", "top-k", "min-count"] = param(
-        "share",
-        "head classes: the fewest classes that hold this share of the images, the k largest, or"
-        " those above a count",
-    )
-    head_at: float | None = param(
-        None,
-        "the share, the k or the count; default 0.9, 20 or 100; the default share leaves at least"
-        " the smallest class in the tail",
-    )
+def require_moving_backbone(run: Run) -> None:
+    """Refuse a frozen backbone and embeddings, for a loss that only the features can lower."""
+    method = run.params.method
+    if not run.whole:
+        hint = "its loss is a function of the features, which only the backbone changes"
+        raise ParamError(run.stage, f"train must be all for {method}, got classifier", hint)
+    if run.headers["split"].info["store"] == "features":
+        hint = "embeddings have no backbone that could learn other features"
+        raise ParamError(run.stage, f"{method} must not be used on embeddings", hint)
 
 
-def head_of(options: HeadRule, class_counts: Sequence[int], where: str) -> list[bool]:
-    """Whether each class is a head class; see ``ltcli.stats.head_classes``."""
-    from ltcli.stats.head_classes import head_classes
-
-    return head_classes(class_counts, options.head, options.head_at, where=where)
-
-
-@dataclass(frozen=True)
-class Base:
-    """Options of methods with a choice of base losses."""
-
-    base: Literal["ce", "focal", "ldam"] = param("ce", "base loss")
-    gamma: float = param(1.0, "focal loss: exponent of the factor for easy samples", ge=0)
-    max_margin: float = param(0.5, "LDAM: margin of the rarest class, logit units", ge=0)
+def require_frozen_backbone(run: Run, why: str) -> None:
+    """Refuse training of the backbone, for a method that rests on its present features."""
+    if run.whole:
+        rule = f"train must be classifier for {run.params.method}, got all"
+        raise ParamError(run.stage, rule, why)
 
 
-def base_loss(options: Base, class_counts: torch.Tensor) -> Loss:
-    """Base loss of logits; LDAM takes ordinary logits, as in the released code of MetaSAug."""
-    from torch.nn import functional as F
+def require_instance_balanced(run: Run, rule: str, hint: str) -> None:
+    """Refuse every sampler but instance-balanced."""
+    if run.params.sampler != "instance-balanced":
+        rule = f"sampler must be instance-balanced {rule}, got {run.params.sampler}"
+        raise ParamError(run.stage, rule, hint)
 
-    from ltcli.stats import losses
 
-    # In float64 on the CPU, as MPS has none.
-    margins = losses.margins(class_counts.cpu(), options.max_margin).float()
-    margins = margins.to(class_counts.device)
+def require_linear(model: Header) -> None:
+    """Refuse a model whose logits are not linear in the features."""
+    # The closed forms hold for logits W f + b, up to a factor for each class.
+    form = model.info["classifier"]
+    if form != "linear":
+        hint = "start from a model whose logits are linear in the features, not one of ldam or ncm"
+        raise ArtifactError(model.path, f"classifier must be linear, got {form}", hint)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        if options.base == "focal":
-            return losses.focal(logits, labels, options.gamma)
-        if options.base == "ldam":
-            logits = losses.with_margins(logits, labels, margins)
-        return F.cross_entropy(logits, labels, reduction="none")
 
-    return loss
+def require_activation_maps(model: Header) -> None:
+    """Refuse a classifier whose logits are not a sum over the positions of feature maps."""
+    # Experts average cosines that are normalised one by one, and a memory classifier enriches the
+    # features. A cosine classifier differs from a linear one by a factor for the whole map.
+    form = model.info["classifier"]
+    if form not in ("linear", "cosine"):
+        rule = f"must have a linear or cosine classifier for activation maps, got {form}"
+        raise ArtifactError(model.path, rule, "start from a model of another method")
+
+
+def refuse_class_weights(run: Run, why: str) -> None:
+    """Refuse class weights, for a method whose steps ignore them."""
+    if run.params.beta > 0:
+        rule = f"beta must be 0 for {run.params.method}, got {run.params.beta}"
+        raise ParamError(run.stage, rule, why)

@@ -16,7 +16,7 @@ from ltcli.core.params import param
 from ltcli.methods.method import FINETUNE, Method
 
 if TYPE_CHECKING:
-    from ltcli.methods.run import SolvingRun
+    from ltcli.methods.method import SolvingRun
     from ltcli.models.classifier import Classifier
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ METHOD = Method(
     source="Wang et al., ICLR 2021, arXiv 2010.01809",
     stages=("pretrain",),
     options=Options,
-    defaults={
-        "pretrain": {"weight_decay": 5e-4, "nesterov": True, "beta": 0.9999, "defer": 160},
-    },
+    defaults={"pretrain": {"weight_decay": 5e-4, "nesterov": True, "beta": 0.9999, "defer": 160}},
     steps=make_steps,
     head=head,
     backbone=lambda options, _run: f"ride{options.experts}",

@@ -41,14 +41,14 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods.isda import require_room
-from ltcli.methods.method import FINETUNE, Base, HeadRule, Method, base_loss, head_of
-from ltcli.methods.run import require_linear
+from ltcli.methods.method import FINETUNE, Method, require_linear
+from ltcli.methods.options import Base, HeadRule, base_loss, head_of
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 

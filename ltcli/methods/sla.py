@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import TrainingRun
+    from ltcli.methods.method import TrainingRun
 
 
 def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ltcli.compute.transfer import to_device
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, Method
-from ltcli.methods.run import require_frozen_backbone
+from ltcli.methods.method import FINETUNE, Head, Method, require_frozen_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.run import Run, TrainingRun
+    from ltcli.methods.method import Run, TrainingRun
     from ltcli.models.generator import Generator
 
 

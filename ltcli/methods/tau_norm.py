@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Method
-from ltcli.methods.run import require_linear
+from ltcli.methods.method import FINETUNE, Method, require_linear
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.methods.run import Run, SolvingRun
+    from ltcli.methods.method import Run, SolvingRun
     from ltcli.models.classifier import Classifier
 
 

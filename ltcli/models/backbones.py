@@ -40,7 +40,7 @@ def resolve(name: str, split: Header, method: str, variant: str) -> Backbone:
     if split.info["store"] != "features":
         source, rest = _find("resnet32" if name == "auto" else name)
     elif name == "auto":
-        source, rest = "embeddings", ""
+        source, rest = "embeddings", "embeddings"
     else:
         rule = f"backbone must be auto for the embeddings of {split.path}, got {name}"
         raise ParamError("pretrain", rule)

@@ -13,28 +13,8 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
 
 
-def backbone(feature_dim: int) -> Backbone:
-    """Return the record of embeddings of D numbers."""
-    return Backbone(
-        source="embeddings",
-        name="embeddings",
-        variant="",
-        feature_dim=feature_dim,
-        map_size=(),
-        stages=0,
-        views=1,
-        image_size=(),
-        stored_size=(),
-        mean=(),
-        std=(),
-        interpolation="bicubic",
-        crop_mode="box",
-        crop_share=1.0,
-    )
-
-
-def _resolve(_name: str, _variant: str, split: Header) -> Backbone:
-    return backbone(split.size("train.features", 1))
+def _resolve(name: str, _variant: str, split: Header) -> Backbone:
+    return Backbone("embeddings", name, feature_dim=split.size("train.features", 1))
 
 
 def _build(_record: Backbone) -> nn.Module:
@@ -43,5 +23,5 @@ def _build(_record: Backbone) -> nn.Module:
     return nn.Identity()
 
 
-# No name can be given: ``pretrain`` takes this source for a split of embeddings.
-SOURCE = Source(names=tuple, resolve=_resolve, build=_build)
+# The one name cannot be given: ``pretrain`` takes it for a split of embeddings.
+SOURCE = Source(names=lambda: ("embeddings",), resolve=_resolve, build=_build)

@@ -101,30 +101,40 @@ def load_network(model: Artifact, device: torch.device, epoch: int | None = None
     Raises:
         ArtifactError: There is no such backbone, or the tensors do not fit it.
     """
-    where, info = model.header.path, model.header.info
-    backbone = backbone_of(model.header)
+    where, backbone = model.header.path, backbone_of(model.header)
     try:
         body = build_backbone(backbone)
     except KeyError:
         raise ArtifactError(where, f"unknown backbone {backbone}") from None
-    if info["classifier"] not in FORMS:
-        raise ArtifactError(where, f"unknown classifier {info['classifier']}")
-    head = Classifier(backbone.feature_dim, len(info["class_names"]), info["classifier"])
-    network = Network(body, head)
+    classifier = load_classifier(model, epoch)
     try:
-        network.load_state_dict(_state(model, epoch))
+        body.load_state_dict(load_part(model, "backbone", epoch))
+        fits = backbone.feature_dim == classifier.weight.shape[1]
     except RuntimeError:
-        raise ArtifactError(where, f"its tensors do not fit backbone {backbone}") from None
-    return place(network.eval(), device)
+        fits = False
+    if not fits:
+        raise ArtifactError(where, f"its tensors do not fit backbone {backbone}")
+    return place(Network(body, classifier).eval(), device)
 
 
-def _state(model: Artifact, epoch: int | None) -> dict[str, torch.Tensor]:
-    state = {}
-    prefix = "" if epoch is None else "snapshots."
-    for part in ("backbone", "classifier"):
-        for name, tensor in model.load(f"{prefix}{part}.*").items():
-            state[f"{part}.{name}"] = tensor
+def load_classifier(model: Artifact, epoch: int | None = None) -> Classifier:
+    """Rebuild the classifier of a model artifact, in eval mode on the CPU; see ``load_network``."""
+    form, shape = model.header.info["classifier"], model.header.tensors["classifier.weight"][1]
+    if form not in FORMS:
+        raise ArtifactError(model.header.path, f"unknown classifier {form}")
+    classifier = Classifier(shape[1], shape[0], form)
+    try:
+        classifier.load_state_dict(load_part(model, "classifier", epoch))
+    except RuntimeError:
+        rule = f"its tensors do not fit a classifier of form {form}"
+        raise ArtifactError(model.header.path, rule) from None
+    return classifier.eval()
+
+
+def load_part(model: Artifact, part: str, epoch: int | None = None) -> dict[str, torch.Tensor]:
+    """Return the tensors of ``backbone`` or ``classifier`` by name; see ``load_network``."""
     if epoch is None:
-        return state
+        return model.load(f"{part}.*")
     position = model.tensor("snapshots.epoch").tolist().index(epoch)
-    return {name: stacked[position] for name, stacked in state.items()}
+    kept = model.load(f"snapshots.{part}.*")
+    return {name: stacked[position] for name, stacked in kept.items()}

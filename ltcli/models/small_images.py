@@ -54,26 +54,23 @@ def backbone(
         KeyError: There is no such name.
     """
     widths, _ = _SHAPES[name]
-    several = {"": 1, "bbn": 2, "sla": 4}
-    # Of experts and turned images there are no maps of one image before the last stages.
-    experts = _EXPERTS.get(variant, 0)
-    dim = experts * (3 * widths[-1] // 4) if experts else several[variant] * widths[-1]
+    # Experts have three quarters of the width; the other variants put features side by side.
+    parts = {"": 4, "bbn": 8, "sla": 16} | {ride: 3 * count for ride, count in _EXPERTS.items()}
     # Every stage but the first halves the sides, rounding up.
     scale = 2 ** (len(widths) - 1)
     return Backbone(
-        source="small-images",
-        name=name,
+        "small-images",
+        name,
+        feature_dim=parts[variant] * widths[-1] // 4,
         variant=variant,
-        feature_dim=dim,
         map_size=tuple(-(-side // scale) for side in image_size),
+        # Of experts and turned images there are no maps of one image before the last stages.
         stages=len(widths) if variant in ("", "bbn") else 0,
         views=4 if variant == "sla" else 1,
         image_size=tuple(image_size),
         stored_size=() if in_files else tuple(image_size),
         mean=tuple(mean),
         std=tuple(std),
-        interpolation="bicubic",
-        crop_mode="box",
         crop_share=_CENTRE if in_files else 1.0,
     )
 
@@ -89,19 +86,12 @@ def _build(record: Backbone) -> ResNet:
     from ltcli.models.several import Experts, Rotations, TwoBranches
 
     widths, blocks = _SHAPES[record.name]
-    shape: dict[str, Any] = {
-        "widths": widths,
-        "blocks": blocks,
-        "projection": widths == _WIDE,
-    }
+    shape: dict[str, Any] = {"widths": widths, "blocks": blocks, "projection": widths == _WIDE}
     if record.variant in _EXPERTS:
         return Experts(**shape, experts=_EXPERTS[record.variant])
     return {"": ResNet, "bbn": TwoBranches, "sla": Rotations}[record.variant](**shape)
 
 
 SOURCE = Source(
-    names=lambda: tuple(_SHAPES),
-    resolve=_resolve,
-    build=_build,
-    variants=("bbn", "sla", *_EXPERTS),
+    names=lambda: tuple(_SHAPES), resolve=_resolve, build=_build, variants=("bbn", "sla", *_EXPERTS)
 )

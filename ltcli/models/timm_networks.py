@@ -54,7 +54,7 @@ def _create(name: str, **options: Any) -> nn.Module:
     return made
 
 
-def _resolve(name: str, variant: str, split: Header) -> Backbone:
+def _resolve(name: str, _variant: str, split: Header) -> Backbone:
     import torch
     from timm.data import resolve_data_config
 
@@ -68,13 +68,10 @@ def _resolve(name: str, variant: str, split: Header) -> Backbone:
         map_size = _map_size(model, maps)
     in_files = split.info["store"] == "files"
     return Backbone(
-        source="timm",
-        name=name,
-        variant=variant,
+        "timm",
+        name,
         feature_dim=features.shape[1],
         map_size=map_size,
-        stages=0,
-        views=1,
         image_size=tuple(config["input_size"][1:]),
         stored_size=() if in_files else tuple(split.info["image_size"]),
         mean=tuple(config["mean"]),
@@ -157,10 +154,5 @@ def _fetch(record: Backbone) -> Mapping[str, torch.Tensor]:
 
 
 SOURCE = Source(
-    names=_names,
-    resolve=_resolve,
-    build=_build,
-    head=_head,
-    published=_published,
-    fetch=_fetch,
+    names=_names, resolve=_resolve, build=_build, head=_head, published=_published, fetch=_fetch
 )

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from ltcli.core.text import clipped, printable
-from ltcli.report.models import FEW, Array, Bin, Model
+from ltcli.report.models import FEW, Array, Model
 from ltcli.report.provenance import Sidecar
 from ltcli.stats.comparison import Row
 
@@ -280,12 +280,10 @@ def count_ticks(low: int, high: int) -> list[int]:
     return found or [low]
 
 
-def reliability(figure: Figure, bins: Sequence[Bin]) -> None:
+def reliability(figure: Figure, bins: Array) -> None:
     """Draw accuracy against confidence, the diagonal, and the images of each bin as grey bars."""
     figure.set_figheight(3.8)
-    axes = figure.subplots()
-    confidence, accuracy = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
-    images = np.array([b.images for b in bins])
+    axes, (images, confidence, accuracy) = figure.subplots(), bins.T
     # A bar of a quarter of the height would be all images: the bars stay below the points.
     axes.bar(confidence, 25 * images / images.sum(), width=2.5, color=REFERENCE, alpha=0.45)
     axes.plot([0, 100], [0, 100], color=REFERENCE, linestyle="--", linewidth=1.3)

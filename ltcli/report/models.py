@@ -18,21 +18,6 @@ FEW, PAIRS = 20, 15
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Test images of similar confidence, from all runs of a row.
-
-    Attributes:
-        images: Number of them.
-        confidence: Mean confidence, 0..1.
-        accuracy: Share predicted right, 0..1.
-    """
-
-    images: int
-    confidence: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
 class Model:
     """One row of the comparison with the numbers of its charts, means over its runs.
 
@@ -40,7 +25,8 @@ class Model:
         row: Scores.
         counts: Training images of the classes.
         accuracies: float64 [C], % of each class predicted right; NaN without test images.
-        bins: Bins that hold images, by rising confidence.
+        bins: float64 [bins that hold images, 3]: images of all runs, mean confidence in %, accuracy
+            in %; by rising confidence.
         matrix: float64 [C, C], % of the test images of class i taken for class j, NaN without
             test images; None for many classes.
         pairs: Most frequent confusions: class, class it is taken for, images, and their share of
@@ -50,7 +36,7 @@ class Model:
     row: Row
     counts: list[int]
     accuracies: Array
-    bins: list[Bin]
+    bins: Array
     matrix: Array | None
     pairs: list[tuple[int, int, float, float]] | None
 
@@ -69,7 +55,8 @@ def measure(row: Row, runs: Sequence[Run]) -> Model:
     shares = torch.stack([per_class_accuracy(run.logits, labels) for run in runs]).mean(0)
     # Bins are sums, so that those of several runs add up.
     binned = [reliability(run.logits, labels) for run in runs]
-    sums = [sum(parts[1:], parts[0]).tolist() for parts in zip(*binned, strict=True)]
+    images, *sums = (sum(parts[1:], parts[0]).double() for parts in zip(*binned, strict=True))
+    bins = torch.stack([images, *(100 * part / images for part in sums)], dim=1)[images > 0]
     matrix, pairs = None, None
     # The runs of one row have the same test images, so that means over them are plain.
     if len(counts) <= FEW:
@@ -85,7 +72,7 @@ def measure(row: Row, runs: Sequence[Run]) -> Model:
         row=row,
         counts=runs[0].class_counts.tolist(),
         accuracies=100 * shares.numpy(),
-        bins=[Bin(n, conf / n, right / n) for n, conf, right in zip(*sums, strict=True) if n],
+        bins=bins.numpy(),
         matrix=matrix,
         pairs=pairs,
     )

@@ -23,13 +23,8 @@ from ltcli.core.text import printable
 from ltcli.data.class_table import read_class_table, read_shares
 from ltcli.data.reading import Reading
 from ltcli.stages.league import recorded
-from ltcli.stages.recipe import recipe
-from ltcli.stages.samples import (
-    check_alike,
-    check_samples,
-    open_samples,
-)
-from ltcli.stages.stage import Checked, Input, Result, Stage, check_follows_prior
+from ltcli.stages.samples import check_alike, check_samples, open_samples
+from ltcli.stages.stage import Checked, Input, Result, Stage, check_follows_prior, recipe
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +52,7 @@ class Params(Reading):
         None, "log class prior to take away, times this; auto is chosen on validation", ge=0
     )
     target: Literal["balanced-accuracy", "worst-group", "log-loss"] = param(
-        "balanced-accuracy", "what tau auto is best at; the groups are many, medium and few"
+        "balanced-accuracy", "score that tau auto maximises; the groups are many, medium and few"
     )
     costs: str | None = param(
         None, "CSV file class,cost: what it costs to miss an image of a class", identity=False
@@ -270,10 +265,10 @@ def _row(point: Mapping[str, Any], chosen: float) -> list[str]:
 
 STAGE = Stage(
     name="adjust",
-    summary="Adjust a trained classifier to another class prior, by tau, or to costs.",
+    summary="Adjust a classifier to another class prior, or to costs.",
     params=Params,
     inputs=(
-        Input("model", "model", "pretrain", "what to adjust"),
+        Input("model", "model", "pretrain", "model to adjust"),
         Input("features", "features", "dump-features", "feature bank of that model"),
         Input("split", "split", "split", "validation images"),
     ),

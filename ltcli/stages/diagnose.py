@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import HeadRule, head_of
+from ltcli.methods.options import HeadRule, head_of
 from ltcli.stages.diagnosis_tables import ORIGINS, lines_of
 from ltcli.stages.stage import Input, Result, Stage, check_epoch, of_bank
 
@@ -358,19 +358,13 @@ def _pictures(
 
 STAGE = Stage(
     name="diagnose",
-    summary="Measure spectra, confusion, neighbours and donors of the classes; see ltcli plot.",
+    summary="Measure spectra, confusion and neighbours of the classes.",
     params=Params,
     inputs=(
         Input("features", "features", "dump-features", "feature bank"),
         Input("confusion", "confusion", None, "confusion graph, for the donors of the classes"),
         Input("generator", "generator", None, "generator of features"),
-        Input(
-            "learned",
-            "model",
-            None,
-            "model whose run kept covariances",
-            may_differ=("model",),
-        ),
+        Input("learned", "model", None, "model whose run kept covariances", may_differ=("model",)),
         Input(
             "oracle",
             "features",

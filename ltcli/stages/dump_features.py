@@ -11,8 +11,16 @@ from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError, ParamError
 from ltcli.core.params import param
 from ltcli.data.reading import Reading
-from ltcli.stages.samples import check_alike, check_samples, open_samples, refuse_augmentation
-from ltcli.stages.stage import Input, Result, Stage, check_kept, check_together, refuse_given
+from ltcli.stages.samples import check_alike, check_samples, open_samples
+from ltcli.stages.stage import (
+    Input,
+    Result,
+    Stage,
+    check_kept,
+    check_together,
+    refuse_augmentation,
+    refuse_given,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -137,13 +145,7 @@ STAGE = Stage(
     summary="Keep the features and labels of every image.",
     params=Params,
     inputs=(
-        Input(
-            "split",
-            "split",
-            "split",
-            "images",
-            may_differ=("split",),
-        ),
+        Input("split", "split", "split", "images", may_differ=("split",)),
         Input("model", "model", "pretrain", "backbone and classifier"),
     ),
     output="features",

@@ -129,7 +129,7 @@ def _stem(params: Params, inputs: Mapping[str, Path]) -> str:
 
 STAGE = Stage(
     name="evaluate",
-    summary="Keep the logits of the test set, for each model of --dir.",
+    summary="Store the logits of the test set, for each model of --dir.",
     params=Params,
     output="predictions",
     inputs=(

@@ -14,9 +14,8 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule
-from ltcli.methods.run import Run, SolvingRun, Training, with_given
-from ltcli.stages.recipe import recipe, recipe_before
-from ltcli.stages.samples import check_alike, check_samples, open_samples, refuse_augmentation
+from ltcli.methods.method import Run, SolvingRun, Training, with_given
+from ltcli.stages.samples import check_alike, check_samples, open_samples
 from ltcli.stages.stage import (
     Input,
     Result,
@@ -26,6 +25,8 @@ from ltcli.stages.stage import (
     check_kept,
     check_momentum,
     check_processes,
+    recipe,
+    refuse_augmentation,
     refuse_given,
 )
 
@@ -56,22 +57,20 @@ class Params(Training):
     """Parameters of finetune."""
 
     data: Literal["features", "images"] = param(
-        "features", "train on the feature bank (seconds), or on augmented images"
+        "features", "training samples; a bank of features takes seconds"
     )
     train: Literal["classifier", "all"] = param(
-        "classifier", "train the classifier alone, or the whole network; all needs --data images"
+        "classifier", "trained part; all needs --data images"
     )
     from_epoch: int | None = param(
-        None, "start from the weights that pretrain --snapshots kept after this epoch", ge=1
+        None, "start from this epoch, kept by pretrain --snapshots", ge=1
     )
     optimizer: Literal["sgd", "adam"] = param("sgd", "optimiser", group="Schedule")
     decay: Literal["cosine", "steps"] = param(
-        "cosine", "learning rate falls along a cosine to 0, or at the milestones", group="Schedule"
+        "cosine", "fall of the learning rate", group="Schedule"
     )
     shift_bn: bool = param(
-        False,
-        "batch-norm statistics of a frozen backbone follow the images of this run",
-        group="Augmentation",
+        False, "batch norms of a frozen backbone follow the images", group="Augmentation"
     )
 
 
@@ -161,17 +160,31 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.engine.steps import Mixing
-    from ltcli.models.network import build_classifier, load_network
+    from ltcli.models.network import (
+        Network,
+        build_classifier,
+        load_classifier,
+        load_network,
+        load_part,
+    )
 
     model = inputs["model"]
     # The adjustment of the old logits does not hold for those of another classifier.
-    info = {k: v for k, v in model.header.info.items() if k != "adjustment"}
+    info = dict(model.header.info)
+    info.pop("adjustment", None)
     method, device = methods.find(params.method, "finetune"), resolve_device(context.device)
     run = run_of(params, {role: artifact.header for role, artifact in inputs.items()})
-    # On a feature bank there is no backbone to run, whose precision this is.
-    dtype = torch.float32 if run.bank else resolve_precision(params.precision, device)
     epoch = None if params.from_epoch is None else params.from_epoch - 1
-    network = load_network(model, device, epoch)
+    passed_on: dict[str, torch.Tensor] = {}
+    if run.bank:
+        # The features are there already: the backbone is passed on without being built.
+        network = Network(torch.nn.Identity(), load_classifier(model, epoch).to(device)).eval()
+        tensors = load_part(model, "backbone", epoch)
+        passed_on = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+        dtype = torch.float32
+    else:
+        network = load_network(model, device, epoch)
+        dtype = resolve_precision(params.precision, device)
     options: Any = params.options
     fresh, kept = False, dict[str, torch.Tensor]()
     if method.solve is not None:
@@ -193,7 +206,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             run,
             network,
             inputs,
-            backbone_of(model.header),
+            None if run.bank else backbone_of(model.header),
             dtype,
             optimizer=params.optimizer,
             shift_bn=params.shift_bn,
@@ -201,16 +214,33 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         mixing = Mixing(params.mixup, params.seed) if params.mixup > 0 else None
         kept = train(method, ready, mixing, context, shift_bn=params.shift_bn)
     return Result(
-        {**network.state_dict(), **kept},
+        {**passed_on, **network.state_dict(), **kept},
         info
         | {
             "classifier": network.classifier.form,
             "method": params.method,
             # A fresh classifier has nothing of the one before it.
             "balanced": (info["balanced"] and not fresh) or methods.balances(method, options, run),
-            "recipe": recipe(recipe_before(inputs), "finetune", as_dict(params)),
+            "recipe": recipe(_recipe_before(run.headers), "finetune", as_dict(params)),
         },
     )
+
+
+def _recipe_before(headers: Mapping[str, Header]) -> list[Any]:
+    """Return the recipe of the model, and how the other inputs of ``finetune`` were made."""
+    steps: list[Any] = headers["model"].info["recipe"]
+    for role in ("features", "covariances", "confusion", "generator"):
+        if role in headers:
+            header = headers[role]
+            parameters = header.parameters
+            if role == "features":
+                # Nothing else of them matters here, or it is a parameter of finetune, too.
+                storage, precision = parameters["storage"], parameters["precision"]
+                parameters = {"storage": storage, "precision": precision}
+            elif header.stage == "merge-covariances":
+                parameters = {**parameters, "class_counts": header.info["class_counts"]}
+            steps = recipe(steps, header.stage, parameters)
+    return steps
 
 
 def _solving(
@@ -232,7 +262,7 @@ def _solving(
             features = features_of(network, samples, dtype)
         parts[part] = (features, source.tensor(f"{part}.labels"))
     return SolvingRun(
-        **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
+        **vars(run),
         classifier=network.classifier.cpu(),
         class_counts=torch.tensor(source.header.info["class_counts"]),
         features=parts["train"][0],
@@ -244,10 +274,10 @@ def _solving(
 
 STAGE = Stage(
     name="finetune",
-    summary="Improve the classifier of a trained model, backbone frozen unless --train all.",
+    summary="Improve the classifier of a model by a long-tail method.",
     params=Params,
     inputs=(
-        Input("model", "model", "pretrain", "what to start from"),
+        Input("model", "model", "pretrain", "trained model to start from"),
         Input("features", "features", "dump-features", "feature bank of that model"),
         Input("split", "split", "split", "images"),
         Input("covariances", "covariances", "covariances", "class means and covariances"),

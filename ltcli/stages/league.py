@@ -17,8 +17,7 @@ from ltcli.stages import finetune, pretrain
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
-    from ltcli.methods.method import Method
-    from ltcli.methods.run import Run, Training
+    from ltcli.methods.method import Method, Run, Training
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES
-from ltcli.methods.run import Run, Training, with_given
-from ltcli.stages.samples import check_samples, refuse_augmentation
+from ltcli.methods.method import Run, Training, with_given
+from ltcli.stages.samples import check_samples
 from ltcli.stages.stage import (
     Checked,
     Input,
@@ -22,6 +22,7 @@ from ltcli.stages.stage import (
     Stage,
     check_momentum,
     check_processes,
+    refuse_augmentation,
     refuse_given,
 )
 from ltcli.stages.start import Start, load_start, recipe_of, resolve_start
@@ -44,39 +45,29 @@ class Params(Training):
         " network of timm, as timm.resnet50; auto is resnet32, and none for embeddings",
     )
     weights: str | None = param(
-        None,
-        "initial weights: a file, or default for those that timm publishes",
-        identity=False,
+        None, "initial weights: a file, or default for those that timm publishes", identity=False
     )
     schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
-        "ldam", "published recipe; the options of this group replace its numbers", group="Schedule"
+        "ldam", "published recipe, whose numbers these options replace", group="Schedule"
     )
     warmup: int | None = param(
         None, "epochs of linear warm-up of the learning rate", ge=0, group="Schedule"
     )
     mixed_labels: Literal["share", "remix"] = param(
-        "share",
-        "mixup: labels weighted as the images, or by Remix in favour of rare classes",
-        group="Augmentation",
+        "share", "labels of mixed images", group="Augmentation"
     )
     remix_ratio: float = param(
-        3.0,
-        "Remix: ratio of class sizes from which the rarer class can take the label",
-        ge=1,
-        group="Augmentation",
+        3.0, "Remix: class-size ratio from which the rarer class wins", ge=1, group="Augmentation"
     )
     remix_below: float = param(
         0.5,
-        "Remix: mixing weight below which the label goes to the rarer class (Remix's tau)",
+        "Remix: mixing weight below which the rarer class wins",
         ge=0,
         le=1,
         group="Augmentation",
     )
     defer: int = param(
-        0,
-        "first epoch of class weights and sampler, in the schedule's own length",
-        ge=0,
-        group="Class imbalance",
+        0, "first epoch with weights and sampler, in schedule epochs", ge=0, group="Class imbalance"
     )
 
 
@@ -192,7 +183,7 @@ def mixing_of(params: Params, class_counts: torch.Tensor) -> Mixing | None:
 
 STAGE = Stage(
     name="pretrain",
-    summary="Train a backbone and a classifier on the long-tailed images.",
+    summary="Train a backbone and a classifier on long-tailed images.",
     params=Params,
     inputs=(Input("split", "split", "split", "images to train on"),),
     output="model",
@@ -206,7 +197,5 @@ STAGE = Stage(
         "ltcli pretrain --backbone timm.resnet50 --weights resnet50.pth --epochs 0"
         " -d artifacts/photos",
         "ltcli pretrain --schedule mislas --mixup 1 --epochs 50 -d artifacts/c10-100",
-        "ltcli pretrain --method balanced-softmax --out artifacts/c10-100/balanced.safetensors"
-        " -d artifacts/c10-100",
     ),
 )

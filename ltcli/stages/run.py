@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic
 from ltcli import __version__
 from ltcli.artifacts.header import Header, opened, parse_header, verify
 from ltcli.artifacts.sidecar import SIDECAR
+from ltcli.compute.environment import processes
 from ltcli.compute.memory import memory_needed
-from ltcli.compute.processes import processes
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, LtcliError, ResourceError, cause
 from ltcli.core.params import as_dict

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltcli.artifacts.backbone import Backbone, backbone_of
 from ltcli.artifacts.sidecar import read_records
-from ltcli.compute.environment import usable_cores
-from ltcli.compute.processes import local_processes
+from ltcli.compute.environment import local_processes, usable_cores
 from ltcli.core.errors import ArtifactError, DataError, ParamError
 from ltcli.data.reading import Reading
-from ltcli.stages.stage import refuse_given
 
 if TYPE_CHECKING:
     import torch
@@ -26,17 +23,6 @@ if TYPE_CHECKING:
 _MOST_WORKERS = 16
 # Files whose headers are read to tell how large images are.
 _LOOKED_AT = 64
-
-# Options that nothing reads, by where the samples are.
-_UNREAD = {
-    "images": (("least_area", "jitter"), "for images in the split", "it is of image files"),
-    "files": (("padding", "pad_mode"), "for image files", "they are cropped by --least-area"),
-    "features": (
-        ("padding", "pad_mode", "flip", "least_area", "jitter"),
-        "on features",
-        "it is of images",
-    ),
-}
 
 
 def check_samples(stage: str, root: str | None, split: Header) -> None:
@@ -58,23 +44,6 @@ def check_samples(stage: str, root: str | None, split: Header) -> None:
         raise ParamError(stage, f"root must be given for {split.path}", "its images are in files")
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "name the folder of the images with --root")
-
-
-def refuse_augmentation(
-    stage: str, params: Reading, store: str, defaults: Mapping[str, object] = {}
-) -> None:
-    """Refuse options of an augmentation that samples kept like this do not have.
-
-    Args:
-        stage: Stage that an error names.
-        params: Its parameters.
-        store: Store of the split; features also for a feature bank.
-        defaults: Defaults of the method, instead of the declared ones.
-
-    Raises:
-        ParamError: One was given.
-    """
-    refuse_given(stage, params, *_UNREAD[store], defaults=defaults)
 
 
 def check_alike(split: Header, model: Header) -> None:
@@ -105,7 +74,7 @@ def _shape(split: Header) -> str:
     return f"images of {height}x{width} pixels"
 
 
-def small_images(split: Header, backbone: Backbone, root: str | None) -> str | None:
+def size_warning(split: Header, backbone: Backbone, root: str | None) -> str | None:
     """Return a line that warns of images smaller than a network takes; None where none is needed.
 
     Args:

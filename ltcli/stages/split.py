@@ -15,13 +15,7 @@ from ltcli.core.params import param
 from ltcli.core.table import aligned
 from ltcli.core.text import printable
 from ltcli.data.data_files import fingerprint
-from ltcli.data.source_table import (
-    FILE_PARAMETERS,
-    PARTS,
-    SOURCES,
-    Request,
-    require_options,
-)
+from ltcli.data.source_table import FILE_PARAMETERS, PARTS, SOURCES, Request, require_options
 from ltcli.stages.stage import Checked, Result, Stage
 from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
@@ -350,7 +344,7 @@ def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
 
 STAGE = Stage(
     name="split",
-    summary="Take long-tailed train, validation and test images from a data set.",
+    summary="Cut long-tailed train, validation and test sets.",
     params=Params,
     inputs=(),
     output="split",

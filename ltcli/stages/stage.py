@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ltcli.compute.processes import processes
+from ltcli.compute.environment import processes
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import specs
@@ -114,6 +114,21 @@ def of_bank(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the provenance that statistics of a feature bank take over from its metadata."""
     keys = ("class_names", "class_counts", "split", "model", "epoch")
     return {key: info[key] for key in keys if key in info}
+
+
+def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list[Any]:
+    """Return the chain of stages and parameters that led to a model.
+
+    Seeds are left out: models of one recipe are runs of one row in a comparison.
+
+    Args:
+        before: The recipe so far.
+        stage: The stage that goes on.
+        parameters: Its parameters, as in a header.
+    """
+    kept = dict(parameters)
+    kept.pop("seed", None)
+    return [*before, [stage, kept]]
 
 
 def check_together(
@@ -262,3 +277,29 @@ def check_epoch(epoch: int | None, headers: Mapping[str, Header], roles: Sequenc
             )
             rule = f"is of {is_of}, not of {wanted}"
             raise ArtifactError(headers[role].path, rule, "--from-epoch must be the same in all")
+
+
+# Options of the augmentation that samples of a store do not have.
+_UNREAD = {
+    "images": (("least_area", "jitter"), "for images in the split", "it is of image files"),
+    "files": (("padding", "pad_mode"), "for image files", "they are cropped by --least-area"),
+    "features": (
+        ("padding", "pad_mode", "flip", "least_area", "jitter"),
+        "on features",
+        "it is of images",
+    ),
+}
+
+
+def refuse_augmentation(
+    stage: str, params: Any, store: str, defaults: Mapping[str, object] | None = None
+) -> None:
+    """Refuse augmentation options without effect on samples of a store.
+
+    Args:
+        stage: Stage that an error names.
+        params: Its parameters.
+        store: Store of the split; features also for a feature bank.
+        defaults: Defaults of the method, instead of the declared ones.
+    """
+    refuse_given(stage, params, *_UNREAD[store], defaults=defaults or {})

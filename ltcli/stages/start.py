@@ -14,8 +14,8 @@ from ltcli.artifacts.header import Header, opened, read_header
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import as_dict
 from ltcli.models.backbones import BACKBONES, resolve
-from ltcli.stages.recipe import recipe
-from ltcli.stages.samples import small_images
+from ltcli.stages.samples import size_warning
+from ltcli.stages.stage import recipe
 
 if TYPE_CHECKING:
     from ltcli.models.network import Network
@@ -74,7 +74,7 @@ def resolve_start(params: Params, variant: str, split: Header) -> Start:
         origin = _digest(Path(params.weights))
         mean, std = _pixel_statistics(Path(params.weights), backbone)
         backbone = dataclasses.replace(backbone, mean=mean, std=std)
-    small = small_images(split, backbone, params.root)
+    small = size_warning(split, backbone, params.root)
     return Start(backbone, params.weights, origin, () if small is None else (small,))
 
 
@@ -115,17 +115,14 @@ def _pixel_statistics(
     return backbone.mean, backbone.std
 
 
-def facts(start: Start) -> dict[str, str]:
-    """Return what a recipe says of the weights beside the parameters: their origin, if any."""
-    return {} if start.origin is None else {"weights": start.origin}
-
-
 def recipe_of(params: Params, start: Start, split: Header) -> list[Any]:
     """Return how the model was made, with what ``auto`` came to and where weights came from."""
     # The inputs of a split are what its data set was: other files make another recipe.
     chosen = {**split.parameters, **split.inputs, "store": split.info["store"]}
     first = recipe([], "split", chosen)
-    chosen = {**as_dict(params), "backbone": start.backbone.label, **facts(start)}
+    chosen = {**as_dict(params), "backbone": start.backbone.label}
+    if start.origin is not None:
+        chosen["weights"] = start.origin
     return recipe(first, "pretrain", chosen)
 
 

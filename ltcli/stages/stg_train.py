@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
-from ltcli.methods.method import HeadRule, head_of
+from ltcli.methods.options import HeadRule, head_of
 from ltcli.stages.stage import Input, Result, Stage, of_bank
 
 if TYPE_CHECKING:

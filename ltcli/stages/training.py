@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -19,17 +18,8 @@ from ltcli.data.samplers import order_of
 from ltcli.engine import fit
 from ltcli.engine.infer import backbone_features, backbone_maps
 from ltcli.engine.schedules import Schedule, learning_rate
-from ltcli.engine.steps import (
-    Batch,
-    Inputs,
-    Mixing,
-    Steps,
-    drawn_from,
-    plain_step,
-    weighted_mean,
-)
-from ltcli.methods.method import Head, Method
-from ltcli.methods.run import Run, TrainingRun
+from ltcli.engine.steps import Batch, Inputs, Mixing, Steps, drawn_from, plain_step, weighted_mean
+from ltcli.methods.method import Head, Method, Run, TrainingRun
 from ltcli.models.classifier import Classifier
 from ltcli.models.generator import load_generator
 from ltcli.models.network import Network
@@ -42,7 +32,7 @@ def assemble(
     run: Run,
     network: Network,
     inputs: Mapping[str, Artifact],
-    backbone: Backbone,
+    backbone: Backbone | None,
     dtype: torch.dtype,
     *,
     optimizer: str = "sgd",
@@ -55,7 +45,7 @@ def assemble(
         run: The run.
         network: On the device, with the classifier that the run starts from.
         inputs: Artifacts by role.
-        backbone: Record of the network, which says how images are prepared.
+        backbone: Record of the network, which says how images are prepared; None for a bank.
         dtype: Precision of the backbone.
         optimizer: sgd or adam.
         shift_bn: Whether batch-norms of a frozen backbone follow the images of the run.
@@ -80,7 +70,7 @@ def assemble(
     )
 
     def samples_of(part: str) -> Samples | None:
-        if run.bank:
+        if backbone is None:
             return None
         return open_samples(source, part, device, params, backbone, augmentation)
 
@@ -104,7 +94,7 @@ def assemble(
         return order_of(sampler, labels, num_classes, **drawn)
 
     return TrainingRun(
-        **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
+        **vars(run),
         network=network,
         optimizer=make_optimizer(
             network, head, run.schedule, momentum=params.momentum, kind=optimizer
@@ -192,8 +182,8 @@ def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None
         torch.nn.init.constant_(classifier.bias, -math.log(max(1, len(classifier.bias) - 1)))
     # The factor of a cosine, 16 to 30, stands before the bias too, which would move by its square.
     # From scratch such models are trained without a bias.
-    fixed = () if classifier.form == "linear" else ("bias",)
-    classifier.train_only(*(name for name in head.trainable if name not in fixed))
+    fixed = set() if classifier.form == "linear" else {"bias"}
+    classifier.train_only(*(set(head.trainable) - fixed))
 
 
 def make_optimizer(
@@ -210,17 +200,15 @@ def make_optimizer(
     """
     # Decay would pull factors to zero, not to one, and a bias that means something to zero.
     spared = {"classifier.scales"} | ({"classifier.bias"} if head.rare_bias else set())
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             part, _, leaf = name.partition(".")
             decay = 0.0 if name in spared else schedule.weight_decay
             rate = head.rates.get(leaf if part == "classifier" else part, 1.0)
-            groups.setdefault((decay, rate), []).append(parameter)
-    each = [
-        {"params": members, "weight_decay": decay, "rate": rate}
-        for (decay, rate), members in groups.items()
-    ]
+            fresh = {"params": [], "weight_decay": decay, "rate": rate}
+            groups.setdefault((decay, rate), fresh)["params"].append(parameter)
+    each = list(groups.values())
     if kind == "adam":
         return torch.optim.Adam(each, lr=schedule.lr)
     return torch.optim.SGD(each, lr=schedule.lr, momentum=momentum, nesterov=schedule.nesterov)

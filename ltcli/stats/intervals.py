@@ -121,11 +121,7 @@ def resampled_scores(
 
 
 def resampled_rows(
-    rows: Sequence[Tensor],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    strata: Tensor | None = None,
+    rows: Sequence[Tensor], *, resamples: int = 2000, seed: int = 0, strata: Tensor | None = None
 ) -> list[Tensor]:
     """``resampled_scores`` of several rows, [S, N] each, on the same resamples; S may vary."""
     joined = torch.cat(list(rows))

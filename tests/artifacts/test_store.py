@@ -48,11 +48,7 @@ def save_state(path: Path, tensors: dict[str, torch.Tensor], **position: object)
 
 def save_graph(path: Path, **changes: torch.Tensor) -> str:
     """Save a kind of fixed tensors, some of them exchanged."""
-    tensors = {
-        "graph": torch.eye(2),
-        "scores": torch.eye(2),
-        "top": torch.tensor([[1], [0]]),
-    }
+    tensors = {"graph": torch.eye(2), "scores": torch.eye(2), "top": torch.tensor([[1], [0]])}
     info = {"class_names": ["a", "b"], "class_counts": [2, 1], "split": "", "model": ""}
     tensors |= changes
     return save(path, "confusion", tensors, stage="here", parameters={}, inputs={}, info=info)
@@ -147,7 +143,7 @@ def test_all_that_ltcli_says_is_under_one_metadata_key(out):
     facts = json.loads(document["__metadata__"]["ltcli"])
     assert list(facts) == sorted(facts)
     assert set(facts) == {
-        *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage"),
+        *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage")
     }
 
 
@@ -353,10 +349,7 @@ def test_a_folder_without_permission_is_named(tmp_path):
 
 
 def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(out, tmp_path):
-    mine = (
-        ".out.safetensors.7.0123abcd.tmp",
-        ".out.resume.safetensors.123456.89abcdef.tmp",
-    )
+    mine = (".out.safetensors.7.0123abcd.tmp", ".out.resume.safetensors.123456.89abcdef.tmp")
     others = (
         ".out.safetensors.notes.tmp",
         ".out.safetensors.b.safetensors.7.0123abcd.tmp",

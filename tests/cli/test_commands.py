@@ -1,6 +1,10 @@
-"""commands: the log on standard error."""
+"""commands: parameter files, completion, and the log on standard error."""
 
+import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -38,8 +42,7 @@ def test_verbosity_chooses_what_goes_to_stderr(capsys, verbosity, shown):
 
 
 @pytest.mark.parametrize(
-    ("verbosity", "shown"),
-    [(-1, ["warning"]), (0, ["warning"]), (1, ["debug", "info", "warning"])],
+    ("verbosity", "shown"), [(-1, ["warning"]), (0, ["warning"]), (1, ["debug", "info", "warning"])]
 )
 def test_of_several_processes_the_others_say_less_unless_more_is_asked_for(
     capsys, verbosity, shown
@@ -63,3 +66,56 @@ def test_nothing_reaches_the_loggers_of_others(logger):
     log_to_stderr(0)
     assert not logger.propagate
     assert logging.getLogger().level == logging.WARNING
+
+
+def test_a_command_without_an_artifact_takes_a_parameter_file_too(ltcli, chain, tmp_path):
+    config = tmp_path / "compare.yaml"
+    config.write_text("level: 0.9\nmany_above: 50\n")
+    said = json.loads(ltcli("compare", "--config", config, "--json", "-d", chain).out)
+    assert said["level"] == 0.9
+    options = ("--level", "0.9", "--many-above", 50)
+    assert said == json.loads(ltcli("compare", *options, "--json", "-d", chain).out)
+    # Options win.
+    found = ltcli("compare", "--config", config, "--level", 0.8, "--json", "-d", chain)
+    assert json.loads(found.out)["level"] == 0.8
+    config.write_text("lewel: 0.9\n")
+    done = ltcli("compare", "--config", config, "-d", chain)
+    lines = [f"error: {config}: no parameter 'lewel'", "hint: did you mean 'level'?"]
+    assert (done.code, done.lines) == (2, lines)
+
+
+def test_a_file_may_leave_out_a_parameter_that_must_be_given(ltcli, tmp_path):
+    config = tmp_path / "split.yaml"
+    config.write_text("imbalance_factor: ten\n")
+    done = ltcli("split", "digits", "--config", config, "-d", tmp_path)
+    line = f"error: {config}: imbalance_factor must be a number, got ten"
+    assert (done.code, done.lines) == (2, [line])
+    config.write_text("imbalance_factor: 10\n")
+    assert ltcli("split", "digits", "--config", config, "--dry-run", "-d", tmp_path).code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("ltcli fi", ["finetune"]),
+        ("ltcli finetune --method tau-norm --ta", ["--tau"]),
+        ("ltcli finetune --method crt --ta", []),
+        ("ltcli finetune --optimizer ", ["sgd", "adam"]),
+        ("ltcli compare --wi", ["--wide"]),
+    ],
+)
+def test_the_shell_completes_commands_options_of_the_method_and_choices(line, found):
+    variables = {
+        "_LTCLI_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(line.count(" ")),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "ltcli"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **variables},
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == found

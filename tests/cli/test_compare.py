@@ -187,7 +187,7 @@ def test_rows_of_other_leagues_stand_apart_and_their_differences_are_marked(ltcl
     ]
     plain = ltcli("compare", *files).out.splitlines()
     assert [line.split()[0] for line in plain[1:8]] == [
-        *("--", "pretrain", "finetune-crt", "--", "finetune-tau-norm", "--", "long"),
+        *("--", "pretrain", "finetune-crt", "--", "finetune-tau-norm", "--", "long")
     ]
     other = "; not like for like with the first row"
     assert plain[1] == "-- 0 extra labelled images; 2 epochs"

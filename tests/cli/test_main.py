@@ -63,10 +63,7 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             ["split", "digits", "--val-per-class", "1.5"],
             ["error: split: val_per_class must be a whole number, got 1.5"],
         ),
-        (
-            ["pretrain", "--lr", "0"],
-            ["error: pretrain: lr must be greater than 0, got 0"],
-        ),
+        (["pretrain", "--lr", "0"], ["error: pretrain: lr must be greater than 0, got 0"]),
         (
             ["pretrain", "--method", "crt"],
             ["error: pretrain: method crt is not one for pretrain", "hint: use finetune"],
@@ -112,10 +109,7 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
             ["compare", "--markdown", "--csv"],
             ["error: compare: at most one of --json, --csv and --markdown may be given"],
         ),
-        (
-            ["compare", "--level", "95"],
-            ["error: compare: level must be less than 1, got 95"],
-        ),
+        (["compare", "--level", "95"], ["error: compare: level must be less than 1, got 95"]),
         (
             ["compare", "--score", "f1"],
             [
@@ -123,29 +117,17 @@ def test_bare_call_prints_help_on_stderr_and_exits_with_2(ltcli):
                 "hint: known: accuracy, balanced",
             ],
         ),
-        (
-            ["predict", "--model", "x"],
-            ["error: predict: images must be given"],
-        ),
+        (["predict", "--model", "x"], ["error: predict: images must be given"]),
         (
             ["report", "--many-above", "-1"],
             ["error: report: many_above must be at least 0, got -1"],
         ),
         (
             ["methods", "cutmix"],
-            [
-                "error: methods: no method 'cutmix'",
-                f"hint: known: {', '.join(sorted(METHODS))}",
-            ],
+            ["error: methods: no method 'cutmix'", f"hint: known: {', '.join(sorted(METHODS))}"],
         ),
-        (
-            ["methods", "remx"],
-            ["error: methods: no method 'remx'", "hint: did you mean 'remix'?"],
-        ),
-        (
-            ["pretrain", "--beta", "1"],
-            ["error: pretrain: beta must be less than 1, got 1"],
-        ),
+        (["methods", "remx"], ["error: methods: no method 'remx'", "hint: did you mean 'remix'?"]),
+        (["pretrain", "--beta", "1"], ["error: pretrain: beta must be less than 1, got 1"]),
         (
             ["pretrain", "--sampler", "balanced"],
             [
@@ -229,10 +211,7 @@ def test_unknown_key_in_a_config_file_names_the_file_and_the_nearest_key(ltcli, 
     config.write_text("epoch: 3\n")
     done = ltcli("pretrain", "--config", config, "-d", tmp_path)
     assert done.code == 2
-    assert done.lines == [
-        f"error: {config}: no parameter 'epoch'",
-        "hint: did you mean 'epochs'?",
-    ]
+    assert done.lines == [f"error: {config}: no parameter 'epoch'", "hint: did you mean 'epochs'?"]
 
 
 def test_method_options_come_from_the_config_file_too(ltcli, chain, tmp_path):

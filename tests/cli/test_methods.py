@@ -31,7 +31,7 @@ def test_one_method_shows_its_source_and_options(ltcli):
     lines = ltcli("methods", "tau-norm").out.splitlines()
     assert lines[0] == f"tau-norm: {METHODS['tau-norm'].summary}"
     assert f"  {METHODS['tau-norm'].source}" in lines
-    assert any(line.startswith("  --tau NUMBER ") for line in lines)
+    assert any(line.startswith("  --tau X ") for line in lines)
 
 
 def entry(text, option):

@@ -26,10 +26,7 @@ def test_another_kind_is_refused(ltcli, chain):
 def test_a_folder_without_a_diagnosis_is_an_error(ltcli, tmp_path):
     done = ltcli("plot", "-d", tmp_path)
     assert done.code == 3
-    assert done.lines == [
-        f"error: {tmp_path}: has no diagnosis",
-        "hint: run ltcli diagnose first",
-    ]
+    assert done.lines == [f"error: {tmp_path}: has no diagnosis", "hint: run ltcli diagnose first"]
 
 
 @pytest.mark.parametrize(("dpi", "rule"), [(19, "at least 20"), (1201, "at most 1200")])

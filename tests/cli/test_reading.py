@@ -6,10 +6,10 @@ from unittest.mock import ANY
 
 import pytest
 import torch
-from ltcli.data.fingerprint import fingerprint
 
 from ltcli.artifacts.store import save
 from ltcli.core.params import build
+from ltcli.data.data_files import fingerprint
 from ltcli.data.source_table import SOURCES
 from ltcli.models import small_images
 from ltcli.stages import adjust
@@ -138,8 +138,7 @@ def test_a_tree_that_is_not_whole_is_one_document_with_its_error(ltcli, copy):
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["show", "methods", "compare", "plot", "doctor", "lineage", "predict", "export"],
+    "command", ["show", "methods", "compare", "plot", "doctor", "lineage", "predict", "export"]
 )
 def test_examples_in_help_have_lines_of_their_own(ltcli, command):
     lines = [line.strip() for line in ltcli(command, "--help").out.splitlines()]

@@ -15,13 +15,7 @@ from ltcli.core.errors import (
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [
-        (ParamError, 2),
-        (ArtifactError, 3),
-        (NumericalError, 4),
-        (DataError, 5),
-        (ResourceError, 6),
-    ],
+    [(ParamError, 2), (ArtifactError, 3), (NumericalError, 4), (DataError, 5), (ResourceError, 6)],
 )
 def test_each_error_has_its_exit_code_and_says_where(error, code):
     found = error("split", "seed must be at least 0, got -1", "use 0")

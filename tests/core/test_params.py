@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from ltcli.core.errors import ParamError
-from ltcli.core.params import NoOptions, as_dict, build, coerce, defaults_of, nested, param, specs
+from ltcli.core.params import NoOptions, as_dict, build, checked, coerce, nested, param, specs
 from ltcli.core.yaml_file import read_mapping
 
 
@@ -57,11 +57,11 @@ def test_a_declaration_is_read_in_order():
     [
         ("source", "NAME"),
         ("name", "TEXT"),
-        ("epochs", "INT"),
-        ("lr", "NUMBER"),
-        ("milestones", "A,B,..."),
+        ("epochs", "N"),
+        ("lr", "X"),
+        ("milestones", "A,B"),
         ("flip", ""),
-        ("tau", "auto|NUMBER"),
+        ("tau", "auto|X"),
         ("prior", "uniform|TEXT"),
     ],
 )
@@ -346,12 +346,6 @@ def test_a_methods_own_defaults_replace_the_declared_ones_and_yield_to_what_is_g
     values = {"method": "m", "lr": "0.1", "start": "fresh"}
     given = build(WithMethod, values, "here", options=Own, defaults=defaults)
     assert given == WithMethod("m", 0.1, Own())
-    assert defaults_of(WithMethod, Own, defaults) == {
-        "lr": 0.5,
-        "tau": 1.0,
-        "start": "trained",
-        "table": None,
-    }
 
 
 def test_options_stand_flat_beside_the_stages_parameters_in_a_header():
@@ -375,6 +369,14 @@ def test_a_wrong_name_or_value_of_either_is_named(values, message, hint):
         build(WithMethod, values, "finetune", options=Own)
     assert str(caught.value) == f"finetune: {message}"
     assert str(caught.value.hint).startswith(str(hint))
+
+
+def test_values_of_a_file_are_checked_without_those_that_must_be_given():
+    values = {"tau": "2", "lr": "1"}
+    assert checked(WithMethod, values, "p.yaml", Own) == {"tau": 2.0, "lr": 1.0}
+    assert checked(WithMethod, {}, "p.yaml") == {}
+    with pytest.raises(ParamError, match=r"p\.yaml: no parameter 'tau'"):
+        checked(WithMethod, {"tau": 1}, "p.yaml")
 
 
 def test_each_declaration_is_read_once():

@@ -62,10 +62,7 @@ BAD = {
         {k: v for k, v in document(TRAIN).items() if k != "annotations"},
         "must have a list of annotations, got none",
     ),
-    "no name": (
-        changed("images", 1, file_name=None),
-        "images[1].file_name must be text, got None",
-    ),
+    "no name": (changed("images", 1, file_name=None), "images[1].file_name must be text, got None"),
     "text as id": (
         changed("annotations", 2, category_id="7"),
         "annotations[2].category_id must be a whole number, got '7'",

@@ -64,13 +64,7 @@ def parquet(path, dtype):
     pq.write_table(pyarrow.table({"features": cells, "label": LABELS}), path, row_group_size=3)
 
 
-FORMS = {
-    "x.npy": npy,
-    "x.npz": npz,
-    "x.safetensors": tensors,
-    "x.csv": table,
-    "x.parquet": parquet,
-}
+FORMS = {"x.npy": npy, "x.npz": npz, "x.safetensors": tensors, "x.csv": table, "x.parquet": parquet}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -165,10 +159,7 @@ BAD = {
         "features must be finite, got NaN or infinity in row 2",
     ),
     "beyond single precision": (
-        {
-            "features": np.full((4, 2), 1e39),
-            "labels": LABELS,
-        },
+        {"features": np.full((4, 2), 1e39), "labels": LABELS},
         "features must be finite, got NaN or infinity in row 0",
     ),
     "too few labels": (

@@ -299,15 +299,9 @@ HARMLESS = {
         lambda root: link(root, "cat/loop", ".."),
         "cat/loop: is a link, and links are not followed",
     ),
-    "link to itself": (
-        lambda root: link(root, "self", "self"),
-        "self: is not in a class folder",
-    ),
+    "link to itself": (lambda root: link(root, "self", "self"), "self: is not in a class folder"),
     "hard link": (hard_link, "cat/3.png: is the same file as cat/2.png"),
-    "newline in text": (
-        put("cat/a\nb.txt", b"x"),
-        "cat/a\\nb.txt: has no image suffix",
-    ),
+    "newline in text": (put("cat/a\nb.txt", b"x"), "cat/a\\nb.txt: has no image suffix"),
 }
 
 
@@ -336,10 +330,7 @@ BAD = {
         put("cat/0.bmp", encoded(9, "BMP")[:-1]),
         "cat/0.bmp: is damaged: image file is truncated (23 bytes not processed)",
     ),
-    "bomb": (
-        put("cat/0.ppm", b"P6 20000 20000 255\n"),
-        "cat/0.ppm: has more than 64000000 pixels",
-    ),
+    "bomb": (put("cat/0.ppm", b"P6 20000 20000 255\n"), "cat/0.ppm: has more than 64000000 pixels"),
     "large": (large, f"cat/large.tif: is larger than {MAX_FILE_BYTES} bytes"),
     "name that is not UTF-8": (
         make_raw(b"0\xff.png"),

@@ -41,11 +41,7 @@ def test_a_class_may_lack_validation_and_test_images():
             "class names must all be different, got 'cat' twice",
             None,
         ),
-        (
-            {"class_names": ("cat", "", "eel")},
-            "class names must be printable text, got ''",
-            None,
-        ),
+        ({"class_names": ("cat", "", "eel")}, "class names must be printable text, got ''", None),
         (
             {"class_names": ("cat", "d\nog", "eel")},
             "class names must be printable text, got 'd\\nog'",

@@ -94,9 +94,7 @@ def test_figures_stand_as_their_sources_print_them(source, wanted, accuracy):
 def test_known_misprints_are_read_as_they_are_meant():
     # Printed among errors: as an error it would be the best figure of the table by far.
     row = figure(
-        source="RISDA (AAAI 2022), table 5",
-        imbalance_factor=100,
-        method="RISDA w/o re-weighting",
+        source="RISDA (AAAI 2022), table 5", imbalance_factor=100, method="RISDA w/o re-weighting"
     )
     assert row.accuracy == 0.4276
     assert row.note.endswith("printed among errors, read as accuracy")

@@ -7,8 +7,7 @@ import torch
 
 from ltcli.cli.commands import log_to_stderr
 from ltcli.core.context import Context
-from ltcli.engine.fit import Epoch
-from ltcli.engine.progress import report
+from ltcli.engine.fit import Epoch, report
 
 
 @pytest.mark.parametrize(

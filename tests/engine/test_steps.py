@@ -139,13 +139,7 @@ def test_each_image_can_have_shares_of_its_labels_and_weights_of_its_own(data, s
     torch.manual_seed(0)
     layer = nn.Linear(D, C)
     found = mixed_loss(
-        layer,
-        cross_entropies,
-        weighted,
-        features[:B],
-        labels[:B],
-        batch,
-        Mixing(1.0, 5, shares_of),
+        layer, cross_entropies, weighted, features[:B], labels[:B], batch, Mixing(1.0, 5, shares_of)
     )
     share, partner = mixture(B, 1.0, 5, batch)
     total, weight = 0.0, 0.0

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from ltcli.cli.jobs import from_options
 
 from ltcli import methods
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import open_artifact
+from ltcli.core.params import build
 from ltcli.engine.steps import Batch, weighted_mean
 from ltcli.methods import METHODS
-from ltcli.methods.run import Run, SolvingRun, Training, TrainingRun
+from ltcli.methods.method import Run, SolvingRun, Training, TrainingRun
 from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone, load_network
@@ -32,9 +33,10 @@ ALL_HELD_OUT = Batch(0, 0, 0, torch.arange(8))
 
 def parameters(name: str, stage: str = "finetune", **given: object) -> Training:
     """The parameters that a command gives a stage, with a method's options and defaults."""
-    common = {"folder": Path(), "force": False, "device": "cpu"}
-    (job,) = from_options(MODULES[stage].STAGE, {"method": name, **given, **common})
-    return job.params
+    record, method = MODULES[stage].STAGE, METHODS[name]
+    defaults = {**record.defaults, **method.defaults.get(stage, {})}
+    values = {"method": name, **given}
+    return build(record.params, values, stage, options=method.options, defaults=defaults)
 
 
 def planned(
@@ -126,8 +128,8 @@ def assembled(folder: Path, name: str, **given: object) -> TrainingRun:
         }
         plan = dataclasses.replace(plan, headers={r: each.header for r, each in inputs.items()})
         network = load_network(inputs["model"], torch.device("cpu"))
-        pixels = inputs["model"].header.info
-        return assemble(method, plan, network, inputs, pixels, torch.float32)
+        backbone = backbone_of(inputs["model"].header)
+        return assemble(method, plan, network, inputs, backbone, torch.float32)
 
 
 def loss_and_run(

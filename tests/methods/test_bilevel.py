@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from ltcli.compute.device import seed_layers
 from ltcli.methods import bilevel as shared
-from ltcli.methods.method import Base, base_loss
+from ltcli.methods.options import Base, base_loss
 from tests.methods.conftest import ALL_HELD_OUT, HELD_OUT
 
 

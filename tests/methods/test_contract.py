@@ -19,14 +19,7 @@ from ltcli.methods.method import Method
 from ltcli.methods.presets import PRESETS
 from ltcli.models.classifier import Classifier
 from ltcli.stages import STAGES
-from tests.methods.conftest import (
-    balances,
-    loss_and_run,
-    parameters,
-    planned,
-    solved,
-    solving_run,
-)
+from tests.methods.conftest import balances, loss_and_run, parameters, planned, solved, solving_run
 
 WITH_METHODS = {stage.name: stage for stage in STAGES if stage.has_methods}
 # Options that every command has, by the name their value gets.
@@ -267,10 +260,7 @@ def test_an_unknown_parameter_is_refused(ltcli, tmp_path, name, stage):
     config.write_text(f"method: {name}\nepochz: 3\n")
     done = ltcli(stage, "--config", config, "-d", tmp_path)
     assert done.code == 2
-    assert done.lines == [
-        f"error: {config}: no parameter 'epochz'",
-        "hint: did you mean 'epochs'?",
-    ]
+    assert done.lines == [f"error: {config}: no parameter 'epochz'", "hint: did you mean 'epochs'?"]
 
 
 def test_a_parameter_of_another_method_is_refused(ltcli, tmp_path):
@@ -282,10 +272,7 @@ def test_a_parameter_of_another_method_is_refused(ltcli, tmp_path):
 def test_an_unknown_method_is_refused_with_the_nearest_name(ltcli, tmp_path):
     done = ltcli("finetune", "--method", "tau-nrom", "-d", tmp_path)
     assert done.code == 2
-    assert done.lines == [
-        "error: finetune: no method 'tau-nrom'",
-        "hint: did you mean 'tau-norm'?",
-    ]
+    assert done.lines == ["error: finetune: no method 'tau-nrom'", "hint: did you mean 'tau-norm'?"]
 
 
 def test_a_method_of_the_other_stage_is_refused(ltcli, tmp_path):

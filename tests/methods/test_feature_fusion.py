@@ -417,10 +417,7 @@ def test_maps_of_one_position_from_images_are_refused(ltcli, copy):
                 "hint: resnet20 has so many stages",
             ],
         ),
-        (
-            ("--specific-above", "1"),
-            ["error: finetune: specific_above must be less than 1, got 1"],
-        ),
+        (("--specific-above", "1"), ["error: finetune: specific_above must be less than 1, got 1"]),
         (
             ("--generic-below", "0"),
             ["error: finetune: generic_below must be greater than 0, got 0"],

@@ -12,7 +12,7 @@ from ltcli.core.errors import ArtifactError, StopError
 from ltcli.engine import fit
 from ltcli.engine.steps import Batch
 from ltcli.methods.metasaug import METHOD, Options, make_steps
-from ltcli.methods.method import Base, base_loss
+from ltcli.methods.options import Base, base_loss
 from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone

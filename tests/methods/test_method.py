@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.engine.steps import Batch, weighted_mean
-from ltcli.methods.method import Base, base_loss
+from ltcli.methods.options import Base, base_loss
 from ltcli.stats.class_weights import effective_number_weights
 
 COUNTS = torch.tensor([1296, 256, 16])

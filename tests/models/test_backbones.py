@@ -12,7 +12,7 @@ from torch import nn
 from ltcli.artifacts.backbone import Backbone, backbone_of, require_maps
 from ltcli.artifacts.header import read_header
 from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.models import embeddings, small_images
+from ltcli.models import small_images
 from ltcli.models.backbones import BACKBONES, build_backbone, resolve
 from ltcli.models.source import Source
 
@@ -169,7 +169,7 @@ def test_a_prefix_that_is_no_source_is_refused_with_a_name_of_another():
 RECORDS = [
     small_images.backbone("resnet20"),
     small_images.backbone("resnet32", "ride3", in_files=True, image_size=(40, 30)),
-    embeddings.backbone(7),
+    Backbone("embeddings", "embeddings", 7),
     of("timm.test_vit"),
 ]
 
@@ -233,7 +233,7 @@ def test_images_without_colours_are_refused():
 def test_maps_are_required_by_record():
     assert require_maps(header(asdict(small_images.backbone("resnet20")))) == (8, 8)
     with pytest.raises(ArtifactError) as caught:
-        require_maps(header(asdict(embeddings.backbone(7))))
+        require_maps(header(asdict(Backbone("embeddings", "embeddings", 7))))
     assert str(caught.value) == "m: backbone embeddings has no feature maps"
 
 
@@ -247,10 +247,8 @@ class Toy(nn.Module):
 def toy_record(name, variant, split):
     if name != "quarters":
         raise KeyError(name)
-    info = split.info
-    facts = {key: tuple(info[key]) for key in ("image_size", "mean", "std")}
-    record = replace(embeddings.backbone(12), source="toy", name=name, variant=variant, **facts)
-    return replace(record, stored_size=record.image_size)
+    facts = {key: tuple(split.info[key]) for key in ("image_size", "mean", "std")}
+    return Backbone("toy", name, 12, variant, stored_size=facts["image_size"], **facts)
 
 
 def test_another_source_is_one_file_and_one_line(ltcli, tmp_path, monkeypatch):

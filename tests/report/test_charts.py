@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ltcli.report import charts
-from ltcli.report.models import Bin, Model
+from ltcli.report.models import Model
 from ltcli.report.provenance import Sidecar
 from ltcli.stats.comparison import Row
 
@@ -24,7 +24,9 @@ def row(name, accuracy, low, high):
 
 
 def model(counts, accuracies):
-    return Model(row("x", 0.5, 0.4, 0.6), counts, np.array(accuracies), [], None, None)
+    return Model(
+        row("x", 0.5, 0.4, 0.6), counts, np.array(accuracies), np.zeros((0, 3)), None, None
+    )
 
 
 def run(**epochs):
@@ -133,7 +135,7 @@ def test_ticks_of_counts(low, high, expected):
 
 
 def test_reliability_points_and_bars():
-    (axes,) = drawn(charts.reliability, [Bin(30, 0.5, 0.25), Bin(10, 1.0, 1.0)])
+    (axes,) = drawn(charts.reliability, np.array([[30, 50, 25], [10, 100, 100]]))
     diagonal, points = lines(axes)
     assert diagonal == [(0, 0), (100, 100)]
     assert points == [(50, 25), (100, 100)]
@@ -238,9 +240,8 @@ def test_a_chart_has_the_same_bytes_again_whatever_the_user_has_set():
     with matplotlib.rc_context(settings):
         assert shown() == first
         assert charts.png(40, charts.intervals, [row("a", 1, 0, 1)]) != b""
-    assert charts.png(40, charts.reliability, [Bin(1, 1, 1)]) == charts.png(
-        40, charts.reliability, [Bin(1, 1, 1)]
-    )
+    bins = np.array([[1, 100, 100]])
+    assert charts.png(40, charts.reliability, bins) == charts.png(40, charts.reliability, bins)
     # Nothing of the look is left behind.
     assert matplotlib.rcParams["text.parse_math"]
 

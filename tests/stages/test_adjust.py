@@ -74,7 +74,7 @@ def test_evaluate_gives_the_logits_plus_what_was_added(ltcli, copy, adjust):
     (copy / "q.csv").write_text(path.read_text())
     assert adjust("--prior", copy / "q.csv").err == "adjust: up to date\n"
     write(path, "share", shares[::-1])
-    assert "running (prior changed)" in adjust("--prior", path).err
+    assert "starting (prior changed)" in adjust("--prior", path).err
 
 
 def test_costs_keep_the_prior_and_can_be_joined_to_another_one(ltcli, copy, adjust):

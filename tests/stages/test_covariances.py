@@ -205,8 +205,7 @@ def test_the_sizes_of_inaturalist_are_known_before_anything_is_allocated():
 
 
 @pytest.mark.parametrize(
-    ("form", "hint"),
-    [("auto", "raise --memory"), ("full", "raise --memory, or use --form auto")],
+    ("form", "hint"), [("auto", "raise --memory"), ("full", "raise --memory, or use --form auto")]
 )
 def test_what_does_not_fit_is_refused(form, hint):
     with pytest.raises(ResourceError) as caught:

@@ -310,7 +310,7 @@ def test_the_same_again_is_up_to_date_and_forced_gives_the_same_bytes(ltcli, own
     assert ltcli("diagnose", *options(own), "-d", own, "--force").code == 0
     assert path.read_bytes() == before
     done = ltcli("diagnose", *options(own, "confusion"), "-d", own)
-    assert done.err.startswith("diagnose: running (after changed)")
+    assert done.err.startswith("diagnose: starting (after changed)")
 
 
 def test_a_person_reads_every_table(ltcli, folder):
@@ -434,8 +434,7 @@ def test_a_generator_of_other_head_classes_is_refused(ltcli, own):
 
 
 @pytest.mark.parametrize(
-    ("name", "limit"),
-    [("leading", 64), ("neighbours", 453), ("confusing", 9)],
+    ("name", "limit"), [("leading", 64), ("neighbours", 453), ("confusing", 9)]
 )
 def test_more_than_there_is_is_refused(ltcli, copy, name, limit):
     done = ltcli("diagnose", f"--{name}", limit + 1, "-d", copy)

@@ -1,13 +1,13 @@
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ltcli.core.errors import ArtifactError, NumericalError
-from ltcli.models import small_images
+from ltcli.models import small_images, timm_networks
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_network
 from ltcli.models.resnet import ResNet
@@ -95,6 +95,21 @@ def test_every_backbone_and_classifier_can_be_exported(rng, form, name, variant,
         centroids.data = torch.randn(centroids.shape, generator=rng)
     images = pixels(rng, 16)
     _, run = make(network, HEADER, form)
+    assert compare(run(images), by_hand(network, images)) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"])
+def test_networks_of_timm_can_be_exported(rng, form, name):
+    needed(form)
+    split = SimpleNamespace(info={"store": "files"})
+    record = replace(timm_networks.SOURCE.resolve(name, "", split), **PIXELS)
+    network = build_network(record, 3, 0).eval()
+    info = INFO | {"backbone": json.loads(json.dumps(asdict(record)))}
+    images = torch.randint(256, (4, *record.image_size, 3), generator=rng, dtype=torch.uint8)
+    header = SimpleNamespace(info=info, path="model.safetensors", digest="d" * 64)
+    _, run = make(network, header, form)
     assert compare(run(images), by_hand(network, images)) < 1e-3
 
 

@@ -13,7 +13,7 @@ from ltcli.methods import METHODS
 from ltcli.models import small_images
 from ltcli.stages import STAGES
 from ltcli.stages.league import names_of_differences, read_provenance, recorded, words
-from ltcli.stages.recipe import recipe
+from ltcli.stages.stage import recipe
 
 
 def step(name, method=None, **given):

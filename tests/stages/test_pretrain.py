@@ -286,18 +286,12 @@ def test_a_model_says_whether_its_classifier_still_follows_the_class_prior(
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        (
-            ("--defer", "200"),
-            "defer must be less than the 200 epochs of schedule ldam, got 200",
-        ),
+        (("--defer", "200"), "defer must be less than the 200 epochs of schedule ldam, got 200"),
         (
             ("--defer", "150", "--schedule", "mwn", "--epochs", "400"),
             "defer must be less than the 100 epochs of schedule mwn, got 150",
         ),
-        (
-            ("--mixed-labels", "remix"),
-            "mixed-labels must be share without --mixup, got remix",
-        ),
+        (("--mixed-labels", "remix"), "mixed-labels must be share without --mixup, got remix"),
         (
             ("--mixup", "1", "--remix-ratio", "5"),
             f"remix-ratio {UNREAD} without --mixed-labels remix",

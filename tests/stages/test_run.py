@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from ltcli import __version__
+from ltcli.artifacts import store
 from ltcli.artifacts.header import read_header, verify
 from ltcli.artifacts.store import open_artifact, save
+from ltcli.compute import environment
 
 CRT = ("finetune", "--method", "crt", "--epochs", "2")
 # 454 images in batches of 128.
@@ -87,7 +90,7 @@ def test_force_makes_the_same_bytes_in_a_new_file(ltcli, copy):
         before, content = out.stat(), out.read_bytes()
         done = ltcli(*args, "--force", "-d", copy)
         assert done.code == 0
-        assert done.err.splitlines()[0] == f"{args[0]}: running (--force)"
+        assert done.err.splitlines()[0] == f"{args[0]}: starting (--force)"
         assert out.stat().st_ino != before.st_ino
         assert out.read_bytes() == content
 
@@ -101,7 +104,7 @@ def test_the_name_of_the_output_is_not_in_it(ltcli, copy):
 def test_a_changed_parameter_is_a_reason_to_run(ltcli, copy):
     done = ltcli("covariances", "--divisor", "n", "-d", copy)
     assert done.code == 0
-    assert done.err.splitlines()[0] == "covariances: running (divisor changed from n-1 to n)"
+    assert done.err.splitlines()[0] == "covariances: starting (divisor changed from n-1 to n)"
     assert read_header(copy / "covariances.safetensors").parameters["divisor"] == "n"
 
 
@@ -120,7 +123,7 @@ def test_a_reason_from_a_stranger_s_file_holds_nothing_that_a_terminal_would_obe
 def test_a_changed_input_is_a_reason_to_run_and_the_same_again_is_not(ltcli, copy):
     assert ltcli("dump-features", "-d", copy).code == 0
     done = ltcli("covariances", "-d", copy)
-    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: running (features changed)")
+    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: starting (features changed)")
     assert ltcli("dump-features", "--maps", "--views", "2", "-d", copy).code == 0
     assert ltcli("covariances", "-d", copy).code == 0
     done = ltcli("covariances", "-d", copy)
@@ -130,7 +133,7 @@ def test_a_changed_input_is_a_reason_to_run_and_the_same_again_is_not(ltcli, cop
 def test_no_output_is_a_reason_to_run(ltcli, copy):
     (copy / "covariances.safetensors").unlink()
     done = ltcli("covariances", "-d", copy)
-    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: running (no output yet)")
+    assert (done.code, done.err.splitlines()[0]) == (0, "covariances: starting (no output yet)")
 
 
 def test_a_config_file_and_options_are_the_same_run(ltcli, copy):
@@ -153,10 +156,10 @@ def test_a_dry_run_writes_nothing(ltcli, copy, tmp_path):
         '  memory: "4GB"',
         "  rank: null",
         '  divisor: "n-1"',
-        "  full              0.2 MB  exact",
-        "  factor            0.1 MB  exact    chosen",
-        "  low-rank          0.1 MB  rank 64",
-        "  diagonal          0.0 MB",
+        "  full      0.2 MB  exact",
+        "  factor    0.1 MB  exact    chosen",
+        "  low-rank  0.1 MB  rank 64",
+        "  diagonal  0.0 MB",
     ]
     out = tmp_path / "new" / "o.safetensors"
     assert ltcli("covariances", "--dry-run", "-d", copy, "--out", out).code == 0
@@ -188,6 +191,62 @@ def test_json_is_one_document_when_it_fails(ltcli, copy):
         "error": {"code": 3, "message": f"{path}: no such artifact", "hint": hint}
     }
     assert done.err.splitlines() == [f"error: {path}: no such artifact", f"hint: {hint}"]
+
+
+@pytest.mark.parametrize("waited", [True, False])
+def test_what_another_process_made_meanwhile_is_not_made_again(ltcli, copy, monkeypatch, waited):
+    out, made = copy / "covariances.safetensors", copy / "made"
+    out.rename(made)
+    real = store.locked
+
+    @contextmanager
+    def held(path: Path, *also: Path) -> Iterator[bool]:
+        with real(path, *also):
+            shutil.copy(made, out)
+            yield waited
+
+    monkeypatch.setattr(store, "locked", held)
+    done = ltcli("covariances", "--json", "-d", copy)
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads(done.out)
+    assert (facts["status"], facts["digest"]) == ("up to date", read_header(made).digest)
+
+
+def test_another_recipe_that_was_made_meanwhile_is_made_again(ltcli, copy, monkeypatch):
+    out, made = copy / "covariances.safetensors", copy / "made"
+    out.rename(made)
+    real = store.locked
+
+    @contextmanager
+    def held(path: Path, *also: Path) -> Iterator[bool]:
+        with real(path, *also) as waited:
+            shutil.copy(made, out)
+            yield waited
+
+    monkeypatch.setattr(store, "locked", held)
+    done = ltcli("covariances", "--divisor", "n", "-d", copy)
+    assert done.err.splitlines()[0] == "covariances: running (divisor changed from n-1 to n)"
+
+
+def test_an_input_that_is_replaced_during_the_run_is_read_as_it_was_checked(
+    ltcli, copy, monkeypatch
+):
+    bank, out = copy / "dump-features.safetensors", copy / "covariances.safetensors"
+    before, content = read_header(bank).digest, out.read_bytes()
+    other = copy / "other.safetensors"
+    assert ltcli("dump-features", "--precision", "bf16", "-d", copy, "--out", other).code == 0
+    describe = environment.describe
+
+    def replace(device: str) -> dict:
+        # The inputs are checked and open when the log of the run begins.
+        other.replace(bank)
+        return describe(device)
+
+    monkeypatch.setattr(environment, "describe", replace)
+    assert ltcli("covariances", "-q", "--force", "-d", copy).code == 0
+    assert read_header(bank).digest != before
+    assert out.read_bytes() == content
+    assert read_header(out).inputs["features"] == before
 
 
 # What does not fit.
@@ -410,7 +469,7 @@ def test_no_path_no_host_and_no_time_is_in_any_artifact(chain):
         started = sidecar(path)[0]["time"]
         assert str(int(started))[:6].encode() not in header
         assert set(facts) == {
-            *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage"),
+            *("digest", "info", "inputs", "kind", "kind_version", "ltcli", "parameters", "stage")
         }
         assert facts["ltcli"] == __version__
 
@@ -471,7 +530,7 @@ def test_a_signal_in_any_step_saves_and_the_next_run_ends_the_same(
     done = ltcli(*command)
     assert done.code == 0
     assert [entry["event"] for entry in sidecar(out) if entry["event"] != "epoch"] == [
-        *("start", "training", "resume", "training", "end"),
+        *("start", "training", "resume", "training", "end")
     ]
     assert not resume.exists()
     assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
@@ -695,7 +754,7 @@ def test_a_run_killed_ten_times_ends_in_the_same_bytes(ltcli, copy, longest, arg
     assert found["resumed"] > 0
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in out.parent.iterdir()) == [
-        *(".out.safetensors.lock", "out.run.jsonl", "out.safetensors"),
+        *(".out.safetensors.lock", "out.run.jsonl", "out.safetensors")
     ]
     assert sidecar(out)[-1]["event"] == "end"
 

@@ -167,7 +167,7 @@ def test_a_changed_list_is_seen_and_the_root_stands_beside_the_split(ltcli, own,
     assert {"event": "root", "root": str(own)} in records
     with (own / "all.csv").open("a") as file:
         file.write("\n")
-    assert "split: running (data changed)" in made_of(ltcli, tmp_path, *source)[2]
+    assert "split: starting (data changed)" in made_of(ltcli, tmp_path, *source)[2]
 
 
 def test_bad_files_stop_the_split_or_are_skipped(ltcli, own, tmp_path):
@@ -257,7 +257,7 @@ def test_embeddings_are_split_like_images_and_shown_as_samples(ltcli, tmp_path):
     assert ltcli("split", *source, "--val-per-class", 2, "--force", "-d", tmp_path).code == 0
     assert (tmp_path / "split.safetensors").read_bytes() == first
     np.savez(tmp_path / "x.npz", features=features + 1, labels=labels)
-    assert "split: running (data changed)" in made_of(ltcli, tmp_path, *source)[2]
+    assert "split: starting (data changed)" in made_of(ltcli, tmp_path, *source)[2]
 
 
 def test_embeddings_can_be_made_long_tailed(ltcli, tmp_path):
@@ -324,11 +324,7 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             2,
             ["split: source 'inat2018' reads --train-json or --train-list, got options of both"],
         ),
-        (
-            ["digits", "--store", "files"],
-            2,
-            ["split: source 'digits' does not read --store"],
-        ),
+        (["digits", "--store", "files"], 2, ["split: source 'digits' does not read --store"]),
         (
             ["digits", "--image-size", "64"],
             2,

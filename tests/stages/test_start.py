@@ -336,6 +336,27 @@ def test_published_weights_are_part_of_what_a_model_is(ltcli, chain):
     assert "would run: weights changed" in done.out
 
 
+def test_default_weights_are_those_that_timm_fetches(ltcli, own, monkeypatch):
+    torch.manual_seed(5)
+    state = timm.create_model("test_efficientnet").state_dict()
+    hub = "timm.models._builder.load_state_dict_from_hf"
+    asked = []
+    monkeypatch.setattr(hub, lambda place, **_: asked.append(place) or dict(state))
+    folder = own / "images"
+    command = (*START, "--weights", "default", "--epochs", "0", "-d", folder)
+    done = ltcli(*command)
+    assert done.code == 0, done.err
+    assert asked == ["timm/test_efficientnet.r160_in1k"]
+    line = f"took {len(state) - 2} tensors of the backbone and none of the classifier from default"
+    assert f"pretrain: {line}" in done.err
+    with open_artifact(folder / "pretrain.safetensors") as model:
+        header, tensors = model.header, model.load("backbone.body.*")
+    assert all(tensors[name].equal(state[name]) for name in tensors)
+    recipe = dict(header.info["recipe"])["pretrain"]
+    assert recipe["weights"] == "timm.test_efficientnet.r160_in1k"
+    assert ltcli(*command).err.splitlines()[-1] == "pretrain: up to date"
+
+
 def test_without_a_network_the_error_says_what_to_fetch(ltcli, own, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(own / "cache"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import build
 from ltcli.data.batches import Augmentation
@@ -16,16 +17,12 @@ from ltcli.engine.schedules import SCHEDULES
 from ltcli.engine.steps import Batch
 from ltcli.methods import METHODS, bilevel
 from ltcli.methods.method import Head
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network, load_network
 from ltcli.stages import finetune, pretrain
 from ltcli.stages.samples import open_samples
-from ltcli.stages.training import (
-    _train_batch_norms,
-    assemble,
-    make_optimizer,
-    start_classifier,
-)
+from ltcli.stages.training import _train_batch_norms, assemble, make_optimizer, start_classifier
 
 CPU = torch.device("cpu")
 PARTS = ("weight", "bias", "scales")
@@ -61,8 +58,8 @@ def assembled(artifacts):
         )
         run = module.run_of(params, {role: one.header for role, one in artifacts.items()})
         network = load_network(artifacts["model"], CPU)
-        pixels = artifacts["model"].header.info
-        return assemble(method, run, network, artifacts, pixels, torch.float32)
+        backbone = backbone_of(artifacts["model"].header)
+        return assemble(method, run, network, artifacts, backbone, torch.float32)
 
     return make
 
@@ -88,8 +85,8 @@ def test_on_images_the_inputs_of_a_step_are_drawn_with_the_seed_of_the_run(
     given = {"data": "images", "train": train, "seed": 7, "padding": 2, "pad_mode": "reflect"}
     run = assembled(finetune.STAGE, "cross-entropy", **given)
     varied = Augmentation(padding=2, pad_mode="reflect", seed=7)
-    pixels = artifacts["model"].header.info
-    samples = open_samples(artifacts["split"], "train", CPU, run.params, pixels, varied)
+    record = backbone_of(artifacts["model"].header)
+    samples = open_samples(artifacts["split"], "train", CPU, run.params, record, varied)
     images = samples.drawn(BATCH.rows, epoch=1, first=14, stream=stream)
     made = run.inputs(replace(BATCH, stream=stream))
     backbone = run.network.backbone
@@ -155,8 +152,8 @@ def test_meta_batches_have_a_random_stream_of_their_own(assembled, artifacts, so
     part = "val" if source == "held-out" else "train"
     assert labels.equal(artifacts["split"].tensor(f"{part}.labels")[batch.rows])
     varied = Augmentation(padding=4, pad_mode=run.schedule.pad_mode, seed=7)
-    pixels = artifacts["model"].header.info
-    samples = open_samples(artifacts["split"], part, CPU, run.params, pixels, varied)
+    record = backbone_of(artifacts["model"].header)
+    samples = open_samples(artifacts["split"], part, CPU, run.params, record, varied)
     drawn = {
         stream: samples.drawn(batch.rows, epoch=1, first=batch.first, stream=stream)
         for stream in ("augment", "augment meta")
@@ -196,7 +193,7 @@ def test_all_that_trains_goes_through_one_loop(ltcli, copy, monkeypatch):
 
 def moved_without_gradients(head, **options):
     """Each part of a classifier, by how much one step without gradients shrinks it."""
-    network = build_network("resnet20", 10, seed=0)
+    network = build_network(small_images.backbone("resnet20"), 10, seed=0)
     for part in PARTS:
         getattr(network.classifier, part).data.fill_(1.0)
     start_classifier(network.classifier, head, fresh=False)
@@ -251,7 +248,7 @@ def test_rates_of_parts_of_the_classifier_multiply_the_rate():
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_only_what_has_gradients_is_optimised_and_that_once(kind):
-    network = build_network("resnet20", 10, seed=0)
+    network = build_network(small_images.backbone("resnet20"), 10, seed=0)
     network.backbone.requires_grad_(False)
     head = Head(trainable=("weight",))
     start_classifier(network.classifier, head, fresh=True)
@@ -265,7 +262,7 @@ def test_only_what_has_gradients_is_optimised_and_that_once(kind):
 
 
 def test_factors_start_where_the_method_wants_them():
-    network = build_network("resnet20", 10, seed=0)
+    network = build_network(small_images.backbone("resnet20"), 10, seed=0)
     start_classifier(network.classifier, Head(), fresh=True)
     assert network.classifier.scales.eq(1).all()
     start_classifier(network.classifier, Head(scale=30.0), fresh=True)

@@ -5,15 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltcli.stats.adjustment import (
-    Point,
-    best,
-    for_costs,
-    for_prior,
-    for_tau,
-    log_prior,
-    trade_off,
-)
+from ltcli.stats.adjustment import Point, best, for_costs, for_prior, for_tau, log_prior, trade_off
 
 CIFAR_10_AT_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 LOG_PRIOR = [-0.9087, -1.4206, -1.9326, -2.4440, -2.9567, -3.4675, -3.9792, -4.4915, -5.0071]

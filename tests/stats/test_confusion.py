@@ -3,12 +3,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from ltcli.core.errors import NumericalError, ParamError
-from ltcli.stats.confusion import (
-    class_graph,
-    confused_pairs,
-    graph_and_scores,
-    top_confusing,
-)
+from ltcli.stats.confusion import class_graph, confused_pairs, graph_and_scores, top_confusing
 
 
 def test_the_graph_by_hand():

@@ -4,14 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.stats.losses import (
-    focal,
-    margins,
-    reduce,
-    remix_shares,
-    sigmoid_focal,
-    with_margins,
-)
+from ltcli.stats.losses import focal, margins, reduce, remix_shares, sigmoid_focal, with_margins
 
 REDUCTIONS = ["weighted-mean", "mean-of-weighted"]
 ZERO = torch.tensor([0])

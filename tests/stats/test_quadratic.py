@@ -1,14 +1,7 @@
 import pytest
 import torch
 
-from ltcli.stats.quadratic import (
-    Diagonal,
-    Factor,
-    Full,
-    LowRank,
-    as_matrices,
-    by_sample,
-)
+from ltcli.stats.quadratic import Diagonal, Factor, Full, LowRank, as_matrices, by_sample
 
 C, D, B = 6, 4, 20
 FORMS = ["full", "diagonal", "factor", "low-rank"]
