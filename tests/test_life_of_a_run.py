@@ -27,6 +27,9 @@ def trace(frame, event, _argument):
         return
     if not code.co_flags & inspect.CO_OPTIMIZED:
         return
+    # From Python 3.12 on a comprehension runs within its function.
+    if code.co_name in ("<listcomp>", "<dictcomp>", "<setcomp>"):
+        return
     codes.add((code.co_filename[len(base):], code.co_qualname, code.co_firstlineno))
     if code.co_name == "parse_header":
         parsed[os.path.basename(frame.f_locals["path"])] += 1
