@@ -9,7 +9,7 @@ from ltcli.core.params import Spec, Value
 _WIDTH = 80
 # Groups that many commands share come last. Inputs and Common are much the same for all stages:
 # they are paragraphs, so that the options of the command itself stay on one screen.
-_LAST = ("Class sizes", "Run", "Inputs", "Common")
+_LAST = ("Class sizes", "Running", "Inputs", "Common")
 _PARAGRAPHS = ("Inputs", "Common")
 
 

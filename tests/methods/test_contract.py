@@ -266,7 +266,7 @@ def test_an_unknown_parameter_is_refused(ltcli, tmp_path, name, stage):
 def test_a_parameter_of_another_method_is_refused(ltcli, tmp_path):
     done = ltcli("finetune", "--method", "crt", "--tau", "1", "-d", tmp_path)
     assert done.code == 2
-    assert done.lines[0] == "error: finetune: no parameter 'tau'"
+    assert done.lines[0] == "error: ltcli finetune: no such option: --tau"
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name(ltcli, tmp_path):
