@@ -45,7 +45,7 @@ class Params(Training):
         " network of timm, as timm.resnet50; auto is resnet32, and none for embeddings",
     )
     weights: str | None = param(
-        None, "initial weights: a file, or default for those that timm publishes", identity=False
+        None, "initial weights: a file, or default for timm's own", identity=False
     )
     schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
         "ldam", "published recipe, whose numbers these options replace", group="Schedule"

@@ -225,7 +225,7 @@ def test_another_recipe_that_was_made_meanwhile_is_made_again(ltcli, copy, monke
 
     monkeypatch.setattr(store, "locked", held)
     done = ltcli("covariances", "--divisor", "n", "-d", copy)
-    assert done.err.splitlines()[0] == "covariances: running (divisor changed from n-1 to n)"
+    assert done.err.splitlines()[0] == "covariances: starting (divisor changed from n-1 to n)"
 
 
 def test_an_input_that_is_replaced_during_the_run_is_read_as_it_was_checked(
