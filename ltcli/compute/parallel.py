@@ -57,6 +57,7 @@ class World:
         inference give the same numbers with any number of processes.
         """
         units = -(-count // unit)
+        # Integer division spreads the units: the numbers differ by at most one.
         bounds = (units * rank // self.size for rank in (self.rank, self.rank + 1))
         return slice(*(min(bound * unit, count) for bound in bounds))
 
@@ -94,6 +95,7 @@ class World:
 
         def whole(x: Tensor) -> Tensor:
             named = dict(module.named_parameters())
+            # Frozen parameters need no sum of gradients.
             moving: dict[str, Tensor] = {n: p for n, p in named.items() if p.requires_grad}
             if moving and torch.is_grad_enabled():
                 moving = dict(zip(moving, _Joint.apply(*moving.values()), strict=True))

@@ -71,7 +71,7 @@ def check(_options: NoOptions, run: Run) -> None:
 
 
 METHOD = Method(
-    summary="two branches, for the data as they are and for rare classes, mixed over time",
+    summary="two branches, for the natural distribution and for rare classes, mixed over time",
     source="Zhou et al., CVPR 2020, arXiv 1912.02413",
     stages=("pretrain",),
     options=NoOptions,

@@ -228,7 +228,7 @@ def _fused(
         specific, generic = fusion.masks(activations, options.specific_above, options.generic_below)
         seed = derive("feature-fusion", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
-        shares = torch.rand(tails * donors, generator=generator)
+        mixing = torch.rand(tails * donors, generator=generator)
         # Drawn on the CPU, so that a GPU run fuses the same columns.
         size = (tails * donors, found[0, 0].numel())
         draws = torch.randint(2**31, size, generator=generator)
@@ -237,7 +237,7 @@ def _fused(
             found[tails:end],
             specific[:tails].repeat_interleave(donors, dim=0),
             generic[tails:],
-            to_device(shares, device),
+            to_device(mixing, device),
             to_device(draws, device),
         )
         return torch.cat([finished[:tails], finish(fused), finished[end:]]).mean((2, 3))

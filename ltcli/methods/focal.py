@@ -57,7 +57,7 @@ def head(options: Options, _run: Run) -> Head:
 
 
 METHOD = Method(
-    summary="examples that are right already count less",
+    summary="samples that are predicted correctly count less",
     source="Lin et al., ICCV 2017, arXiv 1708.02002",
     stages=BOTH,
     options=Options,

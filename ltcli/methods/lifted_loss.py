@@ -56,8 +56,9 @@ METHOD = Method(
     source="Oh Song et al., CVPR 2016, arXiv 1511.06452",
     stages=BOTH,
     options=Options,
-    defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     steps=make_steps,
+    # A trained network needs small steps; pre-training keeps the rate of its schedule.
+    defaults={"finetune": {"data": "images", "train": "all", "lr": 1e-3}},
     check=lambda _options, run: require_moving_backbone(run),
     balances=lambda _options, _run: False,
 )

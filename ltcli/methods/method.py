@@ -339,6 +339,7 @@ def require_instance_balanced(run: Run, rule: str, hint: str) -> None:
 
 def require_linear(model: Header) -> None:
     """Refuse a model whose logits are not linear in the features."""
+    # The closed forms hold for logits W f + b, up to a factor for each class.
     form = model.info["classifier"]
     if form != "linear":
         hint = "start from a model whose logits are linear in the features, not one of ldam or ncm"

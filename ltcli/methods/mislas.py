@@ -42,6 +42,7 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
     """Cross-entropy with label-aware smoothing."""
     from ltcli.stats import losses
 
+    # In float64 on the CPU, as MPS has none.
     by_class = losses.smoothing(run.class_counts.cpu(), options.smooth_head, options.smooth_tail)
     by_class = by_class.float().to(run.class_counts.device)
 

@@ -76,6 +76,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     if means is None or memory is None:
         raise ValueError("oltr reads class means, and trains a classifier with a memory")
     with torch.no_grad():
+        # Means, so that the memory recalls real classes from the first step on.
         memory.centroids.copy_(means)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -151,7 +151,7 @@ def augmentation(
 
 
 METHOD = Method(
-    summary="tail features moved by differences learnt from head classes (stg-train)",
+    summary="tail features moved by differences learned on head classes (stg-train)",
     source="STG, anonymous submission, no arXiv id known",
     stages=FINETUNE,
     options=Options,

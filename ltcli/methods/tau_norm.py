@@ -65,12 +65,12 @@ def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]
 def _choose(weight: torch.Tensor, run: SolvingRun) -> float:
     """Tau with the best balanced validation accuracy, the smallest among equals."""
     labels = run.val_labels
-    shares = 1 / labels.bincount(minlength=len(weight)).double()[labels]
+    weights = 1 / labels.bincount(minlength=len(weight)).double()[labels]
 
     def score(tau: float) -> float:
         correct = (run.val_features @ normalised(weight, tau).T).argmax(1) == labels
         # Rounded, so that equal scores are equal in any order of their sums.
-        return round(float((correct * shares).sum()), 9)
+        return round(float((correct * weights).sum()), 9)
 
     return max((step / 10 for step in range(21)), key=score)
 

@@ -58,24 +58,24 @@ def check_same_images(headers: Sequence[Header]) -> None:
 def compare_files(
     headers: Sequence[Header],
     *,
+    score: Score = "accuracy",
     level: float = 0.95,
     resamples: int = 2000,
+    seed: int = 0,
     many_above: int = 100,
     few_below: int = 20,
-    seed: int = 0,
-    score: Score = "accuracy",
 ) -> list[Placed]:
     """Rows of a comparison with their leagues; see ``ltcli.stats.comparison.compare``."""
     from ltcli.stats.comparison import compare
 
     rows = compare(
         read_runs(headers),
+        score=score,
         level=level,
         resamples=resamples,
+        seed=seed,
         many_above=many_above,
         few_below=few_below,
-        seed=seed,
-        score=score,
     )
     return place(headers, rows)
 

@@ -98,6 +98,7 @@ def planned(
     if rank is not None and form != "low-rank":
         raise ParamError("covariances", f"rank needs --form low-rank, got {form}")
     if rank is None:
+        # The size grows with the rank, so a binary search finds the last one that fits.
         rank = bisect_right(range(1, dim + 1), limit, key=lambda r: _low_rank(counts, dim, r))
     rank = max(1, min(rank, dim))
     vector = 4 * dim
@@ -163,7 +164,7 @@ def described(found: Estimate, form: str, rank: int | None, names: list[str]) ->
     """Header entries that describe an estimate; warns about classes without variance."""
     single = (found.tensors["counts"] == 1).nonzero().flatten().tolist()
     if single:
-        # With zero covariance the augmenting methods leave these classes as they are.
+        # With a covariance of zero these classes are not augmented.
         shown = ", ".join(names[c] for c in single[:5]) + (", ..." if len(single) > 5 else "")
         text = plural(len(single), "class")
         logger.warning("covariances: zero for %s with one image: %s", text, shown)

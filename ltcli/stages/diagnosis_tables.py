@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcli.core.table import aligned
+
 if TYPE_CHECKING:
     import torch
 
@@ -14,20 +16,13 @@ if TYPE_CHECKING:
 ORIGINS = ("real", "gaussian", "generator")
 # Of many tail classes the terminal shows the smallest; the artifact has all.
 MAX_ROWS = 10
-# Covariances and pairs of them in the order of columns and legends; a file keeps names sorted.
-_ORDER = (
-    "estimated",
-    "learned",
-    "oracle",
-    "estimated-oracle",
-    "learned-oracle",
-    "learned-estimated",
-)
+_COVARIANCES = ("estimated", "learned", "oracle")
+_PAIRS = ("estimated-oracle", "learned-oracle", "learned-estimated")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The tensors of a diagnosis, and what can be derived from them.
+    """The tensors of a diagnosis, and the numbers that follow from them.
 
     Attributes:
         tensors: As in the artifact.
@@ -69,16 +64,16 @@ class Diagnosis:
         """Head classes, bool [C]."""
         import torch
 
-        return torch.ones(len(self.names), dtype=torch.bool).index_fill(
-            0, self.tensors["tail"], False
-        )
+        head = torch.ones(len(self.names), dtype=torch.bool)
+        return head.index_fill(0, self.tensors["tail"], False)
 
     def covariances(self) -> dict[str, dict[str, list[float]]]:
         """Trace, effective rank, captured variance and mean angle of each class's covariances."""
         from ltcli.stats.diagnosis import effective_rank
 
         def by_name(prefix: str) -> dict[str, torch.Tensor]:
-            known = {name: self.tensors.get(f"{prefix}.{name}") for name in _ORDER}
+            # In the order of columns and legends; a file keeps its tensors sorted.
+            known = {name: self.tensors.get(f"{prefix}.{name}") for name in _COVARIANCES + _PAIRS}
             return {name: tensor for name, tensor in known.items() if tensor is not None}
 
         spectra, angles = by_name("spectrum"), by_name("angles")
@@ -124,10 +119,10 @@ class Diagnosis:
         """
         from ltcli.stats.diagnosis import within_and_across
 
-        # Only the real images have divergences: those of predictions made from them.
         if "divergences" not in self.tensors:
             return []
         rows = []
+        # Only real images have divergences: those of the predictions made from them.
         matrix, sample = self.tensors["divergences"], self.tensors["divergences.sample"]
         for c in self.smallest:
             mine = (self.tensors["samples.labels"][sample] == c).nonzero().flatten()
@@ -139,11 +134,7 @@ class Diagnosis:
 
 
 def read(header: Header) -> Diagnosis:
-    """Load a diagnosis.
-
-    Raises:
-        ArtifactError: The file is damaged.
-    """
+    """Load a diagnosis."""
     from ltcli.artifacts.store import open_artifact
 
     with open_artifact(header.path) as artifact:
@@ -168,14 +159,7 @@ def lines_of(header: Header) -> list[str]:
 
 
 def _table(title: str, heads: list[str], rows: list[list[str]]) -> list[str]:
-    """Title and aligned columns, the first one to the left."""
-    cells = [heads, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    lines = ["", title]
-    for row in cells:
-        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  " + "  ".join([row[0].ljust(widths[0]), *rest]).rstrip())
-    return lines
+    return ["", title, *aligned([heads, *rows], indent=2)]
 
 
 def _covariance_lines(found: Diagnosis, rows: list[int]) -> list[str]:
@@ -187,20 +171,17 @@ def _covariance_lines(found: Diagnosis, rows: list[int]) -> list[str]:
         *((found.names[c], [c]) for c in rows),
     ]
 
-    # Means over classes count every class alike, as balanced accuracy does.
     def measures(title: str, chosen: dict[str, tuple[str, float, str]]) -> list[str]:
-        heads, columns = ["class", "images"], []
+        heads = ["class", "images"]
+        columns: list[tuple[Sequence[float], float, str]] = [(counts, 1, ".0f")]
         for measure, (word, scale, form) in chosen.items():
             heads += [f"{word}: {w}" if i == 0 else w for i, w in enumerate(table[measure])]
             columns += [(values, scale, form) for values in table[measure].values()]
-        body = []
-        for name, classes in groups:
-            means = [
-                format(scale * sum(values[c] for c in classes) / len(classes), form)
-                for values, scale, form in columns
-            ]
-            images = sum(counts[c] for c in classes) / len(classes)
-            body.append([name, f"{images:.0f}", *means])
+        # Means over classes count every class alike, as balanced accuracy does.
+        body = [
+            [name, *(format(scale * _mean(values, group), form) for values, scale, form in columns)]
+            for name, group in groups
+        ]
         return _table(title, heads, body)
 
     lines = measures(
@@ -212,6 +193,10 @@ def _covariance_lines(found: Diagnosis, rows: list[int]) -> list[str]:
         chosen = {"captured": ("captured %", 100.0, ".1f"), "angle": ("angle", 1.0, ".1f")}
         lines += measures(title, chosen)
     return lines
+
+
+def _mean(values: Sequence[float], classes: Sequence[int]) -> float:
+    return sum(values[c] for c in classes) / len(classes)
 
 
 def _percent(share: float | None, digits: int) -> str:
@@ -228,11 +213,10 @@ def _error_lines(found: Diagnosis) -> list[str]:
         "tail-head": "tail taken for a head class",
         "tail-tail": "tail taken for another tail class",
     }
-    heads = ["errors"]
+    heads, rows = ["errors"], []
     for role in table:
         heads += [f"{role} ({found.predictions[role]['method']})", "of all errors"]
     heads += ["change"] * (len(table) == 2)
-    rows = []
     for side, text in words.items():
         row = [text]
         for numbers in table.values():
@@ -274,6 +258,7 @@ def _divergence_lines(found: Diagnosis) -> list[str]:
 
 def _donor_lines(found: Diagnosis, tail: list[int]) -> list[str]:
     methods = [m for m in ("feature-fusion", "risda", "stg") if f"donors.{m}" in found.tensors]
+    # Rows of these tensors are in the order of class numbers, those of the table by size.
     position = {c: i for i, c in enumerate(found.tail)}
 
     def cell(method: str, c: int) -> str:

@@ -77,6 +77,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info = split.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
+    # Parameters count epochs from 1, snapshots from 0.
     epoch = None if params.from_epoch is None else params.from_epoch - 1
     network, backbone = load_network(model, device, epoch), backbone_of(model.header)
     stored = torch.bfloat16 if params.storage == "bf16" else torch.float32
@@ -126,11 +127,13 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "model": model.header.digest,
             "backbone": model.header.info["backbone"],
         }
+        # Without an entry the features come from the last epoch.
         | ({} if params.from_epoch is None else {"epoch": params.from_epoch}),
     )
 
 
 def _check_finite(features: torch.Tensor, part: str) -> None:
+    # A bank with NaN would only show in the stages that train on it.
     bad = (~features.isfinite()).any(1).nonzero()
     if len(bad):
         rule = f"{part} features must be finite, got NaN or infinity for image {int(bad[0])}"
@@ -139,7 +142,7 @@ def _check_finite(features: torch.Tensor, part: str) -> None:
 
 STAGE = Stage(
     name="dump-features",
-    summary="Store the features and labels of all images.",
+    summary="Keep the features and labels of every image.",
     params=Params,
     inputs=(
         Input("split", "split", "split", "images", may_differ=("split",)),

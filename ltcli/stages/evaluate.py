@@ -131,11 +131,11 @@ STAGE = Stage(
     name="evaluate",
     summary="Store the logits of the test set, for each model of --dir.",
     params=Params,
+    output="predictions",
     inputs=(
         Input("split", "split", "split", "images"),
-        Input("model", "model", "pretrain", "model to evaluate; default: every model in --dir"),
+        Input("model", "model", "pretrain", "model to evaluate; without it, every model in --dir"),
     ),
-    output="predictions",
     run=run,
     shares_work=True,
     check=check,

@@ -139,6 +139,7 @@ def _images(header: Header, split: Path | None, root: str | None) -> torch.Tenso
 
     backbone = backbone_of(header)
     if split is None:
+        # Always the same images, so that exports of one model can be compared.
         generator = torch.Generator().manual_seed(derive("export"))
         if not backbone.image_size:
             return torch.randn(_IMAGES, backbone.feature_dim, generator=generator)
@@ -187,6 +188,7 @@ def _program(network: Network, header: Header) -> torch.export.ExportedProgram:
 
     backbone = backbone_of(header)
     prepare: torch.nn.Module = torch.nn.Identity()
+    # Two rows, as torch.export takes a size of 1 for a constant.
     example = torch.zeros(2, backbone.feature_dim)
     if backbone.image_size:
         prepare = Normalise(backbone.mean, backbone.std)
@@ -258,7 +260,7 @@ def compare(found: torch.Tensor, expected: torch.Tensor) -> float:
     """
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     difference = float((found - expected).abs().max())
-    hint = "nothing was written; please report it"
+    hint = "nothing was written; report this as a bug"
     # Written so that NaN, which compares as false, is refused.
     if not difference <= allowed:
         rule = f"logits must differ by at most {allowed:.2g} from the model's, got {difference:.2g}"

@@ -41,11 +41,11 @@ class Params(Training):
 
     backbone: str = param(
         "auto",
-        "resnet20/32/44/56/110 (64 features) or resnet10/18/34 (512) for small images, or any"
-        " network of timm, as timm.resnet50; auto is resnet32, and none for embeddings",
+        "resnet20/32/44/56/110 or resnet10/18/34 for small images, or any network of timm:"
+        " timm.NAME; auto is resnet32, or none for embeddings",
     )
     weights: str | None = param(
-        None, "initial weights: a file, or default for timm's own", identity=False
+        None, "file of initial weights, or default: those of timm", identity=False
     )
     schedule: Literal["ldam", "metasaug", "mwn", "mislas", "bbn", "gcl", "fsa", "cosine"] = param(
         "ldam", "published recipe, whose numbers these options replace", group="Schedule"

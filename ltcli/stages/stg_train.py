@@ -44,7 +44,7 @@ class Params(HeadRule):
         "mse", "squared errors of mean and variance, or divergence of the Gaussians"
     )
     width: int | None = param(
-        None, "width of the hidden layers; default: dimension of the features", ge=1
+        None, "width of the hidden layers; without it, that of the features", ge=1
     )
     layers: int = param(2, "linear layers of each of the two perceptrons", ge=1)
     token_std: float = param(
@@ -163,6 +163,7 @@ def _train(
         optimizer,
         Steps(descent(optimizer, objective), state=targets, facts=facts),
         order,
+        # Constant, as in the source.
         lambda _epoch: params.lr,
         epochs=params.epochs,
         batch_size=params.batch_size,
@@ -177,7 +178,7 @@ def transfer(
     """Directions of the mean differences that a generator predicts for tail samples.
 
     ``to_own`` and ``to_head`` are mean cosines with the vectors to the mean of the own class and of
-    the nearest head class: near 1 for a generator that has learnt "towards that centre".
+    the nearest head class: near 1 for a generator that has learned "towards that centre".
     ``own_to_head`` is the cosine between these two vectors; near 1, they cannot be told apart.
     ``length`` is the mean length of the prediction over that of the vector to the own mean.
     """

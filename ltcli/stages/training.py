@@ -70,7 +70,7 @@ def assemble(
     )
 
     def samples_of(part: str) -> Samples | None:
-        if backbone is None:
+        if run.bank or backbone is None:
             return None
         return open_samples(source, part, device, params, backbone, augmentation)
 

@@ -29,6 +29,7 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
             f"beta must be at least 0 and below 1, got {beta}",
             "values close to 1, such as 0.9999, come close to the inverse frequency",
         )
+    # An empty class would have an infinite weight and take all others to 0.
     empty = torch.nonzero(class_counts < 1).flatten().tolist()
     if empty:
         found = f"got {int(class_counts[empty[0]])} for class {empty[0]}"

@@ -32,6 +32,7 @@ def head_classes(
     if rule == "min-count":
         head = [count > value for count in class_counts]
     else:
+        # sorted is stable, so that among equals the first classes count as head.
         order = sorted(range(classes), key=lambda c: -class_counts[c])
         if rule == "top-k":
             if value != int(value) or not 1 <= value < classes:

@@ -126,6 +126,7 @@ def resampled_rows(
     """``resampled_scores`` of several rows, [S, N] each, on the same resamples; S may vary."""
     joined = torch.cat(list(rows))
     scores = resampled_scores(joined, resamples=resamples, seed=seed, strata=strata)
+    # Joined and split, so that all rows are scored on one set of draws.
     return list(torch.split(scores, [len(row) for row in rows], dim=1))
 
 

@@ -133,10 +133,12 @@ def _with_seeds(
     """
     variance = error**2
     for row in pair:
+        # One seed tells nothing about the variance of seeds.
         if len(row) > 1:
             of_mean = float(row.double().mean(dim=1).var()) / len(row)
             variance += of_mean
             uncertain += of_mean**2 / (len(row) - 1)
+    # Infinite degrees of freedom, where Student's t is the normal distribution.
     if uncertain == 0:
         return error, critical
     return math.sqrt(variance), student(critical, variance**2 / uncertain)

@@ -202,5 +202,5 @@ def test_a_file_that_would_predict_something_else_is_not_written(ltcli, copy, mo
     done = ltcli("export", copy / "pretrain.safetensors", "--to", "torch", "--out", out)
     assert done.code == 4
     assert done.lines[0].startswith("error: export: logits must differ by at most -")
-    assert done.lines[1] == "hint: nothing was written; please report it"
+    assert done.lines[1] == "hint: nothing was written; report this as a bug"
     assert not out.exists()

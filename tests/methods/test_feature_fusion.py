@@ -345,7 +345,8 @@ def test_maps_of_one_position_in_a_bank_are_refused(ltcli, copy):
 def test_maps_of_one_position_from_images_are_refused(ltcli, copy):
     # ResNet-10 has 1x1 maps of the 8x8 digits; only the header says which backbone it is.
     model = copy / "pretrain.safetensors"
-    digest = saved_again(model, info={"backbone": "resnet10"})
+    record = {**read_header(model).info["backbone"], "name": "resnet10", "map_size": [1, 1]}
+    digest = saved_again(model, info={"backbone": record})
     saved_again(copy / "confusion.safetensors", info={"model": digest})
     done = ltcli(*COMMAND, "--data", "images", "-d", copy)
     assert done.code == 3

@@ -75,7 +75,7 @@ def test_it_trains_and_is_evaluated(ltcli, copy):
     options = ("--experts", "2", "--backbone", "resnet20", "--epochs", "2")
     assert ltcli("pretrain", "--method", "ride", *options, "--out", out, "-d", copy).code == 0
     info = read_header(out).info
-    assert (info["backbone"], info["classifier"]) == ("resnet20-ride2", "experts2")
+    assert (info["backbone"]["variant"], info["classifier"]) == ("ride2", "experts2")
     assert info["balanced"]
     assert ltcli("evaluate", "--model", out, "--out", scores, "-d", copy).code == 0
 

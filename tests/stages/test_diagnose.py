@@ -363,8 +363,8 @@ def test_another_split_must_have_the_same_classes(ltcli, own):
 
 def test_another_split_must_have_the_model_s_image_size(ltcli, own):
     model = own / "pretrain.safetensors"
-    backbone = read_header(model).info["backbone"] | {"image_size": [16, 8]}
-    other = saved_again(model, own / "large.safetensors", backbone=backbone)
+    record = {**read_header(model).info["backbone"], "image_size": [16, 8]}
+    other = saved_again(model, own / "large.safetensors", backbone=record)
     done = ltcli("dump-features", "--model", other, "-d", own)
     message = f"{own / 'split.safetensors'}: "
     message += "must hold images of 16x8 pixels, as the model takes, got images of 8x8 pixels"
@@ -485,4 +485,4 @@ def test_optional_inputs_are_read_only_if_they_are_named(ltcli, copy):
     assert done.lines[0] == f"error: {copy / 'none.safetensors'}: no such artifact"
     text = " ".join(ltcli("diagnose", "--help").out.split())
     assert "Inputs, read if named: --confusion (" in text
-    assert "Inputs, in --dir unless named: --features (" in text
+    assert "feature bank [default: from --dir]" in text

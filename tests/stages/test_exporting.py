@@ -143,7 +143,7 @@ def test_logits_that_differ_by_more_than_a_tolerance_are_refused(wrong):
     shown = "nan" if wrong != wrong else "0.003"
     rule = f"logits must differ by at most 0.002 from the model's, got {shown}"
     assert str(caught.value) == f"export: {rule}"
-    assert caught.value.hint == "nothing was written; please report it"
+    assert caught.value.hint == "nothing was written; report this as a bug"
     assert caught.value.exit_code == 4
 
 

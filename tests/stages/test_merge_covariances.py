@@ -162,3 +162,15 @@ def test_what_cannot_be_merged_is_refused(ltcli, parts):
     done, _ = merged(ltcli, parts, first, other)
     message = f"{other}: divisor must be n-1, got n"
     assert_wrong(done, 3, message, "make both with one --divisor, and name it")
+
+
+def test_parts_from_other_epochs_of_the_model_are_refused(ltcli, parts):
+    with open_artifact(parts / "b.safetensors") as artifact:
+        header, tensors = artifact.header, artifact.load("*")
+    known = {"parameters": header.parameters, "inputs": header.inputs}
+    info = header.info | {"epoch": 2}
+    save(parts / "c.safetensors", "features", tensors, stage="dump-features", info=info, **known)
+    first, other = (summarised(ltcli, parts, name) for name in "ac")
+    done, _ = merged(ltcli, parts, first, other)
+    message = f"{other}: must come from the same epoch of the model as {first}"
+    assert_wrong(done, 3, message, "use one --from-epoch in dump-features")
