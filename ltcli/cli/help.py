@@ -31,6 +31,8 @@ def of_command(usage: Usage) -> str:
     """Return the help of one command."""
     arguments = [spec for spec in usage.specs if spec.positional]
     groups: dict[str, list[Spec]] = {"Arguments": arguments} if arguments else {}
+    if usage.own:
+        groups[f"Options of {usage.method}"] = list(usage.own)
     for spec in usage.specs:
         if not spec.positional:
             groups.setdefault(spec.group or "Options", []).append(spec)
