@@ -29,6 +29,8 @@ from ltcli.methods import bilevel
 from ltcli.methods.method import (
     FINETUNE,
     Method,
+    Run,
+    TrainingRun,
     require_activation_maps,
     require_instance_balanced,
     require_moving_backbone,
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,7 @@ def drawn_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Order of an epoch, int64 [M], and whether each of its images is moved, bool [M].
 
-    Args:
-        labels: int64 [N], on the CPU.
-        more: int64 [C], extra draws of each class.
-        seed: Seed of the run.
-        epoch: Epoch from 0.
+    Labels are int64 [N] on the CPU, ``more`` is int64 [C], the extra draws of each class.
     """
     import torch
 
@@ -90,8 +87,6 @@ def drawn_rows(
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps on images and moved images."""
-    from torch.nn import functional as F
-
     from ltcli.engine.steps import Steps, descent
 
     labels = run.labels.cpu()
@@ -111,14 +106,13 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         flags = moved[batch.epoch][batch.first : batch.first + len(batch.rows)]
         y = run.labels[batch.rows]
         x = move(run.inputs(batch), y, flags.nonzero().flatten(), batch)
-        logits = run.network.classifier(run.features_of(x))
-        return run.reduce(F.cross_entropy(logits, y, reduction="none"), y, batch)
+        return run.cross_entropy(run.network.classifier(run.features_of(x)), y, batch)
 
     return Steps(descent(run.optimizer, objective), order=order)
 
 
 def check(_options: Options, run: Run) -> None:
-    """Refuse a frozen backbone, one without maps, and another sampler than the method itself."""
+    """Refuse a frozen backbone, one without maps, and another sampler."""
     require_moving_backbone(run)
     require_activation_maps(run.headers["model"])
     require_instance_balanced(run, "for cam-sampling", "the method fills up rare classes by itself")

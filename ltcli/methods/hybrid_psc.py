@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods.bbn import share
-from ltcli.methods.method import Method
+from ltcli.methods.method import Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,7 @@ def contrast(
 ) -> torch.Tensor:
     """Prototypical loss of each sample, float [B].
 
-    Args:
-        features: float [B, P], projected.
-        labels: int64 [B].
-        prototypes: float [C, P], of any length but 0.
-        temperature: Temperature of the similarities.
+    Features are float [B, P], projected, labels int64 [B], prototypes float [C, P], none of them 0.
     """
     from torch.nn import functional as F
 
@@ -82,7 +77,6 @@ def contrast(
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps on two batches, one for features and one for the classifier."""
     import torch
-    from torch.nn import functional as F
 
     from ltcli.engine.state import ModuleState
     from ltcli.engine.steps import Steps, descent, second_batches
@@ -92,18 +86,16 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     # One module, so that a checkpoint keeps both.
     state = torch.nn.ModuleDict({"project": project})
     state.register_parameter("prototypes", prototypes)
-    second = second_batches(
-        labels, len(run.class_counts), "class-aware", seed=run.seed, epochs=run.epochs
-    )
+    classes = len(run.class_counts)
+    second = second_batches(labels, classes, "class-aware", seed=run.seed, epochs=run.epochs)
 
     def objective(batch: Batch) -> torch.Tensor:
         a, balanced = share(batch.epoch, run.epochs), second(batch)
         projected = project(run.features(batch))
         pulled = contrast(projected, labels[batch.rows], prototypes, options.temperature)
         y = labels[balanced.rows]
-        losses = F.cross_entropy(classifier(run.features(balanced)), y, reduction="none")
-        value: torch.Tensor = a * pulled.mean() + (1 - a) * run.reduce(losses, y, batch)
-        return value
+        plain = run.cross_entropy(classifier(run.features(balanced)), y, batch)
+        return a * pulled.mean() + (1 - a) * plain
 
     return Steps(descent(run.optimizer, objective), state=ModuleState(state))
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.methods import bilevel
-from ltcli.methods.method import BOTH, Method
+from ltcli.methods.method import BOTH, Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Head, Method
+from ltcli.methods.method import BOTH, Head, Loss, Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss, Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,13 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
     return loss
 
 
-def head(options: Options, _run: Run) -> Head:
-    """Fresh cosine classifier without bias."""
-    return Head(start="fresh", trainable=("weight",), form="cosine", scale=options.scale)
-
-
 METHOD = Method(
     summary="larger margins for rarer classes, on cosines",
     source="Cao et al., NeurIPS 2019, arXiv 1906.07413",
     stages=BOTH,
     options=Options,
     loss=make_loss,
-    head=head,
+    head=lambda options, _run: Head(
+        start="fresh", trainable=("weight",), form="cosine", scale=options.scale
+    ),
 )
