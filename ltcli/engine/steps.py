@@ -1,5 +1,6 @@
 """Batches and optimisation steps: the one seam of the training loop. Plain training is here."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -175,14 +176,15 @@ def second_batches(
 
     The labels are int64 [N], on the device.
     """
-    known, drawn = labels.cpu(), dict[int, torch.Tensor]()
+    known = labels.cpu()
+
+    @functools.lru_cache(maxsize=1)
+    def drawn(epoch: int) -> torch.Tensor:
+        times = {"seed": derive("second", seed), "epoch": epoch, "epochs": epochs}
+        return order_of(sampler, known, num_classes, **times).to(labels.device)
 
     def second(batch: Batch) -> Batch:
-        if batch.epoch not in drawn:
-            drawn.clear()
-            times = {"seed": derive("second", seed), "epoch": batch.epoch, "epochs": epochs}
-            drawn[batch.epoch] = order_of(sampler, known, num_classes, **times).to(labels.device)
-        rows = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
+        rows = drawn(batch.epoch)[batch.first : batch.first + len(batch.rows)]
         # A stream of its own, so that an image in both batches is augmented twice.
         return Batch(batch.epoch, batch.step, batch.first, rows, stream="augment second")
 
@@ -197,15 +199,9 @@ def labels_on_host(
     It takes them from the epoch's order, int64 on the CPU as for ``fit``, so that no step waits for
     the device, which has the labels int64 [N], to find out which classes its batch has.
     """
-    known, drawn = labels.cpu(), dict[int, torch.Tensor]()
-
-    def on_host(batch: Batch) -> torch.Tensor:
-        if batch.epoch not in drawn:
-            drawn.clear()
-            drawn[batch.epoch] = known[order(batch.epoch)]
-        return drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
-
-    return on_host
+    known = labels.cpu()
+    drawn = functools.lru_cache(maxsize=1)(lambda epoch: known[order(epoch)])
+    return lambda batch: drawn(batch.epoch)[batch.first : batch.first + len(batch.rows)]
 
 
 def mixed_loss(

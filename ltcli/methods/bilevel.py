@@ -8,6 +8,7 @@ so that nothing is differentiated twice.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -129,16 +130,16 @@ def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.
 
     # A batch has no image twice.
     size = min(options.meta_batch, len(rows))
-    drawn: dict[int, torch.Tensor] = {}
+    # Enough for any order: none is longer than the training set.
+    steps = -(-len(run.labels) // run.batch_size)
+
+    @functools.lru_cache(maxsize=1)
+    def drawn(epoch: int) -> torch.Tensor:
+        batches = random_batches(rows, size, steps, seed=run.seed, epoch=epoch)
+        return batches.to(run.labels.device)
 
     def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if batch.epoch not in drawn:
-            drawn.clear()
-            # Enough for any order: none is longer than the training set.
-            steps = -(-len(run.labels) // run.batch_size)
-            batches = random_batches(rows, size, steps, seed=run.seed, epoch=batch.epoch)
-            drawn[batch.epoch] = batches.to(run.labels.device)
-        chosen, first = drawn[batch.epoch][batch.step], batch.step * size
+        chosen, first = drawn(batch.epoch)[batch.step], batch.step * size
         held_out = Batch(batch.epoch, batch.step, first, chosen, stream="augment meta")
         return inputs(held_out), labels[chosen]
 

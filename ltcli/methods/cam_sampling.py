@@ -18,6 +18,7 @@ Source: Zhang, Wei, Zhou, Wu, AAAI 2021 (no arXiv id known), and released code.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -92,23 +93,18 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     labels = run.labels.cpu()
     more = moved_counts(run.class_counts.cpu(), options.at_most)
     move = _mover(options, run)
-    moved: dict[int, torch.Tensor] = {}
-
-    def order(epoch: int) -> torch.Tensor:
-        moved.clear()
-        rows, moved[epoch] = drawn_rows(labels, more, seed=run.seed, epoch=epoch)
-        return rows
+    # A pure function of the epoch, so it can be made again at any time.
+    drawn = functools.lru_cache(maxsize=1)(
+        lambda epoch: drawn_rows(labels, more, seed=run.seed, epoch=epoch)
+    )
 
     def objective(batch: Batch) -> torch.Tensor:
-        # The flags are a pure function of the epoch, so they can be made again at any time.
-        if batch.epoch not in moved:
-            order(batch.epoch)
-        flags = moved[batch.epoch][batch.first : batch.first + len(batch.rows)]
+        flags = drawn(batch.epoch)[1][batch.first : batch.first + len(batch.rows)]
         y = run.labels[batch.rows]
         x = move(run.inputs(batch), y, flags.nonzero().flatten(), batch)
         return run.cross_entropy(run.network.classifier(run.features_of(x)), y, batch)
 
-    return Steps(descent(run.optimizer, objective), order=order)
+    return Steps(descent(run.optimizer, objective), order=lambda epoch: drawn(epoch)[0])
 
 
 def check(_options: Options, run: Run) -> None:

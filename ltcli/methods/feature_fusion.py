@@ -162,9 +162,8 @@ def _order(options: Options, run: TrainingRun, tails: int) -> Callable[[int], to
     # Classes that lend to each class, int64 [C, N], the most confusing first.
     confusing = torch.empty(len(head), 0, dtype=torch.int64)
     if run.scores is not None:
-        scores = run.scores.cpu()
-        if options.donors == "head":
-            scores = scores.masked_fill(~head, -torch.inf)
+        lends = head if options.donors == "head" else torch.ones_like(head)
+        scores = run.scores.cpu().masked_fill(~lends, -torch.inf)
         confusing = top_confusing(scores, options.donors_per_image)
     head_rows = head[labels].nonzero().flatten()
     steps = -(-len(labels) // run.batch_size)
@@ -248,17 +247,14 @@ def _halves(
         return maps, lambda last: last
     stages, images = len(backbone.stages) - options.stages_after, drawn_from(samples)
 
-    def early(batch: Batch) -> torch.Tensor:
+    def frozen(make: Callable[[], torch.Tensor]) -> torch.Tensor:
         with torch.no_grad(), autocast(run.labels.device, run.dtype):
-            found = backbone.early(images(batch), stages)
-        return found.float()
+            return make().float()
 
-    def finish(found: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), autocast(run.labels.device, run.dtype):
-            last = backbone.late(found, stages)
-        return last.float()
-
-    return early, finish
+    return (
+        lambda batch: frozen(lambda: backbone.early(images(batch), stages)),
+        lambda found: frozen(lambda: backbone.late(found, stages)),
+    )
 
 
 METHOD = Method(

@@ -133,25 +133,24 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
     from ltcli.compute.seeds import derive
     from ltcli.engine.state import ModuleState
-    from ltcli.engine.steps import Steps, descent
+    from ltcli.engine.steps import Steps
 
     classifier = run.network.classifier
     weights = ClassVectors(options, run, class_means(run))
     tail = ~weights.head
     heads = weights.head.nonzero().flatten().cpu()
 
-    def objective(batch: Batch) -> torch.Tensor:
+    def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         seed = derive("fslwf hidden", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
         # A function of seed, epoch and step, so that a resumed run hides the same classes.
         hidden = heads[torch.randperm(len(heads), generator=generator)[: options.hidden]]
         rare = tail.index_fill(0, to_device(hidden, tail.device), True)
-        features, labels = run.inputs(batch), run.labels[batch.rows]
         vectors = F.normalize(weights.vectors(classifier.weight, rare))
         cosines = F.linear(F.normalize(features), vectors)
         return run.cross_entropy(weights.parts["scale"] * cosines, labels, batch)
 
-    down = descent(run.optimizer, objective)
+    down = run.feature_steps(loss).step
 
     def step(batch: Batch) -> torch.Tensor:
         value = down(batch)

@@ -37,28 +37,6 @@ class Options:
     projection: int = param(128, "dimension of the projection", ge=1)
 
 
-def projection_and_prototypes(
-    options: Options, run: TrainingRun
-) -> tuple[torch.nn.Module, torch.nn.Parameter]:
-    """Projection h, float [B, D] to [B, P], and prototypes, float [C, P], both to be trained."""
-    import torch
-    from torch import nn
-
-    from ltcli.compute.seeds import derive
-    from ltcli.engine.steps import train_too
-
-    num_classes, dim = run.network.classifier.weight.shape
-    # Drawn on the CPU from a stream of its own: the same start on every device.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive("hybrid-psc", run.seed))
-        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, options.projection)]
-        project = nn.Sequential(*layers).to(run.labels.device)
-        drawn = torch.randn(num_classes, options.projection)
-    prototypes = nn.Parameter(drawn.to(run.labels.device))
-    train_too(run.optimizer, [*project.parameters(), prototypes])
-    return project, prototypes
-
-
 def contrast(
     features: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor, temperature: float
 ) -> torch.Tensor:
@@ -77,16 +55,24 @@ def contrast(
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps on two batches, one for features and one for the classifier."""
     import torch
+    from torch import nn
 
+    from ltcli.compute.seeds import derive
     from ltcli.engine.state import ModuleState
-    from ltcli.engine.steps import Steps, descent, second_batches
+    from ltcli.engine.steps import Steps, descent, second_batches, train_too
 
     labels, classifier = run.labels, run.network.classifier
-    project, prototypes = projection_and_prototypes(options, run)
+    classes, dim = classifier.weight.shape
+    # Drawn on the CPU from a stream of its own: the same start on every device.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive("hybrid-psc", run.seed))
+        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, options.projection)]
+        project = nn.Sequential(*layers).to(labels.device)
+        prototypes = nn.Parameter(torch.randn(classes, options.projection).to(labels.device))
+    train_too(run.optimizer, [*project.parameters(), prototypes])
     # One module, so that a checkpoint keeps both.
-    state = torch.nn.ModuleDict({"project": project})
+    state = nn.ModuleDict({"project": project})
     state.register_parameter("prototypes", prototypes)
-    classes = len(run.class_counts)
     second = second_batches(labels, classes, "class-aware", seed=run.seed, epochs=run.epochs)
 
     def objective(batch: Batch) -> torch.Tensor:
