@@ -175,8 +175,7 @@ def behind_virtual_step(
     theta = [*head, *body.values()]
     virtual = [parameter.detach().clone() for parameter in theta]
     if loss is not None:
-        gradient = _gradient(loss, features, head, list(body.values()))
-        torch._foreach_sub_(virtual, gradient, alpha=rate)
+        torch._foreach_sub_(virtual, _gradient(loss, features, head, theta[2:]), alpha=rate)
     # From here they are leaves: v is the gradient by them alone.
     for parameter in virtual:
         parameter.requires_grad_()

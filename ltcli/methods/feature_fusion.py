@@ -217,8 +217,7 @@ def _fused(
         generator = torch.Generator().manual_seed(seed)
         mixing = torch.rand(tails * donors, generator=generator)
         # Drawn on the CPU, so that a GPU run fuses the same columns.
-        size = (tails * donors, found[0, 0].numel())
-        draws = torch.randint(2**31, size, generator=generator)
+        draws = torch.randint(2**31, (len(mixing), found[0, 0].numel()), generator=generator)
         fused = fusion.fuse(
             found[:tails].repeat_interleave(donors, dim=0),
             found[tails:end],

@@ -102,9 +102,8 @@ class ClassVectors:
         queries = F.normalize(self._means @ self.parts["query"].T)
         similar = self.parts["sharpness"] * queries @ F.normalize(self.parts["class_keys"]).T
         attention = similar.masked_fill(rare, -torch.inf).softmax(1)
-        made = self.parts["mean"] * self._means
-        made = made + self.parts["lent"] * (attention @ F.normalize(weight))
-        return torch.where(rare.unsqueeze(1), made, weight)
+        lent = self.parts["lent"] * (attention @ F.normalize(weight))
+        return torch.where(rare.unsqueeze(1), self.parts["mean"] * self._means + lent, weight)
 
 
 def class_means(run: TrainingRun) -> torch.Tensor:

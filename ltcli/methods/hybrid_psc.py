@@ -79,8 +79,8 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         a, balanced = share(batch.epoch, run.epochs), second(batch)
         projected = project(run.features(batch))
         pulled = contrast(projected, labels[batch.rows], prototypes, options.temperature)
-        y = labels[balanced.rows]
-        plain = run.cross_entropy(classifier(run.features(balanced)), y, batch)
+        logits = classifier(run.features(balanced))
+        plain = run.cross_entropy(logits, labels[balanced.rows], batch)
         return a * pulled.mean() + (1 - a) * plain
 
     return Steps(descent(run.optimizer, objective), state=ModuleState(state))

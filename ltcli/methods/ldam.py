@@ -12,15 +12,9 @@ Source: Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods.method import BOTH, Head, Loss, Method, TrainingRun
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltcli.engine.steps import Batch
 
 
 @dataclass(frozen=True)
@@ -41,11 +35,9 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
     margins = losses.margins(run.class_counts.cpu(), options.max_margin) * options.scale
     margins = margins.float().to(run.class_counts.device)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        logits = losses.with_margins(logits, labels, margins)
-        return F.cross_entropy(logits, labels, reduction="none")
-
-    return loss
+    return lambda logits, labels, _batch: F.cross_entropy(
+        losses.with_margins(logits, labels, margins), labels, reduction="none"
+    )
 
 
 METHOD = Method(

@@ -139,13 +139,11 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         return value
 
     def facts() -> dict[str, float]:
-        if options.meta_lr == 0:
-            return {}
         total, count = sizes.tolist()
         sizes.zero_()
         return {"covariance_step": total / max(count, 1.0)}
 
-    return Steps(step, order=order, state=running, facts=facts)
+    return Steps(step, order=order, state=running, facts=facts if options.meta_lr else dict)
 
 
 def _moved(

@@ -254,8 +254,7 @@ class Head:
     """Initial classifier of a run, and its trained parts.
 
     Attributes:
-        start: Start from the trained classifier, or from a fresh one. ``pretrain`` always has a
-            fresh one.
+        start: Trained classifier or a fresh one; ``pretrain`` always has a fresh one.
         trainable: Any of weight, bias, scales, memory. A bias is trained only in linear form.
         rates: Multiple of the learning rate by parameter of the classifier, such as scales or
             memory.centroids, and for ``backbone``; 1 for the others.
@@ -283,8 +282,7 @@ class Method(Generic[Options]):
     Attributes:
         source: Authors, venue, year, arXiv id.
         defaults: By stage, the method's defaults for the stage's parameters and for its options.
-        solve: Computes the classifier in closed form. Also returns, by name, the options that it
-            chose itself.
+        solve: Computes the classifier in closed form; also returns the options that it chose.
         balances: Whether it takes the class prior out of the classifier by itself, without class
             weights or a sampler.
         alone: Whether one process must run it, as its steps use more than a batch's features.
@@ -325,8 +323,9 @@ def require_moving_backbone(run: Run) -> None:
 def require_frozen_backbone(run: Run, why: str) -> None:
     """Refuse training of the backbone, for a method that rests on its present features."""
     if run.whole:
-        rule = f"train must be classifier for {run.params.method}, got all"
-        raise ParamError(run.stage, rule, why)
+        raise ParamError(
+            run.stage, f"train must be classifier for {run.params.method}, got all", why
+        )
 
 
 def require_instance_balanced(run: Run, rule: str, hint: str) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, Loss, Method, Run, TrainingRun
+from ltcli.methods.method import FINETUNE, Head, Loss, Method, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,6 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
     return lambda logits, labels, _batch: losses.label_aware(logits, labels, by_class)
 
 
-def head(options: Options, _run: Run) -> Head:
-    """Trained classifier at a smaller rate, and scales."""
-    rates = {"weight": options.classifier_rate, "bias": options.classifier_rate}
-    return Head(trainable=("weight", "bias", "scales"), rates=rates)
-
-
 METHOD = Method(
     summary="label smoothing by class size and learned scales, class-aware sampling",
     source="Zhong et al., CVPR 2021, arXiv 2104.00466",
@@ -55,6 +49,9 @@ METHOD = Method(
     options=Options,
     defaults={"finetune": {"sampler": "class-aware", "weight_decay": 2e-4}},
     loss=make_loss,
-    head=head,
+    head=lambda options, _run: Head(
+        trainable=("weight", "bias", "scales"),
+        rates=dict.fromkeys(("weight", "bias"), options.classifier_rate),
+    ),
     balances=lambda _options, _run: False,
 )

@@ -73,13 +73,6 @@ class Options(HeadRule, Base):
     form: Literal["full", "diagonal"] = param("full", "form of the running covariances")
 
 
-def reads(options: Options, _run: Run) -> tuple[str, ...]:
-    """Inputs of the steps beside model and data."""
-    if options.source == "running" and options.variant == "paper":
-        return ("confusion",)
-    return ("covariances", "confusion")
-
-
 def check(options: Options, run: Run) -> None:
     """Refuse an unsuitable model, head rule or variant."""
     model = run.headers["model"]
@@ -202,6 +195,10 @@ METHOD = Method(
     # Of three rates, 0.01 had the lowest validation loss on CIFAR-10-LT at factor 100.
     defaults={"finetune": {"lr": 0.01, "beta": 0.9999}},
     steps=make_steps,
-    reads=reads,
+    reads=lambda options, _run: (
+        ("confusion",)
+        if options.source == "running" and options.variant == "paper"
+        else ("covariances", "confusion")
+    ),
     check=check,
 )

@@ -70,7 +70,7 @@ def head(options: Options, _run: Run) -> Head:
         return Head(start="fresh")
     if options.classifier == "lws":
         return Head(trainable=("scales",))
-    rates = {"weight": options.classifier_rate, "bias": options.classifier_rate}
+    rates = dict.fromkeys(("weight", "bias"), options.classifier_rate)
     return Head(trainable=("weight", "bias", "scales"), rates=rates)
 
 
