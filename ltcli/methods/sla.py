@@ -16,13 +16,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import NoOptions
-from ltcli.methods.method import Head, Method
+from ltcli.methods.method import Head, Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
