@@ -131,11 +131,7 @@ class World:
 
 @contextmanager
 def connected(rank: int, size: int, device: torch.device) -> Iterator[World]:
-    """Connect the processes of this run, as often as needed; one process needs no connection.
-
-    Raises:
-        ResourceError: Another process has died.
-    """
+    """Connect the processes of this run, as often as needed; one process needs no connection."""
     if size == 1:
         yield World()
         return

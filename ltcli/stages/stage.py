@@ -152,7 +152,7 @@ def check_follows_prior(stage: str, model: Header) -> None:
 
 
 def check_processes(stage: str, alone: bool, what: str) -> None:
-    """Check that one process runs ``what`` if several cannot share it."""
+    """Refuse several processes for what only one can run; ``what`` is the subject of the error."""
     size = processes()[1]
     if alone and size > 1:
         hint = "start it without torchrun"
@@ -170,8 +170,8 @@ def refuse_given(
 ) -> None:
     """Refuse options that nothing reads: those whose values are not the defaults.
 
-    ``where`` is the circumstance in which nothing reads the names, such as "for tau-norm"; the
-    defaults, of a method, stand before the declared ones.
+    ``where`` is the circumstance in which nothing reads them, such as "for tau-norm"; ``defaults``
+    of a method replace the declared ones.
     """
     for spec in specs(type(params)):
         default = defaults.get(spec.name, spec.default)

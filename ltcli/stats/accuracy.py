@@ -42,8 +42,8 @@ def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
 def group_of_class(train_counts: Tensor, many_above: int = 100, few_below: int = 20) -> Tensor:
     """Group of each class by its training images, int64 [C], an index into ``GROUPS``.
 
-    Classes with more than ``many_above`` of the images int64 [C] are many-shot, those with fewer
-    than ``few_below`` few-shot; both bounds belong to medium.
+    ``train_counts``, int64 [C], has the training images. Classes with more than ``many_above`` are
+    many-shot, those with fewer than ``few_below`` few-shot; both bounds belong to medium.
 
     Source: Liu, Miao, Zhan, Wang, Gong, Yu, "Large-Scale Long-Tailed Recognition in an Open World",
     CVPR 2019, arXiv 1904.05160.

@@ -155,7 +155,8 @@ def _mean_groups(runs: list[dict[str, float | None]]) -> dict[str, float | None]
 
 
 def _best(members: Sequence[Run]) -> float | None:
-    kept = [(it.snapshots == it.labels) for it in members if it.snapshots is not None]
+    right = [run.snapshots == run.labels for run in members if run.snapshots is not None]
     # One run without kept epochs leaves the row without this score: a mean of fewer misleads.
-    whole = len(kept) == len(members)
-    return _mean([float(right.double().mean(1).max()) for right in kept]) if whole else None
+    if len(right) < len(members):
+        return None
+    return _mean([float(epochs.double().mean(1).max()) for epochs in right])

@@ -39,8 +39,8 @@ def bootstrap_weights(
 ) -> Iterator[Tensor]:
     """Yield the weights of the samples in R resamples, float [B, N] in chunks; rows sum to N.
 
-    They are whole numbers in float32 without strata, int64 [N], else float64. They depend on the
-    arguments alone: methods scored with the same seed see the same resamples.
+    Without strata they are whole numbers in float32, with strata, int64 [N], float64. They depend
+    on the arguments alone: methods scored with the same seed see the same resamples.
     """
     for name, value in (("num_samples", num_samples), ("resamples", resamples)):
         if value < 1:

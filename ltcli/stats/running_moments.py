@@ -148,11 +148,6 @@ class Estimator:
         """Class means so far, float32 [C, D], feature units."""
         return self._state.means
 
-    @property
-    def counts(self) -> Tensor:
-        """Samples seen so far, counting every visit, int64 [C] on the CPU."""
-        return self._state.counts
-
     def tensors(self) -> dict[str, Tensor]:
         """Counts, means and covariances, float32 [C, D, D] or [C, D], by name."""
         state = self._state
