@@ -317,7 +317,7 @@ def _unwritable(path: Path, error: Exception) -> ResourceError:
 
 
 @contextmanager
-def locked(path: Path, *also: Path) -> Iterator[bool]:
+def locked(path: Path, *also: str) -> Iterator[bool]:
     """Hold the lock of an output, in a folder that is made if need be.
 
     The lock says whether it had to wait for another process. What a killed writer left half-written
@@ -325,7 +325,7 @@ def locked(path: Path, *also: Path) -> Iterator[bool]:
 
     Args:
         path: The output.
-        also: Files beside it that only the holder of this lock writes.
+        also: Names of files beside it that only the holder of this lock writes.
 
     Raises:
         ResourceError: The folder cannot be written.
@@ -348,7 +348,7 @@ def locked(path: Path, *also: Path) -> Iterator[bool]:
             waited = True
             logger.info("%s: waiting for the process that writes it", path)
             lock.acquire()
-        names = "|".join(re.escape(file.name) for file in (path, *also))
+        names = "|".join(map(re.escape, (path.name, *also)))
         orphan = re.compile(rf"\.({names})\.[0-9]+\.[0-9a-f]{{8}}\.tmp")
         for left in path.parent.iterdir():
             if orphan.fullmatch(left.name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import logging
@@ -64,6 +63,8 @@ class Usage:
         specs: Its options and arguments, in the order of ``--help``.
         defaults: Defaults by name, instead of the declared ones.
         call: Runs it from name to text of what was given.
+        own: Options of the method that is called, where the command has methods.
+        method: Its name.
     """
 
     name: str
@@ -73,6 +74,8 @@ class Usage:
     specs: tuple[Spec, ...]
     defaults: Mapping[str, Value]
     call: Callable[[dict[str, Any]], None]
+    own: tuple[Spec, ...] = ()
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,11 @@ class Running(Common):
     quiet: bool = param(False, "less log", group="Common", short="q")
 
 
-def usage_of(called: Stage[P] | Command[P], argv: Sequence[str]) -> Usage:
-    """Return the usage of a command; that of a stage has the options of the method in ``argv``.
-
-    Raises:
-        ParamError: The stage offers no such method, or a parameter file is wrong.
-    """
-    if isinstance(called, Stage):
-        return _usage_of_stage(called, argv)
-    command = called
+def usage_of(command: Command[P]) -> Usage:
+    """Return the usage of a command that makes no artifact."""
 
     def call(given: dict[str, Any]) -> None:
-        common = _taken(Common, given, command.name)
+        common = build(Common, _taken(specs(Common), given), command.name)
         command.run(_record(command.params, given, common.config, command.name), common.json)
 
     options = (*specs(command.params), *specs(Common))
@@ -122,7 +118,7 @@ def typer_function(usage: Usage) -> Callable[..., None]:
         # Typer gives an empty list for files that were not named.
         usage.call({name: value for name, value in values.items() if value not in (None, [])})
 
-    signature = inspect.Signature(list(map(_parameter, usage.specs)))
+    signature = inspect.Signature(list(map(_parameter, (*usage.own, *usage.specs))))
     command.__signature__ = signature  # type: ignore[attr-defined]
     return command
 
@@ -145,10 +141,9 @@ def _parameter(spec: Spec) -> inspect.Parameter:
     return inspect.Parameter(spec.name, keyword, default=None, annotation=annotation)
 
 
-def _taken(params: type[P], given: dict[str, Any], where: str) -> P:
-    """Take the values of one record out of what was given, and return the record."""
-    own = {spec.name: given.pop(spec.name) for spec in specs(params) if spec.name in given}
-    return build(params, own, where)
+def _taken(declared: Sequence[Spec], given: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of some options out of what was given."""
+    return {spec.name: given.pop(spec.name) for spec in declared if spec.name in given}
 
 
 def _record(
@@ -171,9 +166,13 @@ def _record(
     return build(params, values, where, options=options, defaults=defaults)
 
 
-def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
+def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
+    """Return the usage of a stage, with the options of the method that a command line names.
+
+    Raises:
+        ParamError: The stage offers no such method, or a parameter file is wrong.
+    """
     details, name, options, defaults = "", None, NoOptions, dict(stage.defaults)
-    own: tuple[Spec, ...] = ()
     if stage.has_methods:
         details = (
             f"Options of a method: ltcli {stage.name} --method NAME --help. Methods: ltcli methods"
@@ -186,18 +185,16 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
             method = methods.find(name, stage.name)
             options = method.options
             defaults |= method.defaults.get(stage.name, {})
-            heading = f"Options of {name}"
-            own = tuple(dataclasses.replace(spec, group=heading) for spec in specs(options))
     files = tuple(map(_input_spec, stage.inputs))
 
     def call(given: dict[str, Any]) -> None:
-        running = _taken(Running, given, stage.name)
+        running = build(Running, _taken(specs(Running), given), stage.name)
         speaks = processes()[0] == 0
         log_to_stderr(running.verbose - running.quiet, first=speaks)
         if stage.has_methods and name is None:
             known = ", ".join(methods.names(stage.name))
             raise ParamError(stage.name, "method must be given", f"--method is one of {known}")
-        named = {role.name: Path(given.pop(role.name)) for role in files if role.name in given}
+        named = _taken(files, given)
         params = _record(
             stage.params, given, running.config, stage.name, options=options, defaults=defaults
         )
@@ -209,8 +206,9 @@ def _usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
         if speaks and running.json:
             typer.echo(json.dumps(results if stage.for_each else results[0], sort_keys=True))
 
-    described = (*own, *specs(stage.params), *files, *specs(Running))
-    return Usage(stage.name, stage.summary, details, stage.examples, described, defaults, call)
+    described = (*specs(stage.params), *files, *specs(Running))
+    facts = (stage.name, stage.summary, details, stage.examples, described)
+    return Usage(*facts, defaults, call, specs(options), name or "")
 
 
 def _input_spec(role: Input) -> Spec:
@@ -254,7 +252,7 @@ def _value_of(name: str, argv: Sequence[str]) -> str | None:
 
 
 def _jobs(
-    stage: Stage[P], params: P, named: Mapping[str, Path], running: Running
+    stage: Stage[P], params: P, named: Mapping[str, str], running: Running
 ) -> Iterator[Job[P]]:
     """Yield the jobs of one command line: one, or one for each model of ``evaluate``."""
     reads = None if stage.needs is None else stage.needs(params)
@@ -264,7 +262,7 @@ def _jobs(
             if role.name in named:
                 raise ParamError(stage.name, f"{role.name} is not read with these parameters")
         elif role.name in named:
-            inputs[role.name] = named[role.name]
+            inputs[role.name] = Path(named[role.name])
         elif role.file is not None:
             inputs[role.name] = running.dir / f"{role.file}.safetensors"
     choices = [inputs]

@@ -7,9 +7,9 @@ from ltcli.cli.commands import INPUTS, Usage
 from ltcli.core.params import Spec, Value
 
 _WIDTH = 80
-# Groups that many commands share come last. Inputs and Common are much the same for all
-# stages: they are paragraphs, so that the options of the command itself stay on one screen.
-_LAST = ("Class sizes", "Run", *INPUTS, "Common")
+# Groups that many commands share come last. Inputs and Common are much the same for all stages:
+# they are paragraphs, so that the options of the command itself stay on one screen.
+_LAST = ("Class sizes", "Running", *INPUTS, "Common")
 _PARAGRAPHS = _LAST[2:]
 
 
@@ -31,6 +31,8 @@ def of_command(usage: Usage) -> str:
     """Return the help of one command."""
     arguments = [spec for spec in usage.specs if spec.positional]
     groups: dict[str, list[Spec]] = {"Arguments": arguments} if arguments else {}
+    if usage.own:
+        groups[f"Options of {usage.method}"] = list(usage.own)
     for spec in usage.specs:
         if not spec.positional:
             groups.setdefault(spec.group or "Options", []).append(spec)

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from ltcli import __version__
 from ltcli.cli import compare, doctor, export, help, methods, plot, predict, reading, report
-from ltcli.cli.commands import Command, typer_function, usage_of
+from ltcli.cli.commands import Command, typer_function, usage_of, usage_of_stage
 from ltcli.core.errors import DataError, LtcliError, ResourceError, cause, disk_full
 from ltcli.stages import (
     adjust,
@@ -131,7 +131,7 @@ def _program() -> Callable[..., Any]:
 
 
 def _add(app: typer.Typer, one: Stage[Any] | Command[Any], argv: list[str]) -> None:
-    usage = usage_of(one, argv)
+    usage = usage_of_stage(one, argv) if isinstance(one, Stage) else usage_of(one)
     # Only where somebody reads it.
     text = help.of_command(usage) if {"-h", "--help"} & set(argv) else usage.summary
     command = app.command(usage.name, cls=_Called, help=text, context_settings=_HELP)

@@ -144,11 +144,11 @@ class Spec:
 
 def _specs(params: type) -> tuple[Spec, ...]:
     hints = typing.get_type_hints(params)
-    return tuple(
-        _spec(field, hints[field.name])
-        for field in dataclasses.fields(params)
-        if "nested" not in field.metadata
-    )
+    found = []
+    for field in dataclasses.fields(params):
+        if "nested" not in field.metadata:
+            found.append(_spec(field, hints[field.name]))
+    return tuple(found)
 
 
 # Reading annotations is slow, and all records of one class have the same declarations.
@@ -160,8 +160,10 @@ def _spec(field: "dataclasses.Field[Any]", hint: Any) -> Spec:
     optional = False
     words: tuple[str, ...] = ()
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        members = [member for member in typing.get_args(hint) if member is not type(None)]
-        optional = len(members) < len(typing.get_args(hint))
+        members = list(typing.get_args(hint))
+        optional = type(None) in members
+        if optional:
+            members.remove(type(None))
         if len(members) > 1:
             (literal,) = (member for member in members if typing.get_origin(member) is Literal)
             words = typing.get_args(literal)

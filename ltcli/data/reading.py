@@ -11,15 +11,15 @@ class Reading:
     """Where images are, who decodes them, and the precision of the backbone."""
 
     root: str | None = param(
-        None, "folder of the images, if they have moved", identity=False, group="Run"
+        None, "folder of the images, if they have moved", identity=False, group="Running"
     )
     workers: int | None = param(
         None,
         "processes that decode image files; default: one per core",
         identity=False,
         ge=0,
-        group="Run",
+        group="Running",
     )
     precision: Literal["auto", "fp32", "bf16"] = param(
-        "auto", "precision of the backbone; auto is bf16 where the device has it", group="Run"
+        "auto", "precision of the backbone; auto is bf16 where the device has it", group="Running"
     )

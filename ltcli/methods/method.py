@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     """Logits float [B, C], labels int64 [B] and the batch to the losses float [B], nats."""
 
 _SCHEDULE, _IMBALANCE = "Schedule", "Class imbalance"
-_AUGMENTATION, _RUN = "Augmentation", "Run"
+_AUGMENTATION, _RUNNING = "Augmentation", "Running"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,9 @@ class Training(Reading):
     jitter: float = param(
         0.0, "image files: random brightness, contrast, saturation", ge=0, le=1, group=_AUGMENTATION
     )
-    snapshots: int = param(0, "number of last epochs to keep the weights of", ge=0, group=_RUN)
+    snapshots: int = param(0, "number of last epochs to keep the weights of", ge=0, group=_RUNNING)
     seed: int = param(
-        0, "seed of initial weights, order and augmentation", ge=0, lt=2**32, group=_RUN
+        0, "seed of initial weights, order and augmentation", ge=0, lt=2**32, group=_RUNNING
     )
 
 

@@ -97,6 +97,8 @@ def planned(job: Job[P]) -> Iterator[Plan]:
         LtcliError: Anything that would make the run fail and can be known now.
     """
     stage, headers, files = job.stage, {}, {}
+    inputs: dict[str, str] = {}
+    spared: dict[str, tuple[str, ...]] = {}
     with ExitStack() as stack:
         for entry in stage.inputs:
             if entry.name not in job.inputs:
@@ -110,10 +112,10 @@ def planned(job: Job[P]) -> Iterator[Plan]:
                 rule = f"{entry.name} must be of kind {entry.kind}, got {header.kind}"
                 raise ArtifactError(path, rule, f"name another file with --{entry.name}")
             headers[entry.name], files[entry.name] = header, file
-        check_together(stage.name, headers, {one.name: one.may_differ for one in stage.inputs})
+            inputs[entry.name], spared[entry.name] = header.digest, entry.may_differ
+        check_together(stage.name, headers, spared)
         checked = None if stage.check is None else stage.check(job.params, headers)
         checked = checked or Checked()
-        inputs = {role: header.digest for role, header in headers.items()}
         inputs |= checked.inputs
         parameters = as_dict(job.params)
         check_name(job.out, job.inputs.values())
@@ -213,7 +215,7 @@ def run(job: Job[P]) -> tuple[bool, str | None]:
         stale = False
         if rank == 0:
             # The first process alone locks, logs and writes.
-            waited = stack.enter_context(locked(job.out, job.out.with_suffix(CHECKPOINT)))
+            waited = stack.enter_context(locked(job.out, job.out.with_suffix(CHECKPOINT).name))
             # Another process may have made the output meanwhile.
             stale = waited or (now.reason == _NO_OUTPUT and job.out.exists())
         if world.agreed(stale):

@@ -12,6 +12,7 @@ from ltcli.compute.seeds import derive
 from ltcli.engine.steps import Batch, drawn_from
 from ltcli.methods import METHODS
 from ltcli.methods.feature_fusion import METHOD, make_steps
+from ltcli.models import small_images
 from tests.methods.conftest import assembled, planned
 
 COMMAND = ("finetune", "--method", "feature-fusion")
@@ -345,8 +346,8 @@ def test_maps_of_one_position_in_a_bank_are_refused(ltcli, copy):
 def test_maps_of_one_position_from_images_are_refused(ltcli, copy):
     # ResNet-10 has 1x1 maps of the 8x8 digits; only the header says which backbone it is.
     model = copy / "pretrain.safetensors"
-    record = {**read_header(model).info["backbone"], "name": "resnet10", "map_size": [1, 1]}
-    digest = saved_again(model, info={"backbone": record})
+    record = small_images.backbone("resnet10", image_size=(8, 8))
+    digest = saved_again(model, info={"backbone": vars(record)})
     saved_again(copy / "confusion.safetensors", info={"model": digest})
     done = ltcli(*COMMAND, "--data", "images", "-d", copy)
     assert done.code == 3

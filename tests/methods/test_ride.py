@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import read_header
 from ltcli.methods.ride import METHOD, Options, make_steps
 from ltcli.models import small_images
@@ -74,9 +75,10 @@ def test_it_trains_and_is_evaluated(ltcli, copy):
     out, scores = copy / "ride.safetensors", copy / "scores.safetensors"
     options = ("--experts", "2", "--backbone", "resnet20", "--epochs", "2")
     assert ltcli("pretrain", "--method", "ride", *options, "--out", out, "-d", copy).code == 0
-    info = read_header(out).info
-    assert (info["backbone"]["variant"], info["classifier"]) == ("ride2", "experts2")
-    assert info["balanced"]
+    header = read_header(out)
+    assert str(backbone_of(header)) == "resnet20-ride2"
+    assert header.info["classifier"] == "experts2"
+    assert header.info["balanced"]
     assert ltcli("evaluate", "--model", out, "--out", scores, "-d", copy).code == 0
 
 

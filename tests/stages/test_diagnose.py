@@ -484,5 +484,7 @@ def test_optional_inputs_are_read_only_if_they_are_named(ltcli, copy):
     done = ltcli("diagnose", "--oracle", copy / "none.safetensors", "-d", copy)
     assert done.lines[0] == f"error: {copy / 'none.safetensors'}: no such artifact"
     text = " ".join(ltcli("diagnose", "--help").out.split())
-    assert "Inputs, read if named: --confusion (" in text
-    assert "feature bank [default: from --dir]" in text
+    assert "Inputs, in --dir unless named: --features (feature bank) Inputs, read" in text
+    named = text.partition("Inputs, read if named: ")[2].partition("Common: ")[0]
+    assert named.startswith("--confusion (")
+    assert "--after (predictions of the run)" in named
