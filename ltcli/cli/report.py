@@ -41,7 +41,7 @@ def run(params: Params, as_json: bool) -> None:
     from ltcli.report.page import check_ours, page, write_page
 
     check_ours(target, params.force)
-    text = page(params.dir, found, headers, params.many_above, params.few_below)
+    text = page(params.dir, found, headers, params)
     write_page(target, text, params.force)
     typer.echo(json.dumps({"report": str(target)}) if as_json else str(target))
 
