@@ -80,7 +80,7 @@ def run(params: Params, as_json: bool) -> None:
     elif params.markdown:
         table.print_markdown(rows, papers, params.level, images)
     else:
-        table.print_plain(rows, papers, params.level, images, wide=params.wide)
+        table.print_plain(rows, papers, params.level, images, params.wide)
 
 
 def _papers(headers: Sequence[Header]) -> list[Published]:
