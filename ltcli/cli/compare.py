@@ -8,18 +8,18 @@ from typing import Literal
 
 import typer
 
-from ltcli.artifacts.folder import read_folder
 from ltcli.artifacts.header import Header, read_header
 from ltcli.cli.commands import Command
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.data.published import Published
 from ltcli.report import comparison_table as table
-from ltcli.report.inputs import Groups, check_groups, predictions_on_test, replaced_models
-from ltcli.stages.comparison import check_same_images, compare_files, published_beside
+from ltcli.report.inputs import Groups, check_groups, predictions_of
+from ltcli.stages.comparison import check_same_images, place, published_beside, read_runs
 from ltcli.stages.league import read_provenance
 
-_BEYOND = 2  # resamples beyond each end of an interval, at least
+# Resamples beyond each end of an interval, at least: fewer make its ends a matter of chance.
+_BEYOND = 2
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class Params(Groups):
 def run(params: Params, as_json: bool) -> None:
     """Print the comparison."""
     if as_json + params.csv + params.markdown > 1:
-        rule = "at most one of --json, --csv and --markdown may be given"
-        raise ParamError("compare", rule)
+        raise ParamError("compare", "at most one of --json, --csv and --markdown may be given")
     check_groups("compare", params)
     # Rounded, as 1 - 0.9999 is a little less than it should be.
     least = math.ceil(round(2 * _BEYOND / (1 - params.level), 6))
@@ -57,13 +56,13 @@ def run(params: Params, as_json: bool) -> None:
     if params.files:
         headers = [read_header(path) for path in params.files]
     else:
-        there = read_folder(params.dir, "remove it, or name files")
-        headers = predictions_on_test(params.dir, there)
-        for line in replaced_models(headers, there):
-            typer.echo(f"compare: {line}", err=True)
+        headers, _ = predictions_of("compare", params.dir, "remove it, or name files")
     check_same_images(headers)
-    rows = compare_files(
-        headers,
+    # Loads torch, which no refusal above needs.
+    from ltcli.stats.comparison import compare
+
+    rows = compare(
+        read_runs(headers),
         level=params.level,
         resamples=params.resamples,
         many_above=params.many_above,
@@ -71,27 +70,27 @@ def run(params: Params, as_json: bool) -> None:
         seed=params.seed,
         score=params.score,
     )
+    placed = place(headers, rows)
     papers = _papers(headers) if params.published else []
     images = f"{headers[0].size('labels', 0):,} {headers[0].info['on']} images"
     if as_json:
-        table.print_json(rows, papers, params.level)
+        table.print_json(placed, papers, params.level)
     elif params.csv:
-        table.print_csv(rows, papers)
+        table.print_csv(placed, papers)
     elif params.markdown:
-        table.print_markdown(rows, papers, params.level, images)
+        table.print_markdown(placed, papers, params.level, images)
     else:
-        table.print_plain(rows, papers, params.level, images, wide=params.wide)
+        table.print_plain(placed, papers, params.level, images, params.wide)
 
 
 def _papers(headers: Sequence[Header]) -> list[Published]:
-    """Return the published figures that fit, and say on standard error if there are none."""
+    """Published figures that fit; says on standard error if there are none."""
     on = headers[0].info["on"]
     papers = published_beside(headers) if on == "test" else []
     if not papers:
         settings = dict.fromkeys(str(read_provenance(header)[1]) for header in headers)
         where = "" if on == "test" else f", {on} images"
-        message = f"compare: no published figures for {' or '.join(settings)}{where}"
-        typer.echo(message, err=True)
+        typer.echo(f"compare: no published figures for {' or '.join(settings)}{where}", err=True)
     return papers
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import typer
 
-from ltcli.artifacts.folder import read_folder
 from ltcli.cli.commands import Command
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.report.inputs import Groups, check_groups, predictions_on_test, replaced_models
+from ltcli.report.inputs import Groups, check_groups, predictions_of
 from ltcli.stages.comparison import check_same_images
 from ltcli.stages.run import check_name, check_writable
 
@@ -30,10 +29,7 @@ def run(params: Params, as_json: bool) -> None:
     target = params.out or params.dir / "report.html"
     if target.suffix != ".html":
         raise ParamError("report", f"out must end in .html, got {target}")
-    headers = read_folder(params.dir, "remove it")
-    found = predictions_on_test(params.dir, headers)
-    for line in replaced_models(found, headers):
-        typer.echo(f"report: {line}", err=True)
+    found, headers = predictions_of("report", params.dir)
     check_same_images(found)
     check_name(target, [])
     check_writable(target)
@@ -41,7 +37,7 @@ def run(params: Params, as_json: bool) -> None:
     from ltcli.report.page import check_ours, page, write_page
 
     check_ours(target, params.force)
-    text = page(params.dir, found, headers, params.many_above, params.few_below)
+    text = page(params.dir, found, headers, params)
     write_page(target, text, params.force)
     typer.echo(json.dumps({"report": str(target)}) if as_json else str(target))
 

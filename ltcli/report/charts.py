@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -26,21 +26,12 @@ from ltcli.report.provenance import Sidecar
 from ltcli.stats.comparison import Row
 
 # Text has a contrast of at least 4.5 to 1 on the paper, lines 3 to 1.
-PALETTE = {
-    "paper": "#ffffff",
-    "ink": "#16191d",
-    "soft": "#4d555e",
-    "rule": "#c9ced4",
-    "grid": "#e4e7ea",
-    "reference": "#6b7280",
-    "c0": "#0072b2",
-    "c1": "#c24e00",
-    "c2": "#00795a",
-    "c3": "#a8487c",
-    "c4": "#8a6100",
-    "c5": "#333333",
-}
-PAPER, INK, SOFT, RULE, GRID, REFERENCE, *COLOURS = PALETTE.values()
+PAPER, INK, SOFT = "#ffffff", "#16191d", "#4d555e"
+RULE, GRID, REFERENCE = "#c9ced4", "#e4e7ea", "#6b7280"
+COLOURS = ("#0072b2", "#c24e00", "#00795a", "#a8487c", "#8a6100", "#333333")
+# Names of the CSS variables.
+PALETTE = {"paper": PAPER, "ink": INK, "soft": SOFT, "rule": RULE, "grid": GRID}
+PALETTE |= {"reference": REFERENCE, **{f"c{i}": colour for i, colour in enumerate(COLOURS)}}
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (3, 3)))
 # Charts of a page are as wide as a telephone, so that their text stays legible there; inches of 72
 # CSS pixels.
@@ -52,30 +43,18 @@ NAMED = 100
 # Points of the mean line where classes have more different sizes than this.
 GROUPS = 20
 _FONT = "DejaVu Sans"
-_LOOK = {
-    "font.family": _FONT,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "figure.titlesize": 11,
-    "legend.fontsize": 8,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": REFERENCE,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "grid.color": GRID,
-    "axes.facecolor": "none",
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    # Class names are text: a dollar must not start a formula.
-    "text.parse_math": False,
-    # Text stays text in a page: small, searchable, and in the reader's own font.
-    "svg.fonttype": "none",
-    # Simplification would drop the cloud, whose lines have no length.
-    "path.simplify": False,
-}
+_LOOK: dict[str, object] = {"font.family": _FONT, "font.size": 9, "legend.fontsize": 8}
+_LOOK |= {"axes.titlesize": 10, "figure.titlesize": 11, "legend.frameon": False}
+_LOOK |= {"text.color": INK, "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": SOFT}
+_LOOK |= {"axes.edgecolor": REFERENCE, "axes.facecolor": "none", "grid.color": GRID}
+_LOOK |= {"axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
+# Class names are text: a dollar must not start a formula. Text stays text in a page: small,
+# searchable, and in the reader's own font.
+_LOOK |= {"text.parse_math": False, "svg.fonttype": "none"}
+# Simplification would drop the cloud, whose lines have no length.
+_LOOK["path.simplify"] = False
+# An axis of accuracies; markers at 0 and 100 need room.
+_PERCENT: Any = {"ylabel": "accuracy %", "ylim": (-2, 102), "yticks": range(0, 101, 25)}
 
 
 @contextmanager
@@ -100,10 +79,7 @@ def png(dpi: int, draw: Callable[..., object], *data: object) -> bytes:
 def svg(label: str, draw: Callable[..., object], *data: object) -> Markup:
     """Draw an ``<svg>`` element for a page; equal charts give equal bytes.
 
-    Args:
-        label: Text that screen readers read in place of the chart; unique within a page.
-        draw: One of the functions below; gives the figure its height.
-        data: Its arguments after the figure.
+    Screen readers read ``label``, which must be unique within a page, in place of the chart.
     """
     content, label = io.StringIO(), printable(label)
     # Identifiers are hashes of content and salt: without a salt they would be random, and with one
@@ -146,11 +122,8 @@ def name_axis(axes: Axes, side: Literal["x", "y"], names: Sequence[str], label: 
 def cells(axes: Axes, percent: Array, most: float, *, signed: bool = False) -> ScalarMappable:
     """Draw a matrix by opacity, which works on white, black and paper, with numbers if small.
 
-    Args:
-        axes: The axes.
-        percent: float [rows, columns], NaN for cells that stay blank.
-        most: Value of the full colour.
-        signed: Draw negative values in another colour.
+    ``percent`` is float [rows, columns], NaN for blank cells; ``most`` has the full colour, and
+    ``signed`` draws negative values in another one.
     """
     full, low = to_rgba(COLOURS[0]), -most if signed else 0
     ends = [to_rgba(COLOURS[1]), to_rgba(PAPER, 0), full] if signed else [(*full[:3], 0), full]
@@ -182,11 +155,8 @@ def confusion(
 ) -> tuple[Axes, ScalarMappable]:
     """Draw how many percent of the images of each row's class are taken for each column's class.
 
-    Args:
-        figure: The figure, or a part of it.
-        percent: float [C, C], rows that sum to 100, NaN for a class without images.
-        names: Class names, in the same order.
-        change: Draw the difference of two such matrices, in two colours up to its largest entry.
+    ``percent``, float [C, C], has rows that sum to 100, or NaN for a class without images; with
+    ``change`` it is the difference of two such matrices, drawn in two colours.
     """
     axes = figure.subplots()
     most = max(1.0, float(np.nanmax(abs(percent)))) if change else 100
@@ -212,20 +182,15 @@ def intervals(figure: Figure, rows: Sequence[Row]) -> None:
             textcoords="offset points",
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
         )
-    axes.set_ylim(len(rows) - 0.6, -0.9)
-    axes.set_yticks([])
+    # Downwards: the first row is the upper one.
+    axes.set(ylim=(len(rows) - 0.6, -0.9), yticks=[], xlabel="accuracy %")
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("accuracy %")
 
 
 def class_sizes(figure: Figure, model: Model, first: Model, bounds: Sequence[float]) -> None:
-    """Draw the accuracy of each class against its training images.
+    """Draw the accuracy of each class against its training images, and the means of ``first``.
 
-    Args:
-        figure: The figure.
-        model: The row.
-        first: The first row, whose means are drawn dashed.
-        bounds: Training images between few and medium, and between medium and many.
+    ``bounds`` are the training images between few, medium and many.
     """
     figure.set_figheight(3.2)
     axes, counts = figure.subplots(), model.counts
@@ -235,9 +200,8 @@ def class_sizes(figure: Figure, model: Model, first: Model, bounds: Sequence[flo
     for bound in bounds:
         if low < bound < high:
             axes.axvline(bound, color=REFERENCE, linestyle=":", linewidth=1)
-    axes.plot(
-        *means(first.counts, first.accuracies), color=REFERENCE, linestyle="--", linewidth=1.3
-    )
+    reference = means(first.counts, first.accuracies)
+    axes.plot(*reference, color=REFERENCE, linestyle="--", linewidth=1.3)
     axes.plot(*means(counts, model.accuracies), color=COLOURS[0], linewidth=1.6)
     if len(counts) <= NAMED:
         (points,) = axes.plot(counts, model.accuracies, "o", color=COLOURS[0])
@@ -249,15 +213,14 @@ def class_sizes(figure: Figure, model: Model, first: Model, bounds: Sequence[flo
         (cloud,) = axes.plot(*ends.reshape(2, -1), color=COLOURS[0], linewidth=3.5, alpha=0.35)
         cloud.set_solid_capstyle("round")
     axes.set_xticks(ticks := count_ticks(low, high), [f"{n:,}" for n in ticks])
-    axes.set_xlabel("training images of the class")
-    _percent_axis(axes)
+    axes.set(xlabel="training images of the class", **_PERCENT)
+    axes.grid(axis="y")
 
 
 def means(counts: Sequence[int], shares: Array) -> tuple[Array, Array]:
-    """Average the classes of one size, or of similar size where there are many sizes.
+    """Mean training images and mean share of the classes of each size, the smallest first.
 
-    Returns:
-        Mean training images and mean share of each group, the smallest classes first.
+    Classes of similar size are averaged where there are many sizes.
     """
     sizes, known = np.array(counts, dtype=float), ~np.isnan(shares)
     groups = sizes
@@ -265,10 +228,8 @@ def means(counts: Sequence[int], shares: Array) -> tuple[Array, Array]:
         edges = np.linspace(np.log1p(sizes.min()), np.log1p(sizes.max()), GROUPS + 1)
         groups = np.digitize(np.log1p(sizes), edges[1:-1])
     members = [known & (groups == group) for group in np.unique(groups[known])]
-    return (
-        np.array([sizes[member].mean() for member in members]),
-        np.array([shares[member].mean() for member in members]),
-    )
+    centres, heights = (np.array([of[m].mean() for m in members]) for of in (sizes, shares))
+    return centres, heights
 
 
 def count_ticks(low: int, high: int) -> list[int]:
@@ -288,15 +249,7 @@ def reliability(figure: Figure, bins: Array) -> None:
     axes.bar(confidence, 25 * images / images.sum(), width=2.5, color=REFERENCE, alpha=0.45)
     axes.plot([0, 100], [0, 100], color=REFERENCE, linestyle="--", linewidth=1.3)
     axes.plot(confidence, accuracy, "o-", color=COLOURS[0], linewidth=1.6, markeredgecolor=PAPER)
-    axes.set_xlabel("confidence %")
-    axes.set_xlim(-2, 102)
-    _percent_axis(axes)
-
-
-def _percent_axis(axes: Axes) -> None:
-    axes.set_ylabel("accuracy %")
-    axes.set_ylim(-2, 102)
-    axes.set_yticks(range(0, 101, 25))
+    axes.set(xlabel="confidence %", xlim=(-2, 102), **_PERCENT)
     axes.grid(axis="y")
 
 

@@ -30,25 +30,18 @@ _WIDTH = 80
 
 
 def print_plain(
-    rows: Sequence[Placed],
-    papers: Sequence[Published],
-    level: float,
-    images: str,
-    *,
-    wide: bool = False,
+    rows: Sequence[Placed], papers: Sequence[Published], level: float, images: str, wide: bool
 ) -> None:
     """Print aligned columns, a line above each league, and notes; ``wide`` has every column."""
     heads, lines = table(rows, level, wide=wide)
-    gap = 2 if wide else 1
+    width = 10_000 if wide else _WIDTH
     if not wide:
         # Names are files' names, and may be long: --wide shows them whole.
-        room = _WIDTH - sum(
-            max(map(len, column)) + gap for column in list(zip(heads, *lines, strict=True))[1:]
-        )
+        others = list(zip(heads, *lines, strict=True))[1:]
+        room = _WIDTH - sum(max(map(len, column)) + 1 for column in others)
         for line in lines:
             line[0] = line[0] if len(line[0]) <= room else f"{line[0][: room - 1]}…"
-    first, *shown = aligned([heads, *lines], gap=gap)
-    width = 10_000 if wide else _WIDTH
+    first, *shown = aligned([heads, *lines], gap=2 if wide else 1)
     typer.echo(first)
     for league, group in by_league(rows, shown):
         if league:
@@ -60,6 +53,7 @@ def print_plain(
         typer.echo()
         found = [_PAPER_HEADS, *map(_paper_cells, papers)]
         if not wide:
+            # Source and note share the column that wraps.
             found = [[*row[:2], "; ".join(filter(None, row[2:]))] for row in found]
         typer.echo("\n".join(aligned(found, left=(0, 2, 3), width=None if wide else _WIDTH)))
 
@@ -103,17 +97,11 @@ def print_json(rows: Sequence[Placed], papers: Sequence[Published], level: float
     """Print one document: the rows and the published ones."""
     from ltcli.stats.simultaneous import POWER
 
+    flat = [asdict(placed) for placed in rows]
     document = {
         "level": level,
         "power": POWER,
-        "rows": [
-            {
-                **asdict(placed.row),
-                "league": asdict(placed.league),
-                "like_for_like": placed.like_for_like,
-            }
-            for placed in rows
-        ],
+        "rows": [{**row.pop("row"), **row} for row in flat],
         "published": [asdict(paper) for paper in papers],
     }
     typer.echo(json.dumps(document, sort_keys=True))
@@ -149,44 +137,34 @@ def table(
 
 def _cells(row: Row, percent: str, together: str, *, wide: bool) -> dict[str, str]:
     """Return head to cell of one row, in order."""
-    score, other, best = ("accuracy", "balanced", "best*")
+    score, other, best = "accuracy", "balanced", "best*"
     first, second = _percent(row.accuracy), _percent(row.balanced)
     if row.judged == "balanced":
         # Kept epochs are chosen by plain accuracy all the same.
-        score, other, best = ("balanced", "accuracy", "best* accuracy")
+        score, other, best = "balanced", "accuracy", "best* accuracy"
         first, second = second, first
     low, high = row.interval
-    groups = {name: _percent(row.groups[name]) for name in ("many", "medium", "few")}
     difference, between, verdict = "", "", ""
     if row.difference is not None and row.difference_interval is not None:
         difference = f"{100 * row.difference:+.2f}"
         below, above = row.difference_interval
         between = f"{100 * below:+.2f} .. {100 * above:+.2f}"
         verdict = "tie" if row.tie else ("better" if row.difference > 0 else "worse")
-    if not wide:
-        return {
-            "method": row.name,
-            "runs": str(row.runs),
-            score: first,
-            percent: f"{100 * low:.1f}..{100 * high:.1f}",
-            **groups,
-            "vs first": f"{difference} {verdict}".strip(),
-            best: _percent(row.best_on_test),
+    cells = {"method": row.name, "runs": str(row.runs)}
+    if wide:
+        cells |= {
+            f"{score} %": first,
+            f"{percent} interval": f"{_percent(low)} .. {_percent(high)}",
         }
-    return {
-        "method": row.name,
-        "runs": str(row.runs),
-        f"{score} %": first,
-        f"{percent} interval": f"{_percent(low)} .. {_percent(high)}",
-        **groups,
-        other: second,
-        "NLL": f"{row.nll:.3f}",
-        "ECE": _percent(row.ece),
-        "vs first": difference,
-        together: between,
-        "": verdict,
-        best: _percent(row.best_on_test),
-    }
+    else:
+        cells |= {score: first, percent: f"{100 * low:.1f}..{100 * high:.1f}"}
+    cells |= {name: _percent(row.groups[name]) for name in ("many", "medium", "few")}
+    if wide:
+        cells |= {other: second, "NLL": f"{row.nll:.3f}"}
+        cells |= {"ECE": _percent(row.ece), "vs first": difference, together: between, "": verdict}
+    else:
+        cells["vs first"] = f"{difference} {verdict}".strip()
+    return cells | {best: _percent(row.best_on_test)}
 
 
 def _paper_cells(paper: Published) -> list[str]:
@@ -201,10 +179,9 @@ def footer(rows: Sequence[Placed], level: float, images: str) -> list[str]:
     """Return notes on images, intervals and the smallest difference that they can show."""
     from ltcli.stats.simultaneous import POWER
 
-    lines = [f"{images}, last epoch."]
+    lines, others = [f"{images}, last epoch."], [placed.row for placed in rows[1:]]
     if any(placed.row.best_on_test is not None for placed in rows):
         lines[0] += " best*: epoch chosen on these images, not a result."
-    others = [placed.row for placed in rows[1:]]
     how = "paired bootstrap over images"
     if rows[0].row.judged == "balanced":
         how = f"balanced accuracy, {how} of each class"
@@ -213,19 +190,16 @@ def footer(rows: Sequence[Placed], level: float, images: str) -> list[str]:
     if any(placed.row.runs > 1 for placed in rows):
         how += ", seeds by Student's t"
     if len(others) > 1:
-        lines.append(
-            f"Differences: {how}; {len(others)} rows judged together (max-T): with a chance of"
-            f" {100 * level:g} % no true tie is called better or worse."
-        )
+        chance = f"with a chance of {100 * level:g} % no true tie is called better or worse"
+        lines.append(f"Differences: {how}; {len(others)} rows judged together (max-T): {chance}.")
     elif others:
         lines.append(f"Difference: {how}; level {100 * level:g} %.")
     detectable = [row.detectable for row in others if row.detectable is not None]
     if detectable:
         low, high = _percent(min(detectable)), _percent(max(detectable))
         span = low if low == high else f"{low} to {high}"
-        lines.append(
-            f"Smallest true difference found with a chance of {100 * POWER:g} %: {span} points."
-        )
+        chance = f"{100 * POWER:g} %"
+        lines.append(f"Smallest true difference found with a chance of {chance}: {span} points.")
     if others and any(placed.row.runs == 1 for placed in rows):
         lines.append("A row of one run stands for that model: its method may vary with the seed.")
     return lines
@@ -236,11 +210,11 @@ def _marked(cells: Sequence[str]) -> str:
 
 
 def _flat(placed: Placed) -> dict[str, Any]:
-    values = asdict(placed.row)
-    groups: dict[str, Any] = values.pop("groups")
+    found = asdict(placed)
+    values: dict[str, Any] = found.pop("row")
+    groups, league = values.pop("groups"), found.pop("league")
     for name in ("interval", "difference_interval"):
         low, high = values.pop(name) or (None, None)
         values |= {f"{name}_low": low, f"{name}_high": high}
-    league = asdict(placed.league)
-    league["augmentation"] = " ".join(placed.league.augmentation)
-    return values | groups | league | {"like_for_like": placed.like_for_like}
+    values |= groups | league | {"augmentation": " ".join(league["augmentation"])} | found
+    return values

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from ltcli.artifacts.header import Header
@@ -32,33 +32,16 @@ _LINES = {
 
 
 def write_figures(header: Header, out: Path | None, dpi: int) -> list[Path]:
-    """Draw what a diagnosis holds, one PNG file per figure.
-
-    Args:
-        header: The diagnosis.
-        out: Folder of the figures; None for the folder of the diagnosis.
-        dpi: Dots per inch.
-
-    Raises:
-        ArtifactError: The diagnosis is damaged.
-        ResourceError: The folder cannot be made, or a file not written.
-    """
+    """Draw what a diagnosis holds, one PNG file per figure, in ``out`` or beside the diagnosis."""
     found = read(header)
     found = replace(found, names=[clipped(name, 24) for name in found.names])
-    folder = header.path.parent if out is None else out
-    made = []
-    # A figure is left out where the diagnosis has no tensor whose name starts so.
-    for name, draw, needs in (
-        ("spectrum", spectra, "spectrum."),
-        ("classes", covariances, "spectrum."),
-        ("confusion", confusion, "confusion."),
-        ("tsne", tsne, "samples."),
-        ("neighbours", neighbours, "neighbours."),
-        ("divergences", divergences, "divergences"),
-        ("donors", donors, "donors."),
-        ("pictures", pictures, "pictures."),
-    ):
-        if any(tensor.startswith(needs) for tensor in found.tensors):
+    folder, made = header.path.parent if out is None else out, []
+    figures = {"spectrum": spectra, "classes": covariances, "confusion": confusion, "tsne": tsne}
+    figures |= {"neighbours": neighbours, "divergences": divergences, "donors": donors}
+    for name, draw in (figures | {"pictures": pictures}).items():
+        # A figure is left out where the diagnosis has no tensor of its first input.
+        needs = {"classes": "spectrum", "tsne": "samples"}.get(name, name)
+        if any(tensor.partition(".")[0] == needs for tensor in found.tensors):
             made.append(folder / f"{header.path.stem}-{name}.png")
             save_bytes(made[-1], charts.png(dpi, draw, found))
     return made
@@ -85,11 +68,10 @@ def spectra(figure: Figure, found: Diagnosis) -> None:
                 # Eigenvalues that are zero but for rounding are no part of a spectrum.
                 shown = np.where(values > 1e-6 * max(values[0], 0), values, np.nan)
                 _line(axes, which, np.arange(1, len(values) + 1), shown)
-        axes.set_yscale("log")
+        title = f"{found.names[c]} ({found.counts[c]})"
+        axes.set(yscale="log", title=title, xlabel="rank of the eigenvalue")
         # The usual numbers of a logarithmic axis are formulas, which the look switches off.
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_title(f"{found.names[c]} ({found.counts[c]})")
-        axes.set_xlabel("rank of the eigenvalue")
         axes.grid()
     for axes in panels.flatten()[len(classes) :]:
         axes.set_visible(False)
@@ -100,12 +82,9 @@ def spectra(figure: Figure, found: Diagnosis) -> None:
 
 def covariances(figure: Figure, found: Diagnosis) -> None:
     """Trace, effective rank, captured variance and angles of every class."""
-    labels = {
-        "trace": "trace (feature units²)",
-        "effective_rank": "effective rank",
-        "captured": "oracle's variance in the\nleading directions (%)",
-        "angle": "angle of leading\nsubspaces (degrees)",
-    }
+    labels = {"trace": "trace (feature units²)", "effective_rank": "effective rank"}
+    labels["captured"] = "oracle's variance in the\nleading directions (%)"
+    labels["angle"] = "angle of leading\nsubspaces (degrees)"
     table = {measure: lines for measure, lines in found.covariances().items() if lines}
     figure.set_size_inches(7.5 if len(found.names) <= FEW else 10, 2.1 * len(table) + 1.2)
     figure.suptitle("Covariances of the classes: head classes left of the line, largest first")
@@ -115,11 +94,13 @@ def covariances(figure: Figure, found: Diagnosis) -> None:
             shown = np.array(values)[found.order] * (100 if measure == "captured" else 1)
             _line(axes, which, np.arange(len(values)), shown)
         axes.set_ylabel(labels[measure])
+        # Every panel shows zero: traces and ranks are compared as ratios.
         axes.set_ylim(bottom=0)
         axes.axvline(found.num_heads - 0.5, color=REFERENCE, linewidth=1)
         axes.grid()
     panels[0].legend()
     if "angle" in table:
+        # Angles are of pairs, which have lines of their own.
         panels[-1].legend()
     names = [f"{found.names[c]} ({found.counts[c]})" for c in found.order]
     name_axis(panels[-1], "x", names, "class (training images)")
@@ -127,20 +108,15 @@ def covariances(figure: Figure, found: Diagnosis) -> None:
 
 def confusion(figure: Figure, found: Diagnosis) -> None:
     """Confusion matrices before and after, and their difference."""
-    grid = np.ix_(found.order, found.order)
-    names = [found.names[c] for c in found.order]
-    shares = {}
-    for role in found.predictions:
-        shares[role] = 100 * found.tensors[f"confusion.{role}"].numpy()[grid]
+    names, panels = [found.names[c] for c in found.order], []
+    for role, of in found.predictions.items():
+        percent = 100 * found.tensors[f"confusion.{role}"].numpy()[np.ix_(found.order, found.order)]
         # Classes without images stay blank.
-        shares[role][shares[role].sum(1) == 0] = np.nan
+        percent[percent.sum(1) == 0] = np.nan
+        panels.append((f"{role}: {of['method']}", percent, False))
+    if len(panels) == 2:
+        panels.append(("change: after - before", panels[1][1] - panels[0][1], True))
     size = 4.8 if len(names) <= FEW else 5.6
-    panels = [
-        (f"{role}: {found.predictions[role]['method']}", percent, False)
-        for role, percent in shares.items()
-    ]
-    if len(shares) == 2:
-        panels.append(("change: after - before", shares["after"] - shares["before"], True))
     figure.set_size_inches(size * len(panels), 0.9 * size + 0.2)
     on = next(iter(found.predictions.values()))["on"]
     figure.suptitle(f"Confusion on the {on} images, % of each class (rows sum to 100)")
@@ -180,11 +156,6 @@ def donors(figure: Figure, found: Diagnosis) -> None:
     figure.colorbar(mesh, ax=panels, fraction=0.03, pad=0.01, label="% of the row")
 
 
-def _fill(bars: BarContainer, colour: str, hatch: str) -> None:
-    for bar in bars:
-        bar.set(facecolor=colour, hatch=hatch, edgecolor=PAPER)
-
-
 def tsne(figure: Figure, found: Diagnosis) -> None:
     """Real and generated features in the plane."""
     from sklearn.manifold import TSNE
@@ -212,9 +183,8 @@ def tsne(figure: Figure, found: Diagnosis) -> None:
             words, look = found.names[c], {"s": 22, "linewidths": 1}
             axes.scatter(*real, label=f"real, {words}", c="none", edgecolors=colour, **look)
             axes.scatter(*new, label=f"augmented, {words}", marker="x", color=colour, **look)
-        axes.set_title(_WORDS[name])
-        axes.set_xticks([])
-        axes.set_yticks([])
+        # Places of t-SNE have no unit.
+        axes.set(title=_WORDS[name], xticks=[], yticks=[])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
 
 
@@ -232,13 +202,12 @@ def neighbours(figure: Figure, found: Diagnosis) -> None:
         ("tail", "another tail class", REFERENCE, ".."),
     ):
         values = np.array([100 * table[name][i][key] for i, _, name in bars])
-        drawn = axes.barh(range(len(bars)), values, height=0.75, left=left, label=label)
-        _fill(drawn, colour, hatch)
+        look: Any = {"color": colour, "hatch": hatch, "edgecolor": PAPER}
+        axes.barh(range(len(bars)), values, height=0.75, left=left, label=label, **look)
         left += values
     name_axis(axes, "y", [f"{found.names[c]}: {_WORDS[name]}" for _, c, name in bars], "")
     axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("% of the neighbours")
+    axes.set(xlim=(0, 100), xlabel="% of the neighbours")
     figure.legend(loc="outside lower center", ncols=3)
 
 
@@ -280,13 +249,12 @@ def divergences(figure: Figure, found: Diagnosis) -> None:
     ):
         means = [row[key] for row in found.divergences()[: len(classes)]]
         known = [(i + shift, mean) for i, mean in enumerate(means) if mean is not None]
-        drawn = right.bar([at for at, _ in known], [m for _, m in known], 0.38, label=label)
-        _fill(drawn, colour, hatch)
+        look: Any = {"color": colour, "hatch": hatch, "edgecolor": PAPER}
+        right.bar([at for at, _ in known], [m for _, m in known], 0.38, label=label, **look)
     name_axis(right, "x", [found.names[c] for c in classes], "class")
     # The legend needs room above the bars.
     right.margins(y=0.2)
-    right.set_ylabel("mean over pairs of images of one class (nats)")
-    right.set_title("pairs of one class")
+    right.set(title="pairs of one class", ylabel="mean over pairs of images of one class (nats)")
     right.legend()
 
 
@@ -303,8 +271,7 @@ def pictures(figure: Figure, found: Diagnosis) -> None:
     figure.suptitle("Nearest other real images of a feature")
     grid = figure.subplots(len(lines), len(widths), squeeze=False, width_ratios=widths)
     for axes in grid.flatten():
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     for row, (c, o), block in zip(grid, lines, blocks, strict=True):
         words = f"{found.names[c]}:\n{_WORDS[ORIGINS[o]]}"
@@ -321,8 +288,8 @@ def pictures(figure: Figure, found: Diagnosis) -> None:
                 if other == c or other in found.tail:
                     colour, dashes = (COLOURS[0], "-") if other == c else (REFERENCE, ":")
                 axes.spines[:].set(visible=True, color=colour, linestyle=dashes, linewidth=2.5)
-    figure.supxlabel(
-        "first of each block: the feature's own image; frame: blue (solid) own class,"
-        " orange (dashed) a head class, grey (dotted) another tail class",
-        fontsize=9,
+    frames = (
+        "blue (solid) own class, orange (dashed) a head class, grey (dotted) another tail class"
     )
+    legend = f"first of each block: the feature's own image; frame: {frames}"
+    figure.supxlabel(legend, fontsize=9)

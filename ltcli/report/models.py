@@ -57,7 +57,7 @@ def measure(row: Row, runs: Sequence[Run]) -> Model:
     binned = [reliability(run.logits, labels) for run in runs]
     images, *sums = (sum(parts[1:], parts[0]).double() for parts in zip(*binned, strict=True))
     bins = torch.stack([images, *(100 * part / images for part in sums)], dim=1)[images > 0]
-    matrix, pairs = None, None
+    matrix = pairs = None
     # The runs of one row have the same test images, so that means over them are plain.
     if len(counts) <= FEW:
         graphs = torch.stack([class_graph(one, labels, len(counts)) for one in predicted])
@@ -68,11 +68,5 @@ def measure(row: Row, runs: Sequence[Run]) -> Model:
             (true, other, images / len(runs), images / len(runs) / counts[true])
             for true, other, images in confused_pairs(predicted, labels, PAIRS)
         ]
-    return Model(
-        row=row,
-        counts=runs[0].class_counts.tolist(),
-        accuracies=100 * shares.numpy(),
-        bins=bins.numpy(),
-        matrix=matrix,
-        pairs=pairs,
-    )
+    trained: list[int] = runs[0].class_counts.tolist()
+    return Model(row, trained, 100 * shares.numpy(), bins.numpy(), matrix, pairs)

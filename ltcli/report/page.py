@@ -11,6 +11,7 @@ from ltcli.artifacts.store import locked, save_bytes
 from ltcli.core.errors import ArtifactError, cause
 from ltcli.core.text import plural, printable
 from ltcli.report import charts, comparison_table
+from ltcli.report.inputs import Groups
 from ltcli.report.models import measure, test_counts
 from ltcli.report.provenance import lineage, trained
 from ltcli.stages.comparison import place, read_runs
@@ -22,46 +23,36 @@ MARK = "<!DOCTYPE html>\n<!-- made by ltcli report -->\n"
 _LEVEL = 0.95
 
 
-def page(
-    folder: Path,
-    found: Sequence[Header],
-    headers: Sequence[Header],
-    many_above: int,
-    few_below: int,
-) -> str:
+def page(folder: Path, found: Sequence[Header], headers: Sequence[Header], groups: Groups) -> str:
     """Page of a folder; the same artifacts give the same text.
 
     Args:
-        folder: The folder.
+        folder: Gives the page its title.
         found: Predictions to compare, the first row first.
         headers: All artifacts of the folder.
-        many_above: Classes with more training images count as many-shot.
-        few_below: Classes with fewer training images count as few-shot.
-
-    Raises:
-        ArtifactError: An artifact does not fit the others, or was altered.
+        groups: Bounds of few, medium and many.
     """
     runs = read_runs(found)
-    placed = place(found, compare(runs, level=_LEVEL, many_above=many_above, few_below=few_below))
+    rows = compare(runs, level=_LEVEL, many_above=groups.many_above, few_below=groups.few_below)
+    placed = place(found, rows)
     models, files = [measure(one.row, runs) for one in placed], lineage(found, headers)
     names, counts = found[0].info["class_names"], models[0].counts
     order = sorted(range(len(names)), key=lambda c: (-counts[c], c))
     heads, lines = comparison_table.table(placed, _LEVEL)
     images = f"{found[0].size('labels', 0):,} {found[0].info['on']} images"
     curves, without_curves = trained(files)
+    # Where rows were trained on other splits, the counts are those of the first row.
+    whose = f" of {models[0].row.name}" if any(m.counts != counts for m in models) else ""
     return MARK + _template().render(
         title=f"ltcli report: {folder.resolve().name}",
         names=names,
         counts=counts,
-        # Where rows were trained on other splits, the counts are those of the first row.
-        whose=""
-        if all(model.counts == counts for model in models)
-        else f" of {models[0].row.name}",
+        whose=whose,
         order=order,
         ordered_names=[names[c] for c in order],
         test_counts=test_counts(runs[0]),
         # Halves, since both bounds belong to medium.
-        bounds=(few_below - 0.5, many_above + 0.5),
+        bounds=(groups.few_below - 0.5, groups.many_above + 0.5),
         heads=heads,
         leagues=comparison_table.by_league(placed, lines),
         notes=comparison_table.footer(placed, _LEVEL, images),
@@ -96,7 +87,7 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 
 def write_page(target: Path, text: str, force: bool) -> None:
-    """Write a page; see ``check_ours``."""
+    """Write a page unless the file is no report."""
     with locked(target):
         # Another process may have written the file since the first look.
         check_ours(target, force)
@@ -104,11 +95,7 @@ def write_page(target: Path, text: str, force: bool) -> None:
 
 
 def check_ours(target: Path, force: bool) -> None:
-    """Refuse to replace a file that is no report.
-
-    Raises:
-        ArtifactError: The file does not start with ``MARK``, or cannot be read.
-    """
+    """Refuse to replace a file that does not start with ``MARK``."""
     if force or not target.exists():
         return
     try:

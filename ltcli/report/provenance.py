@@ -15,7 +15,7 @@ from ltcli.core.errors import ArtifactError
 
 _MOST_EPOCHS = 1_000_000
 # Entries of an epoch's record that are no curve.
-_NO_CURVE = ("epoch", "seconds", "samples_per_second")
+_NO_CURVE = {"epoch", "seconds", "samples_per_second"}
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,10 @@ class Sidecar:
     Attributes:
         epochs: Measure to its value after each epoch, by epoch from 0.
         started: UTC, to the second.
-        seconds: Wall time of the last process that worked on it.
+        seconds: Wall time of the last process, as ``peak_memory_mb`` is its memory.
         resumed: Number of times it was resumed.
         device: Device it ran on, or the one asked for where the stage does not say.
         precision: Precision of the training, where the stage says so.
-        peak_memory_mb: Of the last process.
         machine: Processor, cores, threads and versions.
     """
 
@@ -45,12 +44,11 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class File:
-    """One artifact of the lineage.
+    """One artifact of the lineage, verified by its digest.
 
     Attributes:
-        header: Verified by its digest.
         made_from: Role, name of the file or None where the folder lacks it, digest.
-        run: What its sidecar tells, or the reason why there is nothing.
+        run: The run from its sidecar, or the reason why it is not known.
     """
 
     header: Header
@@ -73,14 +71,9 @@ class File:
 
 
 def lineage(roots: Sequence[Header], folder: Sequence[Header]) -> list[File]:
-    """Artifacts and all their ancestors in a folder, each after those it was made from.
-
-    Raises:
-        ArtifactError: One of them was altered.
-    """
-    known: dict[str, Header] = {}
-    for header in (*roots, *folder):
-        known.setdefault(header.digest, header)
+    """Artifacts and all their ancestors in a folder, verified, each after its own ancestors."""
+    # Of copies of one artifact the first counts: a root, else the first by name.
+    known = {header.digest: header for header in reversed([*roots, *folder])}
     files = []
     for header in _in_order(roots, known, set()):
         made_from = tuple(
@@ -92,16 +85,15 @@ def lineage(roots: Sequence[Header], folder: Sequence[Header]) -> list[File]:
 
 
 def trained(files: Sequence[File]) -> tuple[list[dict[str, Sidecar]], dict[str, list[str]]]:
-    """Runs with learning curves, those of one recipe together; the others' names by the reason."""
+    """Learning curves, runs of one recipe together; names of files without, by the reason."""
     groups: dict[str, dict[str, Sidecar]] = {}
     without: dict[str, list[str]] = {}
     for file in files:
         if file.header.kind not in ("model", "generator"):
             continue
-        if isinstance(file.run, str):
-            without.setdefault(file.run, []).append(file.name)
-        elif not file.run.epochs:
-            without.setdefault("no epochs", []).append(file.name)
+        if isinstance(file.run, str) or not file.run.epochs:
+            reason = file.run if isinstance(file.run, str) else "no epochs"
+            without.setdefault(reason, []).append(file.name)
         else:
             # Runs of one recipe differ in their seed alone.
             made = {k: v for k, v in file.header.parameters.items() if k != "seed"}
@@ -149,12 +141,10 @@ def _epochs(records: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
     curves: dict[str, dict[int, float]] = {}
     for record in records:
         epoch = record.get("epoch")
-        if record.get("event") != "epoch" or type(epoch) is not int:
-            continue
-        for name, value in record.items():
-            found = _number(value)
-            if name not in _NO_CURVE and found is not None and 0 <= epoch < _MOST_EPOCHS:
-                curves.setdefault(name, {})[epoch] = found
+        if record.get("event") == "epoch" and type(epoch) is int and 0 <= epoch < _MOST_EPOCHS:
+            for name in record.keys() - _NO_CURVE:
+                if (found := _number(record[name])) is not None:
+                    curves.setdefault(name, {})[epoch] = found
     return {name: dict(sorted(curve.items())) for name, curve in sorted(curves.items())}
 
 
@@ -163,12 +153,10 @@ def _machine(record: Mapping[str, Any]) -> str:
     named = record.get("versions")
     versions = {"python": record.get("python"), **(named if isinstance(named, dict) else {})}
     parts = [_word(record.get(name)) for name in ("processor", "gpu", "platform")]
-    for name in ("cores", "threads"):
-        parts.append(f"{record[name]} {name}" if type(record.get(name)) is int else "")
-    parts += [
-        f"{_word(name)} {_word(value)}" if _word(value) else "" for name, value in versions.items()
-    ]
-    return ", ".join(part for part in parts if part)
+    counted = [name for name in ("cores", "threads") if type(record.get(name)) is int]
+    parts += [f"{record[name]} {name}" for name in counted]
+    parts += [f"{_word(name)} {_word(value)}" for name, value in versions.items() if _word(value)]
+    return ", ".join(filter(None, parts))
 
 
 def _word(value: object) -> str:

@@ -13,18 +13,12 @@ from ltcli.data.published import Published, read_published
 from ltcli.stages.league import League, read_provenance
 
 if TYPE_CHECKING:
-    from ltcli.stats.comparison import Row, Run, Score
+    from ltcli.stats.comparison import Row, Run
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A row and its league.
-
-    Attributes:
-        row: Scores of the row.
-        league: League of its runs.
-        like_for_like: Whether the first row has the same league.
-    """
+    """Scores of a row, the league of its runs, and whether the first row has the same league."""
 
     row: Row
     league: League
@@ -32,12 +26,7 @@ class Placed:
 
 
 def check_same_images(headers: Sequence[Header]) -> None:
-    """Refuse files that are not predictions of different models on the same images.
-
-    Raises:
-        ArtifactError: A file is of another kind or other images, lacks its provenance, or has the
-            same model as another.
-    """
+    """Refuse files that are not predictions of different models on the same images."""
     models: dict[str, Header] = {}
     for header in headers:
         if header.kind != "predictions":
@@ -55,51 +44,29 @@ def check_same_images(headers: Sequence[Header]) -> None:
             raise ArtifactError(header.path, rule, "leave one of them out: copies are no runs")
 
 
-def compare_files(
-    headers: Sequence[Header],
-    *,
-    score: Score = "accuracy",
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-    many_above: int = 100,
-    few_below: int = 20,
-) -> list[Placed]:
-    """Rows of a comparison with their leagues; see ``ltcli.stats.comparison.compare``."""
-    from ltcli.stats.comparison import compare
-
-    rows = compare(
-        read_runs(headers),
-        score=score,
-        level=level,
-        resamples=resamples,
-        seed=seed,
-        many_above=many_above,
-        few_below=few_below,
-    )
-    return place(headers, rows)
-
-
 def read_runs(headers: Sequence[Header]) -> list[Run]:
-    """Predictions of files; runs of one recipe have one name.
-
-    Raises:
-        ArtifactError: The labels differ.
-    """
+    """Predictions of files; runs of one recipe have one name."""
     import torch
 
-    runs = [_load(header, name) for header, name in zip(headers, _names(headers), strict=True)]
-    if any(not torch.equal(run.labels, runs[0].labels) for run in runs):
-        raise ArtifactError("compare", "the files have different labels", "evaluate them again")
+    from ltcli.artifacts.store import open_artifact
+    from ltcli.stats.comparison import Run
+
+    runs: list[Run] = []
+    for header, name in zip(headers, _names(headers), strict=True):
+        with open_artifact(header.path) as artifact:
+            logits, labels = artifact.tensor("logits"), artifact.tensor("labels")
+            kept = "snapshots.predicted" in header.tensors
+            snapshots = artifact.tensor("snapshots.predicted") if kept else None
+        counts = torch.tensor(header.info["class_counts"])
+        runs.append(Run(name, logits, labels, counts, snapshots))
+        # Bootstrap and differences pair the predictions image by image.
+        if not torch.equal(labels, runs[0].labels):
+            raise ArtifactError("compare", "the files have different labels", "evaluate them again")
     return runs
 
 
 def place(headers: Sequence[Header], rows: Sequence[Row]) -> list[Placed]:
-    """Rows with their leagues, one league after the other, that of the first row first.
-
-    Raises:
-        ArtifactError: The metadata of a file does not come from ``evaluate``.
-    """
+    """Rows with their leagues, one league after the other, that of the first row first."""
     leagues: dict[str, League] = {}
     for header, name in zip(headers, _names(headers), strict=True):
         leagues.setdefault(name, read_provenance(header)[0])
@@ -107,20 +74,6 @@ def place(headers: Sequence[Header], rows: Sequence[Row]) -> list[Placed]:
     # sorted is stable: within a league the rows keep their order.
     together = sorted(rows, key=lambda row: order.index(leagues[row.name]))
     return [Placed(row, leagues[row.name], leagues[row.name] == order[0]) for row in together]
-
-
-def _load(header: Header, name: str) -> Run:
-    import torch
-
-    from ltcli.artifacts.store import open_artifact
-    from ltcli.stats.comparison import Run
-
-    with open_artifact(header.path) as artifact:
-        tensors = artifact.load("logits", "labels")
-        kept = "snapshots.predicted" in header.tensors
-        snapshots = artifact.tensor("snapshots.predicted") if kept else None
-    counts = torch.tensor(header.info["class_counts"])
-    return Run(name, tensors["logits"], tensors["labels"], counts, snapshots)
 
 
 def _names(headers: Sequence[Header]) -> list[str]:
@@ -165,6 +118,7 @@ def published_beside(headers: Sequence[Header]) -> list[Published]:
 
 
 def _differences(row: Published, headers: Sequence[Header]) -> list[str]:
+    """Facts of a published figure that none of some files shares, in words."""
     largest = sorted({max(header.info["class_counts"], default=0) for header in headers})
     leagues = [read_provenance(header)[0] for header in headers]
     epochs = sorted({league.epochs for league in leagues})

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ltcli.artifacts.store import Artifact
 
 
+_ORACLE = "features of a balanced split, by dump-features --other-split"
 # Defaults, capped at the number available.
 _USUAL = {"leading": 5, "smallest": 3, "neighbours": 5, "confusing": 3}
 
@@ -56,33 +57,27 @@ class Bank:
         features: float32 [N, D].
         labels: int64 [N].
         counts: int64 [C], training images.
-        head: bool [C].
+        tail: Tail classes, int64 [U], ascending.
         factors: F of each class's covariance F'F, float32 [R, D].
         nearest_head: int64 [N], the head class with the nearest mean.
-        numbers: Resolved values of leading, smallest, neighbours and confusing.
+        numbers: Values of leading, smallest, neighbours and confusing.
     """
 
     features: torch.Tensor
     labels: torch.Tensor
     counts: torch.Tensor
-    head: torch.Tensor
+    tail: torch.Tensor
     factors: list[torch.Tensor]
     nearest_head: torch.Tensor
     numbers: Mapping[str, int]
 
-    @property
-    def tail(self) -> torch.Tensor:
-        """Tail classes, int64 [U], ascending."""
-        return (~self.head).nonzero().flatten()
-
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Refuse inputs that do not belong together and numbers beyond what the bank holds."""
-    if "split" in headers and headers["split"].info["store"] != "images":
-        split = headers["split"]
+    bank, split = headers["features"], headers.get("split")
+    if split is not None and split.info["store"] != "images":
         rule = f"must store images to show some, got {split.info['store']}"
         raise ArtifactError(split.path, rule, "leave out --split")
-    bank = headers["features"]
     counts = bank.info["class_counts"]
     head = head_of(params, counts, "diagnose")
     for name, limit in _limits(bank, head).items():
@@ -90,8 +85,13 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         if given is not None and given > limit:
             raise ParamError("diagnose", f"{name} must be at most {limit}, got {given}")
     check_epoch(bank.info.get("epoch"), headers, ("confusion", "generator", "oracle"))
-    _check_learned(bank, headers.get("learned"))
-    _check_predictions(headers.get("before"), headers.get("after"))
+    if "learned" in headers:
+        _check_learned(bank, headers["learned"])
+    if "before" in headers and "after" in headers:
+        before, after = headers["before"], headers["after"]
+        if any(before.info[fact] != after.info[fact] for fact in ("on", "images")):
+            rule = f"was made on other images than {before.path}"
+            raise ArtifactError(after.path, rule, "name predictions of one test set")
     if "generator" in headers:
         made = headers["generator"]
         rule, value = made.parameters["head"], made.parameters["head_at"]
@@ -111,9 +111,7 @@ def _limits(bank: Header, head: list[bool]) -> dict[str, int]:
     }
 
 
-def _check_learned(bank: Header, model: Header | None) -> None:
-    if model is None:
-        return
+def _check_learned(bank: Header, model: Header) -> None:
     if "method.covariances" not in model.tensors:
         hint = "finetune keeps them for methods that learn them, such as isda and metasaug"
         raise ArtifactError(model.path, "holds no covariances of its run", hint)
@@ -124,15 +122,6 @@ def _check_learned(bank: Header, model: Header | None) -> None:
     if bank.info["model"] not in known:
         rule = f"has another backbone than the features of {bank.path}"
         raise ArtifactError(model.path, rule, "run dump-features on it, and name its features")
-
-
-def _check_predictions(before: Header | None, after: Header | None) -> None:
-    if before is None or after is None:
-        return
-    for fact in ("on", "images"):
-        if before.info[fact] != after.info[fact]:
-            rule = f"was made on other images than {before.path}"
-            raise ArtifactError(after.path, rule, "name predictions of one test set")
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Result:
@@ -147,23 +136,20 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     counts = torch.tensor(info["class_counts"])
     of_head = head_of(params, info["class_counts"], "diagnose")
     head, limits = torch.tensor(of_head), _limits(source.header, of_head)
+    # The bank may store halves; every measure starts from the same float32 features.
     features, labels = source.tensor("train.features").float(), source.tensor("train.labels")
     means = class_means(features, labels, len(counts)).float()
     bank = Bank(
         features=features,
         labels=labels,
         counts=counts,
-        head=head,
+        tail=(~head).nonzero().flatten(),
         factors=_factors(features, labels, len(counts)),
         nearest_head=nearest_head(features, means, head),
-        numbers={
-            name: getattr(params, name) or min(usual, limits[name])
-            for name, usual in _USUAL.items()
-        },
+        numbers={n: getattr(params, n) or min(most, limits[n]) for n, most in _USUAL.items()},
     )
-    tensors = {"tail": bank.tail}
-    tensors |= _spectra(inputs, bank) | _confusion(inputs) | _donors(inputs, bank)
-    tensors |= _samples(params, inputs, bank)
+    tensors = {"tail": bank.tail} | _spectra(inputs, bank) | _confusion(inputs)
+    tensors |= _donors(inputs, bank) | _samples(params, inputs, bank)
     predictions = {
         role: {fact: inputs[role].header.info[fact] for fact in ("on", "method")}
         for role in ("before", "after")
@@ -188,6 +174,7 @@ def _spectra(inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tens
 
     from ltcli.stats import diagnosis
 
+    # The oracle stands for the true covariances, which the others try to capture.
     leading, classes = bank.numbers["leading"], range(len(bank.counts))
     spectra = {"estimated": [diagnosis.spectrum_of_factor(f, leading) for f in bank.factors]}
     tensors: dict[str, torch.Tensor] = {}
@@ -197,7 +184,6 @@ def _spectra(inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tens
     if "oracle" in inputs:
         balanced = inputs["oracle"].load("train.features", "train.labels")
         features, labels = balanced["train.features"].float(), balanced["train.labels"]
-        # The oracle stands for the true covariance, which the others try to capture.
         full = _factors(features, labels, len(classes))
         spectra["oracle"] = [diagnosis.spectrum_of_factor(rows, leading) for rows in full]
         for name, of in spectra.items():
@@ -234,16 +220,17 @@ def _donors(inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tenso
 
     from ltcli.stats import diagnosis
 
-    donors = {
-        "stg": diagnosis.stg_donors(bank.nearest_head, bank.labels, bank.tail, len(bank.counts))
+    of_stg = diagnosis.stg_donors(bank.nearest_head, bank.labels, bank.tail, len(bank.counts))
+    if "confusion" not in inputs:
+        return {"donors.stg": of_stg}
+    found, most = inputs["confusion"].load("graph", "scores"), bank.numbers["confusing"]
+    # The trace of F'F is the sum of the squares of F.
+    traces = torch.stack([rows.double().square().sum() for rows in bank.factors])
+    return {
+        "donors.stg": of_stg,
+        "donors.risda": diagnosis.risda_donors(found["graph"], traces, bank.tail),
+        "donors.feature-fusion": diagnosis.fusion_donors(found["scores"], most, bank.tail),
     }
-    if "confusion" in inputs:
-        found = inputs["confusion"].load("graph", "scores")
-        traces = torch.stack([rows.double().square().sum() for rows in bank.factors])
-        donors["risda"] = diagnosis.risda_donors(found["graph"], traces, bank.tail)
-        most = bank.numbers["confusing"]
-        donors["feature-fusion"] = diagnosis.fusion_donors(found["scores"], most, bank.tail)
-    return {f"donors.{name}": shares for name, shares in donors.items()}
 
 
 def _samples(params: Params, inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tensor]:
@@ -257,12 +244,17 @@ def _samples(params: Params, inputs: Mapping[str, Artifact], bank: Bank) -> dict
     rows = {c: _drawn(params, bank, c) for c in smallest.tolist()}
     # All origins hold these images in this order, so that row i of each is made from one image.
     chosen = torch.cat(list(rows.values()))
-    made = {"real": bank.features[chosen], "gaussian": _gaussian(params, bank, rows)}
+    gaussian = [
+        diagnosis.draw_gaussian(
+            bank.features[part], bank.factors[c], params.strength, _stream(params, "gaussian", c)
+        )
+        for c, part in rows.items()
+    ]
+    made = {"real": bank.features[chosen], "gaussian": torch.cat(gaussian)}
     tensors = {"smallest": smallest}
     if "generator" in inputs:
-        made["generator"], tensors["divergences"] = _generated(
-            params, inputs["generator"], bank, chosen
-        )
+        augmented = _generated(params, inputs["generator"], bank, chosen)
+        made["generator"], tensors["divergences"] = augmented
         tensors["divergences.sample"] = torch.arange(len(chosen))
     # Images of the nearest head classes give the map of features its context.
     beside = sorted({int(bank.nearest_head[r].mode().values) for r in rows.values() if len(r)})
@@ -270,6 +262,7 @@ def _samples(params: Params, inputs: Mapping[str, Artifact], bank: Bank) -> dict
     origin = [torch.full((len(chosen),), ORIGINS.index(name)) for name in made]
     features = torch.cat([*made.values(), bank.features[context]])
     row = torch.cat([chosen.repeat(len(made)), context])
+    # No feature is its own neighbour, nor that of the image that it was made from.
     k = bank.numbers["neighbours"]
     distances, nearest = diagnosis.nearest(features, bank.features, k, row)
     tensors |= {
@@ -287,30 +280,22 @@ def _samples(params: Params, inputs: Mapping[str, Artifact], bank: Bank) -> dict
     return tensors
 
 
+def _stream(params: Params, name: str, c: int) -> torch.Generator:
+    """Random stream of a class: more classes or images leave the draws of the others unchanged."""
+    import torch
+
+    from ltcli.compute.seeds import derive
+
+    return torch.Generator().manual_seed(derive(f"diagnose-{name}", params.seed, c))
+
+
 def _drawn(params: Params, bank: Bank, c: int) -> torch.Tensor:
     """Rows of random images of a class, int64 [at most samples]."""
     import torch
 
-    from ltcli.compute.seeds import derive
-
     rows = (bank.labels == c).nonzero().flatten()
-    generator = torch.Generator().manual_seed(derive("diagnose-samples", params.seed, c))
-    return rows[torch.randperm(len(rows), generator=generator)[: params.samples]]
-
-
-def _gaussian(params: Params, bank: Bank, rows: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    import torch
-
-    from ltcli.compute.seeds import derive
-    from ltcli.stats.diagnosis import draw_gaussian
-
-    made = []
-    for c, part in rows.items():
-        # One stream per class: more classes or images leave the draws of the others unchanged.
-        generator = torch.Generator().manual_seed(derive("diagnose-gaussian", params.seed, c))
-        features, factor = bank.features[part], bank.factors[c]
-        made.append(draw_gaussian(features, factor, params.strength, generator))
-    return torch.cat(made)
+    order = torch.randperm(len(rows), generator=_stream(params, "samples", c))
+    return rows[order[: params.samples]]
 
 
 def _generated(
@@ -365,13 +350,7 @@ STAGE = Stage(
         Input("confusion", "confusion", None, "confusion graph, for the donors of the classes"),
         Input("generator", "generator", None, "generator of features"),
         Input("learned", "model", None, "model whose run kept covariances", may_differ=("model",)),
-        Input(
-            "oracle",
-            "features",
-            None,
-            "features of a balanced split, by dump-features --other-split",
-            may_differ=("split",),
-        ),
+        Input("oracle", "features", None, _ORACLE, may_differ=("split",)),
         Input("before", "predictions", None, "predictions to compare with"),
         Input("after", "predictions", None, "predictions of the run"),
         Input("split", "split", None, "images, to show the nearest ones"),

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class League:
-    """What went into a result beside its method. Equal leagues are compared like for like.
+    """Resources of a result beside its method. Equal leagues are compared like for like.
 
     Attributes:
-        network_parameters: Of backbone and classifier.
-        pretraining: Data that the backbone saw before the training images: none, or unknown.
-        training_images: All classes, with those that only merged covariances are of.
+        network_parameters: Number of weights, of backbone and classifier.
+        pretraining: Weights that the backbone started from: none, unknown, or their digest.
+        training_images: Images of all classes, also those that only merged covariances contain.
         extra_images: Held-out labelled images that a method trained on or chose a parameter by.
-        epochs: In which the backbone was trained.
-        augmentation: Of the images in training: crop, flip, jitter, mixup with its alpha.
-        views: Of each test image, whose logits are averaged.
+        epochs: Epochs that trained the backbone.
+        augmentation: Changes of the training images: crop, flip, jitter, mixup with its alpha.
+        views: Views of each test image, whose logits are averaged.
         classifier_epochs: Further epochs of the classifier on a frozen backbone. They take seconds
             and make no league.
     """
@@ -48,14 +48,7 @@ class League:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a paper's figure must share with a result to stand beside it.
-
-    Attributes:
-        dataset: As in ``ltcli split``.
-        profile: Of the class counts.
-        imbalance_factor: As asked for.
-        backbone: As in ``ltcli pretrain``.
-    """
+    """Setting that a published figure must share with a result to stand beside it."""
 
     dataset: str
     profile: str
@@ -71,11 +64,7 @@ class Benchmark:
 
 
 def read_provenance(header: Header) -> tuple[League, Benchmark]:
-    """Return where predictions stand, from their header.
-
-    Raises:
-        ArtifactError: The metadata is not what ``evaluate`` writes.
-    """
+    """League and setting of predictions, from their header."""
     info, backbone = header.info, backbone_of(header)
     for name in ("network_parameters", "held_out"):
         if type(info[name]) is not int or info[name] < 0:
@@ -129,7 +118,7 @@ def _league(info: dict[str, Any], backbone: Backbone) -> League:
 
 
 def recorded(stage: str, parameters: Mapping[str, Any]) -> tuple[Method[Any], Run]:
-    """Return the method and the run that a recipe records for pretrain or finetune.
+    """Method and run that a recipe records for pretrain or finetune.
 
     Raises:
         LtcliError, KeyError: The parameters are not those of this version.
@@ -141,7 +130,7 @@ def recorded(stage: str, parameters: Mapping[str, Any]) -> tuple[Method[Any], Ru
 
 
 def _augmentation(of: Training, store: str) -> set[str]:
-    """Return the augmentations of the images that a run trained on, in words."""
+    """Augmentations of the images that a run trained on, in words."""
     kinds = {f"mixup {of.mixup:g}": of.mixup}
     if store == "images":
         kinds |= {"flip": of.flip, "crop": of.padding}
@@ -161,13 +150,13 @@ def _benchmark(recipe: list[Any], backbone: Backbone) -> Benchmark:
 
 
 def names_of_differences(leagues: Sequence[League]) -> list[str]:
-    """Return which facts make some leagues differ."""
+    """Names of the facts in which some leagues differ."""
     names = [field.name for field in dataclasses.fields(League) if field.compare]
     return [name for name in names if len({getattr(league, name) for league in leagues}) > 1]
 
 
 def words(league: League, names: Sequence[str]) -> str:
-    """Say some facts of a league, by their names."""
+    """Some facts of a league in words."""
     said = {
         "network_parameters": plural(league.network_parameters, "parameter"),
         "pretraining": f"pre-training {league.pretraining}",
