@@ -50,9 +50,7 @@ def decode_image(content: bytes, image_size: int, share: float = 1.0) -> torch.T
     side = share * min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     square = image.resize(
-        (image_size, image_size),
-        Image.Resampling.BICUBIC,
-        box=(left, top, left + side, top + side),
+        (image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
     )
     return torch.from_numpy(np.array(square, dtype=np.uint8))
 

@@ -29,8 +29,7 @@ class _Block(nn.Module):
         if stride != 1 or width_in != width_out:
             self.shortcut = (
                 nn.Sequential(
-                    nn.Conv2d(width_in, width_out, 1, stride, bias=False),
-                    nn.BatchNorm2d(width_out),
+                    nn.Conv2d(width_in, width_out, 1, stride, bias=False), nn.BatchNorm2d(width_out)
                 )
                 if projection
                 else _ZeroPad(stride, width_out - width_in)

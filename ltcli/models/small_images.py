@@ -89,19 +89,12 @@ def _build(record: Backbone) -> ResNet:
     from ltcli.models.several import Experts, Rotations, TwoBranches
 
     widths, blocks = _SHAPES[record.name]
-    shape: dict[str, Any] = {
-        "widths": widths,
-        "blocks": blocks,
-        "projection": widths == _WIDE,
-    }
+    shape: dict[str, Any] = {"widths": widths, "blocks": blocks, "projection": widths == _WIDE}
     if record.variant in _EXPERTS:
         return Experts(**shape, experts=_EXPERTS[record.variant])
     return {"": ResNet, "bbn": TwoBranches, "sla": Rotations}[record.variant](**shape)
 
 
 SOURCE = Source(
-    names=lambda: tuple(_SHAPES),
-    resolve=_resolve,
-    build=_build,
-    variants=("bbn", "sla", *_EXPERTS),
+    names=lambda: tuple(_SHAPES), resolve=_resolve, build=_build, variants=("bbn", "sla", *_EXPERTS)
 )

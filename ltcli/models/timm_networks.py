@@ -157,10 +157,5 @@ def _fetch(record: Backbone) -> Mapping[str, torch.Tensor]:
 
 
 SOURCE = Source(
-    names=_names,
-    resolve=_resolve,
-    build=_build,
-    head=_head,
-    published=_published,
-    fetch=_fetch,
+    names=_names, resolve=_resolve, build=_build, head=_head, published=_published, fetch=_fetch
 )

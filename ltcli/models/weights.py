@@ -65,10 +65,7 @@ def _state_of(path: Path, found: Any) -> dict[str, torch.Tensor]:
 
 
 def put_in(
-    network: Network,
-    tensors: Mapping[str, torch.Tensor],
-    where: object,
-    head: Collection[str] = (),
+    network: Network, tensors: Mapping[str, torch.Tensor], where: object, head: Collection[str] = ()
 ) -> tuple[int, int]:
     """Give a network the weights of another one with the same backbone.
 

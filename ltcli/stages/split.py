@@ -15,13 +15,7 @@ from ltcli.core.params import param
 from ltcli.core.table import aligned
 from ltcli.core.text import printable
 from ltcli.data.data_files import fingerprint
-from ltcli.data.source_table import (
-    FILE_PARAMETERS,
-    PARTS,
-    SOURCES,
-    Request,
-    require_options,
-)
+from ltcli.data.source_table import FILE_PARAMETERS, PARTS, SOURCES, Request, require_options
 from ltcli.stages.stage import Checked, Result, Stage
 from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
