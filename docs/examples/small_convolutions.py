@@ -31,15 +31,11 @@ def _resolve(name: str, variant: str, split: Header) -> Backbone:
         variant=variant,
         feature_dim=channels[-1],
         map_size=(-(-height // scale), -(-width // scale)),
-        stages=0,
-        views=1,
         image_size=(height, width),
         stored_size=() if in_files else (height, width),
         mean=tuple(split.info["mean"]),
         std=tuple(split.info["std"]),
         interpolation="bilinear",
-        crop_mode="box",
-        crop_share=1.0,
     )
 
 

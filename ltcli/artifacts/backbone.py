@@ -1,7 +1,7 @@
-"""The backbone record of a header: which network makes the features, and what its images are like.
+"""The backbone record of a header: the network that makes the features, and how its images look.
 
 ``pretrain`` makes the record once; every later stage rebuilds the network and prepares images from
-it alone. Nothing reads a backbone's name to find out what it is.
+it alone. Nothing reads a backbone's name to find out more about it.
 """
 
 import dataclasses
@@ -24,42 +24,42 @@ class Backbone:
     Attributes:
         source: Key of ``ltcli.models.backbones.BACKBONES``.
         name: Name of the network within its source.
-        variant: Change that a method makes to the network, such as ``bbn``; empty for none.
         feature_dim: D, the width of the features.
+        variant: Change that a method makes to the network, such as ``bbn``; empty for none.
         map_size: Height and width of the last feature maps; empty if the features are not their
             mean.
         stages: Number of last stages that the network can be split before.
         views: Views of an image that one feature vector is made of.
-        image_size: Height and width of the images that the network sees; empty for embeddings.
+        image_size: Height and width of the network's input; empty for embeddings.
         stored_size: Height and width of the images in the split; empty if they are in files.
         mean: Mean of each colour, 0..1, that is subtracted.
         std: Standard deviation of each colour, 0..1, that the rest is divided by.
         interpolation: ``bilinear`` or ``bicubic``, for every change of size.
-        crop_mode: How a file becomes an image of ``image_size``. ``box`` cuts and resizes in one
+        crop_mode: Way from a file to an image of ``image_size``. ``box`` cuts and resizes in one
             step, and stored images must have the size already; ``center``, ``squash`` and
             ``border`` are timm's, and stored images of other sizes are resized.
-        crop_share: Share of the shorter side that the centre crop of a file keeps.
+        crop_share: Fraction of the shorter side that the centre crop of a file keeps.
     """
 
     source: str
     name: str
-    variant: str
     feature_dim: int
-    map_size: tuple[int, ...]
-    stages: int
-    views: int
-    image_size: tuple[int, ...]
-    stored_size: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_mode: str
-    crop_share: float
+    variant: str = ""
+    map_size: tuple[int, ...] = ()
+    stages: int = 0
+    views: int = 1
+    image_size: tuple[int, ...] = ()
+    stored_size: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    interpolation: str = "bicubic"
+    crop_mode: str = "box"
+    crop_share: float = 1.0
 
     @property
     def label(self) -> str:
         """Name as ``pretrain --backbone`` takes it, without the variant."""
-        # The two sources without a prefix: small-image networks, and embeddings, which are auto.
+        # Two sources have no prefix: small-image networks, and embeddings, which are auto.
         plain = self.source in ("small-images", "embeddings")
         return self.name if plain else f"{self.source}.{self.name}"
 
@@ -68,29 +68,27 @@ class Backbone:
         return f"{self.label}-{self.variant}" if self.variant else self.label
 
 
-def _text(value: object) -> bool:
+def _text(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable() and len(value) <= 200
 
 
-def _count(least: int, most: int) -> Callable[[object], bool]:
+def _count(least: int, most: int) -> Callable[[Any], bool]:
     # Not isinstance: True is an int.
     return lambda value: type(value) is int and least <= value <= most
 
 
-def _sides(value: object) -> bool:
+def _sides(value: Any) -> bool:
     side = _count(1, _MOST_SIDE)
     return isinstance(value, list) and len(value) in (0, 2) and all(map(side, value))
 
 
-def _colours(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) in (0, 3)
-        and all(type(x) in (int, float) and math.isfinite(x) for x in value)
-    )
+def _colours(value: Any) -> bool:
+    is_list = isinstance(value, list) and len(value) in (0, 3)
+    return is_list and all(type(x) in (int, float) and math.isfinite(x) for x in value)
 
 
 _SIDES, _COLOURS = "a height and a width, or nothing", "three numbers, or nothing"
+_CROPS = ("box", "center", "squash", "border")
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "source": (_text, "a text"),
     "name": (_text, "a text"),
@@ -104,10 +102,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mean": (_colours, _COLOURS),
     "std": (lambda value: _colours(value) and all(x > 0 for x in value), f"{_COLOURS}, above 0"),
     "interpolation": (lambda value: value in ("bilinear", "bicubic"), "bilinear or bicubic"),
-    "crop_mode": (
-        lambda value: value in ("box", "center", "squash", "border"),
-        "box, center, squash or border",
-    ),
+    "crop_mode": (lambda value: value in _CROPS, "box, center, squash or border"),
     "crop_share": (lambda value: type(value) in (int, float) and 0 < value <= 1, "in 0 ... 1"),
 }
 
@@ -134,11 +129,7 @@ def backbone_of(header: Header) -> Backbone:
 
 
 def require_maps(model: Header) -> tuple[int, ...]:
-    """Return height and width of the last feature maps of a model.
-
-    Raises:
-        ArtifactError: The features of its backbone are not the mean of feature maps.
-    """
+    """Return height and width of a model's last feature maps, or raise ArtifactError without."""
     backbone = backbone_of(model)
     if not backbone.map_size:
         hint = "its features must be the mean of feature maps, as those of a ResNet"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from ltcli.artifacts.folder import read_folder
+from ltcli.artifacts.header import read_folder
 from ltcli.cli.commands import Command
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param

@@ -1,4 +1,4 @@
-"""The source of no backbone: samples that are features already are handed on as they are."""
+"""The source for embeddings: features that the split holds pass through unchanged."""
 
 from __future__ import annotations
 
@@ -10,31 +10,10 @@ from ltcli.models.source import Source
 if TYPE_CHECKING:
     from torch import nn
 
-    from ltcli.artifacts.header import Header
-
 
 def backbone(feature_dim: int) -> Backbone:
     """Return the record of embeddings of D numbers."""
-    return Backbone(
-        source="embeddings",
-        name="embeddings",
-        variant="",
-        feature_dim=feature_dim,
-        map_size=(),
-        stages=0,
-        views=1,
-        image_size=(),
-        stored_size=(),
-        mean=(),
-        std=(),
-        interpolation="bicubic",
-        crop_mode="box",
-        crop_share=1.0,
-    )
-
-
-def _resolve(_name: str, _variant: str, split: Header) -> Backbone:
-    return backbone(split.size("train.features", 1))
+    return Backbone("embeddings", "embeddings", feature_dim)
 
 
 def _build(_record: Backbone) -> nn.Module:
@@ -43,5 +22,9 @@ def _build(_record: Backbone) -> nn.Module:
     return nn.Identity()
 
 
-# No name can be given: ``pretrain`` takes this source for a split of embeddings.
-SOURCE = Source(names=tuple, resolve=_resolve, build=_build)
+# It has no names to choose from: ``pretrain`` takes this source for a split of embeddings.
+SOURCE = Source(
+    names=tuple,
+    resolve=lambda _name, _variant, split: backbone(split.size("train.features", 1)),
+    build=_build,
+)

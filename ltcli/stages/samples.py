@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltcli.artifacts.backbone import Backbone, backbone_of
-from ltcli.artifacts.sidecar import read_records
+from ltcli.artifacts.header import read_records
 from ltcli.compute.environment import usable_cores
 from ltcli.compute.processes import local_processes
 from ltcli.core.errors import ArtifactError, DataError, ParamError
