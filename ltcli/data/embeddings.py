@@ -1,4 +1,4 @@
-"""Features that another model computed, with labels: the matrix is the data set."""
+"""The source of embeddings: features that another model computed, with labels."""
 
 import zlib
 from collections.abc import Mapping
@@ -52,12 +52,9 @@ def read(request: Request) -> Pool:
     if "train" not in found:
         rule = "must have features and labels of the training part, got none"
         raise DataError(root, rule, "name them features and labels")
-    texts = {part: texts for part, (_, texts) in found.items()}
+    texts = {part: labels for part, (_, labels) in found.items()}
     names, numbered = number_classes(texts, read_names(files.get("class_names")), root)
-    parts = {
-        part: Part(features, torch.from_numpy(numbered[part]))
-        for part, (features, _) in found.items()
-    }
+    parts = {p: Part(found[p][0], torch.from_numpy(rows)) for p, rows in numbered.items()}
     return Pool(names, parts["train"], parts.get("val"), parts.get("test"), store="features")
 
 
@@ -71,11 +68,11 @@ def _joined(paths: list[Path]) -> tuple[torch.Tensor, list[str]]:
             rule = "must have features and labels of one part, as its name says the part"
             raise DataError(path, rule)
         features, texts = found["train"]
-        if pieces and features.shape[1] != pieces[0].shape[1]:
-            rule = f"dimension must be {pieces[0].shape[1]} as in {paths[0]}"
-            raise DataError(path, f"{rule}, got {features.shape[1]}")
         pieces.append(features)
         labels += texts
+        if features.shape[1] != pieces[0].shape[1]:
+            rule = f"dimension must be {pieces[0].shape[1]} as in {paths[0]}"
+            raise DataError(path, f"{rule}, got {features.shape[1]}")
     # One file, however large, is not copied.
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces), labels
 
@@ -141,7 +138,7 @@ def _features(path: Path, name: str, array: Any) -> torch.Tensor:
 def _texts(path: Path, name: str, array: Any, num_samples: int) -> list[str]:
     """Return labels as text."""
     of_torch = isinstance(array, torch.Tensor)
-    # Not all of torch's floating point types are ones of NumPy.
+    # NumPy lacks some of torch's floating point types.
     values = array.numpy() if of_torch and not array.is_floating_point() else array
     if getattr(values.dtype, "kind", "f") not in "iuU" or values.ndim != 1:
         got = f"{str(values.dtype).removeprefix('torch.')} {[*values.shape]}"
@@ -219,7 +216,7 @@ def _csv(path: Path) -> tuple[torch.Tensor, list[str]]:
 
 
 def _check_columns(path: Path, header: list[str]) -> None:
-    """Refuse columns that may be no features: without a name, or with that of another."""
+    """Refuse columns that may be no features: without a name, or with one that repeats."""
     for number, name in enumerate(header, start=1):
         if not name.strip():
             hint = "leave the numbers of the rows out (pandas: index=False)"

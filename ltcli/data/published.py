@@ -19,17 +19,16 @@ PATH = Path(__file__).with_name("published.csv")
 
 @dataclass(frozen=True)
 class Published:
-    """One figure of a paper or of its code.
+    """One figure of a paper or of its code, on an exponential profile.
 
     Attributes:
-        dataset: Name in ``ltcli split``; the class counts fall exponentially.
-        imbalance_factor: Largest over smallest class.
+        dataset: Name in ``ltcli split``.
         backbone: Name in ``ltcli pretrain``.
         method: Name in the source.
-        accuracy: 0..1, on the test images.
+        accuracy: Accuracy on the test images, 0..1.
         source: Paper and table, or document of its code.
         largest_class: Training images of the largest class; None if not known.
-        epochs: Training of the backbone; None if not known.
+        epochs: Epochs of the backbone; None if not known.
         note: Difference between its protocol and the one of ltcli.
     """
 

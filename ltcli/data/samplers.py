@@ -3,8 +3,8 @@
 Each function returns the whole order at once, as a pure function of (seed, epoch): it does not
 depend on workers, ranks or on the epochs before, so that a resumed run sees the same images.
 
-Everywhere, ``labels`` is int64 [N], the class 0..C-1 of each sample, ``num_classes`` is C, ``seed``
-is that of the run, and ``epoch`` counts from 0. Orders are int64 positions in ``labels``.
+Everywhere, ``labels`` is int64 [N], the class 0..C-1 of each sample, ``seed`` is that of the run,
+and ``epoch`` counts from 0. Orders are int64 positions in ``labels``.
 """
 
 from typing import Literal
@@ -41,10 +41,9 @@ def class_aware(
     row; the next cycle has another order, and the last one is cut. The images of a class come in
     random order, and in another one when all have been seen. Classes without images are left out.
 
-    Source: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019,
-    arXiv 1904.05160, released code (ClassAwareSampler); Kang et al., ICLR 2020, arXiv 1910.09217.
-    The released sampler continues where the last epoch stopped and is n_max * C long unless it is
-    cut; here each epoch starts afresh and has the requested length.
+    Source: Liu et al., CVPR 2019, arXiv 1904.05160, released code (ClassAwareSampler); Kang et al.,
+    ICLR 2020, arXiv 1910.09217. The released sampler continues where the last epoch stopped and is
+    n_max * C long unless it is cut; here each epoch starts afresh and has the requested length.
     """
     generator = _generator("class_aware", seed, epoch)
     class_counts = torch.bincount(labels, minlength=num_classes)
@@ -80,13 +79,10 @@ def class_probabilities(
         reversed     ~ 1 / n_c
         progressive  (1 - progress) n_c / N + progress / C
 
+    ``progress`` is the part of the run that is over, 0..1. Classes without samples are never drawn.
+
     Source: Kang et al., ICLR 2020, arXiv 1910.09217, eq. 1 and 2 (square-root, progressive); Zhou,
     Cui, Wei, Chen, CVPR 2020, arXiv 1912.02413, section 4.2 (reversed).
-
-    Args:
-        class_counts: int64 [C]; classes without samples are never drawn.
-        sampler: One of these three.
-        progress: Part of the run that is over, 0..1.
     """
     counts = class_counts.double()
     present = (counts > 0).double()
