@@ -1,4 +1,4 @@
-"""From a split artifact to the samples of one part, wherever they are kept."""
+"""Samples of one part of a split, wherever they are kept."""
 
 from __future__ import annotations
 
@@ -42,14 +42,9 @@ _UNREAD = {
 def check_samples(stage: str, root: str | None, split: Header) -> None:
     """Check that the images of a split of files can be found.
 
-    Args:
-        stage: What an error names.
-        root: The folder of the images, as it was given.
-        split: The split.
-
     Raises:
-        ParamError: Nobody says where they are.
-        DataError: They are not there.
+        ParamError: Neither ``root`` nor the log of the split names their folder.
+        DataError: The folder does not exist.
     """
     if split.info["store"] != "files":
         return
@@ -63,26 +58,15 @@ def check_samples(stage: str, root: str | None, split: Header) -> None:
 def refuse_augmentation(
     stage: str, params: Reading, store: str, defaults: Mapping[str, object] = {}
 ) -> None:
-    """Refuse options of an augmentation that samples kept like this do not have.
+    """Raise ParamError for options of an augmentation that samples of a store do not have.
 
-    Args:
-        stage: Stage that an error names.
-        params: Its parameters.
-        store: Store of the split; features also for a feature bank.
-        defaults: Defaults of the method, instead of the declared ones.
-
-    Raises:
-        ParamError: One was given.
+    The store is that of the split, or features for a feature bank.
     """
     refuse_given(stage, params, *_UNREAD[store], defaults=defaults)
 
 
 def check_alike(split: Header, model: Header) -> None:
-    """Check that a model takes what a split holds.
-
-    Raises:
-        ArtifactError: Images or embeddings are of another size, or one is taken for the other.
-    """
+    """Raise ArtifactError where a model takes other images or embeddings than a split holds."""
     backbone, found = backbone_of(model), _shape(split)
     size = list(backbone.image_size)
     if not size:
@@ -90,7 +74,7 @@ def check_alike(split: Header, model: Header) -> None:
     elif backbone.crop_mode == "box":
         wanted = f"images of {size[0]}x{size[1]} pixels"
     elif split.info["store"] != "features":
-        return  # they are resized
+        return  # the network resizes images of any size
     else:
         wanted = "images"
     if wanted != found:
@@ -106,13 +90,8 @@ def _shape(split: Header) -> str:
 
 
 def small_images(split: Header, backbone: Backbone, root: str | None) -> str | None:
-    """Return a line that warns of images smaller than a network takes; None where none is needed.
-
-    Args:
-        split: The split.
-        backbone: The network's record; those that take images as they come need no warning.
-        root: Folder of the images, as it was given.
-    """
+    """Return a line that warns of images smaller than a network's input; None where none is."""
+    # These networks take images in the size of the split.
     if backbone.crop_mode == "box":
         return None
     wanted, size = list(backbone.image_size), split.info["image_size"]
@@ -152,15 +131,15 @@ def open_samples(
     backbone: Backbone,
     augmentation: Augmentation | None = None,
 ) -> Samples:
-    """Return the samples of one part of a split.
+    """Return the samples of one part of a split: train, val or test.
 
     Args:
-        split: The split.
-        part: train, val or test.
-        device: Where batches are made.
-        params: The stage's parameters, with ``root`` and ``workers``.
-        backbone: Says how images are prepared.
-        augmentation: Of the samples that are drawn; None where all are taken as they are.
+        split: Artifact of the samples.
+        part: Part of it.
+        device: Device of the batches.
+        params: Parameters of the stage, with ``root`` and ``workers``.
+        backbone: Record that says how images are prepared.
+        augmentation: Random changes of the samples that are drawn; None where none are drawn.
     """
     from ltcli.data.batches import Augmentation, FeatureBatches, ImageBatches
 
@@ -193,8 +172,8 @@ def image_files(
 
 
 def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:
-    """Return the paths of the images of one part, and the bytes that each file has."""
-    # Files are in this order, the last part behind the two.
+    """Return the paths of the images of one part, and the size of each file in bytes."""
+    # The tensors hold the files of train, val and test in this order.
     before = {"train": (), "val": ("train",)}.get(part, ("train", "val"))
     first = sum(split.header.size(f"{other}.labels", 0) for other in before)
     rows = slice(first, first + split.header.size(f"{part}.labels", 0))
@@ -208,12 +187,13 @@ def _root(given: str | None, split: Header) -> Path | None:
         return Path(given)
     with suppress(ArtifactError):
         for record in read_records(split):
+            # People edit logs, so the type is not certain.
             if record.get("event") == "root" and isinstance(record.get("root"), str):
                 return Path(record["root"])
     return None
 
 
 def _workers(given: int | None) -> int:
-    if given is not None:
-        return given
-    return min(max(1, usable_cores() // local_processes()), _MOST_WORKERS)
+    # Several processes of one machine share its cores.
+    default = min(max(1, usable_cores() // local_processes()), _MOST_WORKERS)
+    return default if given is None else given
