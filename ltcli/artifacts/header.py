@@ -23,6 +23,7 @@ from ltcli.core.errors import ArtifactError, cause
 from ltcli.core.files import open_regular
 
 SIDECAR = ".run.jsonl"
+# Bounds that no sound file reaches: a forged header must not fill the memory.
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
 MAX_AXES = 16
@@ -33,6 +34,7 @@ DTYPE_BYTES |= {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+# Hashing in pieces, as a bank of feature maps may be larger than memory.
 _CHUNK = 4 * 2**20
 _FIELDS = {"kind": str, "stage": str, "ltcli": str, "digest": str, "kind_version": int}
 _FIELDS |= {"parameters": dict, "inputs": dict, "info": dict}
@@ -187,7 +189,7 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
             # Not isinstance: True is an int.
             if type(found[name]) is not wanted:
                 raise TypeError(name)
-        # These are shown on a terminal, which obeys what is not printable.
+        # A terminal shows these, and obeys characters that are not printable.
         shown = "".join((found["kind"], found["stage"], found["ltcli"], *found["inputs"]))
         hashes = (found["digest"], *found["inputs"].values())
         if not shown.isprintable() or not all(map(_SHA256.fullmatch, hashes)):
@@ -197,6 +199,7 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
     kind = KINDS.get(found["kind"])
     if kind is None:
         raise ArtifactError(path, f"unknown kind '{found['kind'][:80]}'")
+    # No conversion of old files: their numbers would depend on code that nobody tests.
     if found["kind_version"] != kind.version:
         rule = f"{kind.name} version must be {kind.version}, got {found['kind_version']}"
         raise ArtifactError(path, rule, "make it again with this version of ltcli")
@@ -260,6 +263,8 @@ def _tensors(
         tensors[name] = (dtype, tuple(shape))
         spans.append((start, end))
     position = 0
+    # Without gaps and overlaps, every byte of the file belongs to one tensor that the schema
+    # checks.
     for start, end in sorted(spans):
         if start != position:
             raise _damaged(path, "its tensors overlap or leave a hole")

@@ -18,7 +18,7 @@ class Tensor:
         name: Name in the file. A name that ends in ``*`` stands for any number of tensors.
         dtypes: Allowed safetensors dtypes; empty for any.
         axes: One letter or fixed size per axis; None for any shape (only for ``*``).
-        meaning: What the numbers are, with unit and range.
+        meaning: Meaning of the numbers, with unit and range.
         required: Whether the file must hold it.
     """
 
@@ -31,7 +31,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file of one kind holds.
+    """The schema of one kind of file.
 
     Attributes:
         name: Name in the header.
@@ -69,7 +69,7 @@ def _bank(part: str, letter: str) -> tuple[Tensor, ...]:
     )
 
 
-_OWN = "of the model's own classifier"
+_OWN = "logits of the model's own classifier"
 _PATHS = "relative paths of train, val and test images, UTF-8, NUL-joined"
 _EIGENVALUES = "eigenvalues of {}, falling, feature units squared"
 _ANGLES = "between leading subspaces, rising, degrees"
@@ -120,7 +120,7 @@ _KINDS = (
             *_bank("test", "T"),
             Tensor("val.logits", _REAL, ("V", "C"), _OWN),
             Tensor("test.logits", _REAL, ("T", "C"), _OWN),
-            Tensor("train.views", _STORED, ("Q", "N", "D"), "of augmented images", False),
+            Tensor("train.views", _STORED, ("Q", "N", "D"), "features of augmented images", False),
             Tensor("train.maps", _STORED, ("N", "D", "Y", "X"), "before pooling", False),
         ),
         (*_MADE_OF, "backbone"),
@@ -157,7 +157,7 @@ _KINDS = (
         (
             Tensor("tokens", _REAL, ("C", "D"), "added to features; of head classes: trained"),
             Tensor("head", _FLAG, ("C",), "whether a class is a head class"),
-            Tensor("class_means", _REAL, ("C", "D"), "of training features, feature units"),
+            Tensor("class_means", _REAL, ("C", "D"), "means of training features, feature units"),
             Tensor("mean_mlp.*", (), None, "network of the mean of differences"),
             Tensor("variance_mlp.*", (), None, "network of their variance, before softplus"),
         ),
@@ -168,7 +168,7 @@ _KINDS = (
         "predictions",
         3,
         (
-            Tensor("logits", _REAL, ("M", "C"), "of the last epoch"),
+            Tensor("logits", _REAL, ("M", "C"), "logits after the last epoch"),
             Tensor("labels", _INT, ("M",), "class, 0..C-1"),
             Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False),
             Tensor("snapshots.predicted", _INT, ("E", "M"), "class per epoch", False),

@@ -280,7 +280,7 @@ def _seal(temporary: Path) -> str:
 
 
 def _unwritable(path: Path, error: Exception) -> ResourceError:
-    # What safetensors raises has no number, only words.
+    # Errors of safetensors have no number, only words.
     if disk_full(error) or re.search("No space left|File too large", str(error)):
         return ResourceError(path, "the disk is full", "free some space and run again")
     return ResourceError(path, f"cannot be written: {cause(error)}", "choose another --out")

@@ -81,6 +81,7 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
 
     No hint is given for no words, and for more than a few lines hold.
     """
+    # difflib takes a while to import, and only errors need it.
     import difflib
 
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):

@@ -92,7 +92,7 @@ def nested() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One declared parameter: its type, and what ``param`` says of it.
+    """One declared parameter: its type, and the arguments of ``param``.
 
     Attributes:
         name: Field name, snake_case.
@@ -193,6 +193,7 @@ def build(
     Raises:
         ParamError: An unknown or missing name, a value of the wrong type or out of range.
     """
+    # Later entries win: given values before a method's defaults before the declared ones.
     chosen = {**(defaults or {}), **checked(params, values, where, options)}
     for spec in (*specs(params), *specs(options)):
         if spec.required and spec.name not in chosen:
@@ -250,6 +251,7 @@ def coerce(spec: Spec, value: object, where: str) -> Value:
         return value
     if spec.base is not tuple:
         return _scalar(spec, spec.base, value, where)
+    # An empty text is an empty list, not a list of one empty text.
     parts = (value.split(",") if value else []) if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         parts = [parts]

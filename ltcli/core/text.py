@@ -6,6 +6,7 @@ import re
 
 from ltcli.core.errors import ParamError
 
+# YAML 1.1 also has yes, no, on and off, which people mean as text.
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _NUMBER = re.compile(r"[-+]?((\.\d+|\d+(\.\d*)?)(e[-+]?\d+)?|\.inf|\.nan)", re.ASCII | re.I)
 # Besides control characters: lone surrogates, and line breaks that not every program knows.

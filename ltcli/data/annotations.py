@@ -63,6 +63,7 @@ def load_annotations(train: Path, test: Path | None) -> Listed:
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         document = json.loads(path.read_bytes())
+    # Thousands of brackets exceed Python's recursion, and bytes that are no UTF-8 are ValueErrors.
     except (ValueError, RecursionError):
         raise DataError(path, "must be JSON, got something else") from None
     for group, keys in FORM.items():

@@ -1,7 +1,7 @@
 """Batches of network inputs, drawn from memory: small images, or embeddings.
 
 Small images live on the device as uint8 and are augmented there. The random crop is a gather from a
-strided view of the padded images, so that one indexing operation does what PIL does image by image.
+strided view of the padded images, so that one indexing operation crops a whole batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -96,10 +96,13 @@ class Normalisation:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return float [B, 3, H, W] in channels-last memory, of uint8 [B, 3, H, W]."""
+        # The copy of pinned memory runs while the GPU computes; bytes take a quarter of floats on
+        # the way.
         images = images.to(self._device, non_blocking=True)
         images = images.contiguous(memory_format=torch.channels_last).float()
         if self._size is not None:
             images = resized(images, self._size, self._interpolation)
+        # In place, as the float copy is ours; a product is faster than a quotient.
         return images.sub_(self._mean).mul_(self._scale)
 
 
@@ -107,6 +110,7 @@ def resized(images: torch.Tensor, size: Sequence[int], interpolation: str) -> to
     """Return images float [B, 3, H, W], 0..255, resized with the antialias and rounding of PIL."""
     if images.shape[2:] == tuple(size):
         return images
+    # Interpolation refuses an empty batch.
     if not len(images):
         return images.new_empty(0, 3, *size)
     # PIL goes along rows first and rounds to bytes before it goes along columns; a bicubic filter
@@ -151,15 +155,18 @@ class ImageBatches:
         self._flip, self._seed = augmentation.flip, augmentation.seed
         padding, pad_mode = augmentation.padding, augmentation.pad_mode
         height, width = images.shape[1:3]
+        # A reflected border must be narrower than the image.
         self._padding = min(padding, height - 1, width - 1) if pad_mode == "reflect" else padding
         padded = _bordered(images.to(device), self._padding, pad_mode)
+        # A view: all crops of all images share the memory of the padded ones.
         self._windows = padded.unfold(1, height, 1).unfold(2, width, 1)
         self._normalise = Normalisation(mean, std, device, size, interpolation)
-        # By stream: the epoch, and the random numbers of its augmentation.
+        # Stream to an epoch and the random numbers of its augmentation.
         self._draws: dict[str, tuple[int, torch.Tensor]] = {}
 
     def in_order(self, rows: slice, batch_size: int) -> Iterator[torch.Tensor]:
         """Yield images as they are; see ``Samples``."""
+        # At least one batch, since its shape tells the feature dimension of a part without images.
         for start in range(rows.start, max(rows.stop, rows.start + 1), batch_size):
             yield self.plain(slice(start, min(start + batch_size, rows.stop)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ltcli.core.errors import DataError, ResourceError, cause, disk_full
 from ltcli.data.source_table import SOURCES, files_of
 
+# Formats that are decoded, by all suffixes in use; the content of a file decides in the end.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".pbm", ".pgm", ".ppm"),

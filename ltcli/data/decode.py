@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ltcli.artifacts.backbone import Backbone
 
+# A file of a few kilobytes can claim any size and fill the memory.
 MAX_PIXELS = 64_000_000
 # The content decides, whatever the suffix says. Formats outside this list are never parsed.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")

@@ -22,7 +22,7 @@ from ltcli.data.parquet import read_column, read_labels
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import PARTS, SOURCES, Request
 
-# By part: features float32 [N, D], and labels as text.
+# Part to features float32 [N, D], and labels as text.
 Found = dict[str, tuple[torch.Tensor, list[str]]]
 
 
@@ -78,7 +78,7 @@ def _joined(paths: list[Path]) -> tuple[torch.Tensor, list[str]]:
 
 
 def _read(path: Path, labels: Path | None) -> Found:
-    """Return what one file holds; arrays without the name of a part are the training part."""
+    """Return the parts in one file; arrays without the name of a part are the training part."""
     match path.suffix:
         case ".safetensors":
             return _parts(path, _safetensors(path), ".")
@@ -120,7 +120,7 @@ def _features(path: Path, name: str, array: Any) -> torch.Tensor:
     """Return finite float32 [N, D]; a float32 array is not copied, as it may fill the memory."""
     tensor = array if isinstance(array, torch.Tensor) else None
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-        # What single precision cannot hold becomes infinite, and is refused below.
+        # Numbers beyond single precision become infinite, and are refused below.
         with np.errstate(over="ignore"):
             tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     if tensor is None or not tensor.is_floating_point() or tensor.ndim != 2 or not tensor.shape[1]:
@@ -161,6 +161,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _npz(path: Path) -> dict[str, Any]:
     try:
+        # Pickled objects in an archive could run code.
         with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
             return {n: arrays[n] for n in arrays.files if n.endswith(("features", "labels"))}
     except (BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:

@@ -81,11 +81,12 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         return _whole(_joined([self[item] for item in items], self.none()))
 
     def __getitem__(self, item: Item) -> torch.Tensor | BadFile:
-        """Return an image, uint8 [3, H, W], or what is wrong with its file."""
+        """Return an image, uint8 [3, H, W], or the fault of its file."""
         row, seed = item
         path = self._root / self._paths[row]
         try:
             content = read_file(path)
+            # Other bytes than at the time of the split are another data set.
             if len(content) != self._sizes[row]:
                 rule = f"must have {self._sizes[row]} bytes as in the split, got {len(content)}"
                 return BadFile(path, rule)
@@ -96,6 +97,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
             return BadFile(path, str(error))
         # The transforms draw from the global generator, which is not theirs to move.
         with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the GPUs too, which a forked worker must not touch.
             torch.default_generator.manual_seed(seed)
             return self._augment(image)
 
@@ -207,6 +209,7 @@ class FileBatches:
             batch_sampler=batches,
             num_workers=self._workers,
             collate_fn=partial(_joined, none=self._files.none()),
+            # Pinned memory lets the copy to the device overlap with computing.
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals,
             # Without one of its own, a loader draws from the global generator.

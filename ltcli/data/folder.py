@@ -19,6 +19,7 @@ from ltcli.data.data_files import is_image, left_out
 from ltcli.data.listed import Left, Listed, Rows
 from ltcli.data.source_table import Request
 
+# Deeper trees are a mistake, and a hostile one could be endless.
 MAX_DEPTH = 16
 VALIDATION_NAMES = {"val", "valid", "validation", "dev"}
 PART_NAMES = {"train", "training", "test", "testing"} | VALIDATION_NAMES
@@ -167,6 +168,7 @@ def list_images(root: Path, folder: str) -> Listing:
     """
     images: dict[str, tuple[int, int]] = {}
     listing = Listing()
+    # A list instead of recursion, whose depth Python limits.
     pending = [(folder, 0)]
     while pending:
         parent, depth = pending.pop()

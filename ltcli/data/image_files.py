@@ -22,6 +22,7 @@ from ltcli.data.listed import Labels, Left, Listed, Rows
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import SOURCES, Request
 
+# A split is loaded whole, to the device where it fits; one image file is read whole.
 MAX_BYTES = 4 * 2**30
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -32,7 +33,7 @@ class Decoder:
 
     image_size: int
     bad: list[Left] = field(default_factory=list)
-    # By SHA-256 of the file: the part and class, and the name, of the first that had it.
+    # SHA-256 of a file to the part and class, and the name, of the first image that had it.
     _taken: dict[bytes, tuple[tuple[str, int], str]] = field(default_factory=dict)
 
     def decode(

@@ -84,6 +84,7 @@ def _read_list(path: Path) -> tuple[list[str], list[str]]:
     for number, line in enumerate(read_text(path, DataError).encode().split(b"\n"), start=1):
         # Blanks and tabs alone separate bytes, but every space of Unicode would separate text.
         fields = line.rsplit(None, 1)
+        # Numbers of 18 digits always fit in an int64.
         if len(fields) == 2 and fields[1].isdigit() and len(fields[1]) <= 18:
             names.append(fields[0])
             labels.append(fields[1])

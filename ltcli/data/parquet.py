@@ -107,7 +107,7 @@ def read(request: Request) -> Pool:
 
 
 def _class_names(path: Path) -> list[str] | None:
-    """Return the class names in the metadata, None where there are none."""
+    """Return the class names in the metadata, None for none."""
     metadata = parquet_file(path).schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]

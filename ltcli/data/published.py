@@ -5,7 +5,7 @@ minus the error where errors are printed. largest_class and epochs are empty whe
 known, as for rows that a paper quotes from another one. Errata: in RISDA's table 5, the row without
 re-weighting stands among errors and is an accuracy; STG's tables quote BBN higher than BBN prints;
 its MetaSAug is the variant with LDAM. RIDE's figure is with its router, which ltcli does not have;
-what ltcli cannot run is left out: MAMix, DiVE and BALMS's sampler.
+MAMix, DiVE and BALMS's sampler are left out, as ltcli cannot run them.
 """
 
 from dataclasses import dataclass

@@ -150,6 +150,8 @@ def balanced(labels: torch.Tensor) -> torch.Tensor:
     largest = int(labels.bincount().max())
     for c in range(int(labels.max()) + 1):
         members = (labels == c).nonzero()[:, 0]
+        # Whole passes over a class, the last one cut, so that no sample comes two times more than
+        # another.
         times = -(-largest // max(1, len(members)))
         again.append(members.repeat(times)[len(members) : largest])
     return torch.cat([torch.arange(len(labels)), *again])
@@ -169,5 +171,6 @@ def random_batches(
 
 def _shuffle_within(segments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return positions that shuffle each segment in place; segments ascend."""
+    # A stable sort of shuffled positions by segment keeps the random order within each.
     shuffled = torch.randperm(len(segments), generator=generator)
     return shuffled[torch.argsort(segments[shuffled], stable=True)]

@@ -35,6 +35,7 @@ def load_source(request: Request) -> Pool:
             pool = load_files(request, pool)
     except OSError as error:
         raise DataError(error.filename or where, f"cannot be read: {cause(error)}") from error
+    # Here for all sources, so that no reader has to check by itself.
     pools.check(pool, where)
     return pool
 

@@ -30,6 +30,7 @@ class Memory(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return enriched features shorter than 1, float [B, D], of features float [B, D]."""
+        # The centroids learn from a loss of their own.
         centroids = self.centroids.detach()
         recalled = self.hallucinator(features).softmax(1) @ centroids
         concept = self.selector(features).tanh()
@@ -56,6 +57,7 @@ class Classifier(nn.Module):
         self.form = form
         self.weight = nn.Parameter(torch.empty(num_classes, feature_dim))
         self.bias = nn.Parameter(torch.zeros(num_classes))
+        # A parameter although fixed, so that methods can train it and the artifact holds it.
         self.scales = nn.Parameter(torch.ones(num_classes), requires_grad=False)
         nn.init.kaiming_normal_(self.weight)
         self.memory = Memory(feature_dim, num_classes) if form == "memory" else None

@@ -75,6 +75,7 @@ def build_generator(
         token_std: Standard deviation of the initial tokens, feature units.
         seed: Seed of weights and tokens.
     """
+    # Initialisation draws from the global generator, which is put back afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = Generator(len(class_means), class_means.shape[1], width, layers)

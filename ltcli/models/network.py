@@ -32,6 +32,8 @@ class Network(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features, float [B, D], of images float [B, 3, H, W] or of embeddings."""
+        # The wrapped backbone adds up gradients over processes; without one there is a single
+        # process.
         features: torch.Tensor = (self._together or self.backbone)(images)
         return features
 

@@ -96,7 +96,7 @@ class ResNet(nn.Module):
         return maps
 
     def late(self, maps: torch.Tensor, stages: int) -> torch.Tensor:
-        """Return the last feature maps of what ``early`` returned."""
+        """Return the last feature maps, of those that ``early`` returned."""
         for stage in list(self.stages)[stages:]:
             maps = stage(maps)
         return maps
@@ -124,6 +124,7 @@ class TwoBranches(ResNet):
         kept = list(self.stages[-1].children())
         last = kept.pop()
         self.stages[-1] = nn.Sequential(*kept)
+        # A copy has the right shapes; fresh weights make the branches differ.
         other = copy.deepcopy(last)
         for module in other.modules():
             if isinstance(module, nn.Conv2d):
@@ -158,6 +159,8 @@ class Experts(ResNet):
         narrow = (widths[0], *(3 * width // 4 for width in widths[1:]))
         self.experts = nn.ModuleList()
         for _ in range(experts):
+            # A whole network, whose first stage is thrown away: its last stages have the right
+            # shapes.
             alone = ResNet(narrow, blocks, projection=projection)
             self.experts.append(nn.Sequential(*list(alone.stages)[1:]))
 

@@ -29,7 +29,7 @@ class Source:
         variants: Changes of the network that methods may ask for.
         head: Name to the tensors behind the features, which files of weights may hold and the
             network does not have.
-        published: Name to an identifier of the published weights; None if there are none.
+        published: Name to an identifier of the published weights, or to None.
         fetch: Record to the tensors of the published weights, by name.
     """
 

@@ -41,6 +41,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _unpickled(path: Path, content: bytes) -> Any:
     try:
         with warnings.catch_warnings():
+            # torch warns of old formats, which users of a published file cannot change.
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # a damaged or hostile file can raise anything
@@ -49,6 +50,7 @@ def _unpickled(path: Path, content: bytes) -> Any:
 
 
 def _state_of(path: Path, found: Any) -> dict[str, torch.Tensor]:
+    # Checkpoints of trainers wrap the state dict, sometimes more than once.
     while isinstance(found, dict):
         inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), dict)), None)
         if inner is None:
@@ -87,6 +89,7 @@ def put_in(
     if len({name.rpartition(".")[0] for name in head}) > 1:
         # Layers in between, or a second classifier: the last layer alone has other logits.
         last = {}
+    # Before loading, as torch's own message lists every tensor at once.
     _check_shapes(target, named, where)
     try:
         apart = target.load_state_dict(named, strict=False)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ltcli.data.batches import Augmentation, Samples
     from ltcli.data.files import ImageFiles
 
+# More workers than this do not make a GPU faster, and each takes memory.
 _MOST_WORKERS = 16
 # Files whose headers are read to tell how large images are.
 _LOOKED_AT = 64
@@ -117,6 +118,7 @@ def _shorter_side(split: Header, root: str | None) -> int | None:
         return None
     with open_artifact(split.path) as artifact:
         names, _ = files_of(artifact, "train")
+    # Spread over the list, as files of one class stand together.
     step = max(1, len(names) // _LOOKED_AT)
     sides = [side_of(folder / name) for name in names[::step][:_LOOKED_AT]]
     known = sorted(side for side in sides if side is not None)

@@ -196,6 +196,8 @@ def _choose(
         test = np.arange(len(pool.test.labels))
     else:
         test, rest = long_tail.cut_test(labels, params.test_fraction, params.seed)
+    # Held out before the cut, so that validation has equal classes; cao cuts from the long-tailed
+    # set.
     if params.protocol == "holdout":
         held, kept = long_tail.holdout_indices(labels[rest], val_per_class, params.seed)
         val, rest = rest[held], rest[kept]
@@ -227,6 +229,7 @@ def _tensors(
         if part.files:
             files += [part.files[row] for row in rows.tolist()]
     if files:
+        # A writable buffer: torch warns of tensors over read-only bytes.
         blob = bytearray("\0".join(files).encode())
         tensors["files"] = torch.frombuffer(blob, dtype=torch.uint8)
     if sizes:
