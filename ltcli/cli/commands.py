@@ -14,8 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import typer
 
 from ltcli import methods
-from ltcli.artifacts.folder import read_folder
-from ltcli.artifacts.header import read_header
+from ltcli.artifacts.header import read_folder, read_header
 from ltcli.compute.environment import processes
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import typer
 
-from ltcli.artifacts.folder import read_folder
-from ltcli.artifacts.header import Header, read_header
+from ltcli.artifacts.header import Header, read_folder, read_header
 from ltcli.cli.commands import Command
 from ltcli.core.errors import ArtifactError, ResourceError
 from ltcli.core.params import param

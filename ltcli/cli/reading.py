@@ -8,8 +8,7 @@ from typing import Any
 
 import typer
 
-from ltcli.artifacts.folder import list_folder, read_folder
-from ltcli.artifacts.header import Header, verify
+from ltcli.artifacts.header import Header, list_folder, read_folder, verify
 from ltcli.artifacts.kinds import KINDS
 from ltcli.cli.commands import Command, written
 from ltcli.core.errors import ArtifactError, LtcliError

@@ -37,7 +37,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
 
     from ltcli.compute.device import autocast
     from ltcli.engine.steps import Steps, descent, second_batches
-    from ltcli.models.several import TwoBranches
+    from ltcli.models.resnet import TwoBranches
 
     network, labels = run.network, run.labels
     backbone = network.backbone

@@ -1,6 +1,6 @@
 """OLTR, second stage: a memory of class centroids enriches the features.
 
-    z_c = s (w_c / |w_c| . v),    v by ``ltcli.models.memory`` from f and the centroids M
+    z_c = s (w_c / |w_c| . v),    v by ``ltcli.models.classifier.Memory`` from f and the centroids M
     L   = mean_i CE(z_i, y_i) + centre_weight (mean_i |f_i - M_{y_i}|^2 / 2 + push_weight L_push)
     L_push = max(0, push_margin - sum over i and c != y_i of |f_i - M_c|^2 / (B C))
 

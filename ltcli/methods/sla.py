@@ -32,7 +32,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
     from ltcli.compute.device import autocast
     from ltcli.engine.state import ModuleState
     from ltcli.engine.steps import Steps, descent, train_too
-    from ltcli.models.several import Rotations
+    from ltcli.models.resnet import Rotations
 
     backbone, classifier = run.network.backbone, run.network.classifier
     # Not a user's error: the record below asks for this backbone.

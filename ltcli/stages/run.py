@@ -19,8 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic
 
 from ltcli import __version__
-from ltcli.artifacts.header import Header, opened, parse_header, verify
-from ltcli.artifacts.sidecar import SIDECAR
+from ltcli.artifacts.header import SIDECAR, Header, opened, parse_header, verify
 from ltcli.compute.environment import processes
 from ltcli.compute.memory import memory_needed
 from ltcli.core.context import Context
