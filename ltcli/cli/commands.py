@@ -40,6 +40,7 @@ class Command(Generic[P]):
         run: Does the work, from the parameters and whether to print one JSON document.
         examples: Runnable command lines for ``--help``.
         details: A paragraph for ``--help``.
+        group: Heading in ``ltcli --help``.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Command(Generic[P]):
     run: Callable[[P, bool], None]
     examples: tuple[str, ...]
     details: str = ""
+    group: str = "After training"
 
 
 @dataclass(frozen=True)

@@ -16,41 +16,24 @@ from ltcli import __version__
 from ltcli.cli import compare, doctor, export, help, methods, plot, predict, reading, report
 from ltcli.cli.commands import Command, typer_function, usage_of, usage_of_stage
 from ltcli.core.errors import DataError, LtcliError, ResourceError, cause, disk_full
-from ltcli.stages import (
-    adjust,
-    confusion,
-    covariances,
-    diagnose,
-    dump_features,
-    evaluate,
-    finetune,
-    merge_covariances,
-    pretrain,
-    split,
-    stg_train,
-)
+from ltcli.stages import STAGES
 from ltcli.stages.stage import Stage
 
-GROUPS: dict[str, tuple[Stage[Any] | Command[Any], ...]] = {
-    "The chain": (
-        split.STAGE,
-        pretrain.STAGE,
-        dump_features.STAGE,
-        covariances.STAGE,
-        confusion.STAGE,
-        stg_train.STAGE,
-        finetune.STAGE,
-        evaluate.STAGE,
-    ),
-    "After training": (
-        compare.COMMAND,
-        report.COMMAND,
-        adjust.STAGE,
-        predict.COMMAND,
-        export.COMMAND,
-    ),
-    "Looking": (diagnose.STAGE, plot.COMMAND, methods.COMMAND, doctor.COMMAND),
-    "Artifacts": (reading.SHOW, reading.LINEAGE, merge_covariances.STAGE),
+COMMANDS: tuple[Stage[Any] | Command[Any], ...] = (
+    *STAGES,
+    compare.COMMAND,
+    report.COMMAND,
+    predict.COMMAND,
+    export.COMMAND,
+    plot.COMMAND,
+    methods.COMMAND,
+    doctor.COMMAND,
+    reading.SHOW,
+    reading.LINEAGE,
+)
+GROUPS = {
+    heading: [one for one in COMMANDS if one.group == heading]
+    for heading in ("The chain", "After training", "Looking", "Artifacts")
 }
 _SUMMARY = "Long-tailed image classification, with numbers that can be checked."
 _NOTES = (
@@ -105,12 +88,11 @@ def build(argv: list[str]) -> tuple[Callable[..., Any], list[str], str]:
     takes longer than most have to do, and Typer's own options make it load pydantic.
     """
     if "_LTCLI_COMPLETE" not in os.environ:
-        for group in GROUPS.values():
-            for one in group:
-                if argv and one.name == argv[0]:
-                    app = typer.Typer(add_completion=False, **_SETTINGS)
-                    _add(app, one, argv)
-                    return get_command(app), argv[1:], f"ltcli {one.name}"
+        for one in COMMANDS:
+            if argv and one.name == argv[0]:
+                app = typer.Typer(add_completion=False, **_SETTINGS)
+                _add(app, one, argv)
+                return get_command(app), argv[1:], f"ltcli {one.name}"
     return _program(), argv, "ltcli"
 
 

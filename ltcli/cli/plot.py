@@ -69,6 +69,7 @@ COMMAND = Command(
         "Figures whose inputs the diagnosis did not have are left out. Files of the same name are"
         " replaced."
     ),
+    group="Looking",
     params=Params,
     run=run,
     examples=(

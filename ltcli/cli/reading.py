@@ -173,6 +173,7 @@ def _not_found(file: Path, node: Mapping[str, Any], damaged: Mapping[str, str]) 
 SHOW = Command(
     name="show",
     summary="Print the content of an artifact, or list a folder.",
+    group="Artifacts",
     params=ShowParams,
     run=show,
     examples=(
@@ -184,6 +185,7 @@ SHOW = Command(
 LINEAGE = Command(
     name="lineage",
     summary="Print the tree of an artifact's verified ancestors.",
+    group="Artifacts",
     params=LineageParams,
     run=lineage,
     examples=(

@@ -80,6 +80,7 @@ class Stage(Generic[P]):
         needs: Names of the inputs that a run with these parameters reads; None for all of them.
         output_stem: Stem of the default output, where it is not the name.
         check: Looks at parameters and headers before any work.
+        group: Heading in ``ltcli --help``.
         has_methods: Whether ``params.method`` chooses a method, whose options are added.
         defaults: Defaults for fields of ``params``, instead of the declared ones.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
@@ -98,6 +99,7 @@ class Stage(Generic[P]):
     needs: Callable[[P], Collection[str]] | None = None
     output_stem: Callable[[P, Mapping[str, Path]], str] | None = None
     check: Callable[[P, Mapping[str, Header]], Checked | None] | None = None
+    group: str = "The chain"
     has_methods: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     for_each: str | None = None
