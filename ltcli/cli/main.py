@@ -103,12 +103,11 @@ def _program() -> Callable[..., Any]:
     # The shell hands the line that it completes over in a variable of its own.
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
     words = line.split()[1:]
-    for group in GROUPS.values():
-        for one in group:
-            if words and one.name == words[0]:
-                _add(app, one, words)
-            else:
-                app.command(one.name, help=one.summary)(_options)
+    for one in COMMANDS:
+        if words and one.name == words[0]:
+            _add(app, one, words)
+        else:
+            app.command(one.name, help=one.summary)(_options)
     return get_command(app)
 
 
