@@ -133,8 +133,8 @@ def _program() -> Callable[..., Any]:
 def _add(app: typer.Typer, one: Stage[Any] | Command[Any], argv: list[str]) -> None:
     usage = usage_of_stage(one, argv) if isinstance(one, Stage) else usage_of(one)
     # Only where somebody reads it.
-    text = help.of_command(usage) if {"-h", "--help"} & set(argv) else usage.summary
-    command = app.command(usage.name, cls=_Called, help=text, context_settings=_HELP)
+    text = help.of_command(usage) if {"-h", "--help"} & set(argv) else one.summary
+    command = app.command(one.name, cls=_Called, help=text, context_settings=_HELP)
     command(typer_function(usage))
 
 
