@@ -2,9 +2,11 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from ltcli.cli.commands import INPUTS, Usage
+from ltcli.cli.commands import INPUTS, Command, Usage
 from ltcli.core.params import Spec, Value
+from ltcli.stages.stage import Stage
 
 _WIDTH = 80
 # Groups that many commands share come last. Inputs and Common are much the same for all stages:
@@ -14,14 +16,14 @@ _PARAGRAPHS = _LAST[2:]
 
 
 def of_program(
-    summary: str, groups: Mapping[str, Iterable[tuple[str, str]]], notes: Iterable[str]
+    summary: str, groups: Mapping[str, Iterable[Stage[Any] | Command[Any]]], notes: Iterable[str]
 ) -> str:
     """Help of the program: its commands by group, names and summaries."""
     lines = ["Usage: ltcli COMMAND [OPTIONS]", "", summary]
     for heading, commands in groups.items():
         lines += ["", f"{heading}:"]
-        for name, text in commands:
-            lines += _wrapped(f"  {name:<17}  {text}", indent=21)
+        for one in commands:
+            lines += _wrapped(f"  {one.name:<17}  {one.summary}", indent=21)
     for note in notes:
         lines += ["", *_wrapped(note)]
     return "\n".join(lines) + "\n"
