@@ -14,7 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import typer
 
 from ltcli import methods
-from ltcli.artifacts.header import read_folder, read_header
+from ltcli.artifacts.header import Header, read_folder, read_header
 from ltcli.compute.environment import processes
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
@@ -31,16 +31,10 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Command(Generic[P]):
-    """A command that makes no artifact.
+    """A command that makes no artifact, with the fields of a stage that it needs.
 
-    Attributes:
-        name: Its name on the command line.
-        summary: One line for ``--help``.
-        params: Frozen dataclass of ``param`` fields.
-        run: Does the work, from the parameters and whether to print one JSON document.
-        examples: Runnable command lines for ``--help``.
-        details: A paragraph for ``--help``.
-        group: Heading in ``ltcli --help``.
+    ``run`` does the work, from the parameters and whether to print one JSON document; ``details``
+    is a paragraph, and ``group`` the heading, for ``--help``.
     """
 
     name: str
@@ -57,21 +51,17 @@ class Usage:
     """The command that a command line calls, as Typer and ``--help`` read it.
 
     Attributes:
-        name: Its name.
-        summary: One line.
+        called: The stage or command.
         details: A paragraph, or nothing.
-        examples: Command lines.
         specs: Its options and arguments, in the order of ``--help``.
         defaults: Defaults by name, instead of the declared ones.
         call: Runs it from name to text of what was given.
         own: Options of the method that is called, where the command has methods.
-        method: Its name.
+        method: Name of that method.
     """
 
-    name: str
-    summary: str
+    called: Stage[Any] | Command[Any]
     details: str
-    examples: tuple[str, ...]
     specs: tuple[Spec, ...]
     defaults: Mapping[str, Value]
     call: Callable[[dict[str, Any]], None]
@@ -101,19 +91,17 @@ class Running(Common):
 
 
 def usage_of(command: Command[P]) -> Usage:
-    """Return the usage of a command that makes no artifact."""
+    """Usage of a command that makes no artifact."""
 
     def call(given: dict[str, Any]) -> None:
         common = build(Common, _taken(specs(Common), given), command.name)
         command.run(_record(command.params, given, common.config, command.name), common.json)
 
-    options = (*specs(command.params), *specs(Common))
-    facts = (command.name, command.summary, command.details, command.examples)
-    return Usage(*facts, options, {}, call)
+    return Usage(command, command.details, (*specs(command.params), *specs(Common)), {}, call)
 
 
 def typer_function(usage: Usage) -> Callable[..., None]:
-    """Return a function whose signature Typer turns into the command."""
+    """Function whose signature Typer turns into the command."""
 
     def command(**values: Any) -> None:
         # Typer gives an empty list for files that were not named.
@@ -137,8 +125,8 @@ def _parameter(spec: Spec) -> inspect.Parameter:
     else:
         flags = (flag, f"-{spec.short}") if spec.short else (flag,)
         info = typer.Option(*flags, autocompletion=lambda: list(spec.choices))
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    annotation = Annotated[kind | None, info]
+    annotation, keyword = Annotated[kind | None, info], inspect.Parameter.KEYWORD_ONLY
+    # None tells a value that was not given from one that equals the default.
     return inspect.Parameter(spec.name, keyword, default=None, annotation=annotation)
 
 
@@ -152,32 +140,23 @@ def _record(
     given: Mapping[str, object],
     config: Path | None,
     where: str,
-    *,
     options: type = NoOptions,
     defaults: Mapping[str, Value] | None = None,
 ) -> P:
-    """Return the parameters of a command from its options and a parameter file; see ``build``.
-
-    Raises:
-        ParamError: A value is wrong; one from the file is reported with the file's name.
-    """
+    """Parameters of a command from its options and a parameter file; see ``build``."""
     values = given
     if config is not None:
+        # Checked by itself, so that an error names the file.
         values = {**checked(params, read_mapping(config), str(config), options), **given}
     return build(params, values, where, options=options, defaults=defaults)
 
 
 def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
-    """Return the usage of a stage, with the options of the method that a command line names.
-
-    Raises:
-        ParamError: The stage offers no such method, or a parameter file is wrong.
-    """
+    """Usage of a stage, with the options of the method that a command line names."""
     details, name, options, defaults = "", None, NoOptions, dict(stage.defaults)
     if stage.has_methods:
-        details = (
-            f"Options of a method: ltcli {stage.name} --method NAME --help. Methods: ltcli methods"
-        )
+        of_method = f"Options of a method: ltcli {stage.name} --method NAME --help."
+        details = f"{of_method} Methods: ltcli methods"
         name = _value_of("method", argv)
         if name is not None:
             details = f"{name}: {methods.find(name, stage.name).summary}."
@@ -196,20 +175,17 @@ def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
             known = ", ".join(methods.names(stage.name))
             raise ParamError(stage.name, "method must be given", f"--method is one of {known}")
         named = _taken(files, given)
-        params = _record(
-            stage.params, given, running.config, stage.name, options=options, defaults=defaults
-        )
+        params = _record(stage.params, given, running.config, stage.name, options, defaults)
         results = []
         for job in _jobs(stage, params, named, running):
-            results.append(_dry(job) if running.dry_run else _run(job))
+            results.append(_done(job, running.dry_run))
             if speaks and not running.json:
                 _show(stage, results[-1])
         if speaks and running.json:
             typer.echo(json.dumps(results if stage.for_each else results[0], sort_keys=True))
 
     described = (*specs(stage.params), *files, *specs(Running))
-    facts = (stage.name, stage.summary, details, stage.examples, described)
-    return Usage(*facts, defaults, call, specs(options), name or "")
+    return Usage(stage, details, described, defaults, call, specs(options), name or "")
 
 
 def _input_spec(role: Input) -> Spec:
@@ -220,9 +196,8 @@ def _input_spec(role: Input) -> Spec:
 def log_to_stderr(verbosity: int, *, first: bool = True) -> None:
     """Send the package's log to stderr; library code only calls ``getLogger``.
 
-    Args:
-        verbosity: -1 for warnings only, 0 for one line per stage and epoch, 1 for everything.
-        first: Whether this is the first of several processes; the others log warnings alone.
+    ``verbosity`` is -1 for warnings only, 0 for one line per stage and epoch, 1 for everything. Of
+    several processes those that are not ``first`` log warnings alone.
     """
     level = logging.INFO if first else logging.WARNING
     if verbosity != 0:
@@ -237,7 +212,7 @@ def log_to_stderr(verbosity: int, *, first: bool = True) -> None:
 
 
 def _value_of(name: str, argv: Sequence[str]) -> str | None:
-    """Return an option's value on a command line, else in the parameter file that it names."""
+    """An option's value on a command line, else in the parameter file that it names."""
     flag, found, config = f"--{name}", None, None
     for word, following in zip(argv, (*argv[1:], None), strict=True):
         option, equals, value = word.partition("=")
@@ -255,7 +230,7 @@ def _value_of(name: str, argv: Sequence[str]) -> str | None:
 def _jobs(
     stage: Stage[P], params: P, named: Mapping[str, str], running: Running
 ) -> Iterator[Job[P]]:
-    """Yield the jobs of one command line: one, or one for each model of ``evaluate``."""
+    """Jobs of one command line: one, or one for each model of ``evaluate``."""
     reads = None if stage.needs is None else stage.needs(params)
     inputs = {}
     for role in stage.inputs:
@@ -281,7 +256,7 @@ def _jobs(
 
 
 def _all_of_kind(stage: Stage[P], folder: Path) -> list[Path]:
-    """Return the files that ``for_each`` can be, the one with the default name first."""
+    """Files that ``for_each`` can be, the one with the default name first."""
     entry = next(entry for entry in stage.inputs if entry.name == stage.for_each)
     headers = read_folder(folder, f"remove it, or name one with --{entry.name}")
     found = [header.path for header in headers if header.kind == entry.kind]
@@ -291,19 +266,15 @@ def _all_of_kind(stage: Stage[P], folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.stem != entry.file, path.name))
 
 
-def _run(job: Job[P]) -> dict[str, Any]:
-    made, digest = run(job)
-    status = "made" if made else "up to date"
-    return {"stage": job.stage.name, "out": str(job.out), "status": status, "digest": digest}
-
-
-def _dry(job: Job[P]) -> dict[str, Any]:
+def _done(job: Job[P], dry_run: bool) -> dict[str, Any]:
+    """Outcome of a job, or of its checks alone, for people and programs."""
+    about: dict[str, Any] = {"stage": job.stage.name, "out": str(job.out)}
+    if not dry_run:
+        made, digest = run(job)
+        return about | {"status": "made" if made else "up to date", "digest": digest}
     with planned(job) as plan:
-        reason = plan.reason
-        return {
-            "stage": job.stage.name,
-            "out": str(job.out),
-            "status": "up to date" if reason is None else f"would run: {reason}",
+        return about | {
+            "status": "up to date" if plan.reason is None else f"would run: {plan.reason}",
             "inputs": {role: str(path) for role, path in job.inputs.items()},
             "parameters": plan.parameters,
             "preview": [*plan.preview, *plan.checked.warnings],
@@ -313,17 +284,24 @@ def _dry(job: Job[P]) -> dict[str, Any]:
 def _show(stage: Stage[P], result: dict[str, Any]) -> None:
     is_dry = "preview" in result
     if result["status"] != "made":
+        # What a dry run would do is its result; what a run did not do is a remark.
         typer.echo(f"{stage.name}: {result['status']}", err=not is_dry)
     typer.echo(result["out"])
     if is_dry:
-        for name, value in result["parameters"].items():
-            typer.echo(f"  {name}: {written(value)}")
-        for line in result["preview"]:
-            typer.echo(line)
+        lines = [f"  {name}: {written(value)}" for name, value in result["parameters"].items()]
+        typer.echo("\n".join([*lines, *result["preview"]]))
     elif stage.show is not None:
         typer.echo("\n".join(stage.show(read_header(Path(result["out"])))))
 
 
 def written(value: object) -> str:
-    """Return a value as JSON, of which every character can be shown on a terminal."""
+    """A value as JSON, of which every character can be shown on a terminal."""
     return printable(json.dumps(value, ensure_ascii=False))
+
+
+def read_kind(path: Path, kind: str, hint: str) -> Header:
+    """Header of an artifact of a kind; ``hint`` is the remedy for another kind."""
+    header = read_header(path)
+    if header.kind != kind:
+        raise ArtifactError(path, f"must be of kind {kind}, got {header.kind}", hint)
+    return header

@@ -24,14 +24,7 @@ class Params:
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Attributes:
-        name: The part that was checked.
-        ok: Whether it is fit for work.
-        text: Version, device, space or fault.
-        hint: The remedy, if it is not ok.
-    """
+    """Result of one check: version, device, space or fault of a part, and the remedy of a fault."""
 
     name: str
     ok: bool
@@ -40,11 +33,7 @@ class Finding:
 
 
 def run(params: Params, as_json: bool) -> None:
-    """Print every check.
-
-    Raises:
-        ResourceError: One failed.
-    """
+    """Print every check."""
     findings = [_versions(), *_torch(), *_disk(params.dir)]
     document = {"findings": [asdict(finding) for finding in findings]}
     failed = [finding for finding in findings if not finding.ok]
@@ -60,19 +49,17 @@ def run(params: Params, as_json: bool) -> None:
 
 
 def _versions() -> Finding:
-    names = ("ltcli", "torch", "torchvision", "safetensors", "numpy", "typer")
     found = []
-    for name in names:
+    for name in ("ltcli", "torch", "torchvision", "safetensors", "numpy", "typer"):
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            hint = f"pip install {name}"
-            return Finding("packages", False, f"{name} is not installed", hint)
+            return Finding("packages", False, f"{name} is not installed", f"pip install {name}")
     return Finding("packages", True, ", ".join(found))
 
 
 def _torch() -> Iterator[Finding]:
-    """Yield the checks that need torch, up to the first that fails."""
+    """Checks that need torch, up to the first that fails."""
     pair = "install torch and torchvision together, from the same index"
     driver = "install the torch that fits the driver of this machine"
     for name, look, hint in (
@@ -122,6 +109,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
         free = f"{disk.free / 1e9:.1f} GB free" if disk.total else "unknown space"
         hint = "free some space, or choose another --dir"
         yield Finding("disk", not disk.total or disk.free > 1e9, f"{free} at {there}", hint)
+        # Permissions alone do not tell: quotas and read-only mounts refuse only the write.
         with tempfile.NamedTemporaryFile(dir=there) as file:
             file.write(b"ltcli")
             file.flush()

@@ -7,8 +7,8 @@ from typing import Literal
 
 import typer
 
-from ltcli.artifacts.header import Header, opened, read_header
-from ltcli.cli.commands import Command
+from ltcli.artifacts.header import opened
+from ltcli.cli.commands import Command, read_kind
 from ltcli.compute.memory import memory_needed
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
@@ -37,10 +37,10 @@ def run(params: Params, as_json: bool) -> None:
         raise ParamError("export", f"out must end in {FORMATS[to]} for {to}, got {out}")
     if params.root is not None and split is None:
         raise ParamError("export", "root is of the images of a split: --root needs --split")
-    header = _header(params.model, "model", "name a file of pretrain, finetune or adjust")
+    header = read_kind(params.model, "model", "name a file of pretrain, finetune or adjust")
     inputs = [params.model]
     if split is not None:
-        _header(split, "split", "name the split that the model was trained on")
+        read_kind(split, "split", "name the split that the model was trained on")
         inputs.append(split)
     check_name(out, inputs)
     check_writable(out)
@@ -52,27 +52,16 @@ def run(params: Params, as_json: bool) -> None:
     with memory_needed("export", "use a machine with more memory, or a smaller model"):
         content, images, difference = export(header, to, split, params.root)
     made = _write(out, content, params.force)
-    document = {
-        "out": str(out),
-        "status": "made" if made else "up to date",
-        "model": header.digest,
-        "images": images,
-        "largest_difference": difference,
-    }
     if as_json:
+        status = "made" if made else "up to date"
+        document: dict[str, object] = {"out": str(out), "status": status, "model": header.digest}
+        document |= {"images": images, "largest_difference": difference}
         typer.echo(json.dumps(document, sort_keys=True))
         return
     typer.echo(str(out))
     kind = "random" if split is None else "training"
     found = f"the model's classes in float32, logits within {difference:.1e}"
     typer.echo(f"{images} {kind} images: {found}")
-
-
-def _header(path: Path, kind: str, hint: str) -> Header:
-    header = read_header(path)
-    if header.kind != kind:
-        raise ArtifactError(path, f"must be of kind {kind}, got {header.kind}", hint)
-    return header
 
 
 def _write(out: Path, content: bytes, force: bool) -> bool:

@@ -2,9 +2,11 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from ltcli.cli.commands import INPUTS, Usage
+from ltcli.cli.commands import INPUTS, Command, Usage
 from ltcli.core.params import Spec, Value
+from ltcli.stages.stage import Stage
 
 _WIDTH = 80
 # Groups that many commands share come last. Inputs and Common are much the same for all stages:
@@ -14,21 +16,21 @@ _PARAGRAPHS = _LAST[2:]
 
 
 def of_program(
-    summary: str, groups: Mapping[str, Iterable[tuple[str, str]]], notes: Iterable[str]
+    summary: str, groups: Mapping[str, Iterable[Stage[Any] | Command[Any]]], notes: Iterable[str]
 ) -> str:
-    """Return the help of the program: its commands by group, names and summaries."""
+    """Help of the program: its commands by group, names and summaries."""
     lines = ["Usage: ltcli COMMAND [OPTIONS]", "", summary]
     for heading, commands in groups.items():
         lines += ["", f"{heading}:"]
-        for name, text in commands:
-            lines += _wrapped(f"  {name:<17}  {text}", indent=21)
+        for one in commands:
+            lines += _wrapped(f"  {one.name:<17}  {one.summary}", indent=21)
     for note in notes:
         lines += ["", *_wrapped(note)]
     return "\n".join(lines) + "\n"
 
 
 def of_command(usage: Usage) -> str:
-    """Return the help of one command."""
+    """Help of one command."""
     arguments = [spec for spec in usage.specs if spec.positional]
     groups: dict[str, list[Spec]] = {"Arguments": arguments} if arguments else {}
     if usage.own:
@@ -36,12 +38,12 @@ def of_command(usage: Usage) -> str:
     for spec in usage.specs:
         if not spec.positional:
             groups.setdefault(spec.group or "Options", []).append(spec)
-    words = [spec.name.upper() + ("..." if spec.base is tuple else "") for spec in arguments]
-    shown = [
-        word if spec.required else f"[{word}]" for word, spec in zip(words, arguments, strict=True)
-    ]
-    lines = [" ".join(["Usage: ltcli", usage.name, "[OPTIONS]", *shown])]
-    for text in (usage.summary, usage.details):
+    words = ["Usage: ltcli", usage.called.name, "[OPTIONS]"]
+    for spec in arguments:
+        word = spec.name.upper() + ("..." if spec.base is tuple else "")
+        words.append(word if spec.required else f"[{word}]")
+    lines = [" ".join(words)]
+    for text in (usage.called.summary, usage.details):
         if text:
             lines += ["", *_wrapped(text)]
     lines.append("")
@@ -54,14 +56,14 @@ def of_command(usage: Usage) -> str:
             for spec in groups[heading]:
                 lines += rows(spec, usage.defaults)
     lines += ["", "Examples:"]
-    for example in usage.examples:
+    for example in usage.called.examples:
         # A line that goes on ends as the shell wants it.
         lines += " \\\n".join(_wrapped(f"  {example}", width=_WIDTH - 2)).splitlines()
     return "\n".join(lines) + "\n"
 
 
 def rows(spec: Spec, defaults: Mapping[str, Value]) -> list[str]:
-    """Return the line, or lines, of one option: its name, its help, its default in brackets."""
+    """Lines of one option: its name, its help, its default in brackets."""
     left = spec.name.upper() if spec.positional else f"{_flags(spec)} {spec.metavar}".rstrip()
     return _wrapped(f"  {left:<16}  {_right(spec, defaults)}")
 
@@ -85,7 +87,7 @@ def _right(spec: Spec, defaults: Mapping[str, Value]) -> str:
 
 
 def plain(value: object) -> str:
-    """Return a value as it is written on the command line."""
+    """A value as it is written on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(plain, value))
     if isinstance(value, float):
@@ -94,7 +96,7 @@ def plain(value: object) -> str:
 
 
 def _wrapped(text: str, *, indent: int | None = None, width: int = _WIDTH) -> list[str]:
-    """Return a text in lines; all but the first are indented further if the first is."""
+    """Lines of a text; all but the first are indented further if the first is."""
     if indent is None:
         indent = 6 if text.startswith(" ") else 0
     return textwrap.wrap(

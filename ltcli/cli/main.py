@@ -43,11 +43,7 @@ _NOTES = (
     " 143 terminated, 1 a bug.",
 )
 _HELP = {"help_option_names": ["-h", "--help"]}
-_SETTINGS: dict[str, Any] = {
-    "rich_markup_mode": None,
-    "pretty_exceptions_enable": False,
-    "context_settings": _HELP,
-}
+_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
 class _Program(TyperGroup):
@@ -55,10 +51,7 @@ class _Program(TyperGroup):
 
     def format_help(self, _ctx: Any, formatter: Any) -> None:
         """Write the commands by group."""
-        groups = {
-            heading: [(one.name, one.summary) for one in group] for heading, group in GROUPS.items()
-        }
-        formatter.write(help.of_program(_SUMMARY, groups, _NOTES))
+        formatter.write(help.of_program(_SUMMARY, GROUPS, _NOTES))
 
 
 class _Called(TyperCommand):
@@ -82,7 +75,7 @@ def _options(
 
 
 def build(argv: list[str]) -> tuple[Callable[..., Any], list[str], str]:
-    """Return what a command line calls: a program, its arguments, and its name.
+    """Program that a command line calls, its arguments, and its name.
 
     Where the first word names a command, that command alone is the program: building all of them
     takes longer than most have to do, and Typer's own options make it load pydantic.
@@ -90,16 +83,16 @@ def build(argv: list[str]) -> tuple[Callable[..., Any], list[str], str]:
     if "_LTCLI_COMPLETE" not in os.environ:
         for one in COMMANDS:
             if argv and one.name == argv[0]:
-                app = typer.Typer(add_completion=False, **_SETTINGS)
+                app = typer.Typer(add_completion=False, **_PLAIN)
                 _add(app, one, argv)
                 return get_command(app), argv[1:], f"ltcli {one.name}"
     return _program(), argv, "ltcli"
 
 
 def _program() -> Callable[..., Any]:
-    """Return the program of all commands, for help, completion and misspelt names."""
-    app = typer.Typer(name="ltcli", cls=_Program, no_args_is_help=True, **_SETTINGS)
-    app.callback()(_options)
+    """Program of all commands, for help, completion and misspelt names."""
+    app = typer.Typer(name="ltcli", cls=_Program, no_args_is_help=True, **_PLAIN)
+    app.callback(context_settings=_HELP)(_options)
     # The shell hands the line that it completes over in a variable of its own.
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
     words = line.split()[1:]
@@ -114,13 +107,13 @@ def _program() -> Callable[..., Any]:
 def _add(app: typer.Typer, one: Stage[Any] | Command[Any], argv: list[str]) -> None:
     usage = usage_of_stage(one, argv) if isinstance(one, Stage) else usage_of(one)
     # Only where somebody reads it.
-    text = help.of_command(usage) if {"-h", "--help"} & set(argv) else usage.summary
-    command = app.command(usage.name, cls=_Called, help=text, context_settings=_HELP)
+    text = help.of_command(usage) if {"-h", "--help"} & set(argv) else one.summary
+    command = app.command(one.name, cls=_Called, help=text, context_settings=_HELP)
     command(typer_function(usage))
 
 
 def run(argv: list[str]) -> int:
-    """Run one command line and return its exit code.
+    """Exit code of a command line, after running it.
 
     Expected failures are printed as ``error:`` and ``hint:`` lines; with ``--json`` standard output
     gets one document in that case too. Anything unexpected is a bug and keeps its traceback.
@@ -193,11 +186,7 @@ def _usage_error(argv: list[str], command: str, error: Any) -> int:
 
 
 def _fail(
-    argv: list[str],
-    message: str,
-    hint: str | None,
-    code: int,
-    found: Mapping[str, Any] | None = None,
+    argv: list[str], message: str, hint: str | None, code: int, found: Mapping[str, Any] = {}
 ) -> int:
     # A file's name need not be text.
     message = message.replace("\n", " ").encode(errors="backslashreplace").decode()
@@ -205,7 +194,7 @@ def _fail(
     if hint is not None:
         typer.echo(f"hint: {hint}", err=True)
     if "--json" in argv:
-        document = {**(found or {}), "error": {"code": code, "message": message, "hint": hint}}
+        document = {**found, "error": {"code": code, "message": message, "hint": hint}}
         typer.echo(json.dumps(document, sort_keys=True))
     return code
 

@@ -63,15 +63,15 @@ def _list() -> None:
 
 def _describe(name: str, method: Method[Any]) -> None:
     facts = _facts(name, method)
-    lines = [f"{name}: {method.summary}"]
-    lines.append(f"  for {' and '.join(method.stages)}; needs {facts['needs']}")
-    lines.append(f"  {method.source}")
+    use = f"for {' and '.join(method.stages)}; needs {facts['needs']}"
+    lines = [f"{name}: {method.summary}", f"  {use}", f"  {method.source}"]
     for stage, defaults in method.defaults.items():
         own = [_as_option(option, value) for option, value in defaults.items()]
         lines.append(f"  in {stage}: {' '.join(own)}")
     for spec in specs(method.options):
         default = facts["parameters"][spec.flag]["default"]
         if isinstance(default, dict):
+            # Pre-training and fine-tuning have different defaults.
             default = ", ".join(f"{plain(value)} in {stage}" for stage, value in default.items())
         lines += rows(spec, {spec.name: default})
     typer.echo("\n".join(lines))
@@ -84,7 +84,7 @@ def _facts(name: str, method: Method[Any]) -> dict[str, Any]:
         "source": method.source,
         "stages": list(method.stages),
         "needs": ", ".join([needs, *_reads(name, method)]),
-        "defaults": {stage: dict(values) for stage, values in method.defaults.items()},
+        "defaults": method.defaults,
         "parameters": {
             spec.flag: {"default": _default(method, spec), "help": spec.help}
             for spec in specs(method.options)
@@ -93,14 +93,14 @@ def _facts(name: str, method: Method[Any]) -> dict[str, Any]:
 
 
 def _default(method: Method[Any], spec: Spec) -> Any:
-    """Return a parameter's default, or stage to default where its stages have different ones."""
+    """A parameter's default, or stage to default where its stages have different ones."""
     own = {s: method.defaults.get(s, {}).get(spec.name, spec.default) for s in method.stages}
     first, *others = own.values()
     return own if any(value != first for value in others) else first
 
 
 def _reads(name: str, method: Method[Any]) -> list[str]:
-    """Return the inputs of a method in finetune with its default parameters."""
+    """Inputs of a method in finetune with its default parameters, in words."""
     if "finetune" not in method.stages:
         return []
     defaults = {**finetune.STAGE.defaults, **method.defaults.get("finetune", {})}
@@ -111,7 +111,7 @@ def _reads(name: str, method: Method[Any]) -> list[str]:
 
 
 def _as_option(name: str, value: object) -> str:
-    """Return a parameter as it is written on the command line."""
+    """A parameter as it is written on the command line."""
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import typer
 
-from ltcli.artifacts.header import Header, read_folder, read_header
-from ltcli.cli.commands import Command
+from ltcli.artifacts.header import read_folder
+from ltcli.cli.commands import Command, read_kind
 from ltcli.core.errors import ArtifactError, ResourceError
 from ltcli.core.params import param
 from ltcli.stages.run import check_writable
@@ -28,47 +28,31 @@ class Params:
 
 def run(params: Params, as_json: bool) -> None:
     """Write the figures."""
-    headers = _diagnoses(params)
+    hint = "run ltcli diagnose first"
+    headers = [read_kind(path, "diagnosis", hint) for path in params.files]
+    if not headers:
+        there = read_folder(params.dir, "remove it, or name the diagnosis")
+        headers = [header for header in there if header.kind == "diagnosis"]
+    if not headers:
+        raise ArtifactError(params.dir, "has no diagnosis", hint)
     # Only t-SNE needs the extra, but a folder without it would pass for complete.
     if find_spec("sklearn") is None:
-        hint = "pip install 'ltcli[plots]'"
-        raise ResourceError("plot", "figures need scikit-learn, which is not installed", hint)
+        rule = "figures need scikit-learn, which is not installed"
+        raise ResourceError("plot", rule, "pip install 'ltcli[plots]'")
     for header in headers:
         # Before the first figure is drawn, which takes seconds.
-        folder = params.out or header.path.parent
-        check_writable(folder / f"{header.path.stem}-spectrum.png")
+        check_writable((params.out or header.path.parent) / f"{header.path.stem}-spectrum.png")
     from ltcli.report.figures import write_figures
 
     made = [path for header in headers for path in write_figures(header, params.out, params.dpi)]
-    if as_json:
-        typer.echo(json.dumps({"figures": [str(path) for path in made]}))
-    else:
-        typer.echo("\n".join(map(str, made)))
-
-
-def _diagnoses(params: Params) -> list[Header]:
-    hint = "run ltcli diagnose first"
-    if params.files:
-        headers = [read_header(path) for path in params.files]
-        for header in headers:
-            if header.kind != "diagnosis":
-                rule = f"must be of kind diagnosis, got {header.kind}"
-                raise ArtifactError(header.path, rule, hint)
-        return headers
-    headers = read_folder(params.dir, "remove it, or name the diagnosis")
-    found = [header for header in headers if header.kind == "diagnosis"]
-    if not found:
-        raise ArtifactError(params.dir, "has no diagnosis", hint)
-    return found
+    paths = list(map(str, made))
+    typer.echo(json.dumps({"figures": paths}) if as_json else "\n".join(paths))
 
 
 COMMAND = Command(
     name="plot",
     summary="Draw the measurements of ltcli diagnose as PNG files.",
-    details=(
-        "Figures whose inputs the diagnosis did not have are left out. Files of the same name are"
-        " replaced."
-    ),
+    details="Leaves out figures whose inputs the diagnosis lacks. Replaces files of the same name.",
     group="Looking",
     params=Params,
     run=run,

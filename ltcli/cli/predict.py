@@ -3,82 +3,38 @@
 import csv
 import io
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import typer
 
-from ltcli.artifacts.header import read_header
-from ltcli.cli.commands import Command
+from ltcli.cli.commands import Command, read_kind
 from ltcli.compute.memory import memory_needed
-from ltcli.core.errors import ArtifactError
-from ltcli.core.params import param
 from ltcli.core.text import printable
-from ltcli.stages.prediction import find_images, predict
-
-
-@dataclass(frozen=True, kw_only=True)
-class Params:
-    """Parameters of predict."""
-
-    images: tuple[Path, ...] = param(help="image files, or folders of them", positional=True)
-    model: Path = param(help="model file written by pretrain, finetune or adjust")
-    top: int = param(1, "classes listed for each image, the most probable first", ge=1)
-    on_bad_image: Literal["fail", "skip"] = param(
-        "fail", "stop at a file that is no image, or skip it and say so"
-    )
-    device: str = param("auto", "auto, cpu, cuda, cuda:N or mps")
-    precision: Literal["auto", "fp32", "bf16"] = param(
-        "auto", "precision of the backbone; auto is bf16 where the device computes in it"
-    )
+from ltcli.stages.prediction import Params, find_images, predict
 
 
 def run(params: Params, as_json: bool) -> None:
     """Print the classes of each image."""
-    header = read_header(params.model)
-    if header.kind != "model":
-        hint = "name a file of pretrain, finetune or adjust"
-        raise ArtifactError(params.model, f"must be of kind model, got {header.kind}", hint)
-    files = find_images(params.images)
+    hint = "name a file of pretrain, finetune or adjust"
+    header, files = read_kind(params.model, "model", hint), find_images(params.images)
     with memory_needed("predict", "use --device cpu, or a machine with more memory"):
-        found = list(
-            predict(
-                header,
-                files,
-                top=params.top,
-                on_bad_image=params.on_bad_image,
-                device=params.device,
-                precision=params.precision,
-            )
-        )
-    good = []
-    for prediction in found:
-        name = printable(str(prediction.file))
-        if prediction.bad is not None:
-            typer.echo(f"predict: skipped {name}: {prediction.bad}", err=True)
-        else:
-            good.append((name, prediction))
-    if as_json:
-        document = [
-            {
-                "file": str(prediction.file),
-                "classes": [
-                    {"class": name, "probability": probability}
-                    for name, probability in prediction.classes
-                ],
-            }
-            for _, prediction in good
-        ]
-        typer.echo(json.dumps(document, sort_keys=True))
-        return
-    text = io.StringIO()
+        # All of it before the first line: a bad file stops the run with nothing printed.
+        found = list(predict(header, files, params))
+    document, text = [], io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "rank", "class", "probability"])
-    for file, prediction in good:
-        for rank, (name, probability) in enumerate(prediction.classes, 1):
-            writer.writerow([file, rank, name, f"{probability:.6f}"])
-    typer.echo(text.getvalue(), nl=False)
+    for file, classes in found:
+        name = printable(str(file))
+        if isinstance(classes, str):
+            typer.echo(f"predict: skipped {name}: {classes}", err=True)
+            continue
+        named = [{"class": name, "probability": probability} for name, probability in classes]
+        document.append({"file": str(file), "classes": named})
+        for rank, (label, probability) in enumerate(classes, 1):
+            writer.writerow([name, rank, label, f"{probability:.6f}"])
+    if as_json:
+        typer.echo(json.dumps(document, sort_keys=True))
+    else:
+        typer.echo(text.getvalue(), nl=False)
 
 
 COMMAND = Command(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def show(params: ShowParams, as_json: bool) -> None:
     if params.file is None:
         headers = read_folder(params.dir, "remove it, or name a file")
         if as_json:
-            typer.echo(json.dumps([_document(header) for header in headers], sort_keys=True))
+            typer.echo(json.dumps(list(map(_document, headers)), sort_keys=True))
             return
         rows = [["file", "kind", "made by", "sha256"]]
         rows += [[printable(h.path.name), h.kind, h.stage, h.digest[:12]] for h in headers]
@@ -57,18 +57,10 @@ def show(params: ShowParams, as_json: bool) -> None:
 
 
 def _document(header: Header) -> dict[str, Any]:
-    return {
-        "path": str(header.path),
-        "kind": header.kind,
-        "kind_version": header.kind_version,
-        "stage": header.stage,
-        "ltcli": header.writer,
-        "digest": header.digest,
-        "parameters": header.parameters,
-        "inputs": header.inputs,
-        "info": header.info,
-        "tensors": {n: {"dtype": d, "shape": list(s)} for n, (d, s) in header.tensors.items()},
-    }
+    found = asdict(header)
+    found["ltcli"] = found.pop("writer")
+    tensors = {n: {"dtype": d, "shape": list(s)} for n, (d, s) in header.tensors.items()}
+    return found | {"path": str(header.path), "tensors": tensors}
 
 
 def _block(title: str, values: Mapping[str, str]) -> None:
@@ -92,11 +84,7 @@ class LineageParams:
 
 
 def lineage(params: LineageParams, as_json: bool) -> None:
-    """Print the tree of an artifact's ancestors.
-
-    Raises:
-        ArtifactError: An ancestor is missing or was altered.
-    """
+    """Print the tree of an artifact's ancestors."""
     root = verify(params.file)
     found, damaged = _scan([params.file.parent, *params.dir], root)
     tree = _node("", root.digest, found)
@@ -104,25 +92,23 @@ def lineage(params: LineageParams, as_json: bool) -> None:
     nodes = list(_flat(tree))
     missing = [node for _, node in nodes if node["status"] == "missing"]
     if not as_json:
-        rows = [
-            [
-                node["digest"][:12],
-                node["status"],
-                "  " * depth + (f"{node['role']}: " if node["role"] else "") + _place(node),
-            ]
-            for depth, node in nodes
-        ]
+        rows = []
+        for depth, node in nodes:
+            place = f"{printable(node['path'])} ({node['stage']})" if "path" in node else "?"
+            role = f"{node['role']}: " if node["role"] else ""
+            rows.append([node["digest"][:12], node["status"], "  " * depth + role + place])
         typer.echo("\n".join(aligned(rows, left=range(3))))
     elif not missing:
         typer.echo(json.dumps(document, sort_keys=True))
     if missing:
+        # The error prints the document, if one was asked for.
         error = _not_found(params.file, missing[0], damaged)
         error.found = document
         raise error
 
 
 def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[str, str]]:
-    """Return the sound artifacts of some folders by digest, and the faults of the others."""
+    """Sound artifacts of some folders by digest, and the faults of the others by path."""
     found, damaged = {root.digest: root}, {}
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         for path in list_folder(folder):
@@ -135,34 +121,26 @@ def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[st
 
 
 def _node(role: str, digest: str, found: Mapping[str, Header]) -> dict[str, Any]:
+    node: dict[str, Any] = {"role": role, "digest": digest}
     header = found.get(digest)
     if header is None:
+        # Data, weights and tables are no artifacts: their digests are all that is known.
         status = "outside" if role in OUTSIDE else "missing"
-        return {"role": role, "digest": digest, "status": status, "inputs": []}
+        return node | {"status": status, "inputs": []}
     inputs = [_node(name, value, found) for name, value in sorted(header.inputs.items())]
-    return {
-        "role": role,
-        "digest": digest,
-        "status": "verified",
-        "path": str(header.path),
-        "stage": header.stage,
-        "inputs": inputs,
-    }
+    about = {"status": "verified", "path": str(header.path), "stage": header.stage}
+    return node | about | {"inputs": inputs}
 
 
 def _flat(node: dict[str, Any], depth: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the nodes of a tree with their depth, parents first."""
+    """Nodes of a tree with their depth, parents first."""
     yield depth, node
     for child in node["inputs"]:
         yield from _flat(child, depth + 1)
 
 
-def _place(node: Mapping[str, Any]) -> str:
-    return f"{printable(node['path'])} ({node['stage']})" if "path" in node else "?"
-
-
 def _not_found(file: Path, node: Mapping[str, Any], damaged: Mapping[str, str]) -> ArtifactError:
-    """Return an error about the damaged file that an ancestor may be, or about the ancestor."""
+    """Error about the damaged file that an ancestor may be, or about the ancestor."""
     if damaged:
         path, message = next(iter(damaged.items()))
         return ArtifactError(path, message, "it may be one of the ancestors: make it again")

@@ -32,11 +32,8 @@ if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
     from ltcli.models.network import Network
-    from ltcli.stats.adjustment import Point
 
 logger = logging.getLogger(__name__)
-
-_WAYS = ("prior", "tau", "costs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +60,8 @@ class Params(Reading):
 
 
 def _way(params: Params) -> str:
-    """Return which of the ways was chosen.
-
-    Raises:
-        ParamError: None, or several.
-    """
-    given = [name for name in _WAYS if getattr(params, name) is not None]
+    """The one of prior, tau and costs that was given."""
+    given = [name for name in ("prior", "tau", "costs") if getattr(params, name) is not None]
     if len(given) != 1:
         rule = "exactly one of prior, tau and costs must be given"
         raise ParamError("adjust", f"{rule}, got {' and '.join(given) or 'none'}")
@@ -87,7 +80,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> Checked:
         check_follows_prior("adjust", model)
     _values(params, model.info["class_names"])
     if params.tau == "auto":
-        data = headers["features" if params.data == "features" else "split"]
+        data = headers[_data(params)]
         if data.size("val.labels", 0) == 0:
             hint = "give a number, or make the split with --val-per-class"
             raise ParamError("adjust", "tau must not be auto without validation images", hint)
@@ -105,6 +98,7 @@ def _check_first(way: str, model: Header) -> None:
     for stage, before in reversed(model.info["recipe"]):
         if stage == "finetune":
             method, run = recorded(stage, before)
+            # A classifier trained anew keeps nothing of an earlier adjustment.
             if method.head(run.params.options, run).start == "fresh":
                 return
         if stage == "adjust" and (way == "costs") == ("costs" in before):
@@ -114,7 +108,7 @@ def _check_first(way: str, model: Header) -> None:
 
 
 def _values(params: Params, class_names: list[str]) -> list[float]:
-    """Return the shares or the costs of all classes; nothing for a tau."""
+    """Shares or costs of all classes; empty for a tau."""
     if params.costs is not None:
         return read_class_table(Path(params.costs), "cost", class_names)
     if params.prior == "uniform":
@@ -123,7 +117,7 @@ def _values(params: Params, class_names: list[str]) -> list[float]:
 
 
 def fingerprint(params: Params) -> dict[str, str]:
-    """Return the SHA-256 of the file of shares or costs, if there is one."""
+    """SHA-256 of the file of shares or costs, if there is one."""
     path = params.costs if params.prior in (None, "uniform") else params.prior
     if path is None:
         return {}
@@ -141,26 +135,19 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     network = load_network(model, torch.device("cpu"))
     shift, balanced, facts = _shift(params, inputs, network, context)
     network.classifier.add(shift)
-    return Result(
-        network.state_dict(),
-        info
-        | {
-            "method": "adjust",
-            "balanced": balanced,
-            "adjustment": {"by": _way(params), "added": shift.tolist(), **facts},
-            "recipe": recipe(info["recipe"], "adjust", as_dict(params) | fingerprint(params)),
-        },
-    )
+    made = {"by": _way(params), "added": shift.tolist(), **facts}
+    steps = recipe(info["recipe"], "adjust", as_dict(params) | fingerprint(params))
+    changed = {"method": "adjust", "balanced": balanced, "adjustment": made, "recipe": steps}
+    return Result(network.state_dict(), info | changed)
 
 
 def _shift(
     params: Params, inputs: Mapping[str, Artifact], network: Network, context: Context
 ) -> tuple[torch.Tensor, bool, dict[str, Any]]:
-    """Return what to add to the logits, float32 [C], and what the header says of the result.
+    """Vector to add to the logits, float32 [C], and two facts for the header.
 
-    Returns:
-        The vector; whether the logits no longer follow the prior of the training images; and what
-        was found.
+    The first tells whether the logits no longer follow the prior of the training images, the second
+    how the vector was found.
     """
     import torch
 
@@ -170,13 +157,15 @@ def _shift(
     balanced: bool = info["balanced"]
     counts = torch.tensor(info["class_counts"])
     if params.tau is not None:
-        tau, points = params.tau, None
+        tau, found = params.tau, {}
         if tau == "auto":
-            points = _points(params, inputs, network, context)
+            points = adjustment.trade_off(*_validation(params, inputs, network, context), counts)
+            found["trade_off"] = [dataclasses.asdict(point) for point in points]
+            for point in found["trade_off"]:
+                context.log({"event": "trade-off", **point})
             tau = adjustment.best(points, params.target).tau
             logger.info("adjust: tau %g is best for %s on validation", tau, params.target)
         context.log({"event": "solved", "tau": tau})
-        found = {} if points is None else {"trade_off": [dataclasses.asdict(p) for p in points]}
         return adjustment.for_tau(counts, tau), tau > 0, {"tau": tau, **found}
     values = torch.tensor(_values(params, info["class_names"]), dtype=torch.float64)
     if params.costs is not None:
@@ -189,26 +178,10 @@ def _shift(
     return adjustment.for_prior(values, base), not values.allclose(trained), facts
 
 
-def _points(
-    params: Params, inputs: Mapping[str, Artifact], network: Network, context: Context
-) -> list[Point]:
-    """Return the trade-off over tau on the validation images, and log it."""
-    import torch
-
-    from ltcli.stats.adjustment import trade_off
-
-    logits, labels = _validation(params, inputs, network, context)
-    counts = torch.tensor(inputs["model"].header.info["class_counts"])
-    points = trade_off(logits, labels, counts)
-    for point in points:
-        context.log({"event": "trade-off", **dataclasses.asdict(point)})
-    return points
-
-
 def _validation(
     params: Params, inputs: Mapping[str, Artifact], network: Network, context: Context
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits float [V, C] and labels int64 [V] of the validation images."""
+    """Logits float [V, C] and labels int64 [V] of the validation images."""
     if params.data == "features":
         bank = inputs["features"]
         return bank.tensor("val.logits"), bank.tensor("val.labels")
@@ -223,23 +196,20 @@ def _validation(
     samples = open_samples(split, "val", device, params, backbone_of(inputs["model"].header))
     dtype = resolve_precision(params.precision, device)
     features = features_of(place(network, device), samples, dtype)
+    # The bias is changed on the CPU, where the network goes back to.
     classifier = network.cpu().classifier
     with torch.inference_mode():
         logits: torch.Tensor = classifier(features)
     return logits, split.tensor("val.labels")
 
 
-def _needs(params: Params) -> tuple[str, ...]:
-    """Return the inputs that a run reads: data only where tau is chosen on it."""
-    if params.tau != "auto":
-        return ("model",)
-    return ("model", "features" if params.data == "features" else "split")
+def _data(params: Params) -> str:
+    return "features" if params.data == "features" else "split"
 
 
 def show(header: Header) -> list[str]:
-    """Return what was added, and the trade-off between head and tail where tau was chosen."""
-    info = header.info
-    found = info["adjustment"]
+    """Range of the vector, and the trade-off between head and tail where tau was chosen."""
+    info, found = header.info, header.info["adjustment"]
     ranked = sorted(zip(found["added"], info["class_names"], strict=True))
     (low, first), (high, last) = ranked[0], ranked[-1]
     names = printable(first), printable(last)
@@ -275,7 +245,8 @@ STAGE = Stage(
     group="After training",
     output="model",
     run=run,
-    needs=_needs,
+    # Data are read only where tau is chosen on them.
+    needs=lambda params: ("model", _data(params)) if params.tau == "auto" else ("model",),
     check=check,
     output_stem=lambda params, _inputs: f"adjust-{_way(params)}",
     show=show,

@@ -41,11 +41,8 @@ TOLERANCE = 1e-4
 ONNX_BYTES = 2**31 - 2**24
 _IMAGES = 256
 _BATCH = 64
-_INPUT = (
-    "uint8 [B, H, W, 3], RGB, of image_size; stored_size, crop_mode, crop_share and interpolation"
-    " of the backbone say how it is cut and resized"
-)
-_EMBEDDINGS = "float32 [B, D]"
+_CUT = "stored_size, crop_mode, crop_share and interpolation of the backbone say how it is cut"
+_INPUT = f"uint8 [B, H, W, 3], RGB, of image_size; {_CUT} and resized"
 
 
 def metadata(header: Header) -> dict[str, str]:
@@ -55,19 +52,18 @@ def metadata(header: Header) -> dict[str, str]:
         # Readable in any viewer of such files, hence not as ASCII escapes.
         "class_names": json.dumps(info["class_names"], ensure_ascii=False),
         "backbone": json.dumps(info["backbone"], sort_keys=True),
-        "input": _INPUT if info["backbone"]["image_size"] else _EMBEDDINGS,
+        "input": _INPUT if info["backbone"]["image_size"] else "float32 [B, D]",
         "ltcli": __version__,
         "model": header.digest,
     }
 
 
 def check_extra(form: str) -> None:
-    """Refuse a format whose packages are not installed, with ResourceError."""
-    needed = ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()
-    for package in needed:
+    """Refuse a format whose packages are not installed."""
+    for package in ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ():
         if find_spec(package) is None:
-            hint = "pip install 'ltcli[export]'"
-            raise ResourceError("export", f"onnx needs {package}, which is not installed", hint)
+            rule = f"onnx needs {package}, which is not installed"
+            raise ResourceError("export", rule, "pip install 'ltcli[export]'")
 
 
 def export(
@@ -75,16 +71,8 @@ def export(
 ) -> tuple[bytes, int, float]:
     """Exported content of a model, number of images it was checked on, and largest difference.
 
-    Args:
-        header: Header of the model.
-        form: A key of ``FORMATS``.
-        split: Split whose training images check the file; None for random images.
-        root: Folder of these images, if they are in files that have moved.
-
-    Raises:
-        ArtifactError: The model cannot be loaded or exported, or the split is not the model's.
-        DataError: An image of the split cannot be read.
-        NumericalError: The logits of the file differ from the model's.
+    ``form`` is a key of ``FORMATS``. Training images of ``split`` check the file, found below
+    ``root`` if they are in files that have moved; without a split, random images do.
     """
     import torch
 
@@ -103,11 +91,8 @@ def export(
 
 
 def _check_size(header: Header, form: str) -> None:
-    size = sum(
-        4 * math.prod(shape)
-        for name, (_, shape) in header.tensors.items()
-        if name.startswith(("backbone.", "classifier."))
-    )
+    weights = [n for n in header.tensors if n.startswith(("backbone.", "classifier."))]
+    size = sum(4 * math.prod(header.tensors[name][1]) for name in weights)
     if form == "onnx" and size > ONNX_BYTES:
         rule = f"must have at most {ONNX_BYTES / 1e9:.1f} GB of weights for onnx"
         hint = "use --to torch: an ONNX file holds 2 GB"
@@ -115,11 +100,7 @@ def _check_size(header: Header, form: str) -> None:
 
 
 def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:
-    """Content of a file of a network in eval mode on the CPU, and a function that runs it.
-
-    Raises:
-        ArtifactError: The network cannot be exported.
-    """
+    """Content of a file of a network in eval mode on the CPU, and a function that runs it."""
     try:
         return _MAKERS[form](_program(network, header), metadata(header))
     except RuntimeError as error:
@@ -231,10 +212,8 @@ def _to_onnx(program: torch.export.ExportedProgram, known: dict[str, str]) -> tu
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        names = ["logits", "probabilities"]
-        made: Any = torch.onnx.export(
-            program, input_names=["images"], output_names=names, verbose=False
-        )
+        named: Any = {"input_names": ["images"], "output_names": ["logits", "probabilities"]}
+        made: Any = torch.onnx.export(program, verbose=False, **named)
     model = made.model_proto
     for key, value in known.items():
         model.metadata_props.add(key=key, value=value)
@@ -260,15 +239,14 @@ def compare(found: torch.Tensor, expected: torch.Tensor) -> float:
     """
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     difference = float((found - expected).abs().max())
-    hint = "nothing was written; report this as a bug"
-    # Written so that NaN, which compares as false, is refused.
-    if not difference <= allowed:
-        rule = f"logits must differ by at most {allowed:.2g} from the model's, got {difference:.2g}"
-        raise NumericalError("export", rule, hint)
     best = expected.topk(2, dim=1).values
     clear = best[:, 0] - best[:, 1] > allowed
     wrong = int(((found.argmax(1) != expected.argmax(1)) & clear).sum())
-    if wrong:
+    # Written so that NaN, which compares as false, is refused.
+    if not difference <= allowed:
+        rule = f"logits must differ by at most {allowed:.2g} from the model's, got {difference:.2g}"
+    elif wrong:
         rule = f"classes must be the model's, got others for {wrong} of {len(found)} images"
-        raise NumericalError("export", rule, hint)
-    return difference
+    else:
+        return difference
+    raise NumericalError("export", rule, "nothing was written; report this as a bug")

@@ -9,39 +9,41 @@ from typing import TYPE_CHECKING, Literal
 
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.errors import ArtifactError, DataError
+from ltcli.core.params import param
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.artifacts.header import Header
 
+Classes = list[tuple[str, float]]
+"""Names and probabilities, the most probable first."""
+
 # Files decoded at once, to bound memory: 1,024 images of 64 x 64 are 12 MB.
 _CHUNK = 1024
 _REPAIR = "repair or remove it, or leave bad files out with --on-bad-image skip"
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Prediction for one file.
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Parameters of predict."""
 
-    Attributes:
-        file: Path of the file.
-        classes: Names and probabilities, the most probable first; empty for a bad file.
-        bad: Defect of the file, as half a sentence; None for a good one.
-    """
-
-    file: Path
-    classes: tuple[tuple[str, float], ...]
-    bad: str | None = None
+    images: tuple[Path, ...] = param(help="image files, or folders of them", positional=True)
+    model: Path = param(help="model file written by pretrain, finetune or adjust")
+    top: int = param(1, "classes listed for each image, the most probable first", ge=1)
+    on_bad_image: Literal["fail", "skip"] = param(
+        "fail", "stop at a file that is no image, or skip it and say so"
+    )
+    device: str = param("auto", "auto, cpu, cuda, cuda:N or mps")
+    precision: Literal["auto", "fp32", "bf16"] = param(
+        "auto", "precision of the backbone; auto is bf16 where the device computes in it"
+    )
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """Named files, and the images in named folders and all folders below, sorted by name.
 
     In folders, links and files without an image suffix are skipped.
-
-    Raises:
-        DataError: A path does not exist, or a folder has no images or cannot be read whole.
     """
     from ltcli.data.folder import list_images
 
@@ -63,28 +65,9 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def predict(
-    header: Header,
-    files: Sequence[Path],
-    *,
-    top: int,
-    on_bad_image: Literal["fail", "skip"],
-    device: str,
-    precision: str,
-) -> Iterator[Prediction]:
-    """Yield the prediction for each file, in order.
-
-    Args:
-        header: Header of the model.
-        files: Images in any format that ``split folder`` reads.
-        top: Number of classes per file, at most C.
-        on_bad_image: ``fail`` raises at the first bad file, ``skip`` yields it without classes.
-        device: As for every stage.
-        precision: As for every stage.
-
-    Raises:
-        ArtifactError: The model cannot be loaded, or takes no images.
-        DataError: A file is bad, and ``on_bad_image`` is ``fail``.
-    """
+    header: Header, files: Sequence[Path], params: Params
+) -> Iterator[tuple[Path, Classes | str]]:
+    """Each file with its most probable classes, or with its defect where bad ones are skipped."""
     import torch
 
     from ltcli.artifacts.store import open_artifact
@@ -94,8 +77,8 @@ def predict(
     from ltcli.engine.infer import features_of
     from ltcli.models.network import load_network
 
-    where = resolve_device(device)
-    dtype = resolve_precision(precision, where)
+    where = resolve_device(params.device)
+    dtype = resolve_precision(params.precision, where)
     backbone = backbone_of(header)
     if not backbone.image_size:
         rule = "must be a model of images, as predict reads image files, got one of embeddings"
@@ -105,14 +88,12 @@ def predict(
         network = load_network(model, where)
     for start in range(0, len(files), _CHUNK):
         part = files[start : start + _CHUNK]
-        decoded = [_decode(file, prepare, on_bad_image) for file in part]
+        decoded = [_decode(file, prepare, params.on_bad_image) for file in part]
         good = [image for image in decoded if not isinstance(image, str)]
-        # Bad files keep their position in the output, so that it matches the list of files.
-        found: Iterator[tuple[tuple[str, float], ...]] = iter(())
+        found: list[Classes] = []
         if good:
-            pixels = torch.stack(good).permute(0, 2, 3, 1)
             images = ImageBatches(
-                pixels,
+                torch.stack(good).permute(0, 2, 3, 1),
                 backbone.mean,
                 backbone.std,
                 where,
@@ -122,18 +103,17 @@ def predict(
             features = features_of(network, images, dtype)
             with torch.inference_mode():
                 probabilities = network.classifier(features.to(where)).softmax(1).cpu()
-            found = iter(_most_probable(probabilities, header.info["class_names"], top))
+            found = _most_probable(probabilities, header.info["class_names"], params.top)
+        # Bad files keep their position in the output, so that it matches the list of files.
+        rest = iter(found)
         for file, image in zip(part, decoded, strict=True):
-            if isinstance(image, str):
-                yield Prediction(file, (), image)
-            else:
-                yield Prediction(file, next(found))
+            yield file, image if isinstance(image, str) else next(rest)
 
 
 def _decode(
     file: Path, prepare: Callable[[bytes], torch.Tensor], on_bad_image: str
 ) -> torch.Tensor | str:
-    """Return an image, uint8 [3, H, W], or what is wrong with the file."""
+    """An image, uint8 [3, H, W], or the defect of the file as half a sentence."""
     from ltcli.data.decode import BadImageError
     from ltcli.data.image_files import read_file
 
@@ -145,12 +125,8 @@ def _decode(
         return str(error)
 
 
-def _most_probable(
-    probabilities: torch.Tensor, names: Sequence[str], top: int
-) -> list[tuple[tuple[str, float], ...]]:
+def _most_probable(probabilities: torch.Tensor, names: Sequence[str], top: int) -> list[Classes]:
     """Names and probabilities of each row of float [B, C], the most probable first."""
     values, classes = probabilities.topk(min(top, probabilities.shape[1]))
-    return [
-        tuple((names[c], value) for c, value in zip(row, best, strict=True))
-        for row, best in zip(classes.tolist(), values.tolist(), strict=True)
-    ]
+    pairs = zip(classes.tolist(), values.tolist(), strict=True)
+    return [[(names[c], value) for c, value in zip(row, best, strict=True)] for row, best in pairs]
