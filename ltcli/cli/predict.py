@@ -42,6 +42,7 @@ def run(params: Params, as_json: bool) -> None:
         raise ArtifactError(params.model, f"must be of kind model, got {header.kind}", hint)
     files = find_images(params.images)
     with memory_needed("predict", "use --device cpu, or a machine with more memory"):
+        # All before the first line: a bad file must not leave half a table.
         found = list(
             predict(
                 header,
@@ -78,7 +79,7 @@ def run(params: Params, as_json: bool) -> None:
     for file, prediction in good:
         for rank, (name, probability) in enumerate(prediction.classes, 1):
             writer.writerow([file, rank, name, f"{probability:.6f}"])
-    typer.echo(text.getvalue(), nl=False)
+    typer.echo(text.getvalue(), nl=False)  # The writer ended the last line.
 
 
 COMMAND = Command(

@@ -36,6 +36,7 @@ def show(params: ShowParams, as_json: bool) -> None:
             typer.echo(json.dumps([_document(header) for header in headers], sort_keys=True))
             return
         rows = [["file", "kind", "made by", "sha256"]]
+        # Twelve digits tell files apart, and leave room for names.
         rows += [[printable(h.path.name), h.kind, h.stage, h.digest[:12]] for h in headers]
         typer.echo("\n".join(aligned(rows, left=range(4))))
         return
@@ -113,7 +114,7 @@ def lineage(params: LineageParams, as_json: bool) -> None:
             for depth, node in nodes
         ]
         typer.echo("\n".join(aligned(rows, left=range(3))))
-    elif not missing:
+    elif not missing:  # Else the document of the error has the tree.
         typer.echo(json.dumps(document, sort_keys=True))
     if missing:
         error = _not_found(params.file, missing[0], damaged)
@@ -124,6 +125,7 @@ def lineage(params: LineageParams, as_json: bool) -> None:
 def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[str, str]]:
     """Return the sound artifacts of some folders by digest, and the faults of the others."""
     found, damaged = {root.digest: root}, {}
+    # Each folder once, as verifying reads every byte.
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         for path in list_folder(folder):
             try:
@@ -163,7 +165,7 @@ def _place(node: Mapping[str, Any]) -> str:
 
 def _not_found(file: Path, node: Mapping[str, Any], damaged: Mapping[str, str]) -> ArtifactError:
     """Return an error about the damaged file that an ancestor may be, or about the ancestor."""
-    if damaged:
+    if damaged:  # Altered bytes change the digest, so this may be the missing one.
         path, message = next(iter(damaged.items()))
         return ArtifactError(path, message, "it may be one of the ancestors: make it again")
     rule = f"ancestor '{node['role']}' is missing or was altered: {node['digest']}"
