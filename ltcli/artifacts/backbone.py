@@ -119,6 +119,7 @@ def backbone_of(header: Header) -> Backbone:
     """
     found = header.info["backbone"]
     names = [field.name for field in dataclasses.fields(Backbone)]
+    # No defaults: they would hide a record of another version.
     if not isinstance(found, dict) or sorted(found) != sorted(names):
         raise ArtifactError(header.path, f"backbone must be a mapping of {', '.join(names)}")
     for name, (sound, rule) in _RULES.items():

@@ -130,6 +130,7 @@ def read_records(header: Header) -> list[dict[str, Any]]:
     with opened(path) as file:
         records = [record for record in map(_record, file) if record is not None]
     last = records[-1] if records else {}
+    # Only the digest ties a log to a file: both may be copied or replaced.
     if (last.get("event"), last.get("digest")) != ("end", header.digest):
         raise ArtifactError(path, "is of another run")
     return records
@@ -219,6 +220,7 @@ def _header_bytes(path: Path, file: BinaryIO) -> bytes:
     file.seek(0)
     prefix = _read(path, file, 8)
     length = int.from_bytes(prefix, "little")
+    # The shortest mapping, {}, has 2 bytes.
     if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
         raise _damaged(path, "it does not start with a safetensors header")
     raw = _read(path, file, length)
@@ -259,6 +261,7 @@ def _tensors(
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound:
+            # Clipped, as a forged name may be long.
             raise _damaged(path, f"tensor {name[:80]!r} has a forged entry")
         tensors[name] = (dtype, tuple(shape))
         spans.append((start, end))
@@ -360,6 +363,7 @@ def file_digest(path: Path, file: BinaryIO) -> tuple[str, int]:
         raise _damaged(path, "it has no digest")
     start, end = match.span(1)
     digest = hashlib.sha256(len(raw).to_bytes(8, "little"))
+    # No digest can contain itself, so blanks stand in its place.
     digest.update(raw[:start] + BLANK_DIGEST.encode() + raw[end:])
     while chunk := _read(path, file, _CHUNK):
         digest.update(chunk)

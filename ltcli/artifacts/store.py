@@ -246,7 +246,7 @@ def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
         if disk.total and size > disk.free:
             rule = f"needs {size / 1e6:,.1f} MB of disk, {disk.free / 1e6:,.1f} MB are free"
             raise ResourceError(path, rule, "free some space or choose another folder")
-        temporary.mkdir(mode=0o700)
+        temporary.mkdir(mode=0o700)  # Nobody else may change the file before it is sealed.
         result = write(temporary / path.name)
         os.replace(temporary / path.name, path)
         # Without this a power cut may undo the rename.
@@ -266,7 +266,7 @@ def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
 
 def _seal(temporary: Path) -> str:
     """Put the digest into a freshly written file and bring it to the disk."""
-    umask = os.umask(0)
+    umask = os.umask(0)  # The only way to read the umask is to set it.
     os.umask(umask)
     with temporary.open("r+b") as file:
         digest, position = file_digest(temporary, file)
@@ -299,7 +299,7 @@ def locked(path: Path, *also: str) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
     place = path.with_name(f".{path.name}.lock")
-    lock = FileLock(place, mode=0o666)
+    lock = FileLock(place, mode=0o666)  # Other users of a shared folder must be able to lock it.
     waited = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

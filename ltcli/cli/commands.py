@@ -202,17 +202,19 @@ def log_to_stderr(verbosity: int, *, first: bool = True) -> None:
     level = logging.INFO if first else logging.WARNING
     if verbosity != 0:
         level = logging.WARNING if verbosity < 0 else logging.DEBUG
+    # Standard output is for results, which scripts read.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("ltcli")
     # A second command in one process replaces the handler of the first.
     logger.handlers[:] = [handler]
     logger.setLevel(level)
-    logger.propagate = False
+    logger.propagate = False  # A handler of the root logger would repeat every line.
 
 
 def _value_of(name: str, argv: Sequence[str]) -> str | None:
     """An option's value on a command line, else in the parameter file that it names."""
+    # The method decides which options there are, so it is read before them.
     flag, found, config = f"--{name}", None, None
     for word, following in zip(argv, (*argv[1:], None), strict=True):
         option, equals, value = word.partition("=")
@@ -235,7 +237,7 @@ def _jobs(
     inputs = {}
     for role in stage.inputs:
         if reads is not None and role.name not in reads:
-            if role.name in named:
+            if role.name in named:  # A reader would take it for part of the result.
                 raise ParamError(stage.name, f"{role.name} is not read with these parameters")
         elif role.name in named:
             inputs[role.name] = Path(named[role.name])
@@ -243,14 +245,14 @@ def _jobs(
             inputs[role.name] = running.dir / f"{role.file}.safetensors"
     choices = [inputs]
     if stage.for_each is not None and stage.for_each not in named:
-        if running.out is not None:
+        if running.out is not None:  # The outputs would replace each other.
             rule = f"--out needs --{stage.for_each}, as there is one output for each"
             raise ParamError(stage.name, rule)
         choices = [{**inputs, stage.for_each: path} for path in _all_of_kind(stage, running.dir)]
     for chosen in choices:
         stem = stage.name if stage.output_stem is None else stage.output_stem(params, chosen)
         out = running.out or running.dir / f"{stem}.safetensors"
-        if out.suffix != ".safetensors":
+        if out.suffix != ".safetensors":  # Listings find artifacts by this suffix.
             raise ParamError(stage.name, f"out must end in .safetensors, got {out}")
         yield Job(stage, params, chosen, out, running.device, running.force)
 

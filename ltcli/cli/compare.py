@@ -86,10 +86,11 @@ def run(params: Params, as_json: bool) -> None:
 def _papers(headers: Sequence[Header]) -> list[Published]:
     """Published figures that fit; says on standard error if there are none."""
     on = headers[0].info["on"]
-    papers = published_beside(headers) if on == "test" else []
+    papers = published_beside(headers) if on == "test" else []  # Papers report test images.
     if not papers:
         settings = dict.fromkeys(str(read_provenance(header)[1]) for header in headers)
         where = "" if on == "test" else f", {on} images"
+        # Not among the results, which may be CSV or JSON.
         typer.echo(f"compare: no published figures for {' or '.join(settings)}{where}", err=True)
     return papers
 

@@ -68,7 +68,7 @@ def _write(out: Path, content: bytes, force: bool) -> bool:
     """Write a file unless the same one is there; return whether it was written."""
     from ltcli.artifacts.store import locked, save_bytes
 
-    with locked(out):
+    with locked(out):  # Two exports must not both find the file missing.
         if out.exists() and not force:
             with opened(out) as file:
                 if file.read() == content:

@@ -47,6 +47,7 @@ def of_command(usage: Usage) -> str:
         if text:
             lines += ["", *_wrapped(text)]
     lines.append("")
+    # Sorting is stable: other groups keep the order of their declaration.
     for heading in sorted(groups, key=lambda name: _LAST.index(name) if name in _LAST else -1):
         if heading in _PARAGRAPHS:
             parts = [f"{_flags(spec)} ({_right(spec, usage.defaults)})" for spec in groups[heading]]
@@ -99,6 +100,7 @@ def _wrapped(text: str, *, indent: int | None = None, width: int = _WIDTH) -> li
     """Lines of a text; all but the first are indented further if the first is."""
     if indent is None:
         indent = 6 if text.startswith(" ") else 0
+    # An option broken at a hyphen could not be copied.
     return textwrap.wrap(
         text, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
     )

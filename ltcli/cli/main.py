@@ -43,6 +43,7 @@ _NOTES = (
     " 143 terminated, 1 a bug.",
 )
 _HELP = {"help_option_names": ["-h", "--help"]}
+# Brackets in help are defaults, not markup; a bug keeps Python's own traceback, for reports.
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
@@ -100,6 +101,7 @@ def _program() -> Callable[..., Any]:
         if words and one.name == words[0]:
             _add(app, one, words)
         else:
+            # Help and completion need no more than the name.
             app.command(one.name, help=one.summary)(_options)
     return get_command(app)
 
@@ -123,7 +125,7 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say.
         _drop_output()
-        return 141
+        return 141  # 128 + SIGPIPE, as shells report it.
     except OSError as error:
         # Whatever writes a file names it and says so itself; only standard output has no name.
         if error.filename is not None or not disk_full(error):
@@ -142,6 +144,7 @@ def _called(argv: list[str]) -> int:
     name = "ltcli"
     try:
         program, words, name = build(argv)
+        # Standalone, Typer would print errors and exit by itself.
         code = program(words, prog_name=name, standalone_mode=False)
         # Typer's answer to Ctrl-C in a command.
         if code == 130:
@@ -149,7 +152,7 @@ def _called(argv: list[str]) -> int:
     except LtcliError as error:
         return _fail(argv, str(error), error.hint, error.exit_code, error.found)
     except KeyboardInterrupt:
-        return _fail(argv, "interrupted", None, 130)
+        return _fail(argv, "interrupted", None, 130)  # 128 + SIGINT, as shells report it.
     except OSError as error:
         # Looking at a path may fail too; whatever opens or writes a file says so itself.
         known = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
@@ -172,9 +175,10 @@ def _called(argv: list[str]) -> int:
 
 def _usage_error(argv: list[str], command: str, error: Any) -> int:
     message = str(error.format_message())
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if type(error).__name__ == "NoArgsIsHelpError":  # Its message is the whole help.
         typer.echo(message, err=True)
         return 2
+    # Our errors have neither capitals nor full stops.
     message = f"{message[0].lower()}{message[1:]}"
     text, _, suggestion = message.rstrip(".").partition(". Did you mean ")
     text, _, options = text.partition(" (Possible options: ")
@@ -193,7 +197,7 @@ def _fail(
     typer.echo(f"error: {message}", err=True)
     if hint is not None:
         typer.echo(f"hint: {hint}", err=True)
-    if "--json" in argv:
+    if "--json" in argv:  # Among the words, as the failure may have come before their parsing.
         document = {**found, "error": {"code": code, "message": message, "hint": hint}}
         typer.echo(json.dumps(document, sort_keys=True))
     return code

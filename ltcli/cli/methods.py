@@ -101,7 +101,7 @@ def _default(method: Method[Any], spec: Spec) -> Any:
 
 def _reads(name: str, method: Method[Any]) -> list[str]:
     """Inputs of a method in finetune with its default parameters, in words."""
-    if "finetune" not in method.stages:
+    if "finetune" not in method.stages:  # pretrain reads a split and nothing else.
         return []
     defaults = {**finetune.STAGE.defaults, **method.defaults.get("finetune", {})}
     given = {"method": name}

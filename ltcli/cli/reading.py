@@ -36,6 +36,7 @@ def show(params: ShowParams, as_json: bool) -> None:
             typer.echo(json.dumps(list(map(_document, headers)), sort_keys=True))
             return
         rows = [["file", "kind", "made by", "sha256"]]
+        # Twelve digits tell files apart, and leave room for names.
         rows += [[printable(h.path.name), h.kind, h.stage, h.digest[:12]] for h in headers]
         typer.echo("\n".join(aligned(rows, left=range(4))))
         return
@@ -98,7 +99,7 @@ def lineage(params: LineageParams, as_json: bool) -> None:
             role = f"{node['role']}: " if node["role"] else ""
             rows.append([node["digest"][:12], node["status"], "  " * depth + role + place])
         typer.echo("\n".join(aligned(rows, left=range(3))))
-    elif not missing:
+    elif not missing:  # Else the document of the error has the tree.
         typer.echo(json.dumps(document, sort_keys=True))
     if missing:
         # The error prints the document, if one was asked for.
@@ -110,6 +111,7 @@ def lineage(params: LineageParams, as_json: bool) -> None:
 def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[str, str]]:
     """Sound artifacts of some folders by digest, and the faults of the others by path."""
     found, damaged = {root.digest: root}, {}
+    # Each folder once, as verifying reads every byte.
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         for path in list_folder(folder):
             try:

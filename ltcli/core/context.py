@@ -52,7 +52,7 @@ class Context:
         try:
             yield
         finally:
-            self.resumable = False
+            self.resumable = False  # Nobody calls stop_here from now on: signals must act at once.
 
     def stop_here(self) -> None:
         """Raise StopError if a signal asked to stop; call it right after saving."""

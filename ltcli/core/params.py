@@ -203,7 +203,7 @@ def build(
     for field in dataclasses.fields(params):  # type: ignore[arg-type]
         if "nested" in field.metadata:
             arguments[field.name] = options(**own)
-    make: Callable[..., _T] = params
+    make: Callable[..., _T] = params  # mypy does not know the fields of a type variable.
     return make(**arguments)
 
 
@@ -235,6 +235,7 @@ def as_dict(record: object) -> dict[str, Any]:
 
 def coerce(spec: Spec, value: object, where: str) -> Value:
     """Return a value as the declared type, or raise ParamError for another type or range."""
+    # Command lines have no null: the word none stands for it.
     if value is None or (spec.optional and value == "none"):
         if spec.optional:
             return None
@@ -246,7 +247,7 @@ def coerce(spec: Spec, value: object, where: str) -> Value:
     # An empty text is an empty list, not a list of one empty text.
     parts = (value.split(",") if value else []) if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
-        parts = [parts]
+        parts = [parts]  # A list of one needs no brackets in YAML.
     return tuple(_scalar(spec, spec.item or str, part, where) for part in parts)
 
 
@@ -260,6 +261,7 @@ def _scalar(spec: Spec, base: type, value: object, where: str) -> _Scalar:
             return value == "true"
     elif isinstance(value, Path) and base is Path:
         return value
+    # A folder called 2024 is a number in YAML.
     elif isinstance(value, str | int) and not isinstance(value, bool):
         text = str(value)
         if spec.choices and text not in spec.choices:

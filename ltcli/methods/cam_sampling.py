@@ -83,6 +83,7 @@ def drawn_rows(
     drawn = members(labels, classes, len(more), generator)
     rows = torch.cat([torch.arange(len(labels)), drawn])
     shuffled = torch.randperm(len(rows), generator=generator)
+    # Extra draws stand behind the training images: a position tells them apart.
     return rows[shuffled], shuffled >= len(labels)
 
 

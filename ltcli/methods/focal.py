@@ -26,6 +26,7 @@ from ltcli.methods.method import BOTH, Head, Loss, Method, TrainingRun
 class Options:
     """Options of the focal loss."""
 
+    # 1 as in the released long-tail code; the detection paper has 2.
     gamma: float = param(1.0, "exponent of the factor for easy samples; 0 is cross-entropy", ge=0)
     form: Literal["softmax", "sigmoid"] = param(
         "softmax", "softmax over the classes, or one sigmoid per class"

@@ -82,6 +82,7 @@ class ClassVectors:
                 # The identity: attention starts from the cosines of means and keys.
                 "query": torch.diag(one),
                 "class_keys": class_keys.to(means),
+                # Cosines in -1 ... 1 alone would give nearly equal attention to all classes.
                 "sharpness": 10.0 * one[0],
                 "scale": options.start_scale * one[0],
             }
@@ -117,6 +118,7 @@ def class_means(run: TrainingRun) -> torch.Tensor:
     weight = run.network.classifier.weight
     if run.samples is None:
         rows = torch.arange(len(run.labels), device=weight.device)
+        # A bank has no images to run: one batch takes all.
         features = run.inputs(Batch(0, 0, 0, rows))
     else:
         features = features_of(run.network, run.samples, run.dtype)

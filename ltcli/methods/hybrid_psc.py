@@ -81,6 +81,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         pulled = contrast(projected, labels[batch.rows], prototypes, options.temperature)
         logits = classifier(run.features(balanced))
         plain = run.cross_entropy(logits, labels[balanced.rows], batch)
+        # Class weights, if any, are for the classifier alone.
         return a * pulled.mean() + (1 - a) * plain
 
     return Steps(descent(run.optimizer, objective), state=ModuleState(state))

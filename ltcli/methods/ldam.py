@@ -21,6 +21,7 @@ from ltcli.methods.method import BOTH, Head, Loss, Method, TrainingRun
 class Options:
     """Options of LDAM."""
 
+    # Margin and scale of the released code.
     max_margin: float = param(0.5, "margin of the rarest class, cosine units", ge=0)
     scale: float = param(30.0, "factor of the cosines", gt=0)
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 class Options:
     """Options of the lifted structured loss."""
 
+    # The sum with equal parts, as no source gives another weight.
     weight: float = param(1.0, "factor of the lifted loss; 0 is cross-entropy", ge=0)
+    # 1 as in the paper.
     pair_margin: float = param(
         1.0, "margin between a pair and samples of other classes, feature units", ge=0
     )

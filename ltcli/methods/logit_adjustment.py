@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Options:
     """Options of logit adjustment."""
 
+    # 1 minimises the balanced error if the logits are right.
     tau: float = param(1.0, "strength of the adjustment; 0 is none", ge=0)
 
 

@@ -59,7 +59,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
     def facts() -> dict[str, float]:
         total, count = sizes.tolist()
-        sizes.zero_()
+        sizes.zero_()  # The log shows every epoch by itself.
         return {"weight_step": total / max(count, 1.0)}
 
     return dataclasses.replace(bilevel.reweighting(options, run, before, after), facts=facts)

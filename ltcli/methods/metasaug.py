@@ -103,7 +103,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
             return mean_loss(classifier(features) + 0.5 * strength * raised)
 
         corrected: Full | Diagonal | None = None
-        if options.meta_lr > 0:
+        if options.meta_lr > 0:  # Else the held-out batch would be work for nothing.
             tangents = bilevel.behind_virtual_step(
                 lambda found: augmented(found, known), features, x, meta(batch), run, batch
             )
@@ -140,7 +140,8 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
     def facts() -> dict[str, float]:
         total, count = sizes.tolist()
-        sizes.zero_()
+        sizes.zero_()  # The log shows every epoch by itself.
+        # An epoch of one batch may have no step that counts.
         return {"covariance_step": total / max(count, 1.0)}
 
     return Steps(step, order=order, state=running, facts=facts if options.meta_lr else dict)
@@ -157,13 +158,14 @@ def _moved(
 
     if isinstance(start, Diagonal):
         where = to_device(classes, start.variances.device)
+        # A copy: the step must not change the running estimate.
         moved = Diagonal(start.variances.index_add(0, where, steps))
         return moved, start.variances[where].norm()
     # Matrices of other classes are shared with the estimate, not copied.
     matrices, present = list(start.matrices), classes.tolist()
     norm = torch.stack([matrices[c] for c in present]).norm()
     for c, step in zip(present, steps, strict=True):
-        matrices[c] = matrices[c] + step
+        matrices[c] = matrices[c] + step  # Not in place: the matrix belongs to the estimate.
     return Full(matrices), norm
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class Options:
     """Options of OLTR's second stage."""
 
+    # All four values are those of the released code.
     scale: float = param(16.0, "factor of the logits", gt=0)
     centre_weight: float = param(0.01, "factor of the centroid loss", ge=0)
     push_weight: float = param(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 class Options:
     """Options of range loss."""
 
+    # A tenth of the largest factor that cost no accuracy, see above.
     within: float = param(1e-4, "factor of the ranges within classes", ge=0)
     between: float = param(1e-4, "factor of the distance between class centres", ge=0)
     largest: int = param(2, "number of largest distances within a class that count", ge=1)

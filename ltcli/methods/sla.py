@@ -50,7 +50,9 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
         # Class by class, 4 C logits in a row: joint label 4 y + r.
         joint = classifier.weight.view(4 * len(classifier.weight), -1)
         logits = F.linear(features, joint, biases.flatten())
+        # In the order of ``turned``: all images at one angle, then at the next.
         target = torch.cat([4 * labels + quarter for quarter in range(4)])
+        # One loss for each image, as class weights belong to images, not to views.
         losses = F.cross_entropy(logits, target, reduction="none").view(4, -1).mean(0)
         return run.reduce(losses, labels, batch)
 
@@ -82,6 +84,7 @@ METHOD = Method(
     },
     steps=make_steps,
     alone=True,
+    # The biases of the joint labels are trained in place of the classifier's.
     head=lambda _options, _run: Head(trainable=("weight",), scale=0.25),
     balances=lambda _options, _run: False,
     backbone=lambda _options, _run: "sla",

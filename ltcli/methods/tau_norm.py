@@ -64,6 +64,7 @@ def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]
 def _choose(weight: torch.Tensor, run: SolvingRun) -> float:
     """Tau with the best balanced validation accuracy, the smallest among equals."""
     labels = run.val_labels
+    # Every class counts the same, however many images validation has.
     weights = 1 / labels.bincount(minlength=len(weight)).double()[labels]
 
     def score(tau: float) -> float:
@@ -71,6 +72,7 @@ def _choose(weight: torch.Tensor, run: SolvingRun) -> float:
         # Rounded, so that equal scores are equal in any order of their sums.
         return round(float((correct * weights).sum()), 9)
 
+    # max returns the first of equals: the tau that changes the model least.
     return max((step / 10 for step in range(21)), key=score)
 
 

@@ -78,6 +78,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> Checked:
     _check_first(way, model)
     if way == "tau":
         check_follows_prior("adjust", model)
+    # For its errors: a bad file is found before the work.
     _values(params, model.info["class_names"])
     if params.tau == "auto":
         data = headers[_data(params)]
@@ -87,6 +88,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> Checked:
         if params.data == "images":
             check_samples("adjust", params.root, data)
             check_alike(data, model)
+        # The bias goes to the last epoch, so tau must come from its logits.
         if "epoch" in data.info:
             rule = f"is of epoch {data.info['epoch']}, not of the last one"
             raise ArtifactError(data.path, rule, "run dump-features without --from-epoch")
@@ -95,12 +97,13 @@ def check(params: Params, headers: Mapping[str, Header]) -> Checked:
 
 def _check_first(way: str, model: Header) -> None:
     """Refuse a second adjustment for the class prior, or for costs, of one classifier."""
-    for stage, before in reversed(model.info["recipe"]):
+    for stage, before in reversed(model.info["recipe"]):  # A fresh classifier ends older ones.
         if stage == "finetune":
             method, run = recorded(stage, before)
             # A classifier trained anew keeps nothing of an earlier adjustment.
             if method.head(run.params.options, run).start == "fresh":
                 return
+        # Costs and prior are separate corrections: a model may have one of each.
         if stage == "adjust" and (way == "costs") == ("costs" in before):
             what = "costs" if way == "costs" else "the class prior"
             hint = "start from the model that it was made from"
@@ -132,7 +135,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     model = inputs["model"]
     info = model.header.info
-    network = load_network(model, torch.device("cpu"))
+    network = load_network(model, torch.device("cpu"))  # Only the bias changes.
     shift, balanced, facts = _shift(params, inputs, network, context)
     network.classifier.add(shift)
     made = {"by": _way(params), "added": shift.tolist(), **facts}
@@ -169,10 +172,12 @@ def _shift(
         return adjustment.for_tau(counts, tau), tau > 0, {"tau": tau, **found}
     values = torch.tensor(_values(params, info["class_names"]), dtype=torch.float64)
     if params.costs is not None:
+        # Costs move decisions, and leave the prior of the logits as it was.
         return adjustment.for_costs(values), balanced, {}
     trained = counts.double() / counts.sum()
     if balanced:
         logger.info("adjust: the model corrects for the class prior: taken to follow a uniform one")
+    # Balanced training acts as if all classes were equally frequent.
     base = torch.full_like(trained, 1 / len(trained)) if balanced else trained
     facts = {"base": "uniform" if balanced else "training images"}
     return adjustment.for_prior(values, base), not values.allclose(trained), facts

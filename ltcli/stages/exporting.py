@@ -39,7 +39,7 @@ FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
 # The limit of one protocol buffer, less some room for the graph.
 ONNX_BYTES = 2**31 - 2**24
-_IMAGES = 256
+_IMAGES = 256  # Enough to show a wrong layout or normalisation, within seconds.
 _BATCH = 64
 _CUT = "stored_size, crop_mode, crop_share and interpolation of the backbone say how it is cut"
 _INPUT = f"uint8 [B, H, W, 3], RGB, of image_size; {_CUT} and resized"
@@ -104,7 +104,7 @@ def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:
     try:
         return _MAKERS[form](_program(network, header), metadata(header))
     except RuntimeError as error:
-        if ran_out(error):
+        if ran_out(error):  # The machine's fault, not the model's: the caller says so.
             raise
         # Torch's exporters raise this type; the first line of the message has the reason.
         reason = str(error).strip().partition("\n")[0]
@@ -139,6 +139,7 @@ def _images(header: Header, split: Path | None, root: str | None) -> torch.Tenso
         if store == "images":
             stored = artifact.tensor("train.images")[list(rows)].permute(0, 3, 1, 2).float()
             images = resized(stored, backbone.image_size, backbone.interpolation)
+            # The file takes bytes, so both sides must see the same rounding.
             return images.byte().permute(0, 2, 3, 1).contiguous()
         check_samples("export", root, artifact.header)
         files = image_files(artifact, "train", root, backbone, Augmentation())
@@ -219,6 +220,7 @@ def _to_onnx(program: torch.export.ExportedProgram, known: dict[str, str]) -> tu
         model.metadata_props.add(key=key, value=value)
     # Deterministic: the same model gives the same bytes.
     content = model.SerializeToString(deterministic=True)
+    # Of the bytes themselves: what is checked is what is written.
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(images: torch.Tensor) -> torch.Tensor:
@@ -240,7 +242,7 @@ def compare(found: torch.Tensor, expected: torch.Tensor) -> float:
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     difference = float((found - expected).abs().max())
     best = expected.topk(2, dim=1).values
-    clear = best[:, 0] - best[:, 1] > allowed
+    clear = best[:, 0] - best[:, 1] > allowed  # Rounding may swap classes that nearly tie.
     wrong = int(((found.argmax(1) != expected.argmax(1)) & clear).sum())
     # Written so that NaN, which compares as false, is refused.
     if not difference <= allowed:

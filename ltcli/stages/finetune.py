@@ -122,19 +122,21 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         hint = "it solves for the classifier and trains nothing"
         refuse(unread, f"for {params.method}", hint)
     run = run_of(params, headers)
-    if run.epochs == 0:
+    if run.epochs == 0:  # Only pretrain has a use for 0 epochs: given weights.
         raise ParamError("finetune", "epochs must be at least 1, got 0")
+    # Adam reads neither momentum nor nesterov.
     check_momentum("finetune", run.schedule.nesterov and params.optimizer == "sgd", params.momentum)
     if params.data == "images":
         check_samples("finetune", params.root, headers["split"])
         check_alike(headers["split"], model)
     store = headers["split"].info["store"] if params.data == "images" else "features"
     refuse_augmentation("finetune", params, store, defaults)
-    if params.beta == 0:
+    if params.beta == 0:  # Weights of 1 sum to the batch size: both reductions are the same.
         refuse(("reduction",), "without --beta")
-    if params.method == "logit-adjustment":
+    if params.method == "logit-adjustment":  # A second correction would overshoot.
         check_follows_prior("finetune", model)
     trainable = method.head(params.options, run).trainable
+    # No gradient reaches a backbone through stored features.
     if params.train == "all" and (params.data != "images" or "weight" not in trainable):
         hint = "--train all needs --data images and a method that trains the classifier"
         raise ParamError("finetune", "train must be classifier, got all", hint)
@@ -165,6 +167,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info.pop("adjustment", None)
     method, device = methods.find(params.method, "finetune"), resolve_device(context.device)
     run = run_of(params, {role: artifact.header for role, artifact in inputs.items()})
+    # People count epochs from 1, snapshots from 0.
     epoch = None if params.from_epoch is None else params.from_epoch - 1
     passed_on: dict[str, torch.Tensor] = {}
     if run.bank:
@@ -173,7 +176,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         network = networks.Network(torch.nn.Identity(), classifier).eval()
         tensors = networks.load_part(model, "backbone", epoch)
         passed_on = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
-        dtype = torch.float32
+        dtype = torch.float32  # Only the classifier runs, and it is trained in float32.
     else:
         network = networks.load_network(model, device, epoch)
         dtype = resolve_precision(params.precision, device)
@@ -182,7 +185,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     if method.solve is not None:
         network.classifier, chosen = method.solve(options, _solving(run, inputs, network, dtype))
         context.log({"event": "solved", **chosen})
-        options = dataclasses.replace(options, **chosen)
+        options = dataclasses.replace(options, **chosen)  # ``balances`` must judge the chosen tau.
     else:
         from ltcli.stages.training import assemble, start_classifier, train
 
@@ -190,6 +193,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         fresh = head.start == "fresh"
         if fresh:
             num_classes, dim = network.classifier.weight.shape
+            # Drawn on the CPU: the same start on every device.
             classifier = networks.build_classifier(dim, num_classes, params.seed, head.form)
             network.classifier = classifier.to(device)
         start_classifier(network.classifier, head, fresh=fresh)

@@ -120,6 +120,7 @@ def check_name(out: Path, inputs: Iterable[Path]) -> None:
     try:
         if out.is_dir():
             raise ResourceError(out, "must be a file, got a folder", _OTHER_OUT)
+        # Real paths, as a link must not hide that a run replaces its input.
         if os.path.realpath(out) in set(map(os.path.realpath, inputs)):
             raise ResourceError(out, "the output must not be one of the inputs", _OTHER_OUT)
     except OSError as error:
@@ -130,7 +131,7 @@ def check_writable(out: Path) -> None:
     """Check that the folder of an output, or the first one above it that exists, is writable."""
     folder = out.parent
     try:
-        while not folder.exists():
+        while not folder.exists():  # Writing makes the missing folders.
             folder = folder.parent
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             rule = f"cannot be written: {folder} is not a writable folder"
@@ -145,10 +146,10 @@ def _reason(
     """Why the output must be made, or the digest of the one that is up to date."""
     if not job.out.exists():
         return _NO_OUTPUT, None
-    if job.force:
+    if job.force:  # Before the old file is read: --force also replaces a damaged one.
         return "--force", None
     try:
-        old = verify(job.out)
+        old = verify(job.out)  # Every byte: a damaged output must not pass for up to date.
     except ArtifactError as error:
         raise ArtifactError(error.where, error.message, _REPLACES) from None
     if (old.kind, old.stage) != (job.stage.output, job.stage.name):
@@ -191,14 +192,14 @@ def run(job: Job[P]) -> tuple[bool, str | None]:
             waited = stack.enter_context(locked(job.out, job.out.with_suffix(CHECKPOINT).name))
             # Another process may have made the output meanwhile.
             stale = waited or (now.reason == _NO_OUTPUT and job.out.exists())
-        if world.agreed(stale):
+        if world.agreed(stale):  # Else the work of the other process would be done again.
             now = stack.enter_context(planned(job))
         if not world.agreed(now.reason is not None):
             return False, now.digest if rank == 0 else None
         digest = _make(job, now) if rank == 0 else None
         if rank:
             _follow(job, now)
-        world.agreed(True)
+        world.agreed(True)  # Nobody returns before the output is there.
         return True, digest
 
 
@@ -227,9 +228,10 @@ def _make(job: Job[P], now: Plan) -> str:
         # The first signal saves and ends the run; a second one kills at once.
         signal.signal(number, signal.SIG_DFL)
         context.stop_signal = number
-        if not context.resumable:
+        if not context.resumable:  # Without a loop that saves, waiting would gain nothing.
             context.stop_here()
 
+    # A new run must not inherit lines of an abandoned one.
     event, mode = ("resume", "a") if checkpoint.exists() else ("start", "w")
     log({"event": event, "time": started, **describe(job.device)}, mode)
     context = Context(name, job.device, checkpoint, log, now.checked.start)
@@ -244,11 +246,11 @@ def _make(job: Job[P], now: Plan) -> str:
             inputs=now.inputs,
             info=result.info,
         )
-    checkpoint.remove()
+    checkpoint.remove()  # Not before the save: a crash in it can still be resumed.
     seconds = round(time.time() - started, 3)
     log({"event": "end", "seconds": seconds, "digest": digest, **peak_memory()})
     try:
-        unfinished.replace(sidecar)
+        unfinished.replace(sidecar)  # One rename: no sidecar is half old, half new.
     except OSError as error:
         raise ResourceError(sidecar, f"cannot be written: {cause(error)}") from None
     logger.info("%s: done in %.1f s", name, seconds)

@@ -38,7 +38,7 @@ def check_samples(stage: str, root: str | None, split: Header) -> None:
     folder = _root(root, split)
     if folder is None:
         raise ParamError(stage, f"root must be given for {split.path}", "its images are in files")
-    if not folder.is_dir():
+    if not folder.is_dir():  # A wrong folder is found before any work.
         raise DataError(folder, "no such folder", "name the folder of the images with --root")
 
 
@@ -97,6 +97,7 @@ def _shorter_side(split: Header, root: str | None) -> int | None:
     # Spread over the list, as files of one class stand together.
     step = max(1, len(names) // _LOOKED_AT)
     sides = [side_of(folder / name) for name in names[::step][:_LOOKED_AT]]
+    # The median, as a few large photos say nothing about the rest.
     known = sorted(side for side in sides if side is not None)
     return known[len(known) // 2] if known else None
 
@@ -123,6 +124,7 @@ def open_samples(
 
     info = split.header.info
     if info["store"] == "features":
+        # Embeddings have no colours.
         return FeatureBatches(split.tensor(f"{part}.features"), device)
     mean, std = backbone.mean, backbone.std
     augmentation = augmentation or Augmentation()
@@ -155,13 +157,14 @@ def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:
     before = {"train": (), "val": ("train",)}.get(part, ("train", "val"))
     first = sum(split.header.size(f"{other}.labels", 0) for other in before)
     rows = slice(first, first + split.header.size(f"{part}.labels", 0))
+    # No path holds a NUL, so it separates them safely.
     names = bytes(split.tensor("files").numpy()).decode().split("\0")
     return names[rows], split.tensor("sizes")[rows].tolist()
 
 
 def _root(given: str | None, split: Header) -> Path | None:
     """Return the folder of the images: as given, or where ``split`` found them."""
-    if given is not None:
+    if given is not None:  # Data sets move, so a given folder wins over the recorded one.
         return Path(given)
     with suppress(ArtifactError):
         for record in read_records(split):

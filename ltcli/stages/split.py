@@ -117,6 +117,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     from ltcli.data import sources
 
     if params.root is not None:
+        # Only in the log: the same images in another folder make the same split.
         context.log({"event": "root", "root": os.path.abspath(params.root)})
     request = Request(
         params.source,
@@ -195,6 +196,7 @@ def _choose(
     if pool.test is not None:
         test = np.arange(len(pool.test.labels))
     else:
+        # Before any other cut: every profile and factor has the same test set.
         test, rest = long_tail.cut_test(labels, params.test_fraction, params.seed)
     # Held out before the cut, so that validation has equal classes; cao cuts from the long-tailed
     # set.
@@ -218,10 +220,10 @@ def _tensors(
 
     tensors, files, sizes = {}, [], []
     for name, rows in chosen.items():
-        part = getattr(pool, name) or pool.train
+        part = getattr(pool, name) or pool.train  # A part that the source lacks was cut from train.
         index = torch.from_numpy(rows)
         tensors[f"{name}.labels"] = part.labels[index]
-        tensors[f"{name}.index"] = index
+        tensors[f"{name}.index"] = index  # Other programs rebuild the split from these positions.
         if pool.store == "files":
             sizes.append(part.data[index])
         else:
@@ -248,7 +250,7 @@ def _pixel_statistics(
     entry = SOURCES[source]
     if entry.mean is not None and entry.std is not None:
         return list(entry.mean), list(entry.std)
-    if store == "files":
+    if store == "files":  # Measuring would decode every file.
         return list(IMAGENET_MEAN), list(IMAGENET_STD)
     # A histogram of the 256 values is exact, and needs no copy of all images as float.
     flat = tensors["train.images"].reshape(-1, 3)
@@ -256,7 +258,9 @@ def _pixel_statistics(
     values = torch.arange(256, dtype=torch.float64) / 255
     shares = histogram.double() / len(flat)
     mean = shares @ values
+    # Images are divided by std, and a channel of one value has variance 0.
     std = (shares @ values**2 - mean**2).clamp(min=1e-4).sqrt()
+    # Four digits, as published statistics have.
     return [round(x, 4) for x in mean.tolist()], [round(x, 4) for x in std.tolist()]
 
 
@@ -264,6 +268,7 @@ def _warn_of_short_classes(
     names: Sequence[str], val_counts: list[int], wanted: int, test_counts: list[int]
 ) -> None:
     """Name classes with fewer validation images than asked for, and those without test images."""
+    # By size: only some are named, and the worst come first.
     if short := sorted((count, c) for c, count in enumerate(val_counts) if count < wanted):
         few = f"{len(short)} of {len(names)} classes are too small for {wanted} validation images"
         given = f"they give {sum(count for count, _ in short)} in all"
@@ -284,9 +289,10 @@ def show(header: Header) -> list[str]:
     """Return a bar chart of the training images per class, and the sizes of parts and groups."""
     info = header.info
     counts, names = info["class_counts"], list(map(printable, info["class_names"]))
-    step = max(1, -(-len(counts) // _MAX_BARS))
+    step = max(1, -(-len(counts) // _MAX_BARS))  # Rounded up: no more bars than fit.
     most = max(counts)
     bars = [
+        # At least one mark, or tail classes would look empty.
         [name, f"{count:,}", "#" * max(1, round(40 * count / most))]
         for name, count in zip(names[::step], counts[::step], strict=True)
     ]
@@ -313,6 +319,7 @@ def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
     some = ("store", "image_size", "on_bad_image", "partial", "verify")
     changed = [name for name in some if getattr(params, name) != getattr(Params, name)]
     require_options(params.source, params.root, [*_named(params), *changed])
+    # An ignored factor would look as if it had shaped the classes.
     if _profile(params) == "natural" and params.imbalance_factor != Params.imbalance_factor:
         rule = "imbalance_factor must not be given for profile natural"
         raise ParamError("split", rule, "--profile exp or step gives the classes that ratio")

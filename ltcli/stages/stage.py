@@ -128,6 +128,7 @@ def check_together(
 
     ``may_differ`` maps a role to the checks that it is spared, ``split`` or ``model``.
     """
+    # Another list of classes would give the logits another meaning.
     for key, words in (("split", "split"), ("model", "model"), ("class_names", "list of classes")):
         seen: dict[str, object] = {}
         for role, header in headers.items():
@@ -177,13 +178,14 @@ def refuse_given(
     """
     for spec in specs(type(params)):
         default = defaults.get(spec.name, spec.default)
+        # A default that somebody typed cannot be told apart, and does no harm.
         if spec.name in names and getattr(params, spec.name) != default:
             raise ParamError(stage, f"{spec.flag[2:]} must not be given {where}", hint)
 
 
 def check_momentum(stage: str, nesterov: bool, momentum: float) -> None:
     """Check that Nesterov's momentum is more than 0."""
-    if nesterov and momentum == 0:
+    if nesterov and momentum == 0:  # PyTorch would refuse this in words of its own arguments.
         rule = "momentum must be greater than 0 with nesterov, got 0"
         raise ParamError(stage, rule, "use --no-nesterov")
 
@@ -196,6 +198,7 @@ def check_kept(stage: str, epoch: int | None, model: Header) -> None:
     if model.stage != "pretrain" or not backbones:
         rule = "keeps no earlier epochs of its pre-training"
         raise ArtifactError(model.path, rule, "use pretrain --snapshots")
+    # Kept epochs are the last ones in a row, so their number names them.
     kept, last = model.size("snapshots.epoch", 0), model.info["epochs"]
     if not last - kept < epoch <= last:
         rule = f"from-epoch must be in {last - kept + 1} ... {last}, got {epoch}"

@@ -44,6 +44,7 @@ class Start:
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the weights by their role, so that a run notices changed ones."""
         if self.weights == "default" and self.origin:
+            # A header takes only SHA-256 values, so the name is hashed.
             return {"weights": hashlib.sha256(self.origin.encode()).hexdigest()}
         return {} if self.origin is None else {"weights": self.origin}
 
@@ -66,6 +67,7 @@ def resolve_start(params: Params, variant: str, split: Header) -> Start:
     elif params.weights is not None:
         origin = _digest(Path(params.weights))
         mean, std = _pixel_statistics(Path(params.weights), backbone)
+        # Weights expect their own colours.
         backbone = dataclasses.replace(backbone, mean=mean, std=std)
     small = size_warning(split, backbone, params.root)
     return Start(backbone, params.weights, origin, () if small is None else (small,))
@@ -75,7 +77,7 @@ def _check_weights(params: Params, backbone: Backbone) -> None:
     if params.weights is not None and not backbone.image_size:
         rule = f"weights must not be given for embeddings, got {params.weights}"
         raise ParamError("pretrain", rule)
-    if params.epochs == 0 and params.weights is None:
+    if params.epochs == 0 and params.weights is None:  # It would save random numbers as a model.
         hint = "0 keeps the weights of --weights as they are"
         raise ParamError("pretrain", "epochs must be at least 1 without weights, got 0", hint)
     if params.epochs == 0 and params.method != "cross-entropy":
@@ -88,7 +90,7 @@ def _digest(path: Path) -> str:
         raise ArtifactError(path, "no such file")
     digest = hashlib.sha256()
     with opened(path) as file:
-        while block := file.read(2**22):
+        while block := file.read(2**22):  # In pieces: weights may exceed the memory.
             digest.update(block)
     return digest.hexdigest()
 
@@ -115,7 +117,7 @@ def recipe_of(params: Params, start: Start, split: Header) -> list[Any]:
     first = recipe([], "split", chosen)
     chosen = {**as_dict(params), "backbone": start.backbone.label}
     if start.origin is not None:
-        chosen["weights"] = start.origin
+        chosen["weights"] = start.origin  # Not the path: a moved file is the same recipe.
     return recipe(first, "pretrain", chosen)
 
 
@@ -136,5 +138,6 @@ def load_start(network: Network, start: Start) -> None:
     else:
         tensors = read_weights(Path(start.weights))
     backbone, classifier = put_in(network, tensors, start.weights, source.head(name))
+    # A partial load that nobody notices looks like weights that do not help.
     took = f"{backbone} tensors of the backbone and {classifier or 'none'} of the classifier"
     logger.info("pretrain: took %s from %s", took, start.weights)

@@ -46,6 +46,7 @@ def assemble(
     """
     params, options, device = run.params, run.params.options, network.classifier.weight.device
     head, reads = method.head(options, run), method.reads(options, run)
+    # Gradients of a frozen backbone would only cost memory.
     network.backbone.requires_grad_(run.whole)
     if run.whole or shift_bn:
         network.share(here())
@@ -77,12 +78,15 @@ def assemble(
         return _frozen(network, samples, dtype, maps=maps, folded=not shift_bn)
 
     samples, held_out = samples_of("train"), "held-out" in reads
+    # On the CPU, where orders are drawn for every device alike.
     labels = source.tensor("train.labels")
     num_classes = len(source.header.info["class_counts"])
     class_counts = torch.tensor(source.header.info["class_counts"], device=device)
+    # A meta set is held out of training, so priors and weights must not count it.
     class_counts = class_counts - method.set_aside(options, run)
 
     def order(epoch: int) -> torch.Tensor:
+        # Deferred re-balancing: the features come first, from the natural distribution.
         sampler = params.sampler if epoch >= run.deferred else "instance-balanced"
         drawn = {"seed": params.seed, "epoch": epoch, "epochs": run.epochs}
         return order_of(sampler, labels, num_classes, **drawn)
@@ -117,8 +121,9 @@ def train(
 ) -> dict[str, torch.Tensor]:
     """Kept epochs and the state of the method, as tensors; the network is trained in place."""
     steps = make_steps(method, run, mixing)
-    every = run.whole or shift_bn
+    every = run.whole or shift_bn  # Shifted batch norms change the backbone: epochs keep all.
     if run.samples is not None:
+        # Later batches are decoded while this one is trained.
         run.samples.read_ahead(steps.order or run.order, run.batch_size)
     snapshots, state = fit.train(
         run.network if every else run.network.classifier,
@@ -169,6 +174,7 @@ def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None
     if head.scale is not None:
         torch.nn.init.constant_(classifier.scales, head.scale)
     if fresh and head.rare_bias:
+        # sigmoid(-log(C - 1)) = 1/C: every class starts with its chance probability.
         torch.nn.init.constant_(classifier.bias, -math.log(max(1, len(classifier.bias) - 1)))
     # The factor of a cosine, 16 to 30, stands before the bias too, which would move by its square.
     # From scratch such models are trained without a bias.
@@ -189,6 +195,7 @@ def make_optimizer(
             decay = 0.0 if name in spared else schedule.weight_decay
             rate = head.rates.get(leaf if part == "classifier" else part, 1.0)
             fresh = {"params": [], "weight_decay": decay, "rate": rate}
+            # Few groups, as an optimiser updates one group after the other.
             groups.setdefault((decay, rate), fresh)["params"].append(parameter)
     each = list(groups.values())
     if kind == "adam":
@@ -206,7 +213,7 @@ def _train_batch_norms(backbone: torch.nn.Module) -> None:
 
 def _stored(bank: Artifact, name: str, device: torch.device) -> Inputs:
     """Function that takes a step's rows out of a feature bank."""
-    stored = bank.tensor(name, device)
+    stored = bank.tensor(name, device)  # Copied to the device once, not in every step.
     # A bank of maps may be large: what is stored in half precision stays so until it is used.
     return lambda batch: stored[batch.rows].float()
 
@@ -224,7 +231,10 @@ def _frozen(
 
     def inputs(batch: Batch) -> torch.Tensor:
         images = images_of(batch)
-        with torch.no_grad(), autocast(samples.device, dtype):
+        with (
+            torch.no_grad(),
+            autocast(samples.device, dtype),
+        ):  # No backward pass needs activations.
             return world.joint(function, images)
 
     return inputs
