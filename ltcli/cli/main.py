@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[Stage[Any] | Command[Any], ...]] = {
     "Looking": (diagnose.STAGE, plot.COMMAND, methods.COMMAND, doctor.COMMAND),
     "Artifacts": (reading.SHOW, reading.LINEAGE, merge_covariances.STAGE),
 }
+_COMMANDS = {one.name: one for group in GROUPS.values() for one in group}
 _SUMMARY = "Long-tailed image classification, with numbers that can be checked."
 _NOTES = (
     "Options of a command: ltcli COMMAND --help. Options of a method: ltcli finetune --method NAME"
@@ -63,20 +64,21 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
+def _format_help(self: Any, ctx: Any, formatter: Any) -> None:
+    """Write the text of ``--help``, which is complete, as it is."""
+    formatter.write(self.help)
+
+
 class _Program(TyperGroup):
     """The program with its own text of ``--help``."""
 
-    def format_help(self, _ctx: Any, formatter: Any) -> None:
-        """Write the commands by group."""
-        formatter.write(help.of_program(_SUMMARY, GROUPS, _NOTES))
+    format_help = _format_help
 
 
 class _Called(TyperCommand):
-    """A command whose text of ``--help`` is complete."""
+    """A command with its own text of ``--help``."""
 
-    def format_help(self, _ctx: Any, formatter: Any) -> None:
-        """Write the text as it is."""
-        formatter.write(self.help)
+    format_help = _format_help
 
 
 def _version(wanted: bool) -> None:
@@ -97,29 +99,26 @@ def build(argv: list[str]) -> tuple[Callable[..., Any], list[str], str]:
     Where the first word names a command, that command alone is the program: building all of them
     takes longer than most have to do, and Typer's own options make it load pydantic.
     """
-    if "_LTCLI_COMPLETE" not in os.environ:
-        for group in GROUPS.values():
-            for one in group:
-                if argv and one.name == argv[0]:
-                    app = typer.Typer(add_completion=False, **_PLAIN)
-                    _add(app, one, argv)
-                    return get_command(app), argv[1:], f"ltcli {one.name}"
-    return _program(), argv, "ltcli"
+    if "_LTCLI_COMPLETE" in os.environ or not argv or argv[0] not in _COMMANDS:
+        return _program(), argv, "ltcli"
+    app = typer.Typer(add_completion=False, **_PLAIN)
+    _add(app, _COMMANDS[argv[0]], argv)
+    return get_command(app), argv[1:], f"ltcli {argv[0]}"
 
 
 def _program() -> Callable[..., Any]:
     """Program of all commands, for help, completion and misspelt names."""
+    text = help.of_program(_SUMMARY, GROUPS, _NOTES)
     app = typer.Typer(name="ltcli", cls=_Program, no_args_is_help=True, **_PLAIN)
-    app.callback(context_settings=_HELP)(_options)
+    app.callback(help=text, context_settings=_HELP)(_options)
     # The shell hands the line that it completes over in a variable of its own.
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
     words = line.split()[1:]
-    for group in GROUPS.values():
-        for one in group:
-            if words and one.name == words[0]:
-                _add(app, one, words)
-            else:
-                app.command(one.name, help=one.summary)(_options)
+    for name, one in _COMMANDS.items():
+        if words[:1] == [name]:
+            _add(app, one, words)
+        else:
+            app.command(name, help=one.summary)(_options)
     return get_command(app)
 
 

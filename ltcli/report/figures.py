@@ -288,8 +288,6 @@ def pictures(figure: Figure, found: Diagnosis) -> None:
                 if other == c or other in found.tail:
                     colour, dashes = (COLOURS[0], "-") if other == c else (REFERENCE, ":")
                 axes.spines[:].set(visible=True, color=colour, linestyle=dashes, linewidth=2.5)
-    frames = (
-        "blue (solid) own class, orange (dashed) a head class, grey (dotted) another tail class"
-    )
-    legend = f"first of each block: the feature's own image; frame: {frames}"
+    frames = "blue (solid) own class, orange (dashed) a head class, grey (dotted) another tail"
+    legend = f"first of each block: the feature's own image; frame: {frames} class"
     figure.supxlabel(legend, fontsize=9)

@@ -26,27 +26,19 @@ class Diagnosis:
 
     Attributes:
         tensors: As in the artifact.
+        tail: Tail classes, ascending.
+        smallest: Tail classes that were studied image by image, the smallest first.
         names: Class names.
         counts: Training images of the classes.
         predictions: Image set (``on``) and ``method`` of the predictions before and after.
     """
 
     tensors: Mapping[str, torch.Tensor]
+    tail: list[int]
+    smallest: list[int]
     names: Sequence[str]
     counts: Sequence[int]
     predictions: Mapping[str, Mapping[str, str]]
-
-    @property
-    def tail(self) -> list[int]:
-        """Tail classes, ascending."""
-        found: list[int] = self.tensors["tail"].tolist()
-        return found
-
-    @property
-    def smallest(self) -> list[int]:
-        """Tail classes that were studied image by image, the smallest first."""
-        found: list[int] = self.tensors["smallest"].tolist()
-        return found
 
     @property
     def order(self) -> list[int]:
@@ -57,7 +49,7 @@ class Diagnosis:
     @property
     def num_heads(self) -> int:
         """Number of head classes."""
-        return len(self.names) - len(self.tensors["tail"])
+        return len(self.names) - len(self.tail)
 
     @property
     def is_head(self) -> torch.Tensor:
@@ -143,7 +135,9 @@ def read(header: Header) -> Diagnosis:
     # A header keeps its keys sorted, and before comes before after.
     told = info["predictions"]
     predictions = {role: told[role] for role in ("before", "after") if role in told}
-    return Diagnosis(tensors, info["class_names"], info["class_counts"], predictions)
+    tail, smallest = tensors["tail"].tolist(), tensors["smallest"].tolist()
+    facts = info["class_names"], info["class_counts"], predictions
+    return Diagnosis(tensors, tail, smallest, *facts)
 
 
 def lines_of(header: Header) -> list[str]:
