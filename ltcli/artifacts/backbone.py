@@ -1,7 +1,7 @@
-"""The backbone record of a header: which network makes the features, and what its images are like.
+"""The backbone record of a header: the network that makes the features, and how its images look.
 
 ``pretrain`` makes the record once; every later stage rebuilds the network and prepares images from
-it alone. Nothing reads a backbone's name to find out what it is.
+it alone. Nothing reads a backbone's name to find out more about it.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ class Backbone:
             mean.
         stages: Number of last stages that the network can be split before.
         views: Views of an image that one feature vector is made of.
-        image_size: Height and width of the images that the network sees; empty for embeddings.
+        image_size: Height and width of the network's input; empty for embeddings.
         stored_size: Height and width of the images in the split; empty if they are in files.
         mean: Mean of each colour, 0..1, that is subtracted.
         std: Standard deviation of each colour, 0..1, that the rest is divided by.
         interpolation: ``bilinear`` or ``bicubic``, for every change of size.
-        crop_mode: How a file becomes an image of ``image_size``. ``box`` cuts and resizes in one
+        crop_mode: Way from a file to an image of ``image_size``. ``box`` cuts and resizes in one
             step, and stored images must have the size already; ``center``, ``squash`` and
             ``border`` are timm's, and stored images of other sizes are resized.
-        crop_share: Share of the shorter side that the centre crop of a file keeps.
+        crop_share: Fraction of the shorter side that the centre crop of a file keeps.
     """
 
     source: str
@@ -59,7 +59,7 @@ class Backbone:
     @property
     def label(self) -> str:
         """Name as ``pretrain --backbone`` takes it, without the variant."""
-        # The two sources without a prefix: small-image networks, and embeddings, which are auto.
+        # Two sources have no prefix: small-image networks, and embeddings, which are auto.
         plain = self.source in ("small-images", "embeddings")
         return self.name if plain else f"{self.source}.{self.name}"
 
@@ -68,11 +68,11 @@ class Backbone:
         return f"{self.label}-{self.variant}" if self.variant else self.label
 
 
-def _text(value: object) -> bool:
+def _text(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable() and len(value) <= 200
 
 
-def _count(least: int, most: int) -> Callable[[object], bool]:
+def _count(least: int, most: int) -> Callable[[Any], bool]:
     # Not isinstance: True is an int.
     return lambda value: type(value) is int and least <= value <= most
 
@@ -133,11 +133,7 @@ def backbone_of(header: Header) -> Backbone:
 
 
 def require_maps(model: Header) -> tuple[int, ...]:
-    """Return height and width of the last feature maps of a model.
-
-    Raises:
-        ArtifactError: The features of its backbone are not the mean of feature maps.
-    """
+    """Return height and width of a model's last feature maps, or raise ArtifactError without."""
     backbone = backbone_of(model)
     if not backbone.map_size:
         hint = "its features must be the mean of feature maps, as those of a ResNet"

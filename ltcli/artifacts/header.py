@@ -1,9 +1,10 @@
-"""Read and verify an artifact's header with the standard library alone.
+"""Headers of artifacts, read and verified with the standard library alone; and their logs.
 
 An artifact is a safetensors file: eight bytes of header length, a JSON header, then the tensors.
 Its ``__metadata__`` has one key, ``ltcli``, whose value is sorted JSON. One field of that is
 ``digest``: the SHA-256 of the whole file with the digest's own 64 characters read as zeros, so
-that one altered bit anywhere is noticed.
+that one altered bit anywhere is noticed. The log ``NAME.run.jsonl`` beside it has no digest, and
+counts only if its last record names that of the artifact.
 """
 
 import hashlib
@@ -21,26 +22,22 @@ from ltcli.artifacts.kinds import KINDS, Kind, Tensor
 from ltcli.core.errors import ArtifactError, cause
 from ltcli.core.files import open_regular
 
+SIDECAR = ".run.jsonl"
+# Bounds that no sound file reaches: a forged header must not fill the memory.
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
 MAX_AXES = 16
 BLANK_DIGEST = "0" * 64
-DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8} | {
-    "F16": 2,
-    "BF16": 2,
-    "F32": 4,
-    "F64": 8,
-}
+DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
+DTYPE_BYTES |= {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 # One level of escaping: the same words inside a class name would carry two.
 _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+# Hashing in pieces, as a bank of feature maps may be larger than memory.
 _CHUNK = 4 * 2**20
-_FACTS = {"kind": str, "stage": str, "ltcli": str, "digest": str, "kind_version": int} | {
-    "parameters": dict,
-    "inputs": dict,
-    "info": dict,
-}
+_FIELDS = {"kind": str, "stage": str, "ltcli": str, "digest": str, "kind_version": int}
+_FIELDS |= {"parameters": dict, "inputs": dict, "info": dict}
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,6 @@ class Header:
     """The provenance and the tensor list at the start of an artifact.
 
     Attributes:
-        path: The file it was read from.
-        kind: Name of its kind.
-        kind_version: Version of the kind's schema.
-        stage: The stage that made it.
-        parameters: The parameters of that stage.
         inputs: Role to SHA-256 of each input.
         info: Metadata of the kind: class names, backbone and so on.
         digest: SHA-256 that identifies the content.
@@ -98,6 +90,60 @@ def verify(path: Path) -> Header:
         return header
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """Return the files of a folder that have an artifact's suffix, in order of their names.
+
+    Raises:
+        ArtifactError: There is no such folder, or it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except FileNotFoundError:
+        hint = "name the folder that holds the artifacts"
+        raise ArtifactError(folder, "no such folder", hint) from None
+    except OSError as error:
+        raise ArtifactError(folder, f"cannot be read: {cause(error)}") from None
+    return [folder / name for name in names if name.endswith(".safetensors")]
+
+
+def read_folder(folder: Path, hint: str) -> list[Header]:
+    """Return the headers of all artifacts of a folder, in order of their names.
+
+    Raises:
+        ArtifactError: The folder cannot be read, or a file is no sound artifact: with this hint.
+    """
+    paths = list_folder(folder)
+    try:
+        return [read_header(path) for path in paths]
+    except ArtifactError as error:
+        raise ArtifactError(error.where, error.message, hint) from None
+
+
+def read_records(header: Header) -> list[dict[str, Any]]:
+    """Return the log of the run that made an artifact, oldest record first; never empty.
+
+    Raises:
+        ArtifactError: There is no sidecar, it cannot be read, or another run wrote it.
+    """
+    path = header.path.with_suffix(SIDECAR)
+    with opened(path) as file:
+        records = [record for record in map(_record, file) if record is not None]
+    last = records[-1] if records else {}
+    if (last.get("event"), last.get("digest")) != ("end", header.digest):
+        raise ArtifactError(path, "is of another run")
+    return records
+
+
+def _record(raw: bytes) -> dict[str, Any] | None:
+    # A killed run leaves half a line, and people edit logs: only whole records count.
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading; everything is then read from this one descriptor.
@@ -116,8 +162,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _damaged(path: Path, what: str) -> ArtifactError:
-    return ArtifactError(path, f"not a sound artifact: {what}", "make it again with --force")
+def _damaged(path: Path, fault: str) -> ArtifactError:
+    return ArtifactError(path, f"not a sound artifact: {fault}", "make it again with --force")
 
 
 def parse_header(path: Path, file: BinaryIO) -> Header:
@@ -136,40 +182,30 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
     if not isinstance(metadata, dict) or list(metadata) != ["ltcli"]:
         raise ArtifactError(path, "not written by ltcli: it has no ltcli metadata")
     try:
-        facts = json.loads(metadata["ltcli"], object_pairs_hook=_no_duplicates)
+        found = json.loads(metadata["ltcli"], object_pairs_hook=_no_duplicates)
         # json reads NaN, 1e999 and lone surrogates, which no sound file holds; writing refuses.
-        json.dumps(facts, allow_nan=False, ensure_ascii=False).encode()
-        for name, wanted in _FACTS.items():
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+        for name, wanted in _FIELDS.items():
             # Not isinstance: True is an int.
-            if type(facts[name]) is not wanted:
+            if type(found[name]) is not wanted:
                 raise TypeError(name)
-        inputs = facts["inputs"]
-        # These are shown on a terminal, which obeys what is not printable.
-        shown = "".join((facts["kind"], facts["stage"], facts["ltcli"], *inputs))
-        hashes = (facts["digest"], *inputs.values())
+        # A terminal shows these, and obeys characters that are not printable.
+        shown = "".join((found["kind"], found["stage"], found["ltcli"], *found["inputs"]))
+        hashes = (found["digest"], *found["inputs"].values())
         if not shown.isprintable() or not all(map(_SHA256.fullmatch, hashes)):
             raise ValueError(shown)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(path, "its ltcli metadata is incomplete or malformed") from None
-    kind = KINDS.get(facts["kind"])
+    kind = KINDS.get(found["kind"])
     if kind is None:
-        raise ArtifactError(path, f"unknown kind '{facts['kind'][:80]}'")
-    if facts["kind_version"] != kind.version:
-        rule = f"{kind.name} version must be {kind.version}, got {facts['kind_version']}"
+        raise ArtifactError(path, f"unknown kind '{found['kind'][:80]}'")
+    # No conversion of old files: their numbers would depend on code that nobody tests.
+    if found["kind_version"] != kind.version:
+        rule = f"{kind.name} version must be {kind.version}, got {found['kind_version']}"
         raise ArtifactError(path, rule, "make it again with this version of ltcli")
-    check_schema(path, kind, tensors, facts["info"])
-    return Header(
-        path,
-        kind.name,
-        kind.version,
-        facts["stage"],
-        facts["parameters"],
-        inputs,
-        facts["info"],
-        facts["digest"],
-        facts["ltcli"],
-        tensors,
-    )
+    check_schema(path, kind, tensors, found["info"])
+    known = {name: found[name] for name in _FIELDS if name != "ltcli"}
+    return Header(path, writer=found["ltcli"], tensors=tensors, **known)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -227,6 +263,8 @@ def _tensors(
         tensors[name] = (dtype, tuple(shape))
         spans.append((start, end))
     position = 0
+    # Without gaps and overlaps, every byte of the file belongs to one tensor that the schema
+    # checks.
     for start, end in sorted(spans):
         if start != position:
             raise _damaged(path, "its tensors overlap or leave a hole")
@@ -239,17 +277,7 @@ def _tensors(
 def check_schema(
     where: object, kind: Kind, tensors: dict[str, tuple[str, tuple[int, ...]]], info: object
 ) -> None:
-    """Check names, dtypes, axes and metadata of a file against its kind.
-
-    Args:
-        where: The file, for error messages.
-        kind: The schema.
-        tensors: Name to (dtype, shape), as in a safetensors header.
-        info: The header's ``info``.
-
-    Raises:
-        ArtifactError: Anything differs from the schema.
-    """
+    """Raise ArtifactError where names, dtypes, axes or metadata of a file differ from its kind."""
     if not isinstance(info, dict):
         raise ArtifactError(where, "info must be a mapping")
     for key in kind.metadata:
@@ -285,11 +313,8 @@ def _num_classes(where: object, info: dict[str, Any]) -> int:
     if not isinstance(names, list) or not set(map(type, names)) <= {str}:
         raise ArtifactError(where, "class_names must be a list of text")
     # Not isinstance: True is an int.
-    if (
-        not isinstance(counts, list)
-        or not set(map(type, counts)) <= {int}
-        or min(counts, default=0) < 0
-    ):
+    is_ints = isinstance(counts, list) and set(map(type, counts)) <= {int}
+    if not is_ints or min(counts, default=0) < 0:
         raise ArtifactError(where, "class_counts must be a list of counts")
     if len(counts) != len(names):
         rule = f"axis C is {len(counts)} in class_counts but {len(names)} in class_names"
@@ -321,23 +346,14 @@ def _check_tensor(
 
 
 def check_digest(header: Header, file: BinaryIO) -> None:
-    """Compare the digest in the header with that of the open file.
-
-    Raises:
-        ArtifactError: They differ.
-    """
-    found, _ = file_digest(header.path, file)
-    if found != header.digest:
+    """Raise ArtifactError where the digest in the header is not that of the open file."""
+    if file_digest(header.path, file)[0] != header.digest:
         hint = "make it again with --force"
         raise ArtifactError(header.path, "content does not match its digest", hint)
 
 
 def file_digest(path: Path, file: BinaryIO) -> tuple[str, int]:
-    """Hash an open artifact with its digest read as zeros.
-
-    Returns:
-        The SHA-256 in hex and the position of the digest's first character in the file.
-    """
+    """Return the SHA-256 of an open artifact in hex, and the position of its digest in the file."""
     raw = _header_bytes(path, file)
     match = _DIGEST.search(raw)
     if match is None:

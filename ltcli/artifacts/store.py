@@ -44,22 +44,14 @@ class Artifact:
     """An open, verified artifact. Header, digest and tensors come from one descriptor."""
 
     def __init__(self, header: Header, file: BinaryIO) -> None:
-        """Take over an open file after a look at every byte of it.
-
-        Raises:
-            ArtifactError: Some byte was altered.
-        """
+        """Take over an open file, or raise ArtifactError for an altered byte."""
         check_digest(header, file)
-        self.header = header
-        self._file = file
+        self.header, self._file = header, file
 
     def load(self, *names: str, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-        """Load tensors straight to a device.
+        """Return tensors by name, loaded straight to a device.
 
-        Args:
-            names: Tensor names; a name that ends in ``*`` loads every tensor with that prefix and
-                drops the prefix from its name.
-            device: The device that gets them.
+        A name that ends in ``*`` loads every tensor with that prefix, and drops the prefix.
 
         Raises:
             ArtifactError: A tensor is missing or holds NaN or infinity.
@@ -98,16 +90,12 @@ class Artifact:
         """Return one tensor whose rows are read when they are indexed."""
         if name not in self.header.tensors:
             raise ArtifactError(self.header.path, f"has no tensor {name}")
-        return StoredRows(self.header, self._file, name, _DTYPES[self.header.tensors[name][0]])
+        return StoredRows(self.header, self._file, name)
 
 
 @contextmanager
 def open_artifact(path: Path) -> Iterator[Artifact]:
-    """Open an artifact and verify every byte of it.
-
-    Raises:
-        ArtifactError: It is missing, damaged, or not an artifact.
-    """
+    """Open an artifact and verify every byte of it, or raise ArtifactError."""
     with opened(path) as file:
         yield Artifact(parse_header(path, file), file)
 
@@ -122,32 +110,23 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 class StoredRows:
-    """Rows of one tensor in an open artifact, read when they are indexed; nothing else is kept.
+    """Rows of one tensor in an open artifact, read when they are indexed; none are kept.
 
-    Rows that follow each other are read at once. safetensors' own slices read the whole tensor for
-    every slice where the file is not mapped, and files are not mapped: they may be replaced.
-
-    Attributes:
-        shape: Shape of the whole tensor.
+    ``shape`` is that of the whole tensor. safetensors' own slices read the whole tensor for every
+    slice where the file is not mapped, and files are not mapped: they may be replaced.
     """
 
-    def __init__(self, header: Header, file: BinaryIO, name: str, dtype: torch.dtype) -> None:
-        """Find where the tensor starts in a file whose digest was checked."""
-        self.shape = torch.Size(header.tensors[name][1])
-        self._path, self._name, self._dtype = header.path, name, dtype
-        self._descriptor = file.fileno()
+    def __init__(self, header: Header, file: BinaryIO, name: str) -> None:
+        """Find the start of the tensor in a file whose digest was checked."""
+        dtype, shape = header.tensors[name]
+        self.shape, self._dtype = torch.Size(shape), _DTYPES[dtype]
+        self._path, self._name, self._descriptor = header.path, name, file.fileno()
         length = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
         entries = json.loads(os.pread(self._descriptor, length, 8))
         self._start = 8 + length + entries[name]["data_offsets"][0]
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        """Return the rows at some positions, on the CPU.
-
-        Args:
-            index: int64 [B], each in 0 ... N - 1.
-
-        Returns:
-            The rows, [B, ...].
+        """Return the rows [B, ...] at the positions int64 [B], each in 0 ... N - 1, on the CPU.
 
         Raises:
             ArtifactError: A row cannot be read, or holds NaN or infinity.
@@ -187,19 +166,16 @@ def save(
     inputs: Mapping[str, str],
     info: Mapping[str, Any],
 ) -> str:
-    """Write one artifact atomically.
+    """Write one artifact, or leave the file as it was; return its digest.
 
     Args:
-        path: The file; it is replaced as a whole or left as it was.
-        kind_name: Name of the kind, whose schema is checked.
+        path: File to write.
+        kind_name: Kind whose schema the content is checked against.
         tensors: Name to tensor, on any device.
-        stage: The stage that made them.
-        parameters: Its parameters, plain JSON values.
+        stage: Stage that made them.
+        parameters: Parameters of the stage, plain JSON values.
         inputs: Role to SHA-256 of each input.
-        info: The kind's metadata, plain JSON values.
-
-    Returns:
-        The digest.
+        info: Metadata of the kind, plain JSON values.
 
     Raises:
         NumericalError: A tensor holds NaN or infinity.
@@ -235,12 +211,10 @@ def save(
     # One metadata key: with several, safetensors orders them differently in every process.
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     # A file beyond these limits could not be read again.
-    for what, got, most in (
-        ("tensors", len(ready), MAX_TENSORS),
-        ("bytes of metadata", len(json.dumps(text)), MAX_HEADER_BYTES),
-    ):
+    metadata = "bytes of metadata", len(json.dumps(text)), MAX_HEADER_BYTES
+    for noun, got, most in (("tensors", len(ready), MAX_TENSORS), metadata):
         if got > most:
-            raise ResourceError(path, f"number of {what} must be at most {most}, got {got}")
+            raise ResourceError(path, f"number of {noun} must be at most {most}, got {got}")
 
     def write(temporary: Path) -> str:
         save_file(ready, temporary, metadata={"ltcli": text})
@@ -250,11 +224,7 @@ def save(
 
 
 def save_bytes(path: Path, content: bytes) -> None:
-    """Write one file; what is there is replaced as a whole or left as it was.
-
-    Raises:
-        ResourceError: The disk is full or the file cannot be written.
-    """
+    """Write one file, or leave it as it was and raise ResourceError."""
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -266,7 +236,7 @@ def save_bytes(path: Path, content: bytes) -> None:
 
 
 def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
-    """Put what ``write`` writes at a path in one step, and return what it returns."""
+    """Move the file that ``write`` makes to a path in one step, and return its result."""
     # A folder, as safetensors writes by way of a temporary file whose name is its own choice.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -310,7 +280,7 @@ def _seal(temporary: Path) -> str:
 
 
 def _unwritable(path: Path, error: Exception) -> ResourceError:
-    # What safetensors raises has no number, only words.
+    # Errors of safetensors have no number, only words.
     if disk_full(error) or re.search("No space left|File too large", str(error)):
         return ResourceError(path, "the disk is full", "free some space and run again")
     return ResourceError(path, f"cannot be written: {cause(error)}", "choose another --out")
@@ -318,14 +288,10 @@ def _unwritable(path: Path, error: Exception) -> ResourceError:
 
 @contextmanager
 def locked(path: Path, *also: str) -> Iterator[bool]:
-    """Hold the lock of an output, in a folder that is made if need be.
+    """Hold the lock of an output; yield whether another process had it first.
 
-    The lock says whether it had to wait for another process. What a killed writer left half-written
-    is removed, as only the holder of the lock writes.
-
-    Args:
-        path: The output.
-        also: Names of files beside it that only the holder of this lock writes.
+    The folder is made. Leftovers of killed writers are removed, as only the holder of the lock
+    writes the output and the files named ``also`` beside it.
 
     Raises:
         ResourceError: The folder cannot be written.

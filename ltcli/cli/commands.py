@@ -14,8 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import typer
 
 from ltcli import methods
-from ltcli.artifacts.folder import read_folder
-from ltcli.artifacts.header import Header, read_header
+from ltcli.artifacts.header import Header, read_folder, read_header
 from ltcli.compute.environment import processes
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
@@ -35,7 +34,7 @@ class Command(Generic[P]):
     """A command that makes no artifact, with the fields of a stage that it needs.
 
     ``run`` does the work, from the parameters and whether to print one JSON document; ``details``
-    is a paragraph for ``--help``.
+    is a paragraph, and ``group`` the heading, for ``--help``.
     """
 
     name: str
@@ -44,6 +43,7 @@ class Command(Generic[P]):
     run: Callable[[P, bool], None]
     examples: tuple[str, ...]
     details: str = ""
+    group: str = "After training"
 
 
 @dataclass(frozen=True)

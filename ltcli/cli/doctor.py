@@ -123,6 +123,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
 COMMAND = Command(
     name="doctor",
     summary="Check the installation: packages, devices and disk.",
+    group="Looking",
     params=Params,
     run=run,
     examples=("ltcli doctor", "ltcli doctor --json -d artifacts"),

@@ -16,43 +16,25 @@ from ltcli import __version__
 from ltcli.cli import compare, doctor, export, help, methods, plot, predict, reading, report
 from ltcli.cli.commands import Command, typer_function, usage_of, usage_of_stage
 from ltcli.core.errors import DataError, LtcliError, ResourceError, cause, disk_full
-from ltcli.stages import (
-    adjust,
-    confusion,
-    covariances,
-    diagnose,
-    dump_features,
-    evaluate,
-    finetune,
-    merge_covariances,
-    pretrain,
-    split,
-    stg_train,
-)
+from ltcli.stages import STAGES
 from ltcli.stages.stage import Stage
 
-GROUPS: dict[str, tuple[Stage[Any] | Command[Any], ...]] = {
-    "The chain": (
-        split.STAGE,
-        pretrain.STAGE,
-        dump_features.STAGE,
-        covariances.STAGE,
-        confusion.STAGE,
-        stg_train.STAGE,
-        finetune.STAGE,
-        evaluate.STAGE,
-    ),
-    "After training": (
-        compare.COMMAND,
-        report.COMMAND,
-        adjust.STAGE,
-        predict.COMMAND,
-        export.COMMAND,
-    ),
-    "Looking": (diagnose.STAGE, plot.COMMAND, methods.COMMAND, doctor.COMMAND),
-    "Artifacts": (reading.SHOW, reading.LINEAGE, merge_covariances.STAGE),
+COMMANDS: tuple[Stage[Any] | Command[Any], ...] = (
+    *STAGES,
+    compare.COMMAND,
+    report.COMMAND,
+    predict.COMMAND,
+    export.COMMAND,
+    plot.COMMAND,
+    methods.COMMAND,
+    doctor.COMMAND,
+    reading.SHOW,
+    reading.LINEAGE,
+)
+GROUPS = {
+    heading: [one for one in COMMANDS if one.group == heading]
+    for heading in ("The chain", "After training", "Looking", "Artifacts")
 }
-_COMMANDS = {one.name: one for group in GROUPS.values() for one in group}
 _SUMMARY = "Long-tailed image classification, with numbers that can be checked."
 _NOTES = (
     "Options of a command: ltcli COMMAND --help. Options of a method: ltcli finetune --method NAME"
@@ -99,11 +81,13 @@ def build(argv: list[str]) -> tuple[Callable[..., Any], list[str], str]:
     Where the first word names a command, that command alone is the program: building all of them
     takes longer than most have to do, and Typer's own options make it load pydantic.
     """
-    if "_LTCLI_COMPLETE" in os.environ or not argv or argv[0] not in _COMMANDS:
-        return _program(), argv, "ltcli"
-    app = typer.Typer(add_completion=False, **_PLAIN)
-    _add(app, _COMMANDS[argv[0]], argv)
-    return get_command(app), argv[1:], f"ltcli {argv[0]}"
+    if "_LTCLI_COMPLETE" not in os.environ:
+        for one in COMMANDS:
+            if argv and one.name == argv[0]:
+                app = typer.Typer(add_completion=False, **_PLAIN)
+                _add(app, one, argv)
+                return get_command(app), argv[1:], f"ltcli {one.name}"
+    return _program(), argv, "ltcli"
 
 
 def _program() -> Callable[..., Any]:
@@ -114,11 +98,11 @@ def _program() -> Callable[..., Any]:
     # The shell hands the line that it completes over in a variable of its own.
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
     words = line.split()[1:]
-    for name, one in _COMMANDS.items():
-        if words[:1] == [name]:
+    for one in COMMANDS:
+        if words and one.name == words[0]:
             _add(app, one, words)
         else:
-            app.command(name, help=one.summary)(_options)
+            app.command(one.name, help=one.summary)(_options)
     return get_command(app)
 
 

@@ -121,6 +121,7 @@ def _as_option(name: str, value: object) -> str:
 COMMAND = Command(
     name="methods",
     summary="List the methods, or print options and source of one.",
+    group="Looking",
     params=Params,
     run=run,
     examples=("ltcli methods", "ltcli methods tau-norm"),

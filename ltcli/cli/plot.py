@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from ltcli.artifacts.folder import read_folder
+from ltcli.artifacts.header import read_folder
 from ltcli.cli.commands import Command, read_kind
 from ltcli.core.errors import ArtifactError, ResourceError
 from ltcli.core.params import param
@@ -53,6 +53,7 @@ COMMAND = Command(
     name="plot",
     summary="Draw the measurements of ltcli diagnose as PNG files.",
     details="Leaves out figures whose inputs the diagnosis lacks. Replaces files of the same name.",
+    group="Looking",
     params=Params,
     run=run,
     examples=(

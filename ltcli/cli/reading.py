@@ -8,8 +8,7 @@ from typing import Any
 
 import typer
 
-from ltcli.artifacts.folder import list_folder, read_folder
-from ltcli.artifacts.header import Header, verify
+from ltcli.artifacts.header import Header, list_folder, read_folder, verify
 from ltcli.artifacts.kinds import KINDS
 from ltcli.cli.commands import Command, written
 from ltcli.core.errors import ArtifactError, LtcliError
@@ -152,6 +151,7 @@ def _not_found(file: Path, node: Mapping[str, Any], damaged: Mapping[str, str]) 
 SHOW = Command(
     name="show",
     summary="Print the content of an artifact, or list a folder.",
+    group="Artifacts",
     params=ShowParams,
     run=show,
     examples=(
@@ -163,6 +163,7 @@ SHOW = Command(
 LINEAGE = Command(
     name="lineage",
     summary="Print the tree of an artifact's verified ancestors.",
+    group="Artifacts",
     params=LineageParams,
     run=lineage,
     examples=(

@@ -10,14 +10,10 @@ from ltcli.core.errors import ResourceError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Device that a user named, made the default of its kind.
+    """Device that a user named, made the default of its kind: cpu, cuda, cuda:N, mps or auto.
 
-    Args:
-        name: ``auto`` (the first available of cuda, mps, cpu; of cuda and cpu for several
-            processes), cpu, cuda, cuda:N or mps.
-
-    Raises:
-        ResourceError: The device is unknown or absent; nothing falls back silently.
+    ``auto`` is the first available of cuda, mps, cpu; of cuda and cpu for several processes. An
+    unknown or absent device is refused; nothing falls back silently.
     """
     size = local_processes()
     if size > 1 and (name == "mps" or name.startswith("cuda:")):

@@ -19,15 +19,7 @@ def ran_out(error: BaseException) -> bool:
 
 @contextmanager
 def memory_needed(where: str, hint: str) -> Iterator[None]:
-    """Turn memory that runs out into an error.
-
-    Args:
-        where: Command or stage that needs it, for the message.
-        hint: How to need less.
-
-    Raises:
-        ResourceError: It ran out.
-    """
+    """Turn memory that runs out into a ``ResourceError``, whose hint says how to need less."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

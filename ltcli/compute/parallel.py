@@ -40,12 +40,7 @@ _LOST = (
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; see ``here``.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
-    """
+    """The processes of a run and the rank of this one, from 0; see ``here``."""
 
     rank: int = 0
     size: int = 1
@@ -136,16 +131,7 @@ class World:
 
 @contextmanager
 def connected(rank: int, size: int, device: torch.device) -> Iterator[World]:
-    """Connect the processes of this run, as often as needed; one process needs no connection.
-
-    Args:
-        rank: Number of this process, from 0.
-        size: Number of processes.
-        device: Device of this process.
-
-    Raises:
-        ResourceError: Another process has died.
-    """
+    """Connect the processes of this run, as often as needed; one process needs no connection."""
     if size == 1:
         yield World()
         return

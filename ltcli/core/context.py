@@ -1,4 +1,4 @@
-"""What the runner hands to a stage and to the training loop beside parameters and data."""
+"""Surroundings of one run: device, checkpoint, log, and the signal that asks to stop."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Context:
     """The surroundings of one run.
 
     Attributes:
-        name: The stage, for error messages.
-        device: As the user gave it: auto, cpu, cuda, cuda:N, mps.
-        checkpoint: Where to keep unfinished state.
-        log: Writes one record to the sidecar; never part of the result.
-        start: What the stage's check worked out for its run.
+        name: Stage that errors name.
+        device: Device as the user named it: auto, cpu, cuda, cuda:N or mps.
+        checkpoint: Keeper of unfinished state.
+        log: Writes one record to the sidecar, which is never part of the result.
+        start: Finding of the stage's check that its run needs again.
         stop_signal: Number of the signal that asked to stop, 0 for none.
         resumable: Whether a signal waits until ``stop_here`` is called.
     """
@@ -47,7 +47,7 @@ class Context:
 
     @contextmanager
     def saves_on_stop(self) -> Iterator[None]:
-        """Let signals wait until ``stop_here`` is called, as in a loop that can save its state."""
+        """Let signals wait until ``stop_here`` is called, as in a loop that saves its state."""
         self.resumable = True
         try:
             yield
@@ -55,10 +55,6 @@ class Context:
             self.resumable = False
 
     def stop_here(self) -> None:
-        """End the stage if a signal asked for it; call it right after saving.
-
-        Raises:
-            StopError: A signal came.
-        """
+        """Raise StopError if a signal asked to stop; call it right after saving."""
         if self.stop_signal:
             raise StopError(self.name, self.stop_signal, "run the same command again to go on")

@@ -20,9 +20,9 @@ class LtcliError(Exception):
     """An expected failure: one line that names the fault, and one that names the remedy.
 
     Args:
-        where: The file, command or stage at fault.
-        message: The rule and the value that breaks it, lower case, no full stop.
-        hint: The remedy, or nothing.
+        where: File, command or stage at fault.
+        message: Broken rule and the value that breaks it, lower case, no full stop.
+        hint: Remedy, if there is one.
 
     Attributes:
         found: Results of a command before it failed, for its JSON document: key to plain value.
@@ -32,9 +32,7 @@ class LtcliError(Exception):
 
     def __init__(self, where: object, message: str, hint: str | None = None) -> None:
         """Keep the parts; the text is ``where: message``."""
-        self.where = str(where)
-        self.message = message
-        self.hint = hint
+        self.where, self.message, self.hint = str(where), message, hint
         self.found: Mapping[str, Any] = {}
         super().__init__(f"{self.where}: {message}")
 
@@ -70,35 +68,25 @@ class ResourceError(LtcliError):
 
 
 class StopError(LtcliError):
-    """A signal asked to stop; the state was saved.
-
-    Args:
-        where: The stage that was stopped.
-        signal_number: The signal; the exit code is 128 plus this number.
-        hint: Command that continues.
-    """
+    """A signal asked to stop; the state was saved."""
 
     def __init__(self, where: object, signal_number: int, hint: str | None = None) -> None:
-        """Keep the signal as the exit code."""
+        """Take the exit code of the signal, as shells do: 128 plus its number."""
         super().__init__(where, "interrupted", hint)
         self.exit_code = 128 + signal_number
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
-    """Return a hint that names the known word closest to ``name``, or the known words.
+    """Return ``did you mean 'x'?`` where a known word is close, else ``known: a, b, c``.
 
-    Returns:
-        ``did you mean 'x'?`` where one word is close, else ``known: a, b, c``; None for no words,
-        or for more than fit on a few lines.
+    No hint is given for no words, and for more than a few lines hold.
     """
+    # difflib takes a while to import, and only errors need it.
     import difflib
 
-    if not known:
-        return None
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
         return f"did you mean '{close[0]}'?"
-    return "known: " + ", ".join(sorted(known)) if len(known) <= 100 else None
+    return "known: " + ", ".join(sorted(known)) if 0 < len(known) <= 100 else None
 
 
 def cause(error: Exception) -> str:

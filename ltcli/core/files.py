@@ -33,7 +33,7 @@ def open_regular(path: Path, flags: int = 0) -> BinaryIO:
 
 @contextmanager
 def _named(path: Path, error: type[LtcliError]) -> Iterator[None]:
-    """Turn what the system says of a file into an error that names it."""
+    """Turn a failure of the system into an error that names the file."""
     try:
         yield
     except FileNotFoundError:
@@ -45,13 +45,7 @@ def _named(path: Path, error: type[LtcliError]) -> Iterator[None]:
 def read_text(path: Path, error: type[LtcliError], max_bytes: int | None = None) -> str:
     """Return the text of a UTF-8 file, without a byte order mark, with Unix line ends.
 
-    Args:
-        path: The file.
-        error: Class of the error that names it.
-        max_bytes: Size of the largest file that is read; None for any size.
-
-    Raises:
-        LtcliError: The file is missing, not readable, too large, or not UTF-8.
+    A file that is missing, not readable, not UTF-8 or larger than ``max_bytes`` raises ``error``.
     """
     with _named(path, error), open_regular(path) as file:
         # One byte more than allowed tells that the file is too large, however large it is.
@@ -67,16 +61,10 @@ def read_text(path: Path, error: type[LtcliError], max_bytes: int | None = None)
 
 
 def read_table(path: Path, error: type[LtcliError]) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of each row of a CSV file, the header first; empty lines never.
+    """Yield line number and cells of each row of a CSV file (RFC 4180), but of no empty line.
 
-    Rows are read as they are asked for, as a matrix of features may be larger than memory as text.
-
-    Args:
-        path: A UTF-8 file with commas between the cells (RFC 4180).
-        error: Class of the error that names it.
-
-    Raises:
-        LtcliError: The file is missing, not readable, not UTF-8 or not CSV.
+    The header comes first. Rows are read one by one, as a matrix of features may be larger than
+    memory as text. A file that is missing, not readable, not UTF-8 or not CSV raises ``error``.
     """
     with _named(path, error), open_regular(path) as file:
         rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)

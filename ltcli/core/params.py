@@ -20,7 +20,6 @@ from ltcli.core.errors import ParamError, nearest
 _T = TypeVar("_T")
 _Scalar = bool | int | float | str | Path
 Value = _Scalar | tuple[_Scalar, ...] | None
-"""A parameter's value in a record."""
 
 _RULES: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "ge": (operator.ge, "at least"),
@@ -57,11 +56,11 @@ def param(
     group: str = "",
     short: str = "",
 ) -> Any:
-    """Declare one field: its default, its help line, and its range.
+    """Declare one field: its default, its help line with the unit, and its range.
 
     Args:
-        default: The default; without one the parameter must be given.
-        help: One line for ``--help``, with the unit.
+        default: Value where none is given; without it the parameter must be given.
+        help: One line for ``--help``.
         ge: Lowest allowed value.
         gt: Value that must be exceeded.
         le: Highest allowed value.
@@ -91,7 +90,7 @@ def nested() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One declared parameter.
+    """One declared parameter: its type, and the arguments of ``param``.
 
     Attributes:
         name: Field name, snake_case.
@@ -101,11 +100,6 @@ class Spec:
         choices: Allowed values of a Literal, else empty.
         words: Keywords of a Literal that are allowed beside values of another type.
         default: The default, or ``dataclasses.MISSING``.
-        help: The help line.
-        identity: Whether the value is stored in the header.
-        positional: Whether it stands on the command line without an option name.
-        group: Heading in ``--help``.
-        short: Letter of a short option, or nothing.
         bounds: ge, gt, le, lt where given.
     """
 
@@ -186,27 +180,25 @@ def build(
     options: type = NoOptions,
     defaults: Mapping[str, Value] | None = None,
 ) -> _T:
-    """Make a parameter record from values given on a command line or in a file.
+    """Return a parameter record of values from a command line or a file.
 
     Args:
-        params: The frozen dataclass.
+        params: Frozen dataclass of the record.
         values: Name to value; strings are read as the declared type. Names of ``options`` stand
             beside those of ``params``, as they do on the command line.
-        where: Place that an error names.
+        where: Command or file that errors name.
         options: Frozen dataclass of the field that ``params`` declares as ``nested``.
         defaults: A method's own defaults for fields of both, instead of the declared ones.
 
     Raises:
         ParamError: An unknown or missing name, a value of the wrong type or out of range.
     """
+    # Later entries win: given values before a method's defaults before the declared ones.
     chosen = {**(defaults or {}), **checked(params, values, where, options)}
     for spec in (*specs(params), *specs(options)):
         if spec.required and spec.name not in chosen:
             raise ParamError(where, f"{spec.name} must be given")
-    own: dict[str, Value] = {}
-    for spec in specs(options):
-        if spec.name in chosen:
-            own[spec.name] = chosen.pop(spec.name)
+    own = {spec.name: chosen.pop(spec.name) for spec in specs(options) if spec.name in chosen}
     arguments: dict[str, object] = {**chosen}
     for field in dataclasses.fields(params):  # type: ignore[arg-type]
         if "nested" in field.metadata:
@@ -219,9 +211,7 @@ def checked(
     params: type, values: Mapping[str, object], where: str, options: type = NoOptions
 ) -> dict[str, Value]:
     """Return values by name as the declared types, range-checked; see ``build``."""
-    known: dict[str, Spec] = {}
-    for spec in (*specs(params), *specs(options)):
-        known[spec.name] = spec
+    known = {spec.name: spec for spec in (*specs(params), *specs(options))}
     found: dict[str, Value] = {}
     for name, value in values.items():
         if name not in known:
@@ -231,10 +221,7 @@ def checked(
 
 
 def as_dict(record: object) -> dict[str, Any]:
-    """Return a record as flat JSON values for a header: nested options beside the others.
-
-    Values that are not identity are left out.
-    """
+    """Return the identity of a record as flat JSON values, nested options beside the others."""
     values: dict[str, Any] = {}
     for spec in specs(type(record)):
         value = getattr(record, spec.name)
@@ -247,11 +234,7 @@ def as_dict(record: object) -> dict[str, Any]:
 
 
 def coerce(spec: Spec, value: object, where: str) -> Value:
-    """Return a value as the declared type, range-checked.
-
-    Raises:
-        ParamError: The value cannot be read as the type or is out of range.
-    """
+    """Return a value as the declared type, or raise ParamError for another type or range."""
     if value is None or (spec.optional and value == "none"):
         if spec.optional:
             return None
@@ -260,6 +243,7 @@ def coerce(spec: Spec, value: object, where: str) -> Value:
         return value
     if spec.base is not tuple:
         return _scalar(spec, spec.base, value, where)
+    # An empty text is an empty list, not a list of one empty text.
     parts = (value.split(",") if value else []) if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         parts = [parts]
@@ -309,8 +293,8 @@ def _number(spec: Spec, base: type, value: object, where: str) -> int | float:
     for rule, bound in spec.bounds.items():
         holds, words = _RULES[rule]
         if not holds(number, bound):
-            broken = f"{spec.name} must be {words} {_shown(bound)}, got {_shown(number)}"
-            raise ParamError(where, broken)
+            got = f"{_shown(bound)}, got {_shown(number)}"
+            raise ParamError(where, f"{spec.name} must be {words} {got}")
     return number
 
 

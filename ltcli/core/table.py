@@ -15,11 +15,10 @@ def aligned(
 
     Args:
         rows: Cells, as many in each row; printable text.
-        left: Columns that align to the left; numbers align to the right.
+        left: Columns that align to the left, as text does; numbers align to the right.
         indent: Blanks before each line.
         gap: Blanks between two columns.
-        width: Length of the longest line, to which the last column is wrapped; None for one line a
-            row, however long.
+        width: Length of the longest line, to which the last column is wrapped; None to wrap none.
     """
     from rich.console import Console
     from rich.table import Table
@@ -28,8 +27,8 @@ def aligned(
     table = Table.grid(padding=(0, gap))
     last = len(rows[0]) - 1
     for column in range(last + 1):
-        is_wrapped = column == last and width is not None
-        table.add_column(justify="left" if column in left else "right", no_wrap=not is_wrapped)
+        is_whole = column < last or width is None
+        table.add_column(justify="left" if column in left else "right", no_wrap=is_whole)
     for row in rows:
         # Text, as names of classes and files may look like rich's markup.
         table.add_row(*map(Text, row))

@@ -6,6 +6,7 @@ import re
 
 from ltcli.core.errors import ParamError
 
+# YAML 1.1 also has yes, no, on and off, which people mean as text.
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _NUMBER = re.compile(r"[-+]?((\.\d+|\d+(\.\d*)?)(e[-+]?\d+)?|\.inf|\.nan)", re.ASCII | re.I)
 # Besides control characters: lone surrogates, and line breaks that not every program knows.
@@ -20,7 +21,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text in one line that a terminal does not obey: the rest is escaped as in JSON."""
+    """Return a text in one line, with characters that a terminal obeys escaped as in JSON."""
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
@@ -31,11 +32,7 @@ def clipped(text: str, width: int = 60) -> str:
 
 
 def plain_value(text: str, where: object) -> bool | int | float | str | None:
-    """Return what an unquoted text stands for: true, false, null, a decimal number, or itself.
-
-    Args:
-        text: ``true``, ``null``, ``1e-3`` or any other text.
-        where: File and line, for the message.
+    """Return the value of an unquoted text: true, false, null, a decimal number, or the text.
 
     Raises:
         ParamError: It is a number that others read in another way, or that no tensor holds.
@@ -57,15 +54,9 @@ def plain_value(text: str, where: object) -> bool | int | float | str | None:
 
 
 def refuse_control(text: str, path: object, line: int = 1) -> None:
-    """Refuse a text that holds a character which a terminal obeys or an editor hides.
+    """Raise ParamError for a character that a terminal obeys or an editor hides.
 
-    Args:
-        text: May hold tabs and line breaks, but no other control character.
-        path: Its file, for the message.
-        line: Line of the file that the text starts on, from 1.
-
-    Raises:
-        ParamError: It holds one.
+    Tabs and line breaks are allowed. The text starts on this line of the file, from 1.
     """
     if found := _CONTROL.search(text):
         where = f"{path}:{line + text.count(chr(10), 0, found.start())}"

@@ -1,4 +1,4 @@
-"""Read a YAML parameter file strictly: what is written is what arrives, or an error names the line.
+"""Parameters of a YAML file, read strictly: a value arrives as written, or an error names the line.
 
 YAML 1.1 turns ``no`` into False, ``010`` into 8, ``1:30`` into 90, leaves ``1e-3`` a text and lets
 the last of two equal keys win. PyYAML therefore only parses; the values are made here.

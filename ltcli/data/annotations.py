@@ -1,7 +1,6 @@
 """Annotations of iNaturalist, in the JSON form of COCO: one class for each image.
 
-Images and annotations are joined by ``image_id``: they need not stand in the same order, nor do the
-numbers of categories in two files of different years correspond.
+Images and annotations are joined by ``image_id``, as they may stand in any order.
 
 Source: the iNaturalist competitions of 2017 and 2018 (Van Horn et al., CVPR 2018,
 arXiv 1707.06642).
@@ -27,11 +26,7 @@ FORM: Mapping[str, Mapping[str, type]] = {
 
 
 def read(request: Request) -> Listed:
-    """Return the annotated images, or those of the text lists where these are what there is.
-
-    Raises:
-        DataError: A file is missing or not of its form.
-    """
+    """Return the annotated images, or those of text lists where there are no annotations."""
     files = request.files()
     if "train_json" not in files:
         return listed.read(request)
@@ -41,10 +36,8 @@ def read(request: Request) -> Listed:
 def load_annotations(train: Path, test: Path | None) -> Listed:
     """Return the images of the classes that have training images, in the order of their numbers.
 
-    Args:
-        train: JSON with ``images``, ``annotations`` and ``categories``.
-        test: The same for the images that results are reported on; None where ``split`` cuts a part
-            of the training images.
+    Both files are JSON with ``images``, ``annotations`` and ``categories``. Without the one of the
+    test images, ``split`` cuts a part of the training images.
 
     Raises:
         DataError: A file is not of this form, or an image has not exactly one annotation.
@@ -52,7 +45,7 @@ def load_annotations(train: Path, test: Path | None) -> Listed:
     files = {"train": train} if test is None else {"train": train, "test": test}
     documents = {part: _read(path) for part, path in files.items()}
     categories = {part: _categories(document) for part, document in documents.items()}
-    # Numbers of other years stand for other species, and accuracies would be wrong without a sign.
+    # Numbers of other years stand for other species: accuracies would be silently wrong.
     if test is not None and categories["test"] != categories["train"]:
         raise DataError(test, f"categories must be those of {train}, got others")
     joined = {part: _join(files[part], document) for part, document in documents.items()}
@@ -70,6 +63,7 @@ def load_annotations(train: Path, test: Path | None) -> Listed:
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         document = json.loads(path.read_bytes())
+    # Thousands of brackets exceed Python's recursion, and bytes that are no UTF-8 are ValueErrors.
     except (ValueError, RecursionError):
         raise DataError(path, "must be JSON, got something else") from None
     for group, keys in FORM.items():
@@ -98,16 +92,13 @@ def _join(path: Path, document: Mapping[str, list[dict[str, Any]]]) -> tuple[lis
         if times > 1:
             rule = f"{group} must have each {key} once, got {number} {times} times"
             raise DataError(path, rule)
-    known = {str(entry["id"]) for entry in document["categories"]}
     category = {entry["image_id"]: str(entry["category_id"]) for entry in document["annotations"]}
     # Images without an annotation and annotations without an image are both a damaged file.
-    unmatched = category.keys() ^ {entry["id"] for entry in document["images"]}
-    if unmatched:
+    if unmatched := category.keys() ^ {entry["id"] for entry in document["images"]}:
         number = min(unmatched)
         noun = "image" if number in category else "annotation"
         raise DataError(path, f"each annotation must be of one image, got no {noun} {number}")
-    unknown = set(category.values()) - known
-    if unknown:
+    if unknown := set(category.values()) - _categories(document).keys():
         rule = f"category_id must be one of the categories, got {min(unknown)}"
         raise DataError(path, rule)
     images = document["images"]

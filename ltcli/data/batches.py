@@ -1,7 +1,7 @@
-"""Batches of what a network sees, drawn from memory: small images, or embeddings.
+"""Batches of network inputs, drawn from memory: small images, or embeddings.
 
 Small images live on the device as uint8 and are augmented there. The random crop is a gather from a
-strided view of the padded images, so that one indexing operation does what PIL does image by image.
+strided view of the padded images, so that one indexing operation crops a whole batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +20,13 @@ AUGMENT = "augment"
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images vary.
+    """Random changes of training images.
 
     Attributes:
         padding: Pixels added on each side for the random crop of images in memory.
         pad_mode: constant (zeros, which are black) or reflect.
         flip: Whether to flip at random.
-        least_area: Share of an image that a random crop covers at least, for images in files,
+        least_area: Least part of an image that a random crop covers, 0..1, for images in files,
             which are cropped and resized.
         jitter: Strength of random brightness, contrast and saturation, for images in files.
         seed: Seed of all random streams.
@@ -41,12 +41,7 @@ class Augmentation:
 
 
 class Samples(Protocol):
-    """One part of a split, ready to be drawn: images in memory or in files, or embeddings.
-
-    Attributes:
-        size: Number of samples.
-        device: Where the batches are made.
-    """
+    """One part of a split, ready to be drawn on a device: ``size`` images or embeddings."""
 
     size: int
     device: torch.device
@@ -55,10 +50,10 @@ class Samples(Protocol):
         """Yield consecutive samples as they are, float [B, ...]; one empty batch of none."""
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
-        """Say which batches will be drawn, for samples that take time to read.
+        """Announce the batches of each epoch, for samples that take time to read.
 
         Args:
-            order: Rows that an epoch draws, int64 on the CPU.
+            order: Epoch to the rows that it draws, int64 on the CPU.
             batch_size: Rows of each batch but the last.
         """
 
@@ -69,20 +64,20 @@ class Samples(Protocol):
 
         Args:
             rows: int64 [B] on the device, positions of the samples.
-            epoch: From 0.
+            epoch: Epoch from 0.
             first: Position of the first row in the epoch's order.
-            stream: Name of the random stream of the augmentation.
+            stream: Random stream of the augmentation.
         """
 
 
 class Normalisation:
-    """Pixels to network inputs.
+    """Pixels to network inputs, made on a device.
 
     Args:
         mean: Mean of each colour, 0..1.
         std: Standard deviation of each colour, 0..1.
-        device: Where the inputs are made.
-        size: Height and width of the inputs; None to leave images as large as they are.
+        device: Device of the inputs.
+        size: Height and width of the inputs; None for those of the images.
         interpolation: bilinear or bicubic, for images of another size.
     """
 
@@ -101,23 +96,21 @@ class Normalisation:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return float [B, 3, H, W] in channels-last memory, of uint8 [B, 3, H, W]."""
+        # The copy of pinned memory runs while the GPU computes; bytes take a quarter of floats on
+        # the way.
         images = images.to(self._device, non_blocking=True)
         images = images.contiguous(memory_format=torch.channels_last).float()
         if self._size is not None:
             images = resized(images, self._size, self._interpolation)
+        # In place, as the float copy is ours; a product is faster than a quotient.
         return images.sub_(self._mean).mul_(self._scale)
 
 
 def resized(images: torch.Tensor, size: Sequence[int], interpolation: str) -> torch.Tensor:
-    """Return images of another size, antialiased and rounded to whole numbers as PIL does.
-
-    Args:
-        images: float [B, 3, H, W], 0..255.
-        size: Height and width of the result.
-        interpolation: bilinear or bicubic.
-    """
+    """Return images float [B, 3, H, W], 0..255, resized with the antialias and rounding of PIL."""
     if images.shape[2:] == tuple(size):
         return images
+    # Interpolation refuses an empty batch.
     if not len(images):
         return images.new_empty(0, 3, *size)
     # PIL goes along rows first and rounds to bytes before it goes along columns; a bicubic filter
@@ -142,16 +135,9 @@ def _bordered(images: torch.Tensor, padding: int, mode: str) -> torch.Tensor:
 
 
 class ImageBatches:
-    """Images of one part of a split, ready to be drawn.
+    """Images uint8 [N, H, W, 3] that stay on a device and are augmented there as they are drawn.
 
-    Args:
-        images: uint8 [N, H, W, 3].
-        mean: Per channel, in 0..1.
-        std: Per channel, in 0..1.
-        device: Where the images stay and the batches are made.
-        augmentation: Of the images that are drawn.
-        size: Height and width that the network sees; None for that of the images.
-        interpolation: bilinear or bicubic, for images of another size.
+    See ``Normalisation`` for mean, std, size and interpolation.
     """
 
     def __init__(
@@ -165,20 +151,22 @@ class ImageBatches:
         interpolation: str = "bicubic",
     ) -> None:
         """Pad once and move to the device."""
-        self.size = len(images)
-        self.device = device
+        self.size, self.device = len(images), device
         self._flip, self._seed = augmentation.flip, augmentation.seed
         padding, pad_mode = augmentation.padding, augmentation.pad_mode
         height, width = images.shape[1:3]
+        # A reflected border must be narrower than the image.
         self._padding = min(padding, height - 1, width - 1) if pad_mode == "reflect" else padding
         padded = _bordered(images.to(device), self._padding, pad_mode)
+        # A view: all crops of all images share the memory of the padded ones.
         self._windows = padded.unfold(1, height, 1).unfold(2, width, 1)
         self._normalise = Normalisation(mean, std, device, size, interpolation)
-        # By stream: the epoch, and the random numbers of its augmentation.
+        # Stream to an epoch and the random numbers of its augmentation.
         self._draws: dict[str, tuple[int, torch.Tensor]] = {}
 
     def in_order(self, rows: slice, batch_size: int) -> Iterator[torch.Tensor]:
         """Yield images as they are; see ``Samples``."""
+        # At least one batch, since its shape tells the feature dimension of a part without images.
         for start in range(rows.start, max(rows.stop, rows.start + 1), batch_size):
             yield self.plain(slice(start, min(start + batch_size, rows.stop)))
 
@@ -204,11 +192,9 @@ class ImageBatches:
         return self._normalise(self._windows[rows, self._padding, self._padding])
 
     def augmented(self, rows: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """Return randomly cropped and flipped images, normalised.
+        """Return randomly cropped and flipped images, normalised, float [B, 3, H, W].
 
-        Args:
-            rows: int64 [B] on the device, positions of the images.
-            draws: int64 [B, 3] on the device, from ``augmentation_draws``.
+        ``rows`` is int64 [B], and ``draws`` int64 [B, 3] from ``augmentation_draws``.
         """
         span = 2 * self._padding + 1
         images = self._windows[rows, draws[:, 0] % span, draws[:, 1] % span]
@@ -219,17 +205,11 @@ class ImageBatches:
 
 
 class FeatureBatches:
-    """Embeddings of one part of a split, ready to be drawn; they are not augmented.
-
-    Args:
-        features: float [N, D].
-        device: Where they stay.
-    """
+    """Embeddings float [N, D] that stay on a device; they are not augmented."""
 
     def __init__(self, features: torch.Tensor, device: torch.device) -> None:
         """Move them to the device."""
-        self.size = len(features)
-        self.device = device
+        self.size, self.device = len(features), device
         self._features = features.to(device)
 
     def in_order(self, rows: slice, batch_size: int) -> Iterator[torch.Tensor]:
@@ -247,14 +227,10 @@ class FeatureBatches:
 
 
 def augmentation_draws(count: int, *, seed: int, epoch: int, stream: str = AUGMENT) -> torch.Tensor:
-    """Return the random numbers of one epoch's crops and flips.
+    """Return vertical offset, horizontal offset and flip of one epoch's images, int64 [count, 3].
 
-    They depend on stream, seed, epoch and the position in the epoch's order alone, never on a
-    worker, a batch size or a device.
-
-    Returns:
-        int64 [count, 3], vertical offset, horizontal offset and flip, to be taken modulo their
-        ranges.
+    They are to be taken modulo their ranges, and depend on stream, seed, epoch and the position in
+    the epoch's order alone, never on a worker, a batch size or a device.
     """
     generator = torch.Generator().manual_seed(derive(stream, seed, epoch))
     return torch.randint(2**31, (count, 3), generator=generator)

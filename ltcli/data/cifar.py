@@ -16,7 +16,7 @@ import torch
 
 from ltcli.core.errors import DataError
 from ltcli.core.files import read_text
-from ltcli.data.download import downloading
+from ltcli.data.data_files import downloading
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import Request
 
@@ -35,7 +35,6 @@ class _Layout:
     names_file: str
     label_bytes: int
     python: str
-    torchvision_class: str
 
 
 _LAYOUTS = {
@@ -47,7 +46,6 @@ _LAYOUTS = {
         names_file="batches.meta.txt",
         label_bytes=1,
         python="cifar-10-batches-py",
-        torchvision_class="CIFAR10",
     ),
     # The label bytes are the coarse and the fine label; the last one is used.
     "cifar100": _Layout(
@@ -58,7 +56,6 @@ _LAYOUTS = {
         names_file="fine_label_names.txt",
         label_bytes=2,
         python="cifar-100-python",
-        torchvision_class="CIFAR100",
     ),
 }
 
@@ -70,7 +67,6 @@ def read(request: Request) -> Pool:
 
     Raises:
         DataError: The data set is missing or damaged, or the download failed.
-        ResourceError: The disk is full.
     """
     layout, root = _LAYOUTS[request.source], request.root
     binary = root / layout.binary
@@ -128,7 +124,7 @@ def _read_python(layout: _Layout, folder: Path, download: bool) -> Pool:
     # torchvision takes a second to import.
     from torchvision import datasets
 
-    dataset = getattr(datasets, layout.torchvision_class)
+    dataset = getattr(datasets, f"CIFAR{layout.num_classes}")
     if download:
         with downloading(folder.parent):
             dataset(folder.parent, download=True)
@@ -141,8 +137,7 @@ def _read_python(layout: _Layout, folder: Path, download: bool) -> Pool:
         rule = "files must have the published checksums, got others, or some are missing"
         hint = f"remove {folder} and use --download, or unpack the archive again"
         raise DataError(folder, rule, hint) from error
-    train, test = (
-        Part(torch.from_numpy(np.ascontiguousarray(part.data)), torch.tensor(part.targets))
-        for part in found
-    )
+    # torchvision hands out a view of the pixels with the channels moved last.
+    images = [torch.from_numpy(np.ascontiguousarray(part.data)) for part in found]
+    train, test = (Part(i, torch.tensor(p.targets)) for i, p in zip(images, found, strict=True))
     return Pool(tuple(found[0].classes), train, test=test)

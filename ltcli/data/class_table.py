@@ -12,14 +12,11 @@ from ltcli.core.text import clipped
 def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> list[float]:
     """Return one number above zero for each class, in the order of the classes.
 
-    Args:
-        path: A CSV file with the header ``class,COLUMN`` and a line for every class, in any order.
-        column: Name of the second column.
-        class_names: The classes.
+    The CSV file has the header ``class,COLUMN`` and a line for every class, in any order.
 
     Raises:
-        ParamError: The file cannot be read, a class is unknown, missing or there twice, or a number
-            is not finite and greater than 0.
+        ParamError: The file cannot be read, a class is unknown, missing or listed twice, or a
+            number is not finite and greater than 0.
     """
     lines = read_table(path, ParamError)
     _, header = next(lines, (0, []))

@@ -1,14 +1,16 @@
-"""The files of a data set, known by their names, and a hash that changes when they do."""
+"""The files of a data set: recognised by their names, downloaded, and hashed to notice changes."""
 
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from ltcli.core.errors import DataError, cause
+from ltcli.core.errors import DataError, ResourceError, cause, disk_full
 from ltcli.data.source_table import SOURCES, files_of
 
+# Formats that are decoded, by all suffixes in use; the content of a file decides in the end.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".pbm", ".pgm", ".ppm"),
@@ -30,15 +32,10 @@ def left_out(name: str) -> str | None:
 
 
 def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Return the files of each part, for data sets in a few large files.
+    """Return the files of each part of a data set in a few large files, in the order of paths.
 
-    Args:
-        root: A file, which is the training part; or a folder, searched with all folders below,
-            whose files start with ``train``, ``validation``, ``val`` or ``test``.
-        suffixes: Suffixes of the files to take, with the dot.
-
-    Returns:
-        ``train``, and ``val`` and ``test`` where there are files of them, in the order of paths.
+    The root is a file, which is the training part; or a folder, searched with all folders below,
+    whose files start with ``train``, ``validation``, ``val`` or ``test``.
 
     Raises:
         DataError: There is no such file or folder, no training file, or a name that says no part.
@@ -65,10 +62,7 @@ def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
 
 
 def list_shards(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files below a folder that have one of some suffixes, in the order of paths.
-
-    Links, hidden files and what an operating system leaves are passed over.
-    """
+    """Return the files below a folder that have one of some suffixes, in the order of paths."""
     return [
         path
         for path in sorted(root.rglob("*"))
@@ -84,11 +78,6 @@ def fingerprint(name: str, root: Path, named: Mapping[str, str]) -> dict[str, st
 
     It covers the content of the files that list or hold the samples; for images that nothing lists,
     the name and size of each. Published sets of one fixed form have none.
-
-    Args:
-        name: Name in the table of sources.
-        root: Folder or file of the data set.
-        named: Files that describe the data set, by parameter.
 
     Raises:
         DataError: A file cannot be read.
@@ -106,6 +95,23 @@ def fingerprint(name: str, root: Path, named: Mapping[str, str]) -> dict[str, st
     contents = [f"{role}\0{_content(path)}" for role, path in files.items() if path.is_file()]
     # With the role, as a training list and a test list that swap places are another data set.
     return {"data": _digest(contents)}
+
+
+@contextmanager
+def downloading(root: Path) -> Iterator[None]:
+    """Turn failures of torchvision's download into a folder into a DataError or ResourceError."""
+    # Here, as the command line loads this file for its names alone.
+    from http.client import HTTPException
+
+    try:
+        yield
+    except (OSError, RuntimeError, HTTPException) as error:
+        # torchvision's messages have several lines, one per mirror.
+        rule = f"download failed: {' '.join(str(error).split()).removesuffix('.')}"
+        if disk_full(error):
+            raise ResourceError(root, rule, "free some space") from error
+        hint = "check the network and try again, or put the files there by other means"
+        raise DataError(root, rule, hint) from error
 
 
 def _names_and_sizes(root: Path) -> list[str]:

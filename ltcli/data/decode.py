@@ -1,7 +1,7 @@
-"""Decode one image file to RGB bytes of a network's size, or say what is wrong with the file.
+"""One image file decoded to RGB bytes of a network's size, or the reason why it cannot be.
 
-What an image means is fixed here once: the stored orientation is applied, transparency lies on
-white, 16-bit grey is scaled and not clipped, and of an animation the first frame is taken.
+The meaning of an image is fixed here once: the stored orientation is applied, transparency lies on
+white, 16-bit grey is scaled and not clipped, and an animation gives its first frame.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ltcli.artifacts.backbone import Backbone
 
+# A file of a few kilobytes can claim any size and fill the memory.
 MAX_PIXELS = 64_000_000
 # The content decides, whatever the suffix says. Formats outside this list are never parsed.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -25,22 +26,14 @@ _MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 class BadImageError(Exception):
-    """The bytes are not an image that can be used; the text says why, as half a sentence."""
+    """The bytes are no usable image; the text says why, as half a sentence."""
 
 
 def decode_image(content: bytes, image_size: int, share: float = 1.0) -> torch.Tensor:
-    """Return the centre square of an image, resized with an antialiased bicubic filter.
+    """Return the centre square of a file's image, uint8 [image_size, image_size, 3], RGB.
 
-    This is a resize of the shorter side followed by a centre crop, without a large image in
-    between. A square image of the right size keeps its pixels.
-
-    Args:
-        content: The whole file.
-        image_size: Side of the result in pixels.
-        share: Of the shorter side that the square has.
-
-    Returns:
-        uint8 [image_size, image_size, 3], RGB.
+    The square has this share, 0..1, of the shorter side, and is resized with an antialiased bicubic
+    filter. A square image of the right size keeps its pixels.
 
     Raises:
         BadImageError: See ``open_image``.
@@ -49,16 +42,16 @@ def decode_image(content: bytes, image_size: int, share: float = 1.0) -> torch.T
     width, height = image.size
     side = share * min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    square = image.resize(
-        (image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-    )
+    # In one step, so that there is no large image between resize and crop.
+    box, size = (left, top, left + side, top + side), (image_size, image_size)
+    square = image.resize(size, Image.Resampling.BICUBIC, box=box)
     return torch.from_numpy(np.array(square, dtype=np.uint8))
 
 
 def preparation(backbone: Backbone) -> Callable[[bytes], torch.Tensor]:
-    """Return the function from a whole file to the image that a network sees, uint8 [3, H, W].
+    """Return the function from a whole file to the input of a network, uint8 [3, H, W].
 
-    It raises BadImageError; see ``open_image``. Workers can be handed it.
+    It raises BadImageError; see ``open_image``. It can be sent to worker processes.
     """
     if backbone.crop_mode == "box":
         return partial(_boxed, backbone.image_size[0], backbone.crop_share)
@@ -77,13 +70,12 @@ def preparation(backbone: Backbone) -> Callable[[bytes], torch.Tensor]:
 
 
 def as_stored(backbone: Backbone) -> Backbone:
-    """Return the record whose ``preparation`` makes of files what the split of a model holds.
+    """Return the record whose ``preparation`` of files gives images as the model's split has them.
 
     A split of images has their centre squares, and a network that wants others resizes them.
     """
-    if not backbone.stored_size:
+    if not (size := backbone.stored_size):
         return backbone
-    size = backbone.stored_size
     return dataclasses.replace(backbone, image_size=size, crop_mode="box", crop_share=1.0)
 
 
@@ -105,10 +97,7 @@ def side_of(path: Path) -> int | None:
 
 
 def open_image(content: bytes) -> Image.Image:
-    """Decode an image to RGB; CMYK, palette and one-bit images become RGB.
-
-    Args:
-        content: The whole file.
+    """Return the image of a whole file as RGB; CMYK, palette and one-bit images become RGB.
 
     Raises:
         BadImageError: The file is empty, of no known format, damaged, larger than 64 million

@@ -29,9 +29,6 @@ def load_digits(path: Path = PATH) -> Pool:
 
     Ink v of 0..16 becomes round(255 v / 16) in all channels. There is no test part.
 
-    Args:
-        path: The shipped file, or a copy of it.
-
     Raises:
         DataError: The file is missing or is not the one that was shipped.
     """

@@ -1,4 +1,4 @@
-"""Features that another model computed, with labels: the matrix is the data set."""
+"""The source of embeddings: features that another model computed, with labels."""
 
 import zlib
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from ltcli.data.parquet import read_column, read_labels
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import PARTS, SOURCES, Request
 
-# By part: features float32 [N, D], and labels as text.
+# Part to features float32 [N, D], and labels as text.
 Found = dict[str, tuple[torch.Tensor, list[str]]]
 
 
@@ -52,12 +52,9 @@ def read(request: Request) -> Pool:
     if "train" not in found:
         rule = "must have features and labels of the training part, got none"
         raise DataError(root, rule, "name them features and labels")
-    texts = {part: texts for part, (_, texts) in found.items()}
+    texts = {part: labels for part, (_, labels) in found.items()}
     names, numbered = number_classes(texts, read_names(files.get("class_names")), root)
-    parts = {
-        part: Part(features, torch.from_numpy(numbered[part]))
-        for part, (features, _) in found.items()
-    }
+    parts = {p: Part(found[p][0], torch.from_numpy(rows)) for p, rows in numbered.items()}
     return Pool(names, parts["train"], parts.get("val"), parts.get("test"), store="features")
 
 
@@ -71,17 +68,17 @@ def _joined(paths: list[Path]) -> tuple[torch.Tensor, list[str]]:
             rule = "must have features and labels of one part, as its name says the part"
             raise DataError(path, rule)
         features, texts = found["train"]
-        if pieces and features.shape[1] != pieces[0].shape[1]:
-            rule = f"dimension must be {pieces[0].shape[1]} as in {paths[0]}"
-            raise DataError(path, f"{rule}, got {features.shape[1]}")
         pieces.append(features)
         labels += texts
+        if features.shape[1] != pieces[0].shape[1]:
+            rule = f"dimension must be {pieces[0].shape[1]} as in {paths[0]}"
+            raise DataError(path, f"{rule}, got {features.shape[1]}")
     # One file, however large, is not copied.
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces), labels
 
 
 def _read(path: Path, labels: Path | None) -> Found:
-    """Return what one file holds; arrays without the name of a part are the training part."""
+    """Return the parts in one file; arrays without the name of a part are the training part."""
     match path.suffix:
         case ".safetensors":
             return _parts(path, _safetensors(path), ".")
@@ -123,7 +120,7 @@ def _features(path: Path, name: str, array: Any) -> torch.Tensor:
     """Return finite float32 [N, D]; a float32 array is not copied, as it may fill the memory."""
     tensor = array if isinstance(array, torch.Tensor) else None
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-        # What single precision cannot hold becomes infinite, and is refused below.
+        # Numbers beyond single precision become infinite, and are refused below.
         with np.errstate(over="ignore"):
             tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     if tensor is None or not tensor.is_floating_point() or tensor.ndim != 2 or not tensor.shape[1]:
@@ -141,7 +138,7 @@ def _features(path: Path, name: str, array: Any) -> torch.Tensor:
 def _texts(path: Path, name: str, array: Any, num_samples: int) -> list[str]:
     """Return labels as text."""
     of_torch = isinstance(array, torch.Tensor)
-    # Not all of torch's floating point types are ones of NumPy.
+    # NumPy lacks some of torch's floating point types.
     values = array.numpy() if of_torch and not array.is_floating_point() else array
     if getattr(values.dtype, "kind", "f") not in "iuU" or values.ndim != 1:
         got = f"{str(values.dtype).removeprefix('torch.')} {[*values.shape]}"
@@ -164,6 +161,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _npz(path: Path) -> dict[str, Any]:
     try:
+        # Pickled objects in an archive could run code.
         with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
             return {n: arrays[n] for n in arrays.files if n.endswith(("features", "labels"))}
     except (BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
@@ -219,7 +217,7 @@ def _csv(path: Path) -> tuple[torch.Tensor, list[str]]:
 
 
 def _check_columns(path: Path, header: list[str]) -> None:
-    """Refuse columns that may be no features: without a name, or with that of another."""
+    """Refuse columns that may be no features: without a name, or with one that repeats."""
     for number, name in enumerate(header, start=1):
         if not name.strip():
             hint = "leave the numbers of the rows out (pandas: index=False)"

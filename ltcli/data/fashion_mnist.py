@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ltcli.core.errors import DataError
-from ltcli.data.download import downloading
+from ltcli.data.data_files import downloading
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import Request
 
@@ -24,7 +24,6 @@ def read(request: Request) -> Pool:
 
     Raises:
         DataError: The data set is missing or damaged, or the download failed.
-        ResourceError: The disk is full.
     """
     # torchvision takes a second to import.
     from torchvision.datasets import FashionMNIST
@@ -39,11 +38,9 @@ def read(request: Request) -> Pool:
     images, labels, test_images, test_labels = (
         _read_array(folder, name, checksum) for name, checksum in checksums.items()
     )
-    parts = (
-        Part(grey[..., None].repeat(1, 1, 1, 3), classes)
-        for grey, classes in ((images, labels), (test_images, test_labels))
-    )
-    return Pool(tuple(FashionMNIST.classes), next(parts), test=next(parts))
+    train = Part(images[..., None].repeat(1, 1, 1, 3), labels)
+    test = Part(test_images[..., None].repeat(1, 1, 1, 3), test_labels)
+    return Pool(tuple(FashionMNIST.classes), train, test=test)
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -65,15 +62,14 @@ def _read_array(folder: Path, name: str, checksum: str) -> torch.Tensor:
     # The published checksums are those of the compressed files.
     if packed and not utils.check_integrity(path, checksum):
         raise DataError(path, "must have the published checksum, got another", DAMAGED)
-    read_file = mnist.read_image_file if "images" in name else mnist.read_label_file
+    noun = "images" if "images" in name else "labels"
+    read_file = mnist.read_image_file if noun == "images" else mnist.read_label_file
     try:
         with TemporaryDirectory() as temporary:
-            array: torch.Tensor = read_file(
-                utils.extract_archive(path, temporary) if packed else path
-            )
+            plain = utils.extract_archive(path, temporary) if packed else path
+            array: torch.Tensor = read_file(plain)
     # torchvision leaves it to Python to notice that a file has another form.
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        noun = "images" if "images" in name else "labels"
         raise DataError(path, f"must be an IDX file of {noun}, got another", DAMAGED) from error
     if array.ndim == 3 and array.shape[1:] != (28, 28):
         got = " x ".join(map(str, array.shape[1:]))

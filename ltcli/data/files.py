@@ -1,7 +1,7 @@
 """Images that stay in their files: decoded and augmented by workers, ahead of their use.
 
-What a worker makes of a file depends on the seed, the epoch and the position in the epoch's order
-alone, so the images are the same for any number of workers.
+An image depends on its file, the seed, the epoch and the position in the epoch's order alone, so it
+is the same for any number of workers.
 """
 
 import logging
@@ -48,13 +48,10 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
 
     Args:
         root: Folder that the paths start from.
-        paths: Of each image.
+        paths: Path of each image.
         sizes: Bytes of each file when the split was made.
-        backbone: Size and preparation of the images that are made of the files.
+        backbone: Size and preparation of the images.
         augmentation: Random crop, jitter and flip of the items that have a seed.
-
-    Attributes:
-        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -80,19 +77,16 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         return torch.empty(0, 3, *self._image_size, dtype=torch.uint8)
 
     def images(self, items: Iterable[Item]) -> torch.Tensor:
-        """Return some images, uint8 [B, 3, H, W].
-
-        Raises:
-            DataError: One of the files gives no image.
-        """
+        """Return some images, uint8 [B, 3, H, W], or raise DataError for a bad file."""
         return _whole(_joined([self[item] for item in items], self.none()))
 
     def __getitem__(self, item: Item) -> torch.Tensor | BadFile:
-        """Return an image, uint8 [3, H, W], or what is wrong with its file."""
+        """Return an image, uint8 [3, H, W], or the fault of its file."""
         row, seed = item
         path = self._root / self._paths[row]
         try:
             content = read_file(path)
+            # Other bytes than at the time of the split are another data set.
             if len(content) != self._sizes[row]:
                 rule = f"must have {self._sizes[row]} bytes as in the split, got {len(content)}"
                 return BadFile(path, rule)
@@ -103,20 +97,21 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
             return BadFile(path, str(error))
         # The transforms draw from the global generator, which is not theirs to move.
         with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the GPUs too, which a forked worker must not touch.
             torch.default_generator.manual_seed(seed)
             return self._augment(image)
 
 
 class FileBatches:
-    """Images of one part of a split, ready to be drawn.
+    """Images in files, normalised on a device; see ``Samples``.
 
     Args:
-        files: Where they are.
-        mean: Per channel, in 0..1.
-        std: Per channel, in 0..1.
-        device: Where the batches are made.
+        files: Files of the images.
+        mean: Mean of each colour, 0..1.
+        std: Standard deviation of each colour, 0..1.
+        device: Device of the batches.
         workers: Processes that decode; 0 for this one.
-        world: Who shares the work of drawing: each decodes its rows of a batch, and has all;
+        world: Processes that draw together: each decodes its rows of a batch, and gets all of it;
             None for this process alone.
     """
 
@@ -130,8 +125,7 @@ class FileBatches:
         world: World | None = None,
     ) -> None:
         """Start nothing yet."""
-        self.size = len(files)
-        self.device = device
+        self.size, self.device = len(files), device
         self._files, self._workers, self._world = files, workers, world or World()
         self._normalise = Normalisation(mean, std, device)
         self._order: Callable[[int], torch.Tensor] | None = None
@@ -158,12 +152,7 @@ class FileBatches:
                 logger.info("%d of %d images, %.0f images/s", done, len(wanted), speed)
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
-        """Say which batches will be drawn, so that workers make them before they are.
-
-        Args:
-            order: Rows that an epoch draws, int64 on the CPU.
-            batch_size: Rows of each batch but the last.
-        """
+        """Announce the batches of each epoch, which workers then make before they are drawn."""
         self._order, self._batch_size, self._epoch = order, batch_size, -1
 
     def drawn(
@@ -179,15 +168,15 @@ class FileBatches:
             if self._coming is None or self._at + self._batch_size != first:
                 self._coming = self._from(first)
             self._at, self._images = first, next(self._coming)
-            # Workers that wait for the garbage collector to find them take five seconds to end. A
-            # single row at the end is drawn by nobody.
+            # Workers left to the garbage collector take five seconds to end. Nobody draws a single
+            # row at the end.
             if len(self._planned) - first - self._batch_size <= 1:
                 self._coming.close()
                 self._coming = None
         return self._all(self._images, len(rows))
 
     def _all(self, own: torch.Tensor, count: int) -> torch.Tensor:
-        """Return the images of a batch of which this process has its own rows, normalised."""
+        """Return a batch, normalised, of which this process has its own rows."""
         return self._normalise(self._world.gathered(own.to(self.device, non_blocking=True), count))
 
     def _items(self, rows: torch.Tensor, epoch: int, first: int, stream: str) -> list[Item]:
@@ -207,11 +196,10 @@ class FileBatches:
         """Return the images of the batches from a position of the epoch on."""
         if self._coming is not None:
             self._coming.close()
-        starts = range(first, len(self._planned), self._batch_size)
         size = self._batch_size
         return self._load(
             self._items(self._planned[start : start + size], self._epoch, start, AUGMENT)
-            for start in starts
+            for start in range(first, len(self._planned), size)
         )
 
     def _load(self, batches: Iterable[list[Item]]) -> Generator[torch.Tensor, None, None]:
@@ -221,6 +209,7 @@ class FileBatches:
             batch_sampler=batches,
             num_workers=self._workers,
             collate_fn=partial(_joined, none=self._files.none()),
+            # Pinned memory lets the copy to the device overlap with computing.
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals,
             # Without one of its own, a loader draws from the global generator.
@@ -231,8 +220,8 @@ class FileBatches:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            reason = f"a process that decodes images died: {error}"
-            raise ResourceError("loading", " ".join(reason.split()), _DIED) from None
+            reason = " ".join(f"a process that decodes images died: {error}".split())
+            raise ResourceError("loading", reason, _DIED) from None
 
 
 def _transform(augmentation: Augmentation, backbone: Backbone) -> Callable[[Any], torch.Tensor]:
@@ -240,11 +229,10 @@ def _transform(augmentation: Augmentation, backbone: Backbone) -> Callable[[Any]
     from torchvision.transforms import InterpolationMode, v2
 
     # Networks for small images have always had torchvision's own choice here.
-    usual = backbone.crop_mode == "box"
-    interpolation = InterpolationMode("bilinear" if usual else backbone.interpolation)
-    scale = (augmentation.least_area, 1.0)
-    size = list(backbone.image_size)
-    steps: list[Any] = [v2.RandomResizedCrop(size, scale=scale, interpolation=interpolation)]
+    name = "bilinear" if backbone.crop_mode == "box" else backbone.interpolation
+    size, scale = list(backbone.image_size), (augmentation.least_area, 1.0)
+    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=InterpolationMode(name))
+    steps: list[Any] = [crop]
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.jitter:
@@ -257,22 +245,18 @@ def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> tor
     """Return images as one tensor, uint8 [B, 3, H, W], or the first bad file among them."""
     good = []
     for image in images:
-        # An error with more than a text does not survive the way from a worker to us.
+        # Returned, as an error with more than a text does not survive the way from a worker.
         if isinstance(image, BadFile):
             return image
         good.append(image)
     if not good:
         return none
-    # As they come from the decoder, and in the order of memory that the network wants.
+    # Channels last, as the decoder makes them and the network wants them in memory.
     return torch.stack([image.permute(1, 2, 0) for image in good]).permute(0, 3, 1, 2)
 
 
 def _whole(images: torch.Tensor | BadFile) -> torch.Tensor:
-    """Return images.
-
-    Raises:
-        DataError: There is a bad file among them.
-    """
+    """Return images, or raise DataError for a bad file among them."""
     if isinstance(images, BadFile):
         raise DataError(images.path, images.reason, _REPAIR)
     return images

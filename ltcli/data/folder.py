@@ -1,12 +1,13 @@
 """Images in folders: one sub-folder per class, or ``train`` and ``test`` with such sub-folders.
 
-The folder may be messy or hostile. No link is followed, so nothing is seen twice, nothing outside
+The folder may be messy or hostile. No link is followed, so nothing is read twice, nothing outside
 is reached and no loop exists. Each file left out is listed with a reason, and is either harmless (a
 text file among images) or bad (an image that will be missed).
 """
 
 import os
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ltcli.data.data_files import is_image, left_out
 from ltcli.data.listed import Left, Listed, Rows
 from ltcli.data.source_table import Request
 
+# Deeper trees are a mistake, and a hostile one could be endless.
 MAX_DEPTH = 16
 VALIDATION_NAMES = {"val", "valid", "validation", "dev"}
 PART_NAMES = {"train", "training", "test", "testing"} | VALIDATION_NAMES
@@ -25,12 +27,12 @@ PART_NAMES = {"train", "training", "test", "testing"} | VALIDATION_NAMES
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds, in lists that grow.
+    """The content of a folder, in lists that grow.
 
-    Args:
+    Attributes:
         found: Names of class folders, or paths of images relative to the root with ``/``; sorted.
-        harmless: What was left out without loss.
-        bad: What was left out, but may be missed.
+        harmless: Entries left out without loss.
+        bad: Entries left out that may be missed.
     """
 
     found: list[str] = field(default_factory=list)
@@ -38,7 +40,7 @@ class Listing:
     bad: list[Left] = field(default_factory=list)
 
     def found_in(self, other: "Listing") -> list[str]:
-        """Return what another listing found, and add what it left out to this one."""
+        """Return the entries that another listing found, and take over those it left out."""
         self.harmless.extend(other.harmless)
         self.bad.extend(other.bad)
         return other.found
@@ -71,18 +73,15 @@ def read(request: Request) -> Listed:
 def _parts(root: Path, seen: Listing) -> tuple[str, ...]:
     """Return the folders that hold classes: the root itself, written '', or train and test."""
     listing = list_folders(root, "")
-    # Case is folded to recognise Train and TEST, which are refused by name rather than taken for
-    # classes.
+    # Case is folded to refuse Train and TEST by name, rather than to take them for classes.
     folded = {name.casefold() for name in listing.found}
     if not folded or not folded <= PART_NAMES:
         return ("",)
     if folded & VALIDATION_NAMES:
         name = next(name for name in listing.found if name.casefold() in VALIDATION_NAMES)
-        raise DataError(
-            root / name,
-            "folders must be train and test, got a validation folder too",
-            "ltcli cuts its own validation set; move its images into train, or remove it",
-        )
+        rule = "folders must be train and test, got a validation folder too"
+        hint = "ltcli cuts its own validation set; move its images into train, or remove it"
+        raise DataError(root / name, rule, hint)
     if listing.found not in (["train"], ["test", "train"]):
         got = " and ".join(f"'{name}'" for name in listing.found)
         hint = "rename them, or give the folder that holds the classes as --root"
@@ -108,13 +107,9 @@ def _classes(root: Path, part: str, seen: Listing) -> list[str]:
 
 def _check_same_classes(root: Path, names: list[str], test_names: list[str]) -> None:
     for here, there, part in ((test_names, names, "test"), (names, test_names, "train")):
-        only = [name for name in here if name not in there]
-        if only:
-            raise DataError(
-                root / part / only[0],
-                f"classes must be the same in train and test, got '{only[0]}' in {part} only",
-                "add or remove the folder",
-            )
+        if only := [name for name in here if name not in there]:
+            rule = f"classes must be the same in train and test, got '{only[0]}' in {part} only"
+            raise DataError(root / part / only[0], rule, "add or remove the folder")
 
 
 def _images(root: Path, folder: str, seen: Listing, skip: bool) -> list[str]:
@@ -129,17 +124,10 @@ def _images(root: Path, folder: str, seen: Listing, skip: bool) -> list[str]:
 
 
 def list_folders(root: Path, folder: str) -> Listing:
-    """Return the names of the sub-folders that are classes or parts.
+    """Return the names of the sub-folders that are classes or parts; the root itself is ''.
 
     Loose files are harmless; a link to a folder and a name that cannot be printed are bad, as a
     whole class would be lost.
-
-    Args:
-        root: Folder of the data set.
-        folder: Path relative to the root, empty for the root itself.
-
-    Raises:
-        OSError: The folder cannot be listed.
     """
     listing = Listing()
     for entry in _entries(root / folder):
@@ -161,31 +149,26 @@ def list_folders(root: Path, folder: str) -> Listing:
 
 
 def _is_artifacts(folder: str) -> bool:
-    """Return whether a folder holds artifacts, as where they are written beside the images."""
+    """Return whether a folder holds artifacts, which people write beside the images."""
     ours = False
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                # The first entry of a class is mostly an image, so a class costs no long search.
-                if entry.is_dir() or is_image(entry.name):
-                    return False
-                ours = ours or entry.name.endswith((".safetensors", ".safetensors.lock"))
-    except OSError:
-        return False
-    return ours
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            # The first entry of a class is mostly an image, so a class costs no long search.
+            if entry.is_dir() or is_image(entry.name):
+                return False
+            ours = ours or entry.name.endswith((".safetensors", ".safetensors.lock"))
+        return ours
+    return False
 
 
 def list_images(root: Path, folder: str) -> Listing:
-    """Return the paths of the images in a folder and in all folders below.
+    """Return the paths of the images in a folder and below, relative to the root.
 
     Of several hard links to one file, only the first by name is an image.
-
-    Args:
-        root: Folder of the data set.
-        folder: Path of the class folder, relative to the root.
     """
     images: dict[str, tuple[int, int]] = {}
     listing = Listing()
+    # A list instead of recursion, whose depth Python limits.
     pending = [(folder, 0)]
     while pending:
         parent, depth = pending.pop()
@@ -244,8 +227,4 @@ def _harmless(entry: os.DirEntry[str]) -> str | None:
 
 def _is_utf8(name: str) -> bool:
     # The split stores paths as UTF-8; other names are read as lone surrogates.
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)

@@ -30,18 +30,13 @@ def with_moved_foreground(images: Tensor, mask: Tensor, kinds: Tensor, draws: Te
     zero, one = torch.zeros_like(scale), torch.ones_like(scale)
     # From places in the result to places in the image, in units of half its sides.
     cos, sin = angle.cos() / scale, angle.sin() / scale
-    ways = torch.stack(
-        [
-            torch.stack([cos, sin, zero, -sin, cos, zero], dim=1),
-            torch.stack([one, zero, shift[0], zero, one, shift[1]], dim=1),
-            torch.stack([-one, zero, zero, zero, one, zero], dim=1),
-        ],
-        dim=1,
-    )
+    turned = torch.stack([cos, sin, zero, -sin, cos, zero], dim=1)
+    shifted = torch.stack([one, zero, shift[0], zero, one, shift[1]], dim=1)
+    flipped = torch.stack([-one, zero, zero, zero, one, zero], dim=1)
+    ways = torch.stack([turned, shifted, flipped], dim=1)
     chosen = ways[torch.arange(len(kinds), device=kinds.device), kinds].view(-1, 2, 3)
     grid = F.affine_grid(chosen, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, align_corners=False)
-    place = F.grid_sample(
-        mask.unsqueeze(1).to(images.dtype), grid, mode="nearest", align_corners=False
-    )
+    covered = mask.unsqueeze(1).to(images.dtype)
+    place = F.grid_sample(covered, grid, mode="nearest", align_corners=False)
     return torch.where(place > 0, moved, images)

@@ -22,22 +22,18 @@ from ltcli.data.listed import Labels, Left, Listed, Rows
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import SOURCES, Request
 
+# A split is loaded whole, to the device where it fits; one image file is read whole.
 MAX_BYTES = 4 * 2**30
 MAX_FILE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images, and collects the bad ones, among them copies with another label or part.
-
-    Args:
-        image_size: Side of the images, pixels.
-        bad: List that grows: the bad images so far.
-    """
+    """Decodes images to squares, and collects bad ones, also copies in another class or part."""
 
     image_size: int
     bad: list[Left] = field(default_factory=list)
-    # By SHA-256 of the file: the part and class, and the name, of the first that had it.
+    # SHA-256 of a file to the part and class, and the name, of the first image that had it.
     _taken: dict[bytes, tuple[tuple[str, int], str]] = field(default_factory=dict)
 
     def decode(
@@ -45,10 +41,7 @@ class Decoder:
     ) -> tuple[torch.Tensor, list[int]]:
         """Return the good images of a part, uint8 [n, size, size, 3], and their n positions.
 
-        Args:
-            part: Name of the part.
-            labels: int64 [N], class of each image.
-            contents: Name of each image, and a function that returns its bytes.
+        Labels are int64 [N]; ``contents`` has a name and a function to the bytes for each image.
         """
         # All at once, since stacking decoded images would hold them twice.
         images = torch.empty((len(labels), self.image_size, self.image_size, 3), dtype=torch.uint8)
@@ -65,14 +58,9 @@ class Decoder:
         return images[: len(kept)], kept
 
     def require_new(self, part: str, label: int, name: str, digest: bytes) -> None:
-        """Refuse an image whose SHA-256 stands in another part or class already.
-
-        A test image among the training images makes accuracies too high. Copies within a class are
-        kept, as people repeat images on purpose.
-
-        Raises:
-            BadImageError: It is a copy of an image there.
-        """
+        """Raise BadImageError for an image whose SHA-256 another part or class has already."""
+        # A test image among the training images makes accuracies too high. Copies within a class
+        # are kept, as people repeat images on purpose.
         group, first = self._taken.setdefault(digest, ((part, label), name))
         if group != (part, label):
             raise BadImageError(f"has the same bytes as {printable(first)}")
@@ -81,17 +69,12 @@ class Decoder:
 def load_files(request: Request, listed: Listed) -> Pool:
     """Return listed images: decoded uint8 [N, size, size, 3], or sizes of their files int64 [N].
 
-    Args:
-        request: ``store`` images decodes them, each cut to its centre square and resized; files
-            asks the file system for their sizes; auto decodes where all of them take at most
-            4 GiB, and keeps the files of a published set. ``on_bad_image`` fail reports the number
-            of bad images and the first, skip leaves them out and lists them. ``verify`` decodes
-            images that stay files once, to find damaged ones and copies under another label or in
-            another part.
-        listed: The images.
+    ``store`` images decodes them, each cut to its centre square and resized; files asks the file
+    system for their sizes; auto decodes where all of them take at most 4 GiB, and keeps the files
+    of a published set. ``verify`` decodes images that stay files once, to find bad ones.
 
     Raises:
-        DataError: An image is bad.
+        DataError: An image is bad, and ``on_bad_image`` is fail.
         ResourceError: The images were to be decoded, and would take more than 4 GiB.
     """
     root, size, decoded = request.root, request.image_size, request.store == "images"
@@ -101,12 +84,15 @@ def load_files(request: Request, listed: Listed) -> Pool:
     elif request.store == "auto" and SOURCES[request.source].counts is None:
         decoded = _bytes(num_images, size) <= MAX_BYTES
     decoder = Decoder(size, list(listed.bad))
-    parts = {
-        part: _decoded(root, part, rows, decoder)
-        if decoded
-        else _sized(root, part, rows, decoder, request.verify)
-        for part, rows in listed.parts.items()
-    }
+    parts = {}
+    for part, rows in listed.parts.items():
+        if decoded:
+            contents = ((path, partial(read_file, root / path)) for path in rows.files)
+            data, kept = decoder.decode(part, rows.labels, contents)
+        else:
+            data, kept = _sized(root, part, rows, decoder, request.verify)
+        files = tuple(rows.files[row] for row in kept)
+        parts[part] = Part(data, torch.from_numpy(rows.labels[kept]), files)
     bad = sorted(decoder.bad, key=lambda left: left.path)
     require_good(root, bad, request.on_bad_image)
     skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
@@ -121,13 +107,8 @@ def load_files(request: Request, listed: Listed) -> Pool:
 
 
 def check_size(root: Path, num_images: int, image_size: int, remedy: str) -> None:
-    """Refuse images that would take more than 4 GiB once they are decoded.
-
-    Raises:
-        ResourceError: They would.
-    """
-    size = _bytes(num_images, image_size)
-    if size > MAX_BYTES:
+    """Raise ResourceError for images that would take more than 4 GiB once they are decoded."""
+    if (size := _bytes(num_images, image_size)) > MAX_BYTES:
         largest = math.isqrt(MAX_BYTES // (num_images * 3))
         rule = f"decoded images must be at most {MAX_BYTES} bytes"
         hint = f"--image-size must be at most {largest}: {remedy}"
@@ -139,30 +120,17 @@ def _bytes(num_images: int, image_size: int) -> int:
 
 
 def require_good(root: Path, bad: list[Left], on_bad_image: Literal["fail", "skip"]) -> None:
-    """Refuse bad images unless they are skipped.
-
-    Raises:
-        DataError: There are some; the message names their number and the first.
-    """
+    """Raise DataError with the number of bad images and the first, unless they are skipped."""
     if bad and on_bad_image == "fail":
         rule = f"number of bad files must be 0, got {len(bad)}, first {bad[0]}"
         hint = "repair or remove them, or leave them out with --on-bad-image skip"
         raise DataError(root, rule, hint)
 
 
-def _decoded(root: Path, part: str, rows: Rows, decoder: Decoder) -> Part:
-    """Return the good images of a part."""
-    contents = ((path, partial(read_file, root / path)) for path in rows.files)
-    images, kept = decoder.decode(part, rows.labels, contents)
-    return Part(images, *_rows(rows, kept))
-
-
-def _rows(rows: Rows, kept: list[int]) -> tuple[torch.Tensor, tuple[str, ...]]:
-    return torch.from_numpy(rows.labels[kept]), tuple(rows.files[row] for row in kept)
-
-
-def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) -> Part:
-    """Return the bytes of the good files of a part, int64 [N]."""
+def _sized(
+    root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool
+) -> tuple[torch.Tensor, list[int]]:
+    """Return the bytes of the good files of a part, int64 [n], and their n positions."""
     faults = _faults(root, part, rows, decoder) if verify else {}
     sizes: list[int] = []
     kept: list[int] = []
@@ -176,7 +144,7 @@ def _sized(root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool) ->
             kept.append(row)
         except BadImageError as error:
             decoder.bad.append(Left(path, str(error)))
-    return Part(torch.tensor(sizes, dtype=torch.int64), *_rows(rows, kept))
+    return torch.tensor(sizes, dtype=torch.int64), kept
 
 
 def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, str]:
@@ -205,11 +173,7 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
 
 
 def file_size(path: str) -> int:
-    """Return the size in bytes of a file that ``read_file`` would read, without opening it.
-
-    Raises:
-        BadImageError: It is missing, empty, too large, a link, or no regular file.
-    """
+    """Return the size of a file in bytes, or raise BadImageError where ``read_file`` would."""
     try:
         status = os.lstat(path)
     except OSError as error:
@@ -226,14 +190,14 @@ def file_size(path: str) -> int:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a regular file, refusing what took its place since it was listed.
+    """Return the content of a regular file.
 
     Raises:
         BadImageError: It is a link or no regular file, empty, too large, or cannot be read.
     """
     file_size(str(path))
     try:
-        # A link or a pipe may have come in between, and a file may grow while it is read.
+        # A link or a pipe may have taken its place, and a file may grow while it is read.
         with open_regular(path, os.O_NOFOLLOW) as file:
             return file.read(MAX_FILE_BYTES)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Image files with their classes, as text lists or a CSV table name them; no image is read yet.
+"""Image files with their classes, from text lists or a CSV table; no image is read yet.
 
 Source: the lists of ImageNet-LT and Places-LT (Liu et al., Large-Scale Long-Tailed Recognition in
 an Open World, CVPR 2019, arXiv 1904.05160) and of iNaturalist (Kang et al., Decoupling
@@ -24,7 +24,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Left:
-    """Something left out: its path relative to the root, and why, as half a sentence."""
+    """A file or folder left out: its path relative to the root, and the reason, half a sentence."""
 
     path: str
     reason: str
@@ -44,13 +44,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Listed:
-    """The images of a data set.
+    """The images of a data set: those of train, and of val and test where it has them.
 
-    Args:
-        class_names: Name of each class, in label order.
-        parts: ``train``, and ``val`` and ``test`` where the data set has them.
-        harmless: Files left out that are no images.
-        bad: Files left out that should have been images.
+    Left out are harmless files, which are no images, and bad ones, which should have been images.
     """
 
     class_names: tuple[str, ...]
@@ -60,11 +56,7 @@ class Listed:
 
 
 def read(request: Request) -> Listed:
-    """Return the images that a table or the lists of the parts name.
-
-    Raises:
-        DataError: A file is missing or not of its form, or a path cannot be taken.
-    """
+    """Return the images that a table or the lists of the parts name."""
     files = request.files()
     if "table" in files:
         return load_table(files["table"])
@@ -75,20 +67,14 @@ def read(request: Request) -> Listed:
 def load_lists(lists: Mapping[str, Path], class_names: Path | None) -> Listed:
     """Return the images in the list of each part.
 
-    Args:
-        lists: Part to file; each line is a path relative to the root, which may hold blanks, then
-            blanks or tabs, then a class as a whole number from 0. Empty lines are passed over.
-        class_names: File of the names of the classes 0 ... C-1, one a line; None where the classes
-            are the numbers in the training list.
+    Each line is a path relative to the root, which may hold blanks, then blanks or tabs, then a
+    class as a whole number from 0. Without a file of class names, the numbers are the names.
 
     Raises:
         DataError: A file is not of this form, or a path cannot be taken.
     """
-    return checked(
-        {part: _read_list(path) for part, path in lists.items()},
-        read_names(class_names),
-        lists["train"],
-    )
+    columns = {part: _read_list(path) for part, path in lists.items()}
+    return checked(columns, read_names(class_names), lists["train"])
 
 
 def _read_list(path: Path) -> tuple[list[str], list[str]]:
@@ -96,8 +82,9 @@ def _read_list(path: Path) -> tuple[list[str], list[str]]:
     names: list[bytes] = []
     labels: list[bytes] = []
     for number, line in enumerate(read_text(path, DataError).encode().split(b"\n"), start=1):
-        # Of bytes, only blanks and tabs separate; of text, every kind of space that Unicode has.
+        # Blanks and tabs alone separate bytes, but every space of Unicode would separate text.
         fields = line.rsplit(None, 1)
+        # Numbers of 18 digits always fit in an int64.
         if len(fields) == 2 and fields[1].isdigit() and len(fields[1]) <= 18:
             names.append(fields[0])
             labels.append(fields[1])
@@ -111,11 +98,7 @@ def _read_list(path: Path) -> tuple[list[str], list[str]]:
 
 
 def read_names(path: Path | None) -> list[str] | None:
-    """Return the class names of a file, one a line, or None for no file.
-
-    Raises:
-        DataError: The file cannot be read, or a line is empty.
-    """
+    """Return the class names of a file, one a line from class 0 on, or None for no file."""
     if path is None:
         return None
     names = [line.strip() for line in read_text(path, DataError).rstrip().split("\n")]
@@ -126,11 +109,10 @@ def read_names(path: Path | None) -> list[str] | None:
 
 
 def load_table(path: Path) -> Listed:
-    """Return the images in a table with the columns ``path``, ``label`` and perhaps ``split``.
+    """Return the images in a CSV table with the columns path, label and perhaps split.
 
-    Args:
-        path: A CSV file with a header; further columns are ignored. Labels are text, or whole
-            numbers, which are then the order of the classes; ``split`` is train, val or test.
+    Further columns are ignored. Labels are text, or whole numbers, which are then the order of the
+    classes; split is train, val or test.
 
     Raises:
         DataError: The file is not of this form, or a path cannot be taken.
@@ -150,7 +132,7 @@ def load_table(path: Path) -> Listed:
         paths, labels = found[part]
         paths.append(row[path_at])
         labels.append(row[label_at].strip())
-    # A part without rows is one that the data set lacks, but training images it must have.
+    # The data set lacks a part without rows, but training images it must have.
     used = {part: columns for part, columns in found.items() if columns[0] or part == "train"}
     return checked(used, None, path)
 
@@ -161,15 +143,12 @@ def _columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:
             got = clipped(",".join(header), 200)
             rule = f"header must have one column '{name}', got '{got}'"
             raise DataError(path, rule, _hint_on(header, name))
-    return (
-        header.index("path"),
-        header.index("label"),
-        header.index("split") if "split" in header else None,
-    )
+    split = header.index("split") if "split" in header else None
+    return header.index("path"), header.index("label"), split
 
 
 def _hint_on(header: list[str], name: str) -> str | None:
-    """Return what may be wrong with a header that lacks a column."""
+    """Return the likely fault of a header that lacks a column."""
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
         return "separate the columns by commas"
     if name not in header and name in map(str.lower, header):
@@ -182,16 +161,7 @@ def checked(
     class_names: Sequence[str] | None,
     where: Path,
 ) -> Listed:
-    """Return images from the path and the label of each, by part.
-
-    Args:
-        parts: Paths and labels, as they were written.
-        class_names: See ``number_classes``.
-        where: The file that lists the training images, for messages.
-
-    Raises:
-        DataError: See ``sound_paths`` and ``number_classes``.
-    """
+    """Return images from paths and labels by part; see ``sound_paths`` and ``number_classes``."""
     paths = sound_paths({part: paths for part, (paths, _) in parts.items()}, where)
     texts = {part: labels for part, (_, labels) in parts.items()}
     names, labels = number_classes(texts, class_names, where)
@@ -203,12 +173,9 @@ def number_classes(
 ) -> tuple[tuple[str, ...], dict[str, Labels]]:
     """Return the class names, and the class of each sample from 0, int64 [N] of each part.
 
-    Args:
-        labels: Class of each sample of a part, as text.
-        class_names: Names of the classes 0 ... C-1, where labels are these numbers. None where the
-            classes are the different labels of the training samples: by value if all are whole
-            numbers, else by text.
-        where: Data set, for the message.
+    Where names of the classes 0 ... C-1 are given, labels are these numbers as text. Otherwise the
+    classes are the different labels of the training samples: by value if all are whole numbers,
+    else by text.
 
     Raises:
         DataError: A label is none of the classes, or one number is written in two ways.
@@ -247,14 +214,10 @@ def _is_whole(text: str) -> bool:
 
 
 def sound_paths(parts: Mapping[str, Sequence[str]], where: object) -> dict[str, list[str]]:
-    """Return paths in their shortest form, and refuse those that no list should hold.
-
-    Args:
-        parts: The paths of each part, relative to the root, with ``/``.
-        where: The list, for the message.
+    """Return the paths of each part, relative to the root, in their shortest form.
 
     Raises:
-        DataError: A path is absolute, leads out of the root, cannot be written, or stands twice.
+        DataError: A path is absolute, leads out of the root, cannot be a name, or occurs twice.
     """
     sound: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
@@ -280,8 +243,7 @@ def _shortest(path: str, where: object) -> str:
 
 
 def _is_name(path: str) -> bool:
-    """Return whether a file can have such a name: it is UTF-8 and holds no NUL."""
-    # Either would raise a bare ValueError when the file is opened.
+    # Opening a name that is no UTF-8 or holds a NUL would raise a bare ValueError.
     try:
         return b"\0" not in path.encode()
     except UnicodeEncodeError:

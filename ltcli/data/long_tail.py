@@ -2,7 +2,8 @@
 
 The draws follow the released code of LDAM-DRW, on which nearly all long-tailed CIFAR results rest:
 numpy's legacy generator, seeded once, shuffles the pool indices of each class in label order, and
-the first n_c are taken.
+the first n_c are taken. Labels are int64 [N], the class 0..C-1 of each pool image; seeds have 32
+bits.
 
 Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019,
 arXiv 1901.05555 (the exponential profile); Cao et al., Learning Imbalanced Datasets with
@@ -22,11 +23,7 @@ Profile = Literal["exp", "step", "natural"]
 
 
 def require_factor(imbalance_factor: float) -> None:
-    """Refuse a factor below 1, such as the reciprocal that other code takes.
-
-    Raises:
-        ParamError: It is below 1, or no number.
-    """
+    """Raise ParamError for a factor below 1, such as the reciprocal that other code takes."""
     if not imbalance_factor >= 1:
         meant = f"did you mean {1 / imbalance_factor:g}?" if imbalance_factor > 0 else None
         rule = f"imbalance_factor must be at least 1, got {imbalance_factor:g}"
@@ -41,21 +38,13 @@ def profile_counts(
     With n the smallest pool count and C classes, ``exp`` gives class c
     ``int(n * (1 / imbalance_factor) ** (c / (C - 1)))`` images; ``step`` gives n to the first
     C // 2 classes and ``int(n / imbalance_factor)`` to the others; ``natural`` keeps the pool and
-    ignores the imbalance factor. ``int`` truncates, so the real ratio can be larger than the one
-    asked for: CIFAR-100 at 200 ends at 2 images, a ratio of 250.
-
-    Args:
-        profile: Shape of the class counts over the label order; classes are not permuted.
-        pool_counts: Images of each class in the pool.
-        imbalance_factor: Largest over smallest class count, at least 1.
+    ignores the imbalance factor. ``int`` truncates, so the real ratio can be larger: CIFAR-100 at
+    200 ends at 2 images, a ratio of 250. The released step profile drops the last class of an odd
+    number of classes; here it is reduced like the rest of its half.
 
     Raises:
         ParamError: The imbalance factor is below 1, or so large that a class would be empty.
         DataError: A class has no image in the pool.
-
-    Source: Cui et al., CVPR 2019, arXiv 1901.05555; Cao et al., NeurIPS 2019, arXiv 1906.07413.
-    The released step profile drops the last class of an odd number of classes; here it is reduced
-    like the rest of its half.
     """
     empty = [label for label, count in enumerate(pool_counts) if count < 1]
     if empty or not pool_counts:
@@ -103,19 +92,13 @@ def _shuffled_classes(labels: Indices, num_classes: int, seed: int) -> Iterator[
 
 
 def cao_indices(labels: Indices, counts: Sequence[int], seed: int) -> Indices:
-    """Return exactly the pool positions that the LDAM-DRW code takes, int64 [sum of counts].
+    """Return exactly the pool positions that the LDAM-DRW code draws, int64 [sum of counts].
 
-    They are ordered by class, and within a class in the order of the draw.
-
-    Args:
-        labels: int64 [N], class of each pool image, 0..C-1.
-        counts: Images to take from each class, at most as many as the pool has.
-        seed: Seed of the legacy generator, 32 bits; the released code has 0.
+    They are ordered by class, and within a class in the order of the draw; the released code
+    (imbalance_cifar.py) has seed 0.
 
     Raises:
-        DataError: The pool has too few images of a class.
-
-    Source: Cao et al., NeurIPS 2019, arXiv 1906.07413, released code (imbalance_cifar.py).
+        DataError: The pool has fewer images of a class than its count.
     """
     parts = [np.empty(0, np.int64)]
     for label, positions in enumerate(_shuffled_classes(labels, len(counts), seed)):
@@ -127,19 +110,13 @@ def cao_indices(labels: Indices, counts: Sequence[int], seed: int) -> Indices:
 
 
 def holdout_indices(labels: Indices, per_class: int, seed: int) -> tuple[Indices, Indices]:
-    """Take images of every class out of the pool before it is made long-tailed.
+    """Return the positions of images held out of each class, and of the others, int64.
 
-    Args:
-        labels: int64 [N], class of each pool image, 0..C-1.
-        per_class: Images to hold out of each class; a class gives at most half of its images.
-        seed: Seed of the legacy generator, 32 bits.
-
-    Returns:
-        The held-out positions, ordered by class and draw, and the others, ascending; both int64.
+    Held-out ones are ordered by class and draw, the others ascend. A class gives at most half of
+    its images.
 
     Source: the protocol of MetaSAug (Li et al., CVPR 2021, arXiv 2103.12579), which holds 10 images
-    per class out of the balanced 50,000; the draws follow Cao et al., NeurIPS 2019,
-    arXiv 1906.07413.
+    per class out of the balanced 50,000 before it makes them long-tailed.
     """
     parts = [np.empty(0, np.int64)]
     num_classes = int(labels.max()) + 1 if len(labels) else 0
@@ -150,16 +127,10 @@ def holdout_indices(labels: Indices, per_class: int, seed: int) -> tuple[Indices
 
 
 def cut_test(labels: Indices, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Cut test images out of a pool that has no test part.
+    """Return the positions of test images cut out of a pool, and of the others, int64.
 
-    Args:
-        labels: int64 [N], class of each pool image, 0..C-1.
-        fraction: Part of each class to cut, rounded down; at least one image, but never the last
-            one of a class, which could not be trained on then.
-        seed: Seed of the legacy generator, 32 bits.
-
-    Returns:
-        The test positions, ordered by class and draw, and the others, ascending; both int64.
+    Test positions are ordered by class and draw, the others ascend. The fraction of each class is
+    rounded down; at least one image is cut, but never the last one, which leaves none to train on.
     """
     counts = np.bincount(labels).tolist()
     per_class = [min(max(1, int(count * fraction)), max(0, count - 1)) for count in counts]
@@ -176,16 +147,9 @@ def _others(positions: Indices, length: int) -> Indices:
 def cut_validation(
     labels: Indices, chosen: Indices, per_class: int, seed: int
 ) -> tuple[Indices, Indices]:
-    """Cut validation images out of training images that were already chosen.
+    """Return validation and training positions, cut from chosen training positions, in their order.
 
-    Args:
-        labels: int64 [N], class of each pool image, 0..C-1.
-        chosen: int64, pool positions of the training images.
-        per_class: Images to cut out of each class; a class gives at most half of its images.
-        seed: Seed of the legacy generator, 32 bits.
-
-    Returns:
-        The validation and the remaining training positions, each in the order of ``chosen``.
+    A class gives at most half of its images.
     """
     held, rest = holdout_indices(labels[chosen], per_class, seed)
     return chosen[np.sort(held)], chosen[rest]

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,7 @@ _ROWS = 256
 
 
 def parquet_file(path: Path) -> Any:
-    """Return an open ``pyarrow.parquet.ParquetFile``.
-
-    Raises:
-        ParamError: pyarrow is not installed.
-        DataError: It is no Parquet file.
-    """
+    """Return an open ``pyarrow.parquet.ParquetFile``, or raise ParamError without pyarrow."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -47,11 +43,7 @@ def parquet_file(path: Path) -> Any:
 
 
 def read_column(path: Path, column: str) -> Any:
-    """Return one column as a ``pyarrow.ChunkedArray`` without empty cells.
-
-    Raises:
-        DataError: There is no such column, it has an empty cell, or it is damaged.
-    """
+    """Return one column as a ``pyarrow.ChunkedArray`` without empty cells."""
     file = parquet_file(path)
     _require_column(path, file, column)
     try:
@@ -65,11 +57,7 @@ def read_column(path: Path, column: str) -> Any:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Return the column ``label`` as text.
-
-    Raises:
-        DataError: There is no such column, or it holds neither whole numbers nor text.
-    """
+    """Return the column ``label``, whole numbers or text, as text."""
     column = read_column(path, "label")
     if str(column.type).startswith("dictionary"):
         # pandas writes its categories this way.
@@ -99,10 +87,7 @@ def read(request: Request) -> Pool:
     base = root if root.is_dir() else root.parent
     shards = find_shards(root, (".parquet",))
     class_names = _class_names(shards["train"][0])
-    texts = {
-        part: [label for path in paths for label in read_labels(path)]
-        for part, paths in shards.items()
-    }
+    texts = {part: list(chain(*map(read_labels, paths))) for part, paths in shards.items()}
     # Labels are small, so the size is known before any image is read.
     check_size(root, sum(map(len, texts.values())), image_size, "lower it")
     names, labels = number_classes(texts, class_names, root)
@@ -122,7 +107,7 @@ def read(request: Request) -> Pool:
 
 
 def _class_names(path: Path) -> list[str] | None:
-    """Return the class names in the metadata, None where there are none."""
+    """Return the class names in the metadata, None for none."""
     metadata = parquet_file(path).schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
@@ -136,7 +121,7 @@ def _cells(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield row number and content of each cell with an image, a few rows in memory at a time."""
     file = parquet_file(path)
     _require_column(path, file, "image")
-    # Counted over batches, since the place in an error is that in the file.
+    # Counted over batches, since errors name the row of the file.
     row = 0
     try:
         for batch in file.iter_batches(_ROWS, columns=["image"]):

@@ -22,7 +22,7 @@ _FORMS: dict[str, tuple[torch.dtype, tuple[str, ...]]] = {
 class Part:
     """One part of a source.
 
-    Args:
+    Attributes:
         data: Images uint8 [N, H, W, 3], RGB; sizes of the image files in bytes, int64 [N]; or
             features float32 [N, D], as the store of the pool says.
         labels: int64 [N], class of each sample, 0..C-1.
@@ -36,15 +36,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Pool:
-    """Everything a source offers, before any of it is cut.
+    """Everything a source offers; ``split`` cuts parts that it lacks out of the training part.
 
-    Args:
-        class_names: Name of each class, in label order, all different.
-        train: Samples that ``split`` draws training samples from.
-        val: None where the source has no validation part, and ``split`` cuts one.
-        test: None where the source has no test part, and ``split`` cuts one.
-        store: Content of ``data`` in the parts.
-        skipped: One line ``path: reason`` for each file left out.
+    Class names are all different and in label order. ``skipped`` has one line ``path: reason`` for
+    each file left out.
     """
 
     class_names: tuple[str, ...]
@@ -59,10 +54,6 @@ def check(pool: Pool, where: object) -> None:
     """Refuse a pool that cannot be split, trained on or scored.
 
     A class may lack validation and test samples, as one with a single sample must.
-
-    Args:
-        pool: All samples of the source.
-        where: The source or its folder, for the message.
 
     Raises:
         DataError: Fewer than two classes, equal or empty class names, no samples, a class without
@@ -83,8 +74,7 @@ def check(pool: Pool, where: object) -> None:
             _check_part(part, pool, where, word)
     # Methods weight classes by 1 / n, so each needs a training image.
     counts = torch.bincount(pool.train.labels, minlength=len(pool.class_names))
-    empty = (counts == 0).nonzero().flatten().tolist()
-    if empty:
+    if empty := (counts == 0).nonzero().flatten().tolist():
         rule = f"class '{pool.class_names[empty[0]]}' must have at least 1 training image, got 0"
         raise DataError(where, rule, "leave out classes without images")
 

@@ -5,7 +5,7 @@ minus the error where errors are printed. largest_class and epochs are empty whe
 known, as for rows that a paper quotes from another one. Errata: in RISDA's table 5, the row without
 re-weighting stands among errors and is an accuracy; STG's tables quote BBN higher than BBN prints;
 its MetaSAug is the variant with LDAM. RIDE's figure is with its router, which ltcli does not have;
-what ltcli cannot run is left out: MAMix, DiVE and BALMS's sampler.
+MAMix, DiVE and BALMS's sampler are left out, as ltcli cannot run them.
 """
 
 from dataclasses import dataclass
@@ -19,17 +19,16 @@ PATH = Path(__file__).with_name("published.csv")
 
 @dataclass(frozen=True)
 class Published:
-    """One figure of a paper or of its code.
+    """One figure of a paper or of its code, on an exponential profile.
 
     Attributes:
-        dataset: Name in ``ltcli split``; the class counts fall exponentially.
-        imbalance_factor: Largest over smallest class.
+        dataset: Name in ``ltcli split``.
         backbone: Name in ``ltcli pretrain``.
         method: Name in the source.
-        accuracy: 0..1, on the test images.
+        accuracy: Accuracy on the test images, 0..1.
         source: Paper and table, or document of its code.
         largest_class: Training images of the largest class; None if not known.
-        epochs: Training of the backbone; None if not known.
+        epochs: Epochs of the backbone; None if not known.
         note: Difference between its protocol and the one of ltcli.
     """
 

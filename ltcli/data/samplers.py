@@ -3,8 +3,8 @@
 Each function returns the whole order at once, as a pure function of (seed, epoch): it does not
 depend on workers, ranks or on the epochs before, so that a resumed run sees the same images.
 
-Everywhere, ``labels`` is int64 [N], the class 0..C-1 of each sample, ``num_classes`` is C, ``seed``
-is that of the run, and ``epoch`` counts from 0. Orders are int64 positions in ``labels``.
+Everywhere, ``labels`` is int64 [N], the class 0..C-1 of each sample, ``seed`` is that of the run,
+and ``epoch`` counts from 0. Orders are int64 positions in ``labels``.
 """
 
 from typing import Literal
@@ -41,10 +41,9 @@ def class_aware(
     row; the next cycle has another order, and the last one is cut. The images of a class come in
     random order, and in another one when all have been seen. Classes without images are left out.
 
-    Source: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019,
-    arXiv 1904.05160, released code (ClassAwareSampler); Kang et al., ICLR 2020, arXiv 1910.09217.
-    The released sampler continues where the last epoch stopped and is n_max * C long unless it is
-    cut; here each epoch starts afresh and has the requested length.
+    Source: Liu et al., CVPR 2019, arXiv 1904.05160, released code (ClassAwareSampler); Kang et al.,
+    ICLR 2020, arXiv 1910.09217. The released sampler continues where the last epoch stopped and is
+    n_max * C long unless it is cut; here each epoch starts afresh and has the requested length.
     """
     generator = _generator("class_aware", seed, epoch)
     class_counts = torch.bincount(labels, minlength=num_classes)
@@ -80,13 +79,10 @@ def class_probabilities(
         reversed     ~ 1 / n_c
         progressive  (1 - progress) n_c / N + progress / C
 
+    ``progress`` is the part of the run that is over, 0..1. Classes without samples are never drawn.
+
     Source: Kang et al., ICLR 2020, arXiv 1910.09217, eq. 1 and 2 (square-root, progressive); Zhou,
     Cui, Wei, Chen, CVPR 2020, arXiv 1912.02413, section 4.2 (reversed).
-
-    Args:
-        class_counts: int64 [C]; classes without samples are never drawn.
-        sampler: One of these three.
-        progress: Part of the run that is over, 0..1.
     """
     counts = class_counts.double()
     present = (counts > 0).double()
@@ -154,6 +150,8 @@ def balanced(labels: torch.Tensor) -> torch.Tensor:
     largest = int(labels.bincount().max())
     for c in range(int(labels.max()) + 1):
         members = (labels == c).nonzero()[:, 0]
+        # Whole passes over a class, the last one cut, so that no sample comes two times more than
+        # another.
         times = -(-largest // max(1, len(members)))
         again.append(members.repeat(times)[len(members) : largest])
     return torch.cat([torch.arange(len(labels)), *again])
@@ -173,5 +171,6 @@ def random_batches(
 
 def _shuffle_within(segments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return positions that shuffle each segment in place; segments ascend."""
+    # A stable sort of shuffled positions by segment keeps the random order within each.
     shuffled = torch.randperm(len(segments), generator=generator)
     return shuffled[torch.argsort(segments[shuffled], stable=True)]

@@ -16,7 +16,7 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Counts:
-    """Size of a published data set: classes, and images by part (None: it has no such part)."""
+    """Size of a published data set: classes, and images by part; None for a part that it lacks."""
 
     classes: int
     train: int
@@ -24,12 +24,7 @@ class Counts:
     test: int
 
     def difference(self, num_classes: int, sizes: Mapping[str, int]) -> str | None:
-        """Return how a data set differs from the published one, None where it does not.
-
-        Args:
-            num_classes: Classes of the data set.
-            sizes: Images of each part that it has.
-        """
+        """Return the first difference of a data set from the published one, None for none."""
         # Classes first: another number of them explains all other differences.
         expected = {
             "classes": (num_classes, self.classes),
@@ -47,21 +42,21 @@ class Counts:
 class Source:
     """One line of the table: everything about a data set that is known before it is read.
 
-    Args:
+    Attributes:
         name: Name on the command line.
         module: Module of ``ltcli.data`` that reads it.
         summary: One sentence for the help text.
         needs_root: Whether it lies in a folder of the user; if not, it comes with the package.
-        natural: Whether its own class counts are kept unless a profile is asked for.
+        natural: Whether its own class counts are kept unless a profile is given.
         mean: Mean of each colour channel, 0..1; None to measure the training images.
         std: Standard deviation of each colour channel, 0..1; None to measure them.
         of_files: Whether its images are files of their own, which ``split`` need not decode.
         of_images: Whether ``split`` decodes images of any size out of other files.
         forms: Alternative sets of files that describe it; the first set found is read. Each maps a
-            parameter to the published file name under the root, None where there is no such name.
+            parameter to the published file name under the root, None where it has no such name.
         required: Parameters that must be given.
         suffixes: Suffixes of the files that hold the samples, where these are no image files.
-        counts: Size that a complete copy of a published data set has.
+        counts: Size of a complete copy of a published data set.
     """
 
     name: str
@@ -208,26 +203,20 @@ SOURCES: dict[str, Source] = {
     )
 }
 
+_FORMS = [form for source in SOURCES.values() for form in source.forms]
 # Every parameter that names a file beside the root.
-FILE_PARAMETERS = tuple(
-    dict.fromkeys(option for source in SOURCES.values() for form in source.forms for option in form)
-)
+FILE_PARAMETERS = tuple(dict.fromkeys(option for form in _FORMS for option in form))
 
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that ``split`` tells a source.
+    """The wishes of ``split`` for a source; see the parameters of the same names.
 
     Attributes:
         source: Name in the table.
         root: Folder or file of the data set; unused where it comes with the package.
         named: Files that describe the data set, by parameter, as the user named them.
-        download: Whether a missing data set may be fetched into ``root``.
-        store: Whether image files are decoded now.
         image_size: Side of the images in pixels, where they are decoded to one size.
-        on_bad_image: Whether an unreadable image ends the run or is left out.
-        partial: Whether a part of a published data set will do.
-        verify: Whether image files that are not decoded now are read once all the same.
     """
 
     source: str
@@ -241,11 +230,7 @@ class Request:
     verify: bool = False
 
     def files(self) -> dict[str, Path]:
-        """Return the files that describe the data set, by parameter; all of them exist.
-
-        Raises:
-            DataError: One does not.
-        """
+        """Return the files that describe the data set, by parameter, or raise DataError."""
         files = files_of(self.source, self.root, self.named)
         for option, path in files.items():
             if not path.is_file():
@@ -254,15 +239,9 @@ class Request:
 
 
 def require_options(name: str, root: str | None, given: Collection[str]) -> None:
-    """Refuse options that a source does not read, and the lack of one that it needs.
+    """Raise ParamError for an option that a source does not read, and for one that it lacks.
 
-    Args:
-        name: Name in the table.
-        root: Folder or file of the data set.
-        given: The given parameters, of those that not every source reads.
-
-    Raises:
-        ParamError: One is not read, one is missing, or two do not go together.
+    ``given`` are those parameters that not every source reads.
     """
     source = SOURCES[name]
     if root is None and source.needs_root:
@@ -288,12 +267,9 @@ def require_options(name: str, root: str | None, given: Collection[str]) -> None
 
 
 def files_of(name: str, root: Path, named: Mapping[str, str]) -> dict[str, Path]:
-    """Return the files that describe a data set, by parameter; those not named may be missing.
+    """Return the files that describe a data set, by parameter.
 
-    Args:
-        name: Name in the table.
-        root: Folder of the data set, where the other files lie under their published names.
-        named: Parameter to file, as the user named them.
+    Files that the user did not name lie under their published names in the root, or are missing.
     """
     forms = [form for form in SOURCES[name].forms if set(named) <= set(form)]
     published = [

@@ -1,4 +1,4 @@
-"""Load any source of the table into a pool that has been checked."""
+"""Any source of the table, loaded into a pool and checked."""
 
 import logging
 from importlib import import_module
@@ -35,16 +35,13 @@ def load_source(request: Request) -> Pool:
             pool = load_files(request, pool)
     except OSError as error:
         raise DataError(error.filename or where, f"cannot be read: {cause(error)}") from error
+    # Here for all sources, so that no reader has to check by itself.
     pools.check(pool, where)
     return pool
 
 
 def _check_counts(request: Request, found: Pool | Listed) -> None:
-    """Refuse a part of a published data set of image files, and warn of one of small images.
-
-    Raises:
-        DataError: It is a part, and ``partial`` does not allow one.
-    """
+    """Refuse a part of a published data set of image files, and warn of one of small images."""
     counts = SOURCES[request.source].counts
     if counts is None or request.partial:
         return

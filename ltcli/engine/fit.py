@@ -30,14 +30,10 @@ CHECKPOINT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave.
+    """Figures of one epoch, counted from 0.
 
-    Attributes:
-        epoch: From 0.
-        loss: Mean over the samples drawn, nats.
-        learning_rate: Of this epoch.
-        seconds: Wall time since the epoch, or the resumed part of it, began.
-        samples_per_second: Of the part that ran now.
+    The loss is the mean over the samples drawn, in nats. A resumed epoch has the wall time and
+    speed of the part that ran now.
     """
 
     epoch: int
@@ -63,21 +59,8 @@ def train(
 ) -> tuple[Snapshots, dict[str, torch.Tensor]]:
     """Train a module in place to the end of its run, with checkpoints and a report of each epoch.
 
-    Args:
-        module: Holds what is trained, with its buffers.
-        optimizer: Over the parameters that are trained.
-        steps: Optimisation steps.
-        order: Rows that an epoch draws, unless the steps have an order of their own.
-        learning_rate: Epoch to learning rate.
-        epochs: Length of the run.
-        batch_size: Rows of a step.
-        seed: Seed of layers that draw numbers in training.
-        context: Checkpoint, log and signals.
-        dtype: Precision, for the report.
-        keep: Number of last epochs whose state is kept.
-
-    Returns:
-        The kept states, and the state of the method as tensors of a model artifact.
+    ``order`` has the rows of an epoch, unless the steps have an order of their own. Returns the
+    states of the last ``keep`` epochs, and the method's as tensors of a model artifact.
     """
     snapshots = Snapshots(module, epochs - keep)
     training = fit(
@@ -110,16 +93,11 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train, yielding after each epoch; go on from a checkpoint where there is one.
 
-    Args:
-        step: Does one optimisation step and returns its mean loss, float [], still on the device.
-        order: Positions that an epoch draws, int64 [M] on the CPU, a pure function of the epoch.
-        learning_rate: Rate of an epoch; a group of the optimiser may have a multiple, ``rate``.
-        state: What is saved and restored.
-        epochs: Length of the run.
-        batch_size: Rows per step; the last step of an epoch takes what is left, unless that is a
-            single row, of which batch-norm has no statistics.
-        seed: Seed of layers that draw numbers in training, such as dropout.
-        context: Checkpoint and signals.
+    ``step`` returns its mean loss, float [], on the device. ``order`` has the positions that an
+    epoch draws, int64 [M] on the CPU, a pure function of the epoch; its last step takes the rows
+    left, unless there is a single one, of which batch-norm has no statistics. A group of the
+    optimiser may have a multiple of the learning rate, ``rate``. ``seed`` is that of layers that
+    draw numbers in training, such as dropout.
 
     Raises:
         NumericalError: A loss is not finite; epoch and step are named.
@@ -209,16 +187,7 @@ def report(
     dtype: object,
     facts: Callable[[], dict[str, float]] = dict,
 ) -> Iterator[Epoch]:
-    """Pass epochs on, and report each.
-
-    Args:
-        training: Epochs that ``fit`` yields.
-        epochs: Length of the run.
-        context: Writes the sidecar.
-        device: Device, for the first line.
-        dtype: Precision, for the first line.
-        facts: Further figures of the epoch that just ended.
-    """
+    """Pass epochs on, and report each, with further figures (``facts``) of the epoch just ended."""
     precision = str(dtype).removeprefix("torch.")
     logger.info("%s: on %s in %s", context.name, device, precision)
     context.log({"event": "training", "device": str(device), "precision": precision})
@@ -230,8 +199,7 @@ def report(
             more = facts()
             context.log({"event": "epoch", **dataclasses.asdict(epoch), **more})
             text = f"loss {epoch.loss:.4f}, lr {epoch.learning_rate:g}"
-            for name, value in more.items():
-                text += f", {name.replace('_', ' ')} {value:.3g}"
+            text += "".join(f", {n.replace('_', ' ')} {value:.3g}" for n, value in more.items())
             speed = f"{epoch.samples_per_second:,.0f} samples/s"
             if bar is not None:
                 bar.update(bar.task_ids[0], completed=epoch.epoch + 1, info=f"{text}, {speed}")
@@ -244,21 +212,15 @@ def report(
 
 
 def _bar(name: str, epochs: int) -> Progress:
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
-    bar = Progress(
-        TextColumn(name),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}"),
-        TimeRemainingColumn(),
+    bar = progress.Progress(
+        progress.TextColumn(name),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[info]}"),
+        progress.TimeRemainingColumn(),
         console=Console(stderr=True),
     )
     bar.add_task(name, total=epochs, info="")

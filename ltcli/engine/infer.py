@@ -33,7 +33,7 @@ def backbone_features(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Function from images [B, 3, H, W] to features, float32 [B, D].
 
-    ``folded`` as for ``backbone_maps``; otherwise the backbone itself works, in its own mode.
+    Unless ``folded``, as for ``backbone_maps``, the backbone itself works, in its own mode.
     """
     backbone = network.backbone
     if isinstance(backbone, ResNet):

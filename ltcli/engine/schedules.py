@@ -13,14 +13,9 @@ class Schedule:
     """One published schedule.
 
     Attributes:
-        epochs: Length of the run.
-        batch_size: Images per step.
-        lr: Base learning rate.
         warmup: Epochs of linear warm-up: lr * (epoch + 1) / warmup.
         milestones: First epoch of each later phase.
         factors: Multiple of the base rate in each of these phases; cosine decay without any.
-        weight_decay: L2 coefficient.
-        nesterov: Nesterov momentum instead of plain momentum.
         pad_mode: Padding of images before the random crop: constant (zeros) or reflect.
     """
 

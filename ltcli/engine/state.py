@@ -75,14 +75,7 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """State of a run as flat tensors for a checkpoint. It keeps references and copies nothing.
-
-    Attributes:
-        module: Module that is trained, with its buffers.
-        optimizer: Optimiser of its parameters.
-        snapshots: Copies kept so far.
-        method: State of the method, if any.
-    """
+    """State of a run as flat tensors for a checkpoint. It keeps references and copies nothing."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer

@@ -1,5 +1,6 @@
 """Batches and optimisation steps: the one seam of the training loop. Plain training is here."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,8 +23,7 @@ class Batch:
     """The samples of a step.
 
     Attributes:
-        epoch: From 0.
-        step: From 0 within the epoch.
+        step: Number within the epoch. Both count from 0.
         first: Position of the first row in the epoch's order.
         rows: int64 [B] on the device, positions in the training set.
         stream: Name of the random stream that augments them. A second batch of the same step has
@@ -68,13 +68,9 @@ class Reduce(Protocol):
         batch: Batch,
         shares: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the mean.
+        """Mean of losses float [B], nats, with labels int64 [B].
 
-        Args:
-            values: float [B], losses, nats.
-            labels: int64 [B].
-            batch: Epoch and step of these losses.
-            shares: float [B], mixing weights of the labels; 1 if not given.
+        ``shares``, float [B], are mixing weights of the labels; 1 if not given.
         """
 
 
@@ -84,7 +80,6 @@ class Mixing:
 
     Attributes:
         alpha: Parameter of the symmetric Beta distribution of the mixing weight.
-        seed: Seed of mixing weights and partners.
         label_shares: (weight, labels int64 [B], partners' labels int64 [B]) to the mixing weights
             of the first labels, float [B]; None for the weight of the inputs.
     """
@@ -95,27 +90,21 @@ class Mixing:
 
 
 def drawn_from(samples: Samples) -> Inputs:
-    """Return the function that makes the augmented samples of a step, float [B, ...]."""
-
-    def inputs(batch: Batch) -> torch.Tensor:
-        return samples.drawn(batch.rows, epoch=batch.epoch, first=batch.first, stream=batch.stream)
-
-    return inputs
+    """Function that makes the augmented samples of a step, float [B, ...]."""
+    return lambda batch: samples.drawn(
+        batch.rows, epoch=batch.epoch, first=batch.first, stream=batch.stream
+    )
 
 
 def weighted_mean(
     beta: float, reduction: losses.Reduction, class_counts: torch.Tensor, first_epoch: int = 0
 ) -> Reduce:
-    """Return the mean of a step's losses with class weights by the effective number of samples.
+    """Mean of a step's losses with class weights by the effective number of samples.
 
-    Args:
-        beta: Parameter of the effective number; 0 is no weights.
-        reduction: weighted-mean or mean-of-weighted, see ``ltcli.stats.losses.reduce``.
-        class_counts: int64 [C].
-        first_epoch: Before this epoch, all weights are 1.
+    ``beta`` 0 is no weights; all are 1 before ``first_epoch``. The class counts are int64 [C]. For
+    ``reduction`` see ``ltcli.stats.losses.reduce``.
     """
-    none = torch.ones(len(class_counts), device=class_counts.device)
-    weights = none
+    weights = none = torch.ones(len(class_counts), device=class_counts.device)
     if beta > 0:
         weights = effective_number_weights(class_counts.cpu(), beta).to(none)
 
@@ -132,12 +121,7 @@ def weighted_mean(
 def descent(
     optimizer: torch.optim.Optimizer, objective: Callable[[Batch], torch.Tensor]
 ) -> Callable[[Batch], torch.Tensor]:
-    """Return the step that descends an objective, and returns its value before the step.
-
-    Args:
-        optimizer: Over the parameters that are trained.
-        objective: A batch to its mean loss, float [].
-    """
+    """Step that descends an objective, float [], and returns its value before the step."""
 
     def step(batch: Batch) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -152,16 +136,9 @@ def descent(
 def train_too(
     optimizer: torch.optim.Optimizer, parameters: Sequence[torch.Tensor], *, decayed: bool = True
 ) -> None:
-    """Let an optimiser train further parameters, at the base rate.
-
-    Args:
-        optimizer: The optimiser of the network.
-        parameters: Tensors to train, too.
-        decayed: Whether they have the network's weight decay, or none.
-    """
+    """Let an optimiser train more parameters, at the base rate, with its weight decay or none."""
     decay = optimizer.param_groups[0]["weight_decay"] if decayed else 0.0
-    group = {"params": list(parameters), "weight_decay": decay, "rate": 1.0}
-    optimizer.add_param_group(group)
+    optimizer.add_param_group({"params": list(parameters), "weight_decay": decay, "rate": 1.0})
 
 
 def plain_step(
@@ -175,17 +152,11 @@ def plain_step(
     dtype: torch.dtype,
     mixing: Mixing | None = None,
 ) -> Callable[[Batch], torch.Tensor]:
-    """Return the step of plain training.
+    """Step of plain training.
 
-    Args:
-        network: Inputs to logits; already in the mode, train or eval, that the run wants.
-        optimizer: Over the parameters that are trained.
-        loss: Logits, labels and batch to the losses, float [B].
-        reduce: Makes their mean.
-        inputs: Makes the inputs of a step.
-        labels: int64 [N], on the device.
-        dtype: Precision of the forward pass.
-        mixing: Mixup of inputs and labels; None for none.
+    ``network`` makes logits of inputs, already in the mode, train or eval, that the run wants;
+    ``loss`` makes the losses, float [B], of logits. The labels are int64 [N], on the device.
+    ``dtype`` is the precision of the forward pass.
     """
 
     def objective(batch: Batch) -> torch.Tensor:
@@ -198,43 +169,22 @@ def plain_step(
     return descent(optimizer, objective)
 
 
-def feature_step(
-    features: Callable[[Batch], torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    loss: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
-    labels: torch.Tensor,
-) -> Callable[[Batch], torch.Tensor]:
-    """Return the step of a loss that needs features, not logits alone.
-
-    Args:
-        features: Makes the features of a step, float32 [B, D].
-        optimizer: Over the parameters that are trained.
-        loss: Features, labels int64 [B] and the batch to the mean loss.
-        labels: int64 [N], on the device.
-    """
-    return descent(optimizer, lambda batch: loss(features(batch), labels[batch.rows], batch))
-
-
 def second_batches(
     labels: torch.Tensor, num_classes: int, sampler: Sampler, *, seed: int, epochs: int
 ) -> Callable[[Batch], Batch]:
-    """Return a function that gives a step another batch of the same size, by another sampler.
+    """Function that gives a step another batch of the same size, by another sampler.
 
-    Args:
-        labels: int64 [N], on the device.
-        num_classes: C.
-        sampler: Sampler of the other batches.
-        seed: Seed of the run.
-        epochs: Length of the run.
+    The labels are int64 [N], on the device.
     """
-    known, drawn = labels.cpu(), dict[int, torch.Tensor]()
+    known = labels.cpu()
+
+    @functools.lru_cache(maxsize=1)
+    def drawn(epoch: int) -> torch.Tensor:
+        times = {"seed": derive("second", seed), "epoch": epoch, "epochs": epochs}
+        return order_of(sampler, known, num_classes, **times).to(labels.device)
 
     def second(batch: Batch) -> Batch:
-        if batch.epoch not in drawn:
-            drawn.clear()
-            times = {"seed": derive("second", seed), "epoch": batch.epoch, "epochs": epochs}
-            drawn[batch.epoch] = order_of(sampler, known, num_classes, **times).to(labels.device)
-        rows = drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
+        rows = drawn(batch.epoch)[batch.first : batch.first + len(batch.rows)]
         # A stream of its own, so that an image in both batches is augmented twice.
         return Batch(batch.epoch, batch.step, batch.first, rows, stream="augment second")
 
@@ -244,24 +194,14 @@ def second_batches(
 def labels_on_host(
     order: Callable[[int], torch.Tensor], labels: torch.Tensor
 ) -> Callable[[Batch], torch.Tensor]:
-    """Return a function that gives the labels of a step, int64 [B], on the CPU.
+    """Function that gives the labels of a step, int64 [B], on the CPU.
 
-    It takes them from the epoch's order, so that no step waits for the device to find out which
-    classes its batch has.
-
-    Args:
-        order: Rows that an epoch draws, int64 on the CPU, as for ``fit``.
-        labels: int64 [N], on the device.
+    It takes them from the epoch's order, int64 on the CPU as for ``fit``, so that no step waits for
+    the device, which has the labels int64 [N], to find out which classes its batch has.
     """
-    known, drawn = labels.cpu(), dict[int, torch.Tensor]()
-
-    def on_host(batch: Batch) -> torch.Tensor:
-        if batch.epoch not in drawn:
-            drawn.clear()
-            drawn[batch.epoch] = known[order(batch.epoch)]
-        return drawn[batch.epoch][batch.first : batch.first + len(batch.rows)]
-
-    return on_host
+    known = labels.cpu()
+    drawn = functools.lru_cache(maxsize=1)(lambda epoch: known[order(epoch)])
+    return lambda batch: drawn(batch.epoch)[batch.first : batch.first + len(batch.rows)]
 
 
 def mixed_loss(
@@ -273,16 +213,9 @@ def mixed_loss(
     batch: Batch,
     mixing: Mixing,
 ) -> torch.Tensor:
-    """Return the mean loss of mixed inputs, float []: each has its own label and its partner's.
+    """Mean loss of mixed inputs, float []: each has its own label and its partner's.
 
-    Args:
-        network: Inputs to logits.
-        loss: Logits, labels and batch to the losses, float [B].
-        reduce: Makes their mean.
-        x: Inputs, float [B, ...].
-        y: int64 [B].
-        batch: Epoch and step.
-        mixing: Distribution and seed of the mixing weight, and the weights of the labels.
+    ``loss`` gives the losses, float [B], of logits; x is float [B, ...], y is int64 [B].
     """
     weight, partner = mixture(len(y), mixing.alpha, mixing.seed, batch)
     partner = to_device(partner, y.device)
@@ -296,7 +229,7 @@ def mixed_loss(
 
 
 def mixture(size: int, alpha: float, seed: int, batch: Batch) -> tuple[float, torch.Tensor]:
-    """Return one step's mixing weight, in 0..1, and the partner of each row, int64 [B].
+    """One step's mixing weight, in 0..1, and the partner of each row, int64 [B].
 
     Source: Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412; one weight per batch.
     """

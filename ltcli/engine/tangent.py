@@ -21,12 +21,8 @@ def directional_derivative(module: nn.Module, direction: Mapping[str, Tensor], x
     """d/de module(x; theta + e v) at e = 0, in the shape of the module's output.
 
     In train mode batch-norms take their statistics from the batch, and the derivative goes through
-    these. Parameters and buffers do not change.
-
-    Args:
-        module: Module with parameters theta.
-        direction: v, one tensor for each parameter, by name.
-        x: Input, a constant.
+    these. Parameters and buffers do not change. ``direction`` is v, one tensor for each parameter,
+    by name; x is a constant.
     """
     # Copies, as batch-norms in train mode write their running statistics.
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}

@@ -75,11 +75,7 @@ def names(stage: str) -> list[str]:
 
 
 def find(name: str, stage: str) -> Method[Any]:
-    """Record of a method.
-
-    Raises:
-        ParamError: The stage offers no such method.
-    """
+    """Record of a method, or ParamError if the stage offers none of that name."""
     # Two errors, as a method of the other stage is not a misspelling.
     if name not in METHODS:
         raise ParamError(stage, f"no method '{name}'", nearest(name, names(stage)))
@@ -92,6 +88,5 @@ def find(name: str, stage: str) -> Method[Any]:
 def balances(method: Method[Any], options: object, run: Run) -> bool:
     """Whether the classifier no longer follows the class prior of the training set."""
     # Later stages adjust the prior only of models that still follow it.
-    params = run.params
-    by_data = params.beta > 0 or params.sampler != "instance-balanced"
+    by_data = run.params.beta > 0 or run.params.sampler != "instance-balanced"
     return by_data or method.balances(options, run)

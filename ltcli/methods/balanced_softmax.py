@@ -10,16 +10,8 @@ Source: Ren, Yu, Sheng, Ma, Zhao, Yi, Li, NeurIPS 2020, arXiv 2007.10740.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ltcli.core.params import NoOptions
-from ltcli.methods.method import BOTH, Method
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss, TrainingRun
+from ltcli.methods.method import BOTH, Loss, Method, TrainingRun
 
 
 def make_loss(_options: NoOptions, run: TrainingRun) -> Loss:
@@ -29,10 +21,7 @@ def make_loss(_options: NoOptions, run: TrainingRun) -> Loss:
     # Counts instead of the prior: a constant on all logits changes no softmax.
     shift = run.class_counts.float().log()
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        return F.cross_entropy(logits + shift, labels, reduction="none")
-
-    return loss
+    return lambda logits, labels, _batch: F.cross_entropy(logits + shift, labels, reduction="none")
 
 
 METHOD = Method(

@@ -17,13 +17,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import NoOptions
-from ltcli.methods.method import Method, refuse_class_weights
+from ltcli.methods.method import Method, TrainingRun, refuse_class_weights
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
 
 
 def share(epoch: int, epochs: int) -> float:
@@ -38,16 +37,15 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
 
     from ltcli.compute.device import autocast
     from ltcli.engine.steps import Steps, descent, second_batches
-    from ltcli.models.several import TwoBranches
+    from ltcli.models.resnet import TwoBranches
 
     network, labels = run.network, run.labels
     backbone = network.backbone
     # Not a user's error: the record below asks for this backbone.
     if not isinstance(backbone, TwoBranches):
         raise ValueError("bbn trains a backbone of two branches")
-    second = second_batches(
-        labels, len(run.class_counts), "reversed", seed=run.seed, epochs=run.epochs
-    )
+    classes = len(run.class_counts)
+    second = second_batches(labels, classes, "reversed", seed=run.seed, epochs=run.epochs)
 
     def objective(batch: Batch) -> torch.Tensor:
         a = share(batch.epoch, run.epochs)
@@ -65,11 +63,6 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
     return Steps(descent(run.optimizer, objective))
 
 
-def check(_options: NoOptions, run: Run) -> None:
-    """Refuse class weights: the second branch already favours rare classes."""
-    refuse_class_weights(run, "the second branch sees rare classes more often instead")
-
-
 METHOD = Method(
     summary="two branches, for the natural distribution and for rare classes, mixed over time",
     source="Zhou et al., CVPR 2020, arXiv 1912.02413",
@@ -78,6 +71,8 @@ METHOD = Method(
     defaults={"pretrain": {"schedule": "bbn"}},
     steps=make_steps,
     alone=True,
-    check=check,
+    check=lambda _options, run: refuse_class_weights(
+        run, "the second branch sees rare classes more often instead"
+    ),
     backbone=lambda _options, _run: "bbn",
 )

@@ -8,20 +8,26 @@ so that nothing is differentiated twice.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import refuse_class_weights, require_instance_balanced, require_linear
+from ltcli.methods.method import (
+    Run,
+    TrainingRun,
+    refuse_class_weights,
+    require_instance_balanced,
+    require_linear,
+)
 from ltcli.methods.options import Base, base_loss
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
     from ltcli.stats.meta_covariance import Tangents
 
     Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -78,11 +84,10 @@ def check(options: MetaSet, run: Run) -> None:
         require_linear(run.headers["model"])
     data = run.data
     if options.meta_source == "held-out":
-        if not data.size("val.labels", 0):
-            rule = "has no held-out images, which are the meta set"
-            hint = "split with --protocol holdout, or use --meta-source train"
-            raise ArtifactError(data.path, rule, hint)
-        return
+        if data.size("val.labels", 0):
+            return
+        hint = "split with --protocol holdout, or use --meta-source train"
+        raise ArtifactError(data.path, "has no held-out images, which are the meta set", hint)
     fewest = min(data.info["class_counts"])
     if options.meta_per_class >= fewest:
         rule = f"meta-per-class must be less than {fewest}, got {options.meta_per_class}"
@@ -106,7 +111,6 @@ def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.
     from ltcli.data.samplers import balanced, random_batches, some_of_each
     from ltcli.engine.steps import Batch
 
-    device = run.labels.device
     if options.meta_source == "held-out":
         if run.held_out is None or run.held_out_labels is None:
             raise ValueError("the method reads held-out data")
@@ -114,8 +118,8 @@ def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.
         rows = balanced(labels.cpu())
     else:
         inputs, labels = run.inputs, run.labels
-        num_classes, count = len(run.class_counts), options.meta_per_class
-        rows = some_of_each(labels.cpu(), num_classes, count, seed=run.seed)
+        count = options.meta_per_class
+        rows = some_of_each(labels.cpu(), len(run.class_counts), count, seed=run.seed)
         left = torch.ones(len(labels), dtype=torch.bool)
         left[rows] = False
 
@@ -126,17 +130,16 @@ def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.
 
     # A batch has no image twice.
     size = min(options.meta_batch, len(rows))
-    drawn: dict[int, torch.Tensor] = {}
+    # Enough for any order: none is longer than the training set.
+    steps = -(-len(run.labels) // run.batch_size)
+
+    @functools.lru_cache(maxsize=1)
+    def drawn(epoch: int) -> torch.Tensor:
+        batches = random_batches(rows, size, steps, seed=run.seed, epoch=epoch)
+        return batches.to(run.labels.device)
 
     def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if batch.epoch not in drawn:
-            drawn.clear()
-            # Enough for any order: none is longer than the training set.
-            steps = -(-len(run.labels) // run.batch_size)
-            batches = random_batches(rows, size, steps, seed=run.seed, epoch=batch.epoch)
-            drawn[batch.epoch] = batches.to(device)
-        chosen = drawn[batch.epoch][batch.step]
-        first = batch.step * size
+        chosen, first = drawn(batch.epoch)[batch.step], batch.step * size
         held_out = Batch(batch.epoch, batch.step, first, chosen, stream="augment meta")
         return inputs(held_out), labels[chosen]
 
@@ -154,16 +157,9 @@ def behind_virtual_step(
     """Gradient v of the held-out cross-entropy after a virtual step.
 
     The step is plain gradient descent at the optimiser's rate on all trained parameters of a linear
-    classifier and the backbone, without momentum or decay.
-
-    Args:
-        loss: Function from features float [B, D] to the training loss; None for no step.
-        features: float [B, D], of the training batch, with their graph if the backbone is trained.
-            No other forward pass of this step may come before theirs, as layers draw in order.
-        x: Inputs of these features.
-        held_out: Images or features of the meta batch, and int64 labels.
-        run: The run.
-        batch: Batch of the step.
+    classifier and the backbone, without momentum or decay. ``loss`` takes features float [B, D];
+    None is no step. ``features`` are those of the inputs ``x``, with their graph if the backbone is
+    trained. No other forward pass of this step may come before theirs, as layers draw in order.
     """
     import torch
     from torch.func import functional_call
@@ -179,8 +175,7 @@ def behind_virtual_step(
     theta = [*head, *body.values()]
     virtual = [parameter.detach().clone() for parameter in theta]
     if loss is not None:
-        gradient = _gradient(loss, features, head, list(body.values()))
-        torch._foreach_sub_(virtual, gradient, alpha=rate)
+        torch._foreach_sub_(virtual, _gradient(loss, features, head, theta[2:]), alpha=rate)
     # From here they are leaves: v is the gradient by them alone.
     for parameter in virtual:
         parameter.requires_grad_()
@@ -216,12 +211,11 @@ def _gradient(
 
     # The features are detached from the backbone, so that one forward pass serves both losses.
     cut = features.detach().requires_grad_(len(body) > 0)
-    by_head = torch.autograd.grad(loss(cut), [*head, cut] if body else head)
-    by_body: tuple[torch.Tensor, ...] = ()
-    if body:
-        # The graph stays, for the real step goes back through it.
-        by_body = torch.autograd.grad(features, body, by_head[2], retain_graph=True)
-    return [*by_head[: len(head)], *by_body]
+    if not body:
+        return [*torch.autograd.grad(loss(cut), head)]
+    *by_head, by_cut = torch.autograd.grad(loss(cut), [*head, cut])
+    # The graph stays, for the real step goes back through it.
+    return [*by_head, *torch.autograd.grad(features, body, by_cut, retain_graph=True)]
 
 
 def alignments(
@@ -236,11 +230,8 @@ def alignments(
     gradient of a single sample is formed. With weights w_i on the losses of a virtual step,
     dM/dw_i = -rate <grad l_i, v>.
 
-    Args:
-        losses: Function from logits float [B, C] to the losses of the samples, float [B].
-        features: float [B, D], of the training batch.
-        run: The run, with a linear classifier.
-        tangents: v.
+    ``losses`` takes logits float [B, C] to the losses of the samples, float [B], and ``features``
+    are float [B, D], those of the training batch.
     """
     import torch
 
@@ -262,13 +253,8 @@ def reweighting(
 ) -> Steps:
     """Steps of a method that finds a weight for every sample of a batch.
 
-    Args:
-        options: Options of the method.
-        run: The run.
-        before: Function from losses float [B], labels and batch to the loss of the virtual step;
-            None for no virtual step.
-        after: Function from losses, their ``alignments`` float [B], labels and batch to the loss
-            of the step.
+    ``before`` makes the loss of the virtual step from losses float [B], labels and batch; None is
+    no such step. ``after`` makes the loss of the step and takes the ``alignments``, float [B], too.
     """
     from ltcli.engine.steps import Steps, descent
 

@@ -18,6 +18,7 @@ Source: Zhang, Wei, Zhou, Wu, AAAI 2021 (no arXiv id known), and released code.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ from ltcli.methods import bilevel
 from ltcli.methods.method import (
     FINETUNE,
     Method,
+    Run,
+    TrainingRun,
     require_activation_maps,
     require_instance_balanced,
     require_moving_backbone,
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,7 @@ def drawn_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Order of an epoch, int64 [M], and whether each of its images is moved, bool [M].
 
-    Args:
-        labels: int64 [N], on the CPU.
-        more: int64 [C], extra draws of each class.
-        seed: Seed of the run.
-        epoch: Epoch from 0.
+    Labels are int64 [N] on the CPU, ``more`` is int64 [C], the extra draws of each class.
     """
     import torch
 
@@ -90,35 +88,27 @@ def drawn_rows(
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps on images and moved images."""
-    from torch.nn import functional as F
-
     from ltcli.engine.steps import Steps, descent
 
     labels = run.labels.cpu()
     more = moved_counts(run.class_counts.cpu(), options.at_most)
     move = _mover(options, run)
-    moved: dict[int, torch.Tensor] = {}
-
-    def order(epoch: int) -> torch.Tensor:
-        moved.clear()
-        rows, moved[epoch] = drawn_rows(labels, more, seed=run.seed, epoch=epoch)
-        return rows
+    # A pure function of the epoch, so it can be made again at any time.
+    drawn = functools.lru_cache(maxsize=1)(
+        lambda epoch: drawn_rows(labels, more, seed=run.seed, epoch=epoch)
+    )
 
     def objective(batch: Batch) -> torch.Tensor:
-        # The flags are a pure function of the epoch, so they can be made again at any time.
-        if batch.epoch not in moved:
-            order(batch.epoch)
-        flags = moved[batch.epoch][batch.first : batch.first + len(batch.rows)]
+        flags = drawn(batch.epoch)[1][batch.first : batch.first + len(batch.rows)]
         y = run.labels[batch.rows]
         x = move(run.inputs(batch), y, flags.nonzero().flatten(), batch)
-        logits = run.network.classifier(run.features_of(x))
-        return run.reduce(F.cross_entropy(logits, y, reduction="none"), y, batch)
+        return run.cross_entropy(run.network.classifier(run.features_of(x)), y, batch)
 
-    return Steps(descent(run.optimizer, objective), order=order)
+    return Steps(descent(run.optimizer, objective), order=lambda epoch: drawn(epoch)[0])
 
 
 def check(_options: Options, run: Run) -> None:
-    """Refuse a frozen backbone, one without maps, and another sampler than the method itself."""
+    """Refuse a frozen backbone, one without maps, and another sampler."""
     require_moving_backbone(run)
     require_activation_maps(run.headers["model"])
     require_instance_balanced(run, "for cam-sampling", "the method fills up rare classes by itself")

@@ -8,26 +8,15 @@ classifier, which makes it the control for the others.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ltcli.core.params import NoOptions
-from ltcli.methods.method import BOTH, Method
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss, TrainingRun
+from ltcli.methods.method import BOTH, Loss, Method, TrainingRun
 
 
 def make_loss(_options: NoOptions, _run: TrainingRun) -> Loss:
     """Cross-entropy of each sample."""
     from torch.nn import functional as F
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        return F.cross_entropy(logits, labels, reduction="none")
-
-    return loss
+    return lambda logits, labels, _batch: F.cross_entropy(logits, labels, reduction="none")
 
 
 METHOD = Method(

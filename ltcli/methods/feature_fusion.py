@@ -41,6 +41,8 @@ from ltcli.core.params import param
 from ltcli.methods.method import (
     FINETUNE,
     Method,
+    Run,
+    TrainingRun,
     require_activation_maps,
     require_frozen_backbone,
     require_instance_balanced,
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Inputs, Steps
-    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,6 @@ class Options(HeadRule):
         "number of last backbone stages that follow the fusion; above 0 needs --data images",
         ge=0,
     )
-
-
-def reads(options: Options, _run: Run) -> tuple[str, ...]:
-    """Inputs of the steps beside model and data; none without fused features."""
-    return ("maps", "confusion") if options.donors_per_image else ()
 
 
 def check(options: Options, run: Run) -> None:
@@ -108,10 +104,10 @@ def check(options: Options, run: Run) -> None:
 
 
 def _check_maps(options: Options, run: Run) -> None:
+    """Refuse a model or feature bank without maps of several positions."""
     require_activation_maps(run.headers["model"])
     if run.bank:
-        bank = run.data
-        where, size = bank.path, bank.tensors.get("train.maps", ("", ()))[1][2:]
+        where, size = run.data.path, run.data.tensors.get("train.maps", ("", ()))[1][2:]
         if not size:
             hint = "make it with dump-features --maps, or use --data images"
             raise ArtifactError(where, "holds no feature maps", hint)
@@ -133,9 +129,8 @@ def _check_maps(options: Options, run: Run) -> None:
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps on composed batches."""
     import torch
-    from torch.nn import functional as F
 
-    from ltcli.engine.steps import Steps, feature_step
+    from ltcli.engine.steps import Steps, descent
 
     donors = options.donors_per_image
     tails = run.batch_size // (2 * (1 + donors))
@@ -143,14 +138,14 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     maps = run.maps
     features = run.features if maps is None else _fused(options, run, maps, tails)
 
-    def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def objective(batch: Batch) -> torch.Tensor:
+        labels = run.labels[batch.rows]
         # Rows of donors hold fused features, which have the class of their tail image.
         fused = labels[:tails].repeat_interleave(donors)
         labels = torch.cat([labels[:tails], fused, labels[tails * (1 + donors) :]])
-        values = F.cross_entropy(classifier(features), labels, reduction="none")
-        return run.reduce(values, labels, batch)
+        return run.cross_entropy(classifier(features(batch)), labels, batch)
 
-    return Steps(feature_step(features, run.optimizer, loss, run.labels), order)
+    return Steps(descent(run.optimizer, objective), order)
 
 
 def _order(options: Options, run: TrainingRun, tails: int) -> Callable[[int], torch.Tensor]:
@@ -159,11 +154,17 @@ def _order(options: Options, run: TrainingRun, tails: int) -> Callable[[int], to
 
     from ltcli.compute.seeds import derive
     from ltcli.data.samplers import members
+    from ltcli.stats.confusion import top_confusing
 
     labels, counts = run.labels.cpu(), run.class_counts.cpu()
     head = torch.tensor(head_of(options, counts.tolist(), "finetune"))
     tail_classes = (~head).nonzero().flatten()
-    confusing = _confusing(options, run, head)
+    # Classes that lend to each class, int64 [C, N], the most confusing first.
+    confusing = torch.empty(len(head), 0, dtype=torch.int64)
+    if run.scores is not None:
+        lends = head if options.donors == "head" else torch.ones_like(head)
+        scores = run.scores.cpu().masked_fill(~lends, -torch.inf)
+        confusing = top_confusing(scores, options.donors_per_image)
     head_rows = head[labels].nonzero().flatten()
     steps = -(-len(labels) // run.batch_size)
     heads = steps * run.batch_size // 2
@@ -185,20 +186,6 @@ def _order(options: Options, run: TrainingRun, tails: int) -> Callable[[int], to
         return torch.cat(parts, dim=1).flatten()
 
     return order
-
-
-def _confusing(options: Options, run: TrainingRun, head: torch.Tensor) -> torch.Tensor:
-    """Classes that lend to each class, int64 [C, N], the most confusing first."""
-    import torch
-
-    from ltcli.stats.confusion import top_confusing
-
-    if run.scores is None:
-        return torch.empty(len(head), 0, dtype=torch.int64)
-    scores = run.scores.cpu()
-    if options.donors == "head":
-        scores = scores.masked_fill(~head, -torch.inf)
-    return top_confusing(scores, options.donors_per_image)
 
 
 def _fused(
@@ -230,8 +217,7 @@ def _fused(
         generator = torch.Generator().manual_seed(seed)
         mixing = torch.rand(tails * donors, generator=generator)
         # Drawn on the CPU, so that a GPU run fuses the same columns.
-        size = (tails * donors, found[0, 0].numel())
-        draws = torch.randint(2**31, size, generator=generator)
+        draws = torch.randint(2**31, (len(mixing), found[0, 0].numel()), generator=generator)
         fused = fusion.fuse(
             found[:tails].repeat_interleave(donors, dim=0),
             found[tails:end],
@@ -260,17 +246,14 @@ def _halves(
         return maps, lambda last: last
     stages, images = len(backbone.stages) - options.stages_after, drawn_from(samples)
 
-    def early(batch: Batch) -> torch.Tensor:
+    def frozen(make: Callable[[], torch.Tensor]) -> torch.Tensor:
         with torch.no_grad(), autocast(run.labels.device, run.dtype):
-            found = backbone.early(images(batch), stages)
-        return found.float()
+            return make().float()
 
-    def finish(found: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), autocast(run.labels.device, run.dtype):
-            last = backbone.late(found, stages)
-        return last.float()
-
-    return early, finish
+    return (
+        lambda batch: frozen(lambda: backbone.early(images(batch), stages)),
+        lambda found: frozen(lambda: backbone.late(found, stages)),
+    )
 
 
 METHOD = Method(
@@ -281,6 +264,6 @@ METHOD = Method(
     # Steps without milestones are a constant rate.
     defaults={"finetune": {"epochs": 66, "lr": 1e-3, "decay": "steps"}},
     steps=make_steps,
-    reads=reads,
+    reads=lambda options, _run: ("maps", "confusion") if options.donors_per_image else (),
     check=check,
 )

@@ -16,16 +16,10 @@ released code of Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Head, Method
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss, Run, TrainingRun
+from ltcli.methods.method import BOTH, Head, Loss, Method, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -44,16 +38,7 @@ def make_loss(options: Options, _run: TrainingRun) -> Loss:
 
     formula = losses.focal if options.form == "softmax" else losses.sigmoid_focal
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        return formula(logits, labels, options.gamma)
-
-    return loss
-
-
-def head(options: Options, _run: Run) -> Head:
-    """Classifier that suits the form."""
-    # With a bias of 0 the C - 1 other classes start at probability 1/2 and swamp the first steps.
-    return Head(rare_bias=options.form == "sigmoid")
+    return lambda logits, labels, _batch: formula(logits, labels, options.gamma)
 
 
 METHOD = Method(
@@ -62,6 +47,7 @@ METHOD = Method(
     stages=BOTH,
     options=Options,
     loss=make_loss,
-    head=head,
+    # With a bias of 0 the C - 1 other classes start at probability 1/2 and swamp the first steps.
+    head=lambda options, _run: Head(rare_bias=options.form == "sigmoid"),
     balances=lambda _options, _run: False,
 )

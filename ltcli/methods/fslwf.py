@@ -24,14 +24,13 @@ from typing import TYPE_CHECKING
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, Method, require_frozen_backbone
+from ltcli.methods.method import FINETUNE, Head, Method, Run, TrainingRun, require_frozen_backbone
 from ltcli.methods.options import HeadRule, head_of
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,7 @@ def check(options: Options, run: Run) -> None:
 
 
 class ClassVectors:
-    """Generator of class vectors.
-
-    Args:
-        options: Options of the method.
-        run: Run whose optimiser trains the parts.
-        means: float [C, D], see ``class_means``.
+    """Generator of class vectors from ``class_means``, float [C, D].
 
     Attributes:
         head: bool [C], head classes.
@@ -98,11 +92,9 @@ class ClassVectors:
         train_too(run.optimizer, [self.parts["query"], self.parts["class_keys"]])
 
     def vectors(self, weight: torch.Tensor, rare: torch.Tensor) -> torch.Tensor:
-        """Class vectors, float [C, D], with generated ones for some classes.
+        """Class vectors float [C, D] of all classes, with generated ones for some.
 
-        Args:
-            weight: float [C, D], class vectors of all classes.
-            rare: bool [C], classes whose vectors are generated and lend nothing.
+        ``rare``, bool [C], has the classes whose vectors are generated and lend nothing.
         """
         import torch
         from torch.nn import functional as F
@@ -110,16 +102,12 @@ class ClassVectors:
         queries = F.normalize(self._means @ self.parts["query"].T)
         similar = self.parts["sharpness"] * queries @ F.normalize(self.parts["class_keys"]).T
         attention = similar.masked_fill(rare, -torch.inf).softmax(1)
-        made = self.parts["mean"] * self._means
-        made = made + self.parts["lent"] * (attention @ F.normalize(weight))
-        return torch.where(rare.unsqueeze(1), made, weight)
+        lent = self.parts["lent"] * (attention @ F.normalize(weight))
+        return torch.where(rare.unsqueeze(1), self.parts["mean"] * self._means + lent, weight)
 
 
 def class_means(run: TrainingRun) -> torch.Tensor:
-    """Mean of the features of each class, each divided by its length, float [C, D].
-
-    The images are not augmented.
-    """
+    """Mean of each class's features, not augmented, each divided by its length, float [C, D]."""
     import torch
     from torch.nn import functional as F
 
@@ -144,26 +132,24 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
 
     from ltcli.compute.seeds import derive
     from ltcli.engine.state import ModuleState
-    from ltcli.engine.steps import Steps, descent
+    from ltcli.engine.steps import Steps
 
     classifier = run.network.classifier
     weights = ClassVectors(options, run, class_means(run))
     tail = ~weights.head
     heads = weights.head.nonzero().flatten().cpu()
 
-    def objective(batch: Batch) -> torch.Tensor:
+    def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         seed = derive("fslwf hidden", run.seed, batch.epoch, batch.step)
         generator = torch.Generator().manual_seed(seed)
         # A function of seed, epoch and step, so that a resumed run hides the same classes.
         hidden = heads[torch.randperm(len(heads), generator=generator)[: options.hidden]]
         rare = tail.index_fill(0, to_device(hidden, tail.device), True)
-        features, labels = run.inputs(batch), run.labels[batch.rows]
-        vectors = weights.vectors(classifier.weight, rare)
-        cosines = F.linear(F.normalize(features), F.normalize(vectors))
-        values = F.cross_entropy(weights.parts["scale"] * cosines, labels, reduction="none")
-        return run.reduce(values, labels, batch)
+        vectors = F.normalize(weights.vectors(classifier.weight, rare))
+        cosines = F.linear(F.normalize(features), vectors)
+        return run.cross_entropy(weights.parts["scale"] * cosines, labels, batch)
 
-    down = descent(run.optimizer, objective)
+    down = run.feature_steps(loss).step
 
     def step(batch: Batch) -> torch.Tensor:
         value = down(batch)

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Head, Method
+from ltcli.methods.method import BOTH, Head, Loss, Method, Run, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss, Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,8 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
         draws = torch.Generator().manual_seed(derive("gcl", run.seed, batch.epoch, batch.step))
         # Drawn on the CPU: the same noise on every device.
         cloud = (torch.randn(logits.shape, generator=draws) / 3).clamp(-1, 1).abs()
-        logits = losses.with_margins(
-            logits - sizes * to_device(cloud, logits.device), labels, margins
-        )
+        clouded = logits - sizes * to_device(cloud, logits.device)
+        logits = losses.with_margins(clouded, labels, margins)
         values = F.cross_entropy(logits, labels, reduction="none")
         if options.gamma == 0:
             return values
@@ -76,11 +74,6 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
         return (-torch.expm1(-values.detach())).pow(options.gamma) * values
 
     return loss
-
-
-def head(options: Options, _run: Run) -> Head:
-    """Cosine classifier without bias."""
-    return Head(trainable=("weight",), form="cosine", scale=options.scale)
 
 
 METHOD = Method(
@@ -105,6 +98,6 @@ METHOD = Method(
         },
     },
     loss=make_loss,
-    head=head,
+    head=lambda options, _run: Head(trainable=("weight",), form="cosine", scale=options.scale),
     check=check,
 )

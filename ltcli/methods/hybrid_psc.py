@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods.bbn import share
-from ltcli.methods.method import Method
+from ltcli.methods.method import Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -38,38 +37,12 @@ class Options:
     projection: int = param(128, "dimension of the projection", ge=1)
 
 
-def projection_and_prototypes(
-    options: Options, run: TrainingRun
-) -> tuple[torch.nn.Module, torch.nn.Parameter]:
-    """Projection h, float [B, D] to [B, P], and prototypes, float [C, P], both to be trained."""
-    import torch
-    from torch import nn
-
-    from ltcli.compute.seeds import derive
-    from ltcli.engine.steps import train_too
-
-    num_classes, dim = run.network.classifier.weight.shape
-    # Drawn on the CPU from a stream of its own: the same start on every device.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive("hybrid-psc", run.seed))
-        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, options.projection)]
-        project = nn.Sequential(*layers).to(run.labels.device)
-        drawn = torch.randn(num_classes, options.projection)
-    prototypes = nn.Parameter(drawn.to(run.labels.device))
-    train_too(run.optimizer, [*project.parameters(), prototypes])
-    return project, prototypes
-
-
 def contrast(
     features: torch.Tensor, labels: torch.Tensor, prototypes: torch.Tensor, temperature: float
 ) -> torch.Tensor:
     """Prototypical loss of each sample, float [B].
 
-    Args:
-        features: float [B, P], projected.
-        labels: int64 [B].
-        prototypes: float [C, P], of any length but 0.
-        temperature: Temperature of the similarities.
+    Features are float [B, P], projected, labels int64 [B], prototypes float [C, P], none of them 0.
     """
     from torch.nn import functional as F
 
@@ -82,28 +55,33 @@ def contrast(
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps on two batches, one for features and one for the classifier."""
     import torch
-    from torch.nn import functional as F
+    from torch import nn
 
+    from ltcli.compute.seeds import derive
     from ltcli.engine.state import ModuleState
-    from ltcli.engine.steps import Steps, descent, second_batches
+    from ltcli.engine.steps import Steps, descent, second_batches, train_too
 
     labels, classifier = run.labels, run.network.classifier
-    project, prototypes = projection_and_prototypes(options, run)
+    classes, dim = classifier.weight.shape
+    # Drawn on the CPU from a stream of its own: the same start on every device.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive("hybrid-psc", run.seed))
+        layers = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, options.projection)]
+        project = nn.Sequential(*layers).to(labels.device)
+        prototypes = nn.Parameter(torch.randn(classes, options.projection).to(labels.device))
+    train_too(run.optimizer, [*project.parameters(), prototypes])
     # One module, so that a checkpoint keeps both.
-    state = torch.nn.ModuleDict({"project": project})
+    state = nn.ModuleDict({"project": project})
     state.register_parameter("prototypes", prototypes)
-    second = second_batches(
-        labels, len(run.class_counts), "class-aware", seed=run.seed, epochs=run.epochs
-    )
+    second = second_batches(labels, classes, "class-aware", seed=run.seed, epochs=run.epochs)
 
     def objective(batch: Batch) -> torch.Tensor:
         a, balanced = share(batch.epoch, run.epochs), second(batch)
         projected = project(run.features(batch))
         pulled = contrast(projected, labels[batch.rows], prototypes, options.temperature)
-        y = labels[balanced.rows]
-        losses = F.cross_entropy(classifier(run.features(balanced)), y, reduction="none")
-        value: torch.Tensor = a * pulled.mean() + (1 - a) * run.reduce(losses, y, batch)
-        return value
+        logits = classifier(run.features(balanced))
+        plain = run.cross_entropy(logits, labels[balanced.rows], batch)
+        return a * pulled.mean() + (1 - a) * plain
 
     return Steps(descent(run.optimizer, objective), state=ModuleState(state))
 

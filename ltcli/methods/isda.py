@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.errors import ResourceError
 from ltcli.core.params import param
 from ltcli.core.text import plural
-from ltcli.methods.method import FINETUNE, Method, require_linear
+from ltcli.methods.method import FINETUNE, Method, Run, TrainingRun, require_linear
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.artifacts.header import Header
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 
@@ -102,10 +101,8 @@ def covariances_of(
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps with the augmented logits."""
-    from torch.nn import functional as F
-
     from ltcli.engine.schedules import ramp
-    from ltcli.engine.steps import Steps, feature_step, labels_on_host
+    from ltcli.engine.steps import labels_on_host
     from ltcli.stats import quadratic
 
     classifier = run.network.classifier
@@ -120,11 +117,9 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
             running.update(features, host)
         strength = options.strength * ramp(options.ramp_start, batch.epoch, run.epochs)
         raised = quadratic.by_sample(classifier.vectors(), covariances(), host)
-        augmented = classifier(features) + 0.5 * strength * raised
-        return run.reduce(F.cross_entropy(augmented, labels, reduction="none"), labels, batch)
+        return run.cross_entropy(classifier(features) + 0.5 * strength * raised, labels, batch)
 
-    step = feature_step(run.features, run.optimizer, loss, run.labels)
-    return Steps(step, state=running)
+    return run.feature_steps(loss, state=running)
 
 
 METHOD = Method(

@@ -13,25 +13,18 @@ come from Jamal et al., CVPR 2020, arXiv 2003.10780, with 10 held-out images per
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.methods import bilevel
-from ltcli.methods.method import BOTH, Method
+from ltcli.methods.method import BOTH, Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
-@dataclass(frozen=True)
-class Options(bilevel.Reweighting):
-    """Options of L2RW."""
-
-
-def make_steps(options: Options, run: TrainingRun) -> Steps:
+def make_steps(options: bilevel.Reweighting, run: TrainingRun) -> Steps:
     """Steps with weights from the held-out batch."""
 
     def after(
@@ -49,7 +42,7 @@ METHOD = Method(
     summary="samples weighted by how their gradients agree with a balanced batch",
     source="Ren et al., ICML 2018, arXiv 1803.09050",
     stages=BOTH,
-    options=Options,
+    options=bilevel.Reweighting,
     defaults={"pretrain": {"schedule": "metasaug"}, "finetune": bilevel.SECOND_STAGE},
     check=bilevel.check_weights,
     reads=bilevel.reads,

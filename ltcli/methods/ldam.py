@@ -12,16 +12,9 @@ Source: Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Head, Method
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss, Run, TrainingRun
+from ltcli.methods.method import BOTH, Head, Loss, Method, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -42,16 +35,9 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
     margins = losses.margins(run.class_counts.cpu(), options.max_margin) * options.scale
     margins = margins.float().to(run.class_counts.device)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        logits = losses.with_margins(logits, labels, margins)
-        return F.cross_entropy(logits, labels, reduction="none")
-
-    return loss
-
-
-def head(options: Options, _run: Run) -> Head:
-    """Fresh cosine classifier without bias."""
-    return Head(start="fresh", trainable=("weight",), form="cosine", scale=options.scale)
+    return lambda logits, labels, _batch: F.cross_entropy(
+        losses.with_margins(logits, labels, margins), labels, reduction="none"
+    )
 
 
 METHOD = Method(
@@ -60,5 +46,7 @@ METHOD = Method(
     stages=BOTH,
     options=Options,
     loss=make_loss,
-    head=head,
+    head=lambda options, _run: Head(
+        start="fresh", trainable=("weight",), form="cosine", scale=options.scale
+    ),
 )

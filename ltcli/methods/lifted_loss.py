@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method, require_moving_backbone
+from ltcli.methods.method import BOTH, Method, TrainingRun, require_moving_backbone
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,15 @@ class Options:
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps with the lifted loss of the batch."""
-    from torch.nn import functional as F
-
-    from ltcli.engine.steps import Steps, feature_step
     from ltcli.stats.metric import lifted
 
     classifier = run.network.classifier
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        values = F.cross_entropy(classifier(features), labels, reduction="none")
-        plain: torch.Tensor = run.reduce(values, labels, batch)
+        plain = run.cross_entropy(classifier(features), labels, batch)
         return plain + options.weight * lifted(features, labels, options.pair_margin)
 
-    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
+    return run.feature_steps(loss)
 
 
 METHOD = Method(

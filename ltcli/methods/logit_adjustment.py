@@ -15,13 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method
+from ltcli.methods.method import BOTH, Loss, Method, SolvingRun, TrainingRun
 
 if TYPE_CHECKING:
-    import torch
-
-    from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss, SolvingRun, TrainingRun
     from ltcli.models.classifier import Classifier
 
 
@@ -41,10 +37,7 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
     # On the CPU, as MPS has no float64.
     shift = options.tau * log_prior(run.class_counts.cpu()).to(run.class_counts.device)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        return F.cross_entropy(logits + shift, labels, reduction="none")
-
-    return loss
+    return lambda logits, labels, _batch: F.cross_entropy(logits + shift, labels, reduction="none")
 
 
 def solve(options: Options, run: SolvingRun) -> tuple[Classifier, dict[str, Any]]:

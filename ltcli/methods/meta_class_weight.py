@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods import bilevel
-from ltcli.methods.method import FINETUNE, Method
+from ltcli.methods.method import FINETUNE, Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)

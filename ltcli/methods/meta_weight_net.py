@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
 from ltcli.methods import bilevel
-from ltcli.methods.method import BOTH, Method
+from ltcli.methods.method import BOTH, Method, TrainingRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import nested, param
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.data.batches import Samples
+    from ltcli.engine.state import Stateful
     from ltcli.engine.steps import Batch, Inputs, Reduce, Steps
     from ltcli.models.classifier import Classifier
     from ltcli.models.generator import Generator
     from ltcli.models.network import Network
     from ltcli.stats.quadratic import Covariances
 
-    Loss = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
-    """Logits float [B, C], labels int64 [B] and the batch to the losses float [B], nats."""
+# As a string, which needs no torch when it is loaded.
+Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]"
+"""Logits float [B, C], labels int64 [B] and the batch to the losses float [B], nats."""
 
 _SCHEDULE, _IMBALANCE = "Schedule", "Class imbalance"
 _AUGMENTATION, _RUNNING = "Augmentation", "Running"
@@ -94,11 +96,7 @@ class Training(Reading):
 def with_given(
     schedule: Schedule, params: Training, stage: str, warmup: int | None = None
 ) -> Schedule:
-    """Schedule with the numbers that the parameters give, except its length.
-
-    Raises:
-        ParamError: Milestones and factors differ in number.
-    """
+    """Schedule with the numbers that the parameters give, except its length."""
     # The length stays that of the publication, as milestones move in proportion to it.
     names = ("batch_size", "lr", "milestones", "factors", "weight_decay", "nesterov", "pad_mode")
     given = {name: getattr(params, name) for name in names} | {"warmup": warmup}
@@ -112,12 +110,9 @@ def with_given(
 
 @dataclass(frozen=True)
 class Run:
-    """A run before it starts.
+    """A run before it starts, with its schedule decided.
 
     Attributes:
-        stage: pretrain or finetune.
-        params: The stage's parameters.
-        schedule: Learning rates, batch size and weight decay, all decided.
         whole: Whether the backbone is trained too.
         bank: Whether samples are features of a feature bank instead of images.
         deferred: First epoch with class weights and with the sampler.
@@ -149,25 +144,20 @@ class TrainingRun(Run):
     """A run that trains. Tensors are on the device.
 
     Attributes:
-        network: Backbone and classifier. Unless ``whole``, the backbone is frozen.
-        optimizer: Optimiser of the trained parameters; its groups have the epoch's learning rate.
+        optimizer: Its groups have the epoch's learning rate.
         inputs: Makes the images of a step if ``whole``, else its features, float32 [B, D].
         maps: Makes the feature maps of a step, float32 [B, D, Y, X]; None unless the method reads
             "maps".
         labels: int64 [N], training samples.
         held_out: Makes images or features of held-out samples, as ``inputs`` does; None, like
-            their labels, unless the method reads "held-out".
-        held_out_labels: int64 [V].
+            their labels int64 [V], unless the method reads "held-out".
         class_counts: int64 [C], samples that are trained on.
         order: Epoch to the rows that the sampler draws, int64 on the CPU.
-        reduce: Mean of a step's losses, with class weights.
         dtype: Precision of the backbone's forward pass.
         samples: Images of the training part; None for a feature bank.
         means: float32 [C, D], class means of the training features, feature units.
-        covariances: Covariances of the training features by class.
         graph: float32 [C, C], fraction of class-i training images predicted as class j.
         scores: float32 [C, C], mean probability of class j over training images of class i.
-        generator: Trained network of ``stg-train``.
 
     ``means`` and ``covariances`` are None unless the method reads "covariances", ``graph`` and
     ``scores`` unless it reads "confusion", ``generator`` unless it reads "generator".
@@ -216,6 +206,23 @@ class TrainingRun(Run):
             features: torch.Tensor = self.network.features(inputs)
         return features.float()
 
+    def cross_entropy(
+        self, logits: torch.Tensor, labels: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        """Mean cross-entropy of a step, float [], with class weights."""
+        from torch.nn import functional as F
+
+        return self.reduce(F.cross_entropy(logits, labels, reduction="none"), labels, batch)
+
+    def feature_steps(self, loss: Loss, state: Stateful | None = None) -> Steps:
+        """Steps on the mean loss, float [], of features float [B, D], labels and batch."""
+        from ltcli.engine.steps import Steps, descent
+
+        def objective(batch: Batch) -> torch.Tensor:
+            return loss(self.features(batch), self.labels[batch.rows], batch)
+
+        return Steps(descent(self.optimizer, objective), state=state)
+
 
 @dataclass(frozen=True)
 class SolvingRun(Run):
@@ -224,10 +231,8 @@ class SolvingRun(Run):
     Attributes:
         classifier: Trained classifier; a method may change it.
         class_counts: int64 [C], training images.
-        features: float [N, D], training images.
-        labels: int64 [N].
+        features: float [N, D], training images; their labels are int64 [N].
         val_features: float [V, D], validation images; V may be 0.
-        val_labels: int64 [V].
     """
 
     classifier: Classifier
@@ -249,8 +254,7 @@ class Head:
     """Initial classifier of a run, and its trained parts.
 
     Attributes:
-        start: Start from the trained classifier, or from a fresh one. ``pretrain`` always has a
-            fresh one.
+        start: Trained classifier or a fresh one; ``pretrain`` always has a fresh one.
         trainable: Any of weight, bias, scales, memory. A bias is trained only in linear form.
         rates: Multiple of the learning rate by parameter of the classifier, such as scales or
             memory.centroids, and for ``backbone``; 1 for the others.
@@ -276,19 +280,12 @@ class Method(Generic[Options]):
     Every function takes the method's own options and the run.
 
     Attributes:
-        summary: One line.
         source: Authors, venue, year, arXiv id.
-        stages: Stages whose ``--method`` offers it.
-        options: Frozen dataclass of its own parameters.
         defaults: By stage, the method's defaults for the stage's parameters and for its options.
-        loss: Makes the function from logits to the losses of samples.
-        steps: Makes steps of its own.
-        solve: Computes the classifier in closed form. Also returns, by name, the options that it
-            chose itself.
+        solve: Computes the classifier in closed form; also returns the options that it chose.
         balances: Whether it takes the class prior out of the classifier by itself, without class
             weights or a sampler.
         alone: Whether one process must run it, as its steps use more than a batch's features.
-        head: Initial classifier, its form and its trained parts.
         backbone: Variant of the backbone, see ``ltcli.models``; empty for the plain one.
         reads: Inputs beside model and data: covariances, confusion, generator, maps, held-out.
         set_aside: Number of training images per class that it does not train on.
@@ -326,8 +323,9 @@ def require_moving_backbone(run: Run) -> None:
 def require_frozen_backbone(run: Run, why: str) -> None:
     """Refuse training of the backbone, for a method that rests on its present features."""
     if run.whole:
-        rule = f"train must be classifier for {run.params.method}, got all"
-        raise ParamError(run.stage, rule, why)
+        raise ParamError(
+            run.stage, f"train must be classifier for {run.params.method}, got all", why
+        )
 
 
 def require_instance_balanced(run: Run, rule: str, hint: str) -> None:

@@ -17,16 +17,9 @@ Source: Zhong, Cui, Liu, Jia, CVPR 2021, arXiv 2104.00466 and released code.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, Method
-
-if TYPE_CHECKING:
-    import torch
-
-    from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss, Run, TrainingRun
+from ltcli.methods.method import FINETUNE, Head, Loss, Method, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -46,16 +39,7 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
     by_class = losses.smoothing(run.class_counts.cpu(), options.smooth_head, options.smooth_tail)
     by_class = by_class.float().to(run.class_counts.device)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, _batch: Batch) -> torch.Tensor:
-        return losses.label_aware(logits, labels, by_class)
-
-    return loss
-
-
-def head(options: Options, _run: Run) -> Head:
-    """Trained classifier at a smaller rate, and scales."""
-    rates = {"weight": options.classifier_rate, "bias": options.classifier_rate}
-    return Head(trainable=("weight", "bias", "scales"), rates=rates)
+    return lambda logits, labels, _batch: losses.label_aware(logits, labels, by_class)
 
 
 METHOD = Method(
@@ -65,6 +49,9 @@ METHOD = Method(
     options=Options,
     defaults={"finetune": {"sampler": "class-aware", "weight_decay": 2e-4}},
     loss=make_loss,
-    head=head,
+    head=lambda options, _run: Head(
+        trainable=("weight", "bias", "scales"),
+        rates=dict.fromkeys(("weight", "bias"), options.classifier_rate),
+    ),
     balances=lambda _options, _run: False,
 )

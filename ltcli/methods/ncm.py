@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Method
+from ltcli.methods.method import FINETUNE, Method, SolvingRun
 
 if TYPE_CHECKING:
-    from ltcli.methods.method import SolvingRun
     from ltcli.models.classifier import Classifier
 
 

@@ -1,6 +1,6 @@
 """OLTR, second stage: a memory of class centroids enriches the features.
 
-    z_c = s (w_c / |w_c| . v),    v by ``ltcli.models.memory`` from f and the centroids M
+    z_c = s (w_c / |w_c| . v),    v by ``ltcli.models.classifier.Memory`` from f and the centroids M
     L   = mean_i CE(z_i, y_i) + centre_weight (mean_i |f_i - M_{y_i}|^2 / 2 + push_weight L_push)
     L_push = max(0, push_margin - sum over i and c != y_i of |f_i - M_c|^2 / (B C))
 
@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, Method
+from ltcli.methods.method import FINETUNE, Head, Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,7 @@ def centroid_loss(
 ) -> torch.Tensor:
     """Loss of the distances to the own centroid and of nearness to the others, float [].
 
-    Args:
-        features: float [B, D].
-        labels: int64 [B].
-        centroids: float [C, D].
-        options: Weight and margin of the second part.
+    Features are float [B, D], labels int64 [B], centroids float [C, D].
     """
     from ltcli.stats.metric import squared_distances
 
@@ -59,17 +54,13 @@ def centroid_loss(
     own = distances.gather(1, labels.unsqueeze(1)).sum()
     # All distances less the own ones: no mask of [B, C] is needed.
     others = (distances.sum() - own) / distances.numel()
-    return 0.5 * own / len(labels) + options.push_weight * (options.push_margin - others).clamp(
-        min=0
-    )
+    near = (options.push_margin - others).clamp(min=0)
+    return 0.5 * own / len(labels) + options.push_weight * near
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps with the centroid loss."""
     import torch
-    from torch.nn import functional as F
-
-    from ltcli.engine.steps import Steps, feature_step
 
     classifier, means = run.network.classifier, run.means
     memory = classifier.memory
@@ -80,23 +71,11 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         memory.centroids.copy_(means)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        values = F.cross_entropy(classifier(features), labels, reduction="none")
         apart = centroid_loss(features, labels, memory.centroids, options)
-        plain: torch.Tensor = run.reduce(values, labels, batch)
+        plain = run.cross_entropy(classifier(features), labels, batch)
         return plain + options.centre_weight * apart
 
-    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
-
-
-def head(options: Options, _run: Run) -> Head:
-    """Fresh classifier with a memory, and the rates of the parts."""
-    return Head(
-        start="fresh",
-        trainable=("weight", "memory"),
-        rates={"memory.centroids": 0.1, "backbone": 0.1},
-        form="memory",
-        scale=options.scale,
-    )
+    return run.feature_steps(loss)
 
 
 METHOD = Method(
@@ -116,7 +95,13 @@ METHOD = Method(
         }
     },
     steps=make_steps,
-    head=head,
+    head=lambda options, _run: Head(
+        start="fresh",
+        trainable=("weight", "memory"),
+        rates={"memory.centroids": 0.1, "backbone": 0.1},
+        form="memory",
+        scale=options.scale,
+    ),
     balances=lambda _options, _run: False,
     reads=lambda _options, _run: ("covariances",),
 )

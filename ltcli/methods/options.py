@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.core.params import param
+from ltcli.methods.method import Loss
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch
-    from ltcli.methods.method import Loss
 
 
 @dataclass(frozen=True)

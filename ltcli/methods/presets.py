@@ -36,20 +36,21 @@ _LDAM = "Cao et al., NeurIPS 2019, arXiv 1906.07413"
 _REMIX = "Chou et al., ECCV 2020 workshops, arXiv 2007.03943"
 _EFFECTIVE = "Cui et al., CVPR 2019, arXiv 1901.05555"
 # Epoch 160 of the schedule's 200; in a shorter run the same fraction.
-_DEFERRED = {"beta": 0.9999, "defer": 160}
-_MIXED = {"mixup": 1.0, "mixed_labels": "remix"}
+_DEFERRED: dict[str, Any] = {"beta": 0.9999, "defer": 160}
+_MIXED: dict[str, Any] = {"mixup": 1.0, "mixed_labels": "remix"}
 
 
 def _preset(
-    method: Method[Any], summary: str, source: str, stages: tuple[str, ...], **defaults: Any
+    method: Method[Any],
+    summary: str,
+    source: str,
+    stages: tuple[str, ...] = ("pretrain",),
+    **defaults: Any,
 ) -> Method[Any]:
-    by_stage = dict.fromkeys(stages, defaults)
-    return dataclasses.replace(
-        method, summary=summary, source=source, stages=stages, defaults=by_stage
-    )
+    own = dict.fromkeys(stages, defaults)
+    return dataclasses.replace(method, summary=summary, source=source, stages=stages, defaults=own)
 
 
-_PRETRAIN = ("pretrain",)
 _CE, _FOCAL, _MARGINS = cross_entropy.METHOD, focal.METHOD, ldam.METHOD
 
 PRESETS: dict[str, Method[Any]] = {
@@ -64,31 +65,23 @@ PRESETS: dict[str, Method[Any]] = {
         _FOCAL,
         "sigmoid focal loss weighted by the effective number of samples",
         _EFFECTIVE,
-        _PRETRAIN,
         form="sigmoid",
         beta=0.9999,
         reduction="mean-of-weighted",
     ),
-    "ce-drw": _preset(
-        _CE, "cross-entropy, class weights from epoch 160 on", _LDAM, _PRETRAIN, **_DEFERRED
-    ),
-    "focal-drw": _preset(
-        _FOCAL, "focal loss, class weights from epoch 160 on", _LDAM, _PRETRAIN, **_DEFERRED
-    ),
-    "ldam-drw": _preset(
-        _MARGINS, "LDAM, class weights from epoch 160 on", _LDAM, _PRETRAIN, **_DEFERRED
-    ),
+    "ce-drw": _preset(_CE, "cross-entropy, class weights from epoch 160 on", _LDAM, **_DEFERRED),
+    "focal-drw": _preset(_FOCAL, "focal loss, class weights from epoch 160 on", _LDAM, **_DEFERRED),
+    "ldam-drw": _preset(_MARGINS, "LDAM, class weights from epoch 160 on", _LDAM, **_DEFERRED),
     "ce-drs": _preset(
         _CE,
         "cross-entropy, class-aware sampling from epoch 160 on",
         _LDAM,
-        _PRETRAIN,
         sampler="class-aware",
         defer=160,
     ),
-    "remix": _preset(_CE, "mixup whose label goes to the rarer class", _REMIX, _PRETRAIN, **_MIXED),
+    "remix": _preset(_CE, "mixup whose label goes to the rarer class", _REMIX, **_MIXED),
     "remix-drw": _preset(
-        _CE, "Remix, class weights from epoch 160 on", _REMIX, _PRETRAIN, **_MIXED, **_DEFERRED
+        _CE, "Remix, class weights from epoch 160 on", _REMIX, **_MIXED, **_DEFERRED
     ),
     "class-balanced-finetuning": _preset(
         _CE,

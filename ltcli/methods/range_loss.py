@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import BOTH, Method, require_moving_backbone
+from ltcli.methods.method import BOTH, Method, TrainingRun, require_moving_backbone
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -44,21 +43,17 @@ class Options:
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps with both terms."""
-    from torch.nn import functional as F
-
-    from ltcli.engine.steps import Steps, feature_step
     from ltcli.stats import metric
 
     classifier, num_classes = run.network.classifier, len(run.class_counts)
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        values = F.cross_entropy(classifier(features), labels, reduction="none")
         narrow = metric.range_within(features, labels, num_classes, options.largest)
         apart = metric.range_between(features, labels, num_classes, options.centre_margin)
-        plain: torch.Tensor = run.reduce(values, labels, batch)
+        plain = run.cross_entropy(classifier(features), labels, batch)
         return plain + options.within * narrow + options.between * apart
 
-    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
+    return run.feature_steps(loss)
 
 
 METHOD = Method(

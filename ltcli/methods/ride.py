@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import param
-from ltcli.methods.method import Head, Method
+from ltcli.methods.method import Head, Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     import torch
     from torch.nn import functional as F
 
-    from ltcli.engine.steps import Steps, feature_step
     from ltcli.stats import losses
 
     classifier = run.network.classifier
@@ -60,17 +58,12 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         terms = []
         for logits in each:
             lowered = losses.with_margins(logits, labels, margins)
-            values = F.cross_entropy(lowered, labels, reduction="none")
             apart = F.kl_div(logits.log_softmax(1), mean, reduction="batchmean")
-            terms.append(run.reduce(values, labels, batch) + options.diversity * apart)
+            plain = run.cross_entropy(lowered, labels, batch)
+            terms.append(plain + options.diversity * apart)
         return torch.stack(terms).sum()
 
-    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
-
-
-def head(options: Options, _run: Run) -> Head:
-    """One cosine classifier for every expert."""
-    return Head(trainable=("weight",), form=f"experts{options.experts}", scale=options.scale)
+    return run.feature_steps(loss)
 
 
 METHOD = Method(
@@ -80,6 +73,8 @@ METHOD = Method(
     options=Options,
     defaults={"pretrain": {"weight_decay": 5e-4, "nesterov": True, "beta": 0.9999, "defer": 160}},
     steps=make_steps,
-    head=head,
+    head=lambda options, _run: Head(
+        trainable=("weight",), form=f"experts{options.experts}", scale=options.scale
+    ),
     backbone=lambda options, _run: f"ride{options.experts}",
 )

@@ -41,14 +41,13 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.methods.isda import require_room
-from ltcli.methods.method import FINETUNE, Method, require_linear
+from ltcli.methods.method import FINETUNE, Method, Run, TrainingRun, require_linear
 from ltcli.methods.options import Base, HeadRule, base_loss, head_of
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 
@@ -74,13 +73,6 @@ class Options(HeadRule, Base):
     form: Literal["full", "diagonal"] = param("full", "form of the running covariances")
 
 
-def reads(options: Options, _run: Run) -> tuple[str, ...]:
-    """Inputs of the steps beside model and data."""
-    if options.source == "running" and options.variant == "paper":
-        return ("confusion",)
-    return ("covariances", "confusion")
-
-
 def check(options: Options, run: Run) -> None:
     """Refuse an unsuitable model, head rule or variant."""
     model = run.headers["model"]
@@ -100,7 +92,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     import torch
 
     from ltcli.engine.schedules import ramp
-    from ltcli.engine.steps import Steps, feature_step, labels_on_host
+    from ltcli.engine.steps import labels_on_host
     from ltcli.stats import quadratic
 
     if run.graph is None:
@@ -108,14 +100,20 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     classifier = run.network.classifier
     base = base_loss(options, run.class_counts)
     on_host = labels_on_host(run.order, run.labels)
-    head = torch.tensor(head_of(options, run.class_counts.tolist(), "finetune"))
-    tail = ~head.to(run.class_counts.device)
+    head = head_of(options, run.class_counts.tolist(), "finetune")
+    tail = ~torch.tensor(head, device=run.class_counts.device)
     code = options.variant == "code"
     lent = prototype_weights(run.graph, tail, options.variant)
     shift = options.shift if options.reasoning in ("both", "prototype") else 0.0
     weights = covariance_weights(run.graph, tail, options.variant)
     running, covariances = _covariances(options, run, weights, tail)
-    prototypes = _prototypes(run, running)
+
+    def prototypes() -> torch.Tensor:
+        if run.means is not None:
+            return run.means
+        if running is None:
+            raise ValueError("risda reads class means unless they are running")
+        return running.means
 
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         host, ramped = on_host(batch), ramp(options.ramp_start, batch.epoch, run.epochs)
@@ -131,8 +129,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
         values = base(logits + 0.5 * ramped * options.strength * raised, labels, batch)
         return run.reduce(values, labels, batch)
 
-    step = feature_step(run.features, run.optimizer, loss, run.labels)
-    return Steps(step, state=running)
+    return run.feature_steps(loss, state=running)
 
 
 def prototype_weights(
@@ -141,12 +138,7 @@ def prototype_weights(
     """Weights of the class means in the displacement of each class, float [C, C].
 
     paper: eps of the other classes, for tail classes only. code: eps - 1, for every class, which
-    leads from its own mean towards the mean of its predictions.
-
-    Args:
-        graph: float [C, C], eps.
-        tail: bool [C].
-        variant: paper or code.
+    leads from its own mean towards the mean of its predictions. ``tail`` is bool [C].
     """
     import torch
 
@@ -195,16 +187,6 @@ def _covariances(
     return running, overwritten if options.variant == "code" else mixed
 
 
-def _prototypes(run: TrainingRun, running: Estimator | None) -> Callable[[], torch.Tensor]:
-    """Function that gives the class means, float [C, D], from the artifact if it is read."""
-    if run.means is not None:
-        fixed = run.means
-        return lambda: fixed
-    if running is None:
-        raise ValueError("risda reads class means unless they are running")
-    return lambda: running.means
-
-
 METHOD = Method(
     summary="ISDA with covariances and prototypes of confused classes for the tail",
     source="Chen et al., AAAI 2022, arXiv 2112.07928",
@@ -213,6 +195,10 @@ METHOD = Method(
     # Of three rates, 0.01 had the lowest validation loss on CIFAR-10-LT at factor 100.
     defaults={"finetune": {"lr": 0.01, "beta": 0.9999}},
     steps=make_steps,
-    reads=reads,
+    reads=lambda options, _run: (
+        ("confusion",)
+        if options.source == "running" and options.variant == "paper"
+        else ("covariances", "confusion")
+    ),
     check=check,
 )

@@ -16,13 +16,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ltcli.core.params import NoOptions
-from ltcli.methods.method import Head, Method
+from ltcli.methods.method import Head, Method, TrainingRun
 
 if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import TrainingRun
 
 
 def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
@@ -33,7 +32,7 @@ def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:
     from ltcli.compute.device import autocast
     from ltcli.engine.state import ModuleState
     from ltcli.engine.steps import Steps, descent, train_too
-    from ltcli.models.several import Rotations
+    from ltcli.models.resnet import Rotations
 
     backbone, classifier = run.network.backbone, run.network.classifier
     # Not a user's error: the record below asks for this backbone.

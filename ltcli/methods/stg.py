@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ltcli.compute.transfer import to_device
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Head, Method, require_frozen_backbone
+from ltcli.methods.method import FINETUNE, Head, Method, Run, TrainingRun, require_frozen_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.engine.steps import Batch, Steps
-    from ltcli.methods.method import Run, TrainingRun
     from ltcli.models.generator import Generator
 
 
@@ -65,27 +64,18 @@ class Options:
     draws: int = param(1, "augmented copies of each sample per step", ge=1)
 
 
-def check(_options: Options, run: Run) -> None:
-    """Refuse a trained backbone: its features would leave those the generator was trained on."""
-    require_frozen_backbone(run, "the generator belongs to the features of the frozen backbone")
-
-
 def head(options: Options, _run: Run) -> Head:
     """Start and trained parts of the chosen classifier."""
     if options.classifier == "crt":
         return Head(start="fresh")
     if options.classifier == "lws":
         return Head(trainable=("scales",))
-    rates = {"weight": options.classifier_rate, "bias": options.classifier_rate}
+    rates = dict.fromkeys(("weight", "bias"), options.classifier_rate)
     return Head(trainable=("weight", "bias", "scales"), rates=rates)
 
 
 def make_steps(options: Options, run: TrainingRun) -> Steps:
     """Steps on augmented features."""
-    from torch.nn import functional as F
-
-    from ltcli.engine.steps import Steps, feature_step
-
     if run.generator is None:
         raise ValueError("stg reads a generator")
     augment = augmentation(options, run.generator, run.class_counts, run.seed)
@@ -94,10 +84,9 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
     def loss(features: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         features = features.repeat_interleave(options.draws, 0)
         labels = labels.repeat_interleave(options.draws)
-        logits = classifier(augment(features, labels, batch))
-        return run.reduce(F.cross_entropy(logits, labels, reduction="none"), labels, batch)
+        return run.cross_entropy(classifier(augment(features, labels, batch)), labels, batch)
 
-    return Steps(feature_step(run.features, run.optimizer, loss, run.labels))
+    return run.feature_steps(loss)
 
 
 def augmentation(
@@ -105,11 +94,7 @@ def augmentation(
 ) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
     """Function that augments the features of a step, float [B, D], with labels int64 [B].
 
-    Args:
-        options: Options of the method.
-        generator: Frozen generator in eval mode.
-        class_counts: int64 [C].
-        seed: Seed of the draws, which also depend on epoch and step.
+    The generator is in eval mode; the draws depend on seed, epoch and step.
     """
     import torch
 
@@ -161,5 +146,7 @@ METHOD = Method(
     steps=make_steps,
     head=head,
     reads=lambda _options, _run: ("generator",),
-    check=check,
+    check=lambda _options, run: require_frozen_backbone(
+        run, "the generator belongs to the features of the frozen backbone"
+    ),
 )

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
-from ltcli.methods.method import FINETUNE, Method, require_linear
+from ltcli.methods.method import FINETUNE, Method, Run, SolvingRun, require_linear
 
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.methods.method import Run, SolvingRun
     from ltcli.models.classifier import Classifier
 
 

@@ -30,8 +30,8 @@ def resolve(name: str, split: Header, method: str, variant: str) -> Backbone:
     Args:
         name: ``resnet32``, or a source and a dot before the name, ``timm.resnet50``; ``auto`` is
             resnet32 for images and none for embeddings.
-        split: The split.
-        method: Name of the method, for errors.
+        split: Split that it is trained on.
+        method: Method that errors name.
         variant: Change of the network that the method asks for; empty for none.
 
     Raises:
@@ -60,7 +60,7 @@ def resolve(name: str, split: Header, method: str, variant: str) -> Backbone:
 
 
 def _find(name: str) -> tuple[str, str]:
-    """Return a source of images' backbones and the name that it is asked for."""
+    """Return the source of a backbone for images, and the name within the source."""
     plain = list(BACKBONES["small-images"].names())
     if name in plain:
         return "small-images", name
@@ -70,7 +70,7 @@ def _find(name: str) -> tuple[str, str]:
         return source, rest
     hint = nearest(name, plain)
     if dot:
-        # A source that is none, such as torchvision; another one may have the network.
+        # An unknown source, such as torchvision; another one may have the network.
         known = [f"{key}.{one}" for key in others for one in BACKBONES[key].names()]
         hint = nearest(f"{others[0]}.{rest}", known)
     forms = ", ".join([*plain, *(f"{other}.NAME" for other in others)])
@@ -78,9 +78,5 @@ def _find(name: str) -> tuple[str, str]:
 
 
 def build_backbone(record: Backbone) -> nn.Module:
-    """Return the network of a record with fresh weights, images to features.
-
-    Raises:
-        KeyError: The table has no such source, or the source no such network.
-    """
+    """Return the network of a record with fresh weights, or raise KeyError for an unknown one."""
     return BACKBONES[record.source].build(record)

@@ -9,12 +9,7 @@ from ltcli.models.network import Network
 
 
 class Normalise(nn.Module):
-    """Bytes of images to what a backbone takes.
-
-    Args:
-        mean: Per channel, in 0..1.
-        std: Per channel, in 0..1.
-    """
+    """Bytes of images to the input of a backbone; mean and std are those of each colour, 0..1."""
 
     mean: Tensor
     scale: Tensor
@@ -31,18 +26,12 @@ class Normalise(nn.Module):
 
 
 class Deployed(nn.Module):
-    """A network with what comes before and behind it.
-
-    Args:
-        prepare: From the inputs to what the network takes.
-        network: In eval mode.
-    """
+    """A network in eval mode, with the preparation of its inputs before it and a softmax behind."""
 
     def __init__(self, prepare: nn.Module, network: Network) -> None:
         """Join the two."""
         super().__init__()
-        self.prepare = prepare
-        self.network = network
+        self.prepare, self.network = prepare, network
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and probabilities, float [B, C]."""

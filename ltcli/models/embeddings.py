@@ -1,4 +1,4 @@
-"""The source of no backbone: samples that are features already are handed on as they are."""
+"""The source for embeddings: features that the split holds pass through unchanged."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from ltcli.models.source import Source
 if TYPE_CHECKING:
     from torch import nn
 
-    from ltcli.artifacts.header import Header
 
-
-def _resolve(name: str, _variant: str, split: Header) -> Backbone:
-    return Backbone("embeddings", name, feature_dim=split.size("train.features", 1))
+def backbone(feature_dim: int) -> Backbone:
+    """Return the record of embeddings of D numbers."""
+    return Backbone("embeddings", "embeddings", feature_dim)
 
 
 def _build(_record: Backbone) -> nn.Module:
@@ -23,5 +22,9 @@ def _build(_record: Backbone) -> nn.Module:
     return nn.Identity()
 
 
-# The one name cannot be given: ``pretrain`` takes it for a split of embeddings.
-SOURCE = Source(names=lambda: ("embeddings",), resolve=_resolve, build=_build)
+# It has no names to choose from: ``pretrain`` takes this source for a split of embeddings.
+SOURCE = Source(
+    names=tuple,
+    resolve=lambda _name, _variant, split: backbone(split.size("train.features", 1)),
+    build=_build,
+)

@@ -24,16 +24,12 @@ from ltcli.stats.differences import Similarity, nearest_head
 class Generator(nn.Module):
     """Features and classes to the moments of differences.
 
-    Args:
-        num_classes: C.
-        feature_dim: D.
-        width: Of the hidden layers.
-        layers: Linear layers of each perceptron; batch-norm and ReLU come between them.
+    Each perceptron has ``layers`` linear layers, with batch-norm and ReLU between them.
 
     Attributes:
         tokens: float [C, D], feature units.
-        head: bool [C], the classes whose token was trained.
-        class_means: float [C, D], of the training features.
+        head: bool [C], classes whose token was trained.
+        class_means: float [C, D], means of the training features.
     """
 
     head: Tensor
@@ -49,12 +45,7 @@ class Generator(nn.Module):
         self.register_buffer("class_means", torch.zeros(num_classes, feature_dim))
 
     def forward(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu and Sigma, float [B, D].
-
-        Args:
-            features: float [B, D].
-            classes: int64 [B], whose tokens are added.
-        """
+        """Return mu and Sigma, float [B, D], of features float [B, D] and classes int64 [B]."""
         inputs = features + self.tokens[classes]
         return self.mean_mlp(inputs), F.softplus(self.variance_mlp(inputs))
 
@@ -77,13 +68,14 @@ def build_generator(
     """Return a generator whose initial weights depend on the seed alone.
 
     Args:
-        class_means: float [C, D], of the training features.
-        head: bool [C].
-        width: Of the hidden layers.
+        class_means: float [C, D], means of the training features.
+        head: bool [C], classes whose token will be trained.
+        width: Width of the hidden layers.
         layers: Linear layers of each perceptron.
         token_std: Standard deviation of the initial tokens, feature units.
-        seed: Of weights and tokens.
+        seed: Seed of weights and tokens.
     """
+    # Initialisation draws from the global generator, which is put back afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = Generator(len(class_means), class_means.shape[1], width, layers)
@@ -94,7 +86,7 @@ def build_generator(
 
 
 def load_generator(artifact: Artifact, device: torch.device) -> Generator:
-    """Rebuild the network of a generator artifact, frozen and in eval mode.
+    """Return the network of a generator artifact, frozen and in eval mode.
 
     Raises:
         ArtifactError: The tensors do not fit the sizes that the artifact names.
@@ -106,7 +98,6 @@ def load_generator(artifact: Artifact, device: torch.device) -> Generator:
         generator = Generator(classes, dim, info["width"], info["layers"])
         generator.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError):
-        shape = f"{info['layers']} layers of width {info['width']}"
-        rule = f"its tensors do not fit {shape}"
+        rule = f"its tensors do not fit {info['layers']} layers of width {info['width']}"
         raise ArtifactError(artifact.header.path, rule) from None
     return generator.requires_grad_(False).eval().to(device)

@@ -1,6 +1,7 @@
-"""A network is a backbone and a classifier; here they are built from records and artifacts."""
+"""A network, which is a backbone and a classifier, built from a record or an artifact."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,18 +16,12 @@ from ltcli.models.classifier import FORMS, Classifier
 
 
 class Network(nn.Module):
-    """Images to logits.
-
-    Attributes:
-        backbone: Images to features.
-        classifier: Features to logits.
-    """
+    """Images to logits: the backbone makes features, the classifier makes logits of them."""
 
     def __init__(self, backbone: nn.Module, classifier: Classifier) -> None:
         """Join the two."""
         super().__init__()
-        self.backbone = backbone
-        self.classifier = classifier
+        self.backbone, self.classifier = backbone, classifier
         self._together: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def share(self, world: World) -> None:
@@ -37,6 +32,8 @@ class Network(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features, float [B, D], of images float [B, 3, H, W] or of embeddings."""
+        # The wrapped backbone adds up gradients over processes; without one there is a single
+        # process.
         features: torch.Tensor = (self._together or self.backbone)(images)
         return features
 
@@ -46,10 +43,8 @@ class Network(nn.Module):
         return maps
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits, float32 [B, C]; see ``features``.
-
-        The last layer is small, and its logits decide: it has no lower precision.
-        """
+        """Return logits, float32 [B, C]; see ``features``."""
+        # The last layer is small, and its logits decide: it has no lower precision.
         features = self.features(images).float()
         with autocast(features.device, torch.float32):
             logits: torch.Tensor = self.classifier(features)
@@ -61,15 +56,35 @@ class Network(nn.Module):
         return total - self.classifier.scales.numel()
 
 
-def build_network(backbone: Backbone, num_classes: int, seed: int, form: str = "linear") -> Network:
-    """Return a network whose initial weights depend on the seed alone.
+class Pooled(nn.Module):
+    """A network of timm without its last layer as a backbone.
 
-    Args:
-        backbone: The backbone's record.
-        num_classes: C.
-        seed: Seed of the weights.
-        form: Form of the classifier.
+    ``has_maps`` says that its features, D numbers, are the mean of feature maps over positions.
     """
+
+    def __init__(self, body: Any, feature_dim: int, *, has_maps: bool) -> None:
+        """Keep the network; its tensors keep their names behind ``body.``."""
+        super().__init__()
+        self.body = body
+        self._feature_dim, self._has_maps = feature_dim, has_maps
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the features, float [B, D], of images float [B, 3, H, W]."""
+        found = self.body.forward_features(images)
+        features: torch.Tensor = self.body.forward_head(found, pre_logits=True)
+        return features
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the last feature maps, float [B, D, Y, X], whose mean the features are."""
+        if not self._has_maps:
+            raise ValueError("the features are not the mean of feature maps")
+        maps: torch.Tensor = self.body.forward_features(images)
+        # Transformers on windows have their channels last.
+        return maps if maps.shape[1] == self._feature_dim else maps.permute(0, 3, 1, 2)
+
+
+def build_network(backbone: Backbone, num_classes: int, seed: int, form: str = "linear") -> Network:
+    """Return a network whose initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = build_backbone(backbone)
@@ -91,12 +106,9 @@ def place(network: Network, device: torch.device) -> Network:
 
 
 def load_network(model: Artifact, device: torch.device, epoch: int | None = None) -> Network:
-    """Rebuild the network of a model artifact, in eval mode and channels-last memory.
+    """Return the network of a model artifact, in eval mode and channels-last memory.
 
-    Args:
-        model: The artifact.
-        device: Where the network computes.
-        epoch: Take the weights that were kept after this epoch, from 0; None for the last.
+    Its weights are those after an epoch whose snapshot was kept, from 0; None for the last.
 
     Raises:
         ArtifactError: There is no such backbone, or the tensors do not fit it.

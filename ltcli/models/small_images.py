@@ -26,7 +26,7 @@ _SHAPES = {
     "resnet34": (_WIDE, (3, 4, 6, 3)),
 }
 _EXPERTS = {f"ride{count}": count for count in range(2, 10)}
-# Share of the shorter side that the centre of an image file has: 224 of 256 pixels.
+# Fraction of the shorter side that the centre of an image file has: 224 of 256 pixels.
 _CENTRE = 0.875
 
 
@@ -39,19 +39,16 @@ def backbone(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Backbone:
-    """Return the record of a network.
+    """Return the record of a network, or raise KeyError for an unknown name.
 
     Args:
         name: One of the names above.
-        variant: Empty, or what ``ltcli.models.several`` makes of the network: bbn, sla, or ride
-            with the number of experts behind it.
+        variant: Empty, or a change from ``ltcli.models.resnet``: bbn, sla, or ride with the number
+            of experts behind it.
         image_size: Height and width of the images.
-        in_files: Whether they are in files.
+        in_files: Whether the split keeps the images in files.
         mean: Mean of each colour, 0..1.
         std: Standard deviation of each colour, 0..1.
-
-    Raises:
-        KeyError: There is no such name.
     """
     widths, _ = _SHAPES[name]
     # Experts have three quarters of the width; the other variants put features side by side.
@@ -64,7 +61,7 @@ def backbone(
         feature_dim=parts[variant] * widths[-1] // 4,
         variant=variant,
         map_size=tuple(-(-side // scale) for side in image_size),
-        # Of experts and turned images there are no maps of one image before the last stages.
+        # Experts and turned images have no maps of one image before the last stages.
         stages=len(widths) if variant in ("", "bbn") else 0,
         views=4 if variant == "sla" else 1,
         image_size=tuple(image_size),
@@ -76,14 +73,12 @@ def backbone(
 
 
 def _resolve(name: str, variant: str, split: Header) -> Backbone:
-    info = split.info
-    facts = {key: info[key] for key in ("image_size", "mean", "std")}
-    return backbone(name, variant, in_files=info["store"] == "files", **facts)
+    known = {key: split.info[key] for key in ("image_size", "mean", "std")}
+    return backbone(name, variant, in_files=split.info["store"] == "files", **known)
 
 
 def _build(record: Backbone) -> ResNet:
-    from ltcli.models.resnet import ResNet
-    from ltcli.models.several import Experts, Rotations, TwoBranches
+    from ltcli.models.resnet import Experts, ResNet, Rotations, TwoBranches
 
     widths, blocks = _SHAPES[record.name]
     shape: dict[str, Any] = {"widths": widths, "blocks": blocks, "projection": widths == _WIDE}

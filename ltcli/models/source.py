@@ -1,4 +1,4 @@
-"""What a source of backbones is: a few functions, and the names of its networks."""
+"""The interface of a source of backbones: a few functions, and the names of its networks."""
 
 from __future__ import annotations
 
@@ -17,23 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A source of backbones.
-
-    A file that declares one imports torch within its functions, so that the command line can look
-    at names without it.
+    """A source of backbones, declared in a file that imports torch within functions alone.
 
     Attributes:
-        names: Returns the names of its networks.
+        names: Names of its networks.
         resolve: (name, variant, split) to the record of a network for the samples of a split;
-            raises KeyError for a name that it does not have.
-        build: The record to the network with fresh weights, from images float [B, 3, H, W] to
-            features float [B, D]. Where the record has a map size, its method ``maps`` returns the
-            maps, float [B, D, Y, X], whose mean the features are.
+            raises KeyError for an unknown name.
+        build: Record to a network with fresh weights, from images float [B, 3, H, W] to features
+            float [B, D]. Where the record has a map size, the method ``maps`` of the network
+            returns the maps, float [B, D, Y, X], whose mean the features are.
         variants: Changes of the network that methods may ask for.
-        head: A name to the names of the tensors behind the features, which files of its weights may
-            hold and the network does not have.
-        published: A name to what identifies its published weights; None if there are none.
-        fetch: The record to the tensors of the published weights, by name.
+        head: Name to the tensors behind the features, which files of weights may hold and the
+            network does not have.
+        published: Name to an identifier of the published weights, or to None.
+        fetch: Record to the tensors of the published weights, by name.
     """
 
     names: Callable[[], Sequence[str]]

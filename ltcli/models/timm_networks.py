@@ -1,7 +1,4 @@
-"""The source of every network of timm, with its own image size, colours and crop.
-
-Source: Wightman, "PyTorch Image Models".
-"""
+"""The source of every network of timm (Wightman), with its own image size, colours and crop."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ltcli.artifacts.header import Header
-    from ltcli.models.pooled import Pooled
+    from ltcli.models.network import Pooled
 
 
 def _names() -> list[str]:
@@ -28,11 +25,7 @@ def _names() -> list[str]:
 
 
 def _create(name: str, **options: Any) -> nn.Module:
-    """Return a network of timm.
-
-    Raises:
-        KeyError: There is none of this name.
-    """
+    """Return a network of timm, or raise KeyError for an unknown name."""
     import timm
     from timm.models import is_model, split_model_name_tag
     from timm.models.resnet import BasicBlock, ResNet
@@ -83,19 +76,13 @@ def _resolve(name: str, _variant: str, split: Header) -> Backbone:
 
 
 def _map_size(model: Any, maps: Any) -> tuple[int, ...]:
-    """Return height and width of the last maps; nothing if the features are not their mean.
-
-    The pooling is tried on numbers. Where layers with weights come between maps and features it
-    cannot work, since these weights are on "meta", and the features are no mean anyway.
-
-    Args:
-        model: A network on "meta".
-        maps: What it makes before pooling, on "meta".
-    """
+    """Return height and width of the last maps; nothing if the features are not their mean."""
     import torch
 
     if not isinstance(maps, torch.Tensor) or maps.dim() != 4:
         return ()
+    # The network is on "meta", so the pooling is tried on numbers. Layers with weights between maps
+    # and features make that fail, and the features are no mean then anyway.
     drawn = torch.rand(maps.shape, generator=torch.Generator().manual_seed(0))
     try:
         pooled = model.forward_head(drawn, pre_logits=True)
@@ -110,7 +97,7 @@ def _map_size(model: Any, maps: Any) -> tuple[int, ...]:
 
 
 def _build(record: Backbone) -> Pooled:
-    from ltcli.models.pooled import Pooled
+    from ltcli.models.network import Pooled
 
     model = _create(record.name, num_classes=0)
     return Pooled(model, record.feature_dim, has_maps=bool(record.map_size))
@@ -134,11 +121,7 @@ def _published(name: str) -> str | None:
 
 
 def _fetch(record: Backbone) -> Mapping[str, torch.Tensor]:
-    """Return published weights, from timm's cache or its hub.
-
-    Raises:
-        ResourceError: Neither has them.
-    """
+    """Return published weights from timm's cache or its hub, or raise ResourceError."""
     from timm.models import get_pretrained_cfg
 
     try:

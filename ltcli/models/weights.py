@@ -14,8 +14,7 @@ from safetensors.torch import load as load_safetensors
 
 from ltcli.artifacts.header import opened
 from ltcli.core.errors import ArtifactError
-from ltcli.models.network import Network
-from ltcli.models.pooled import Pooled
+from ltcli.models.network import Network, Pooled
 
 _WRAPPERS = ("state_dict", "model", "model_state")
 
@@ -23,9 +22,8 @@ _WRAPPERS = ("state_dict", "model", "model_state")
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a file by name, on the CPU.
 
-    Args:
-        path: A .safetensors file, or what ``torch.save`` made of a state dict or of a dict that has
-            one as ``state_dict``, ``model`` or ``model_state``. Nothing else is unpickled.
+    The file is a .safetensors file, or ``torch.save`` wrote it from a state dict or from a dict
+    with one as ``state_dict``, ``model`` or ``model_state``. Nothing else is unpickled.
 
     Raises:
         ArtifactError: It is missing, damaged, or holds more or other things than tensors.
@@ -43,14 +41,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _unpickled(path: Path, content: bytes) -> Any:
     try:
         with warnings.catch_warnings():
+            # torch warns of old formats, which users of a published file cannot change.
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # whatever a damaged or hostile file makes of the reader
+    except Exception:  # a damaged or hostile file can raise anything
         hint = "anything else in it could run code and is not loaded: save its state dict alone"
         raise ArtifactError(path, "must be a sound file of tensors alone", hint) from None
 
 
 def _state_of(path: Path, found: Any) -> dict[str, torch.Tensor]:
+    # Checkpoints of trainers wrap the state dict, sometimes more than once.
     while isinstance(found, dict):
         inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), dict)), None)
         if inner is None:
@@ -67,19 +67,11 @@ def _state_of(path: Path, found: Any) -> dict[str, torch.Tensor]:
 def put_in(
     network: Network, tensors: Mapping[str, torch.Tensor], where: object, head: Collection[str] = ()
 ) -> tuple[int, int]:
-    """Give a network the weights of another one with the same backbone.
+    """Load weights of another network with the same backbone; return two counts of tensors.
 
-    The classifier gets its own where the other network has one linear layer behind the features, of
-    as many classes; otherwise it stays as it is. Of a model of ltcli, the backbone alone is taken.
-
-    Args:
-        network: Changed in place.
-        tensors: By name, as ``read_weights`` returns them.
-        where: What an error names.
-        head: Names of the tensors behind the features.
-
-    Returns:
-        How many tensors the backbone and the classifier took.
+    The counts are those that the backbone and the classifier took. The classifier takes some where
+    the other network has one linear layer behind the features, for as many classes. A model of
+    ltcli gives its backbone alone. ``head`` names the tensors behind the features.
 
     Raises:
         ArtifactError: A tensor is missing, is not one of the backbone, or has another shape.
@@ -97,6 +89,7 @@ def put_in(
     if len({name.rpartition(".")[0] for name in head}) > 1:
         # Layers in between, or a second classifier: the last layer alone has other logits.
         last = {}
+    # Before loading, as torch's own message lists every tensor at once.
     _check_shapes(target, named, where)
     try:
         apart = target.load_state_dict(named, strict=False)
@@ -122,7 +115,7 @@ def _check_shapes(
 
 
 def _put_in_classifier(network: Network, last: Mapping[str, torch.Tensor | None]) -> int:
-    """Take a linear layer's weights where they fit; without a bias it is 0."""
+    """Load a linear layer where it fits, with a bias of 0 if it has none; return the tensors."""
     classifier, weight, bias = network.classifier, last.get("weight"), last.get("bias")
     if weight is None or weight.shape != classifier.weight.shape or classifier.form != "linear":
         return 0

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import typer
 
-from ltcli.artifacts.folder import read_folder
-from ltcli.artifacts.header import Header
+from ltcli.artifacts.header import Header, read_folder
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.core.text import printable

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ltcli.artifacts.header import Header, verify
-from ltcli.artifacts.sidecar import read_records
+from ltcli.artifacts.header import Header, read_records, verify
 from ltcli.core.errors import ArtifactError
 
 _MOST_EPOCHS = 1_000_000

@@ -242,6 +242,7 @@ STAGE = Stage(
         Input("features", "features", "dump-features", "feature bank of that model"),
         Input("split", "split", "split", "validation images"),
     ),
+    group="After training",
     output="model",
     run=run,
     # Data are read only where tau is chosen on them.

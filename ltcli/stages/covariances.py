@@ -51,13 +51,10 @@ class Params:
 
 @dataclass(frozen=True)
 class Plan:
-    """Form of the covariances, and the size of each form.
+    """Form of the covariances, directions per class if low-rank, and the size of each form.
 
-    Attributes:
-        form: Form to make.
-        rank: Directions per class in the low-rank form, else None.
-        sizes: Bytes of each form, with the means, in the order in which auto prefers them.
-        table: Name, size, exactness and whether it fits, a row for each form.
+    Sizes are bytes, with the means, in the order in which auto prefers the forms; the table has
+    name, size, exactness and whether it fits, a row for each form.
     """
 
     form: Form
@@ -67,11 +64,7 @@ class Plan:
 
 
 def memory_of(text: str) -> float:
-    """Bytes of a size such as 4GB or 512MB.
-
-    Raises:
-        ParamError: It is written otherwise.
-    """
+    """Bytes of a size such as 4GB or 512MB."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ParamError("covariances", f"memory must be a size such as 4GB or 512MB, got {text}")
@@ -83,16 +76,8 @@ def planned(
 ) -> Plan:
     """Form that auto chooses, or the given form if it fits.
 
-    Args:
-        form: auto or a form.
-        memory: Limit for means and covariances in float32, in the file and in use.
-        rank: Directions of the low-rank form; None for the most that fit.
-        counts: Training images of each class.
-        dim: D.
-
-    Raises:
-        ParamError: A parameter is wrong, or a rank is given for another form.
-        ResourceError: The form exceeds the limit.
+    The memory limits means and covariances in float32, in the file and in use. Without a rank the
+    low-rank form has the most directions that fit.
     """
     limit = memory_of(memory)
     if rank is not None and form != "low-rank":
@@ -101,11 +86,10 @@ def planned(
         # The size grows with the rank, so a binary search finds the last one that fits.
         rank = bisect_right(range(1, dim + 1), limit, key=lambda r: _low_rank(counts, dim, r))
     rank = max(1, min(rank, dim))
-    vector = 4 * dim
-    means = len(counts) * vector
+    means = len(counts) * 4 * dim
     sizes: dict[Form, int] = {
-        "full": means + len(counts) * dim * vector,
-        "factor": means + sum(min(count, dim) for count in counts) * vector,
+        "full": means + means * dim,
+        "factor": means + sum(min(count, dim) for count in counts) * 4 * dim,
         "low-rank": _low_rank(counts, dim, rank),
         "diagonal": 2 * means,
     }
@@ -119,10 +103,9 @@ def planned(
         rule = f"{chosen} covariances of {plural(len(counts), 'class')} must take at most {memory}"
         raise ResourceError("covariances", f"{rule}, got {sizes[chosen] / 1e9:.3g} GB", hint)
     notes = {"full": "exact", "factor": "exact", "low-rank": f"rank {rank}", "diagonal": ""}
-    table = []
-    for kind, size in sizes.items():
-        fits = "chosen" if kind == chosen else "" if size <= limit else "too large"
-        table.append([kind, f"{size / 1e6:,.1f} MB", notes[kind], fits])
+    fits = {kind: "" if size <= limit else "too large" for kind, size in sizes.items()}
+    fits[chosen] = "chosen"
+    table = [[kind, f"{sizes[kind] / 1e6:,.1f} MB", notes[kind], fits[kind]] for kind in sizes]
     return Plan(chosen, rank if chosen == "low-rank" else None, sizes, table)
 
 

@@ -355,6 +355,7 @@ STAGE = Stage(
         Input("after", "predictions", None, "predictions of the run"),
         Input("split", "split", None, "images, to show the nearest ones"),
     ),
+    group="Looking",
     output="diagnosis",
     run=run,
     check=check,

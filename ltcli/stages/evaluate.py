@@ -56,8 +56,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     info = model.header.info
     device = resolve_device(context.device)
     dtype = resolve_precision(params.precision, device)
-    backbone = backbone_of(model.header)
-    images = open_samples(split, params.on, device, params, backbone)
+    images = open_samples(split, params.on, device, params, backbone_of(model.header))
     labels = split.tensor(f"{params.on}.labels")
 
     def logits_of(features: torch.Tensor) -> torch.Tensor:
@@ -90,22 +89,19 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     shown = f"accuracy {100 * accuracy(logits, labels):.2f} %"
     shown += f", balanced {100 * balanced_accuracy(logits, labels):.2f} %"
     logger.info("evaluate: %s on %s: %s", model.header.path.stem, params.on, shown)
+    kept = ("class_names", "class_counts", "method", "recipe", "backbone")
     return Result(
         tensors,
-        {
-            "class_names": info["class_names"],
-            "class_counts": info["class_counts"],
+        {name: info[name] for name in kept}
+        | {
             "split": split.header.digest,
             "model": model.header.digest,
             "on": params.on,
             # compare refuses predictions whose fingerprints differ.
             "images": _fingerprint(split, params.on),
-            "method": info["method"],
             "stage": model.header.stage,
-            "recipe": info["recipe"],
             "network_parameters": network.size(),
             "held_out": split.header.size("val.labels", 0),
-            "backbone": info["backbone"],
         },
     )
 

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from ltcli.artifacts.store import Artifact
     from ltcli.models.network import Network
 
+# Roles of inputs made from a model, beside the model itself.
+_STATISTICS = ("features", "covariances", "confusion", "generator")
+
 # Epochs and rates of a classifier on a frozen backbone; a method's own defaults come first.
 RECIPE = Schedule(
     epochs=10,
@@ -75,11 +78,7 @@ class Params(Training):
 
 
 def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
-    """Return the run that parameters describe.
-
-    Raises:
-        ParamError: Milestones and factors do not match, or the rate falls along a cosine.
-    """
+    """The run that parameters describe; a cosine refuses milestones."""
     schedule = with_given(RECIPE, params, "finetune")
     epochs = schedule.epochs if params.epochs is None else params.epochs
     if params.decay == "cosine":
@@ -105,7 +104,7 @@ def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
 
 
 def needs(params: Params) -> set[str]:
-    """Return the roles of the inputs that a run reads."""
+    """Roles of the inputs that a run reads."""
     method = methods.find(params.method, "finetune")
     data = "features" if params.data == "features" else "split"
     return {"model", data, *method.reads(params.options, run_of(params, {}))}
@@ -137,9 +136,8 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         check_follows_prior("finetune", model)
     trainable = method.head(params.options, run).trainable
     if params.train == "all" and (params.data != "images" or "weight" not in trainable):
-        rule = "train must be classifier"
         hint = "--train all needs --data images and a method that trains the classifier"
-        raise ParamError("finetune", f"{rule}, got all", hint)
+        raise ParamError("finetune", "train must be classifier, got all", hint)
     if params.shift_bn and (params.data, params.train) != ("images", "classifier"):
         hint = "it needs --data images and --train classifier"
         raise ParamError("finetune", "shift-bn must be off here", hint)
@@ -149,8 +147,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
                 rule = f"{name} must be off for {params.method}"
                 raise ParamError("finetune", rule, "it is for methods with a loss of logits")
     check_kept("finetune", params.from_epoch, model)
-    read = ("features", "covariances", "confusion", "generator")
-    check_epoch(params.from_epoch, headers, read)
+    check_epoch(params.from_epoch, headers, _STATISTICS)
     method.check(params.options, run)
 
 
@@ -160,13 +157,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
     from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.engine.steps import Mixing
-    from ltcli.models.network import (
-        Network,
-        build_classifier,
-        load_classifier,
-        load_network,
-        load_part,
-    )
+    from ltcli.models import network as networks
 
     model = inputs["model"]
     # The adjustment of the old logits does not hold for those of another classifier.
@@ -178,12 +169,13 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     passed_on: dict[str, torch.Tensor] = {}
     if run.bank:
         # The features are there already: the backbone is passed on without being built.
-        network = Network(torch.nn.Identity(), load_classifier(model, epoch).to(device)).eval()
-        tensors = load_part(model, "backbone", epoch)
+        classifier = networks.load_classifier(model, epoch).to(device)
+        network = networks.Network(torch.nn.Identity(), classifier).eval()
+        tensors = networks.load_part(model, "backbone", epoch)
         passed_on = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
         dtype = torch.float32
     else:
-        network = load_network(model, device, epoch)
+        network = networks.load_network(model, device, epoch)
         dtype = resolve_precision(params.precision, device)
     options: Any = params.options
     fresh, kept = False, dict[str, torch.Tensor]()
@@ -198,21 +190,16 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         fresh = head.start == "fresh"
         if fresh:
             num_classes, dim = network.classifier.weight.shape
-            classifier = build_classifier(dim, num_classes, params.seed, head.form)
+            classifier = networks.build_classifier(dim, num_classes, params.seed, head.form)
             network.classifier = classifier.to(device)
         start_classifier(network.classifier, head, fresh=fresh)
+        backbone, shift_bn = None if run.bank else backbone_of(model.header), params.shift_bn
+        kind = params.optimizer
         ready = assemble(
-            method,
-            run,
-            network,
-            inputs,
-            None if run.bank else backbone_of(model.header),
-            dtype,
-            optimizer=params.optimizer,
-            shift_bn=params.shift_bn,
+            method, run, network, inputs, backbone, dtype, optimizer=kind, shift_bn=shift_bn
         )
         mixing = Mixing(params.mixup, params.seed) if params.mixup > 0 else None
-        kept = train(method, ready, mixing, context, shift_bn=params.shift_bn)
+        kept = train(method, ready, mixing, context, shift_bn=shift_bn)
     return Result(
         {**passed_on, **network.state_dict(), **kept},
         info
@@ -227,16 +214,15 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
 
 def _recipe_before(headers: Mapping[str, Header]) -> list[Any]:
-    """Return the recipe of the model, and how the other inputs of ``finetune`` were made."""
+    """Recipe of the model, and how the other inputs of ``finetune`` were made."""
     steps: list[Any] = headers["model"].info["recipe"]
-    for role in ("features", "covariances", "confusion", "generator"):
+    for role in _STATISTICS:
         if role in headers:
             header = headers[role]
             parameters = header.parameters
             if role == "features":
                 # Nothing else of them matters here, or it is a parameter of finetune, too.
-                storage, precision = parameters["storage"], parameters["precision"]
-                parameters = {"storage": storage, "precision": precision}
+                parameters = {name: parameters[name] for name in ("storage", "precision")}
             elif header.stage == "merge-covariances":
                 parameters = {**parameters, "class_counts": header.info["class_counts"]}
             steps = recipe(steps, header.stage, parameters)
@@ -246,29 +232,26 @@ def _recipe_before(headers: Mapping[str, Header]) -> list[Any]:
 def _solving(
     run: Run, inputs: Mapping[str, Artifact], network: Network, dtype: torch.dtype
 ) -> SolvingRun:
-    """Return what closed-form methods work from, on the CPU."""
+    """Record that closed-form methods work from, on the CPU."""
     import torch
 
     from ltcli.engine.infer import features_of
 
-    parts = {}
+    parts: dict[str, Any] = {}
     device, source = network.classifier.weight.device, inputs["features" if run.bank else "split"]
-    for part in ("train", "val"):
+    for part, prefix in (("train", ""), ("val", "val_")):
         if run.bank:
             features = source.tensor(f"{part}.features").float()
         else:
             backbone = backbone_of(inputs["model"].header)
             samples = open_samples(source, part, device, run.params, backbone)
             features = features_of(network, samples, dtype)
-        parts[part] = (features, source.tensor(f"{part}.labels"))
+        parts |= {f"{prefix}features": features, f"{prefix}labels": source.tensor(f"{part}.labels")}
     return SolvingRun(
         **vars(run),
         classifier=network.classifier.cpu(),
         class_counts=torch.tensor(source.header.info["class_counts"]),
-        features=parts["train"][0],
-        labels=parts["train"][1],
-        val_features=parts["val"][0],
-        val_labels=parts["val"][1],
+        **parts,
     )
 
 

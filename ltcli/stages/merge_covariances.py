@@ -141,6 +141,7 @@ STAGE = Stage(
             may_differ=("split",),
         ),
     ),
+    group="Artifacts",
     output="covariances",
     run=run,
     check=check,

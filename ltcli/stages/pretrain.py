@@ -72,11 +72,7 @@ class Params(Training):
 
 
 def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
-    """Return the run that parameters describe.
-
-    Raises:
-        ParamError: Milestones and factors do not match.
-    """
+    """The run that parameters describe."""
     schedule = with_given(SCHEDULES[params.schedule], params, "pretrain", warmup=params.warmup)
     epochs = schedule.epochs if params.epochs is None else params.epochs
     # A short run has weights and sampler in its last epoch at least.
@@ -164,7 +160,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
 
 def mixing_of(params: Params, class_counts: torch.Tensor) -> Mixing | None:
-    """Return how images and labels are mixed; None where they are not."""
+    """How images and labels are mixed; None where they are not."""
     from ltcli.engine.steps import Mixing
     from ltcli.stats.losses import remix_shares
 
@@ -172,11 +168,9 @@ def mixing_of(params: Params, class_counts: torch.Tensor) -> Mixing | None:
         return None
     shares = None
     if params.mixed_labels == "remix":
+        ratio, below = params.remix_ratio, params.remix_below
         shares = functools.partial(
-            remix_shares,
-            class_counts=class_counts,
-            ratio=params.remix_ratio,
-            below=params.remix_below,
+            remix_shares, class_counts=class_counts, ratio=ratio, below=below
         )
     return Mixing(params.mixup, params.seed, shares)
 

@@ -19,8 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic
 
 from ltcli import __version__
-from ltcli.artifacts.header import Header, opened, parse_header, verify
-from ltcli.artifacts.sidecar import SIDECAR
+from ltcli.artifacts.header import SIDECAR, Header, opened, parse_header, verify
 from ltcli.compute.environment import processes
 from ltcli.compute.memory import memory_needed
 from ltcli.core.context import Context
@@ -45,15 +44,9 @@ _OTHER_OUT = "choose another --out"
 
 @dataclass(frozen=True)
 class Job(Generic[P]):
-    """One run of a stage, fully decided.
+    """One run of a stage, fully decided: files by role, device as the user named it.
 
-    Attributes:
-        stage: The stage to run.
-        params: Its parameters.
-        inputs: Role to file.
-        out: The file to write.
-        device: auto, cpu, cuda, cuda:N or mps.
-        force: Redo what is up to date, and replace a file that is not ours.
+    ``force`` redoes what is up to date, and replaces a file that is not ours.
     """
 
     stage: Stage[P]
@@ -66,17 +59,14 @@ class Job(Generic[P]):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do.
+    """What a run would do; inputs, headers and open files are by role.
 
     Attributes:
         parameters: The parameters as the header will hold them.
-        inputs: Role to SHA-256 of each input: with the parameters, the identity of the output.
-        headers: Role to header of each artifact among the inputs.
-        files: Role to the open file that the header was read from.
+        inputs: SHA-256 of each input: with the parameters, the identity of the output.
         reason: Why the output must be made; None where it is up to date.
         digest: SHA-256 of the output where it is up to date.
         preview: Lines for people about the output.
-        checked: Findings of the stage's check.
     """
 
     parameters: dict[str, Any]
@@ -91,11 +81,7 @@ class Plan:
 
 @contextmanager
 def planned(job: Job[P]) -> Iterator[Plan]:
-    """Check parameters, inputs and output of a run; the inputs stay open for the run itself.
-
-    Raises:
-        LtcliError: Anything that would make the run fail and can be known now.
-    """
+    """Check all that can be known now of a run; its inputs stay open for the run itself."""
     stage, headers, files = job.stage, {}, {}
     inputs: dict[str, str] = {}
     spared: dict[str, tuple[str, ...]] = {}
@@ -114,8 +100,7 @@ def planned(job: Job[P]) -> Iterator[Plan]:
             headers[entry.name], files[entry.name] = header, file
             inputs[entry.name], spared[entry.name] = header.digest, entry.may_differ
         check_together(stage.name, headers, spared)
-        checked = None if stage.check is None else stage.check(job.params, headers)
-        checked = checked or Checked()
+        checked = (stage.check and stage.check(job.params, headers)) or Checked()
         inputs |= checked.inputs
         parameters = as_dict(job.params)
         check_name(job.out, job.inputs.values())
@@ -127,11 +112,7 @@ def planned(job: Job[P]) -> Iterator[Plan]:
 
 
 def check_name(out: Path, inputs: Iterable[Path]) -> None:
-    """Check that an output may have its name, and is none of the inputs.
-
-    Raises:
-        ResourceError: It may not.
-    """
+    """Check that an output may have its name, and is none of the inputs."""
     # Names of temporary files are longer, and the limit of file systems is 255.
     length = len(os.fsencode(out.name))
     if length > 200:
@@ -146,11 +127,7 @@ def check_name(out: Path, inputs: Iterable[Path]) -> None:
 
 
 def check_writable(out: Path) -> None:
-    """Check that the folder of an output, or the first one above it that exists, is writable.
-
-    Raises:
-        ResourceError: It is not.
-    """
+    """Check that the folder of an output, or the first one above it that exists, is writable."""
     folder = out.parent
     try:
         while not folder.exists():
@@ -165,7 +142,7 @@ def check_writable(out: Path) -> None:
 def _reason(
     job: Job[P], parameters: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> tuple[str | None, str | None]:
-    """Return why the output must be made, or the digest of the one that is up to date."""
+    """Why the output must be made, or the digest of the one that is up to date."""
     if not job.out.exists():
         return _NO_OUTPUT, None
     if job.force:
@@ -188,14 +165,10 @@ def _reason(
 
 
 def run(job: Job[P]) -> tuple[bool, str | None]:
-    """Run a stage unless its output is up to date.
+    """Run a stage unless its output is up to date: whether it was not, and the output's digest.
 
-    Returns:
-        Whether there was work to do, and the digest of the output; None for the digest in all
-        processes but the first, whose file may show on their machines a little later.
-
-    Raises:
-        LtcliError: The run failed; the file at the output, if any, is still there, whole.
+    The digest is None in all processes but the first, whose file may show on their machines a
+    little later. After an error the file at the output, if any, is still there, whole.
     """
     rank, size = processes()
     check_processes(job.stage.name, not job.stage.shares_work, "it")
@@ -222,10 +195,8 @@ def run(job: Job[P]) -> tuple[bool, str | None]:
             now = stack.enter_context(planned(job))
         if not world.agreed(now.reason is not None):
             return False, now.digest if rank == 0 else None
-        digest = None
-        if rank == 0:
-            digest = _make(job, now)
-        else:
+        digest = _make(job, now) if rank == 0 else None
+        if rank:
             _follow(job, now)
         world.agreed(True)
         return True, digest
@@ -382,11 +353,7 @@ class ResumeFile:
             )
 
     def remove(self) -> None:
-        """Delete the checkpoint.
-
-        Raises:
-            ResourceError: It cannot be deleted.
-        """
+        """Delete the checkpoint."""
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""From a split artifact to the samples of one part, wherever they are kept."""
+"""Samples of one part of a split, wherever they are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltcli.artifacts.backbone import Backbone, backbone_of
-from ltcli.artifacts.sidecar import read_records
+from ltcli.artifacts.header import read_records
 from ltcli.compute.environment import local_processes, usable_cores
 from ltcli.core.errors import ArtifactError, DataError, ParamError
 from ltcli.data.reading import Reading
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ltcli.data.batches import Augmentation, Samples
     from ltcli.data.files import ImageFiles
 
+# More workers than this do not make a GPU faster, and each takes memory.
 _MOST_WORKERS = 16
 # Files whose headers are read to tell how large images are.
 _LOOKED_AT = 64
@@ -28,14 +29,9 @@ _LOOKED_AT = 64
 def check_samples(stage: str, root: str | None, split: Header) -> None:
     """Check that the images of a split of files can be found.
 
-    Args:
-        stage: What an error names.
-        root: The folder of the images, as it was given.
-        split: The split.
-
     Raises:
-        ParamError: Nobody says where they are.
-        DataError: They are not there.
+        ParamError: Neither ``root`` nor the log of the split names their folder.
+        DataError: The folder does not exist.
     """
     if split.info["store"] != "files":
         return
@@ -47,11 +43,7 @@ def check_samples(stage: str, root: str | None, split: Header) -> None:
 
 
 def check_alike(split: Header, model: Header) -> None:
-    """Check that a model takes what a split holds.
-
-    Raises:
-        ArtifactError: Images or embeddings are of another size, or one is taken for the other.
-    """
+    """Raise ArtifactError where a model takes other images or embeddings than a split holds."""
     backbone, found = backbone_of(model), _shape(split)
     size = list(backbone.image_size)
     if not size:
@@ -59,7 +51,7 @@ def check_alike(split: Header, model: Header) -> None:
     elif backbone.crop_mode == "box":
         wanted = f"images of {size[0]}x{size[1]} pixels"
     elif split.info["store"] != "features":
-        return  # they are resized
+        return  # the network resizes images of any size
     else:
         wanted = "images"
     if wanted != found:
@@ -75,13 +67,8 @@ def _shape(split: Header) -> str:
 
 
 def size_warning(split: Header, backbone: Backbone, root: str | None) -> str | None:
-    """Return a line that warns of images smaller than a network takes; None where none is needed.
-
-    Args:
-        split: The split.
-        backbone: The network's record; those that take images as they come need no warning.
-        root: Folder of the images, as it was given.
-    """
+    """Return a line that warns of images smaller than a network's input; None where none is."""
+    # These networks take images in the size of the split.
     if backbone.crop_mode == "box":
         return None
     wanted, size = list(backbone.image_size), split.info["image_size"]
@@ -107,6 +94,7 @@ def _shorter_side(split: Header, root: str | None) -> int | None:
         return None
     with open_artifact(split.path) as artifact:
         names, _ = files_of(artifact, "train")
+    # Spread over the list, as files of one class stand together.
     step = max(1, len(names) // _LOOKED_AT)
     sides = [side_of(folder / name) for name in names[::step][:_LOOKED_AT]]
     known = sorted(side for side in sides if side is not None)
@@ -121,15 +109,15 @@ def open_samples(
     backbone: Backbone,
     augmentation: Augmentation | None = None,
 ) -> Samples:
-    """Return the samples of one part of a split.
+    """Return the samples of one part of a split: train, val or test.
 
     Args:
-        split: The split.
-        part: train, val or test.
-        device: Where batches are made.
-        params: The stage's parameters, with ``root`` and ``workers``.
-        backbone: Says how images are prepared.
-        augmentation: Of the samples that are drawn; None where all are taken as they are.
+        split: Artifact of the samples.
+        part: Part of it.
+        device: Device of the batches.
+        params: Parameters of the stage, with ``root`` and ``workers``.
+        backbone: Record that says how images are prepared.
+        augmentation: Random changes of the samples that are drawn; None where none are drawn.
     """
     from ltcli.data.batches import Augmentation, FeatureBatches, ImageBatches
 
@@ -162,8 +150,8 @@ def image_files(
 
 
 def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:
-    """Return the paths of the images of one part, and the bytes that each file has."""
-    # Files are in this order, the last part behind the two.
+    """Return the paths of the images of one part, and the size of each file in bytes."""
+    # The tensors hold the files of train, val and test in this order.
     before = {"train": (), "val": ("train",)}.get(part, ("train", "val"))
     first = sum(split.header.size(f"{other}.labels", 0) for other in before)
     rows = slice(first, first + split.header.size(f"{part}.labels", 0))
@@ -177,12 +165,13 @@ def _root(given: str | None, split: Header) -> Path | None:
         return Path(given)
     with suppress(ArtifactError):
         for record in read_records(split):
+            # People edit logs, so the type is not certain.
             if record.get("event") == "root" and isinstance(record.get("root"), str):
                 return Path(record["root"])
     return None
 
 
 def _workers(given: int | None) -> int:
-    if given is not None:
-        return given
-    return min(max(1, usable_cores() // local_processes()), _MOST_WORKERS)
+    # Several processes of one machine share its cores.
+    default = min(max(1, usable_cores() // local_processes()), _MOST_WORKERS)
+    return default if given is None else given

@@ -34,10 +34,10 @@ else:
 
 logger = logging.getLogger(__name__)
 
-# Side of the images, pixels: if they are decoded now, and if they are decoded when they are used.
-STORED_SIZE, FILES_SIZE = 32, 224
+# Side of the images in pixels: decoded by split, and decoded by the stages that use them.
+_STORED_SIZE, _FILES_SIZE = 32, 224
 # More classes than this are thinned out in the chart, or not named in a warning.
-MAX_BARS, MAX_NAMED = 25, 5
+_MAX_BARS, _MAX_NAMED = 25, 5
 _LONG_TAILED = ", ".join(name for name, source in SOURCES.items() if not source.natural)
 
 
@@ -50,10 +50,8 @@ class Params:
     """Parameters of split."""
 
     source: SourceName = param(help="data set to split", positional=True)
-    root: str | None = param(
-        None,
-        "folder of the data set; for parquet and embeddings a folder or a file",
-        identity=False,
+    root: str | None = _file(
+        "folder of the data set; for parquet and embeddings a folder or a file"
     )
     download: bool = param(False, "fetch the data set into --root if missing", identity=False)
     train_list: str | None = _file(
@@ -101,7 +99,7 @@ class Params:
     image_size: int | None = param(
         None,
         "side of the images in pixels, where the data set fixes none; if not given,"
-        f" {STORED_SIZE} in store images and {FILES_SIZE} in store files",
+        f" {_STORED_SIZE} in store images and {_FILES_SIZE} in store files",
         ge=8,
         le=512,
     )
@@ -126,7 +124,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         _named(params),
         download=params.download,
         store=params.store,
-        image_size=params.image_size or STORED_SIZE,
+        image_size=params.image_size or _STORED_SIZE,
         on_bad_image=params.on_bad_image,
         partial=params.partial,
         verify=params.verify,
@@ -137,9 +135,13 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         context.log({"event": "skipped", "file": line})
     profile = _profile(params)
     wanted = _val_per_class(params, pool)
-    chosen = _choose(params, pool, profile, wanted)
-    tensors = _tensors(pool, chosen)
+    tensors = _tensors(pool, _choose(params, pool, profile, wanted))
     mean, std = _pixel_statistics(params.source, pool.store, tensors)
+    image_size: list[int] = []
+    if pool.store != "features":
+        image_size = [params.image_size or _FILES_SIZE] * 2
+    if pool.store == "images":
+        image_size = list(pool.train.data.shape[1:3])
     size = len(pool.class_names)
     counts = {part: tensors[f"{part}.labels"].bincount(minlength=size).tolist() for part in PARTS}
     info = {
@@ -150,7 +152,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         "std": std,
         "source": params.source,
         "store": pool.store,
-        "image_size": _image_size(params, pool),
+        "image_size": image_size,
         "profile": profile,
         "skipped": len(pool.skipped),
     }
@@ -164,13 +166,6 @@ def _profile(params: Params) -> Profile:
     return "natural" if SOURCES[params.source].natural else "exp"
 
 
-def _image_size(params: Params, pool: Pool) -> list[int]:
-    """Return height and width of a network's input; nothing for embeddings."""
-    if pool.store == "images":
-        return list(pool.train.data.shape[1:3])
-    return [params.image_size or FILES_SIZE] * 2 if pool.store == "files" else []
-
-
 def _named(params: Params) -> dict[str, str]:
     """Return the files that were named beside the root, by parameter."""
     values = {name: getattr(params, name) for name in FILE_PARAMETERS}
@@ -179,14 +174,12 @@ def _named(params: Params) -> dict[str, str]:
 
 def _val_per_class(params: Params, pool: Pool) -> int:
     """Return the number of validation images to cut off each class."""
-    if pool.val is not None:
-        if params.val_per_class is not None:
-            rule = "val_per_class must not be given where the source has validation images"
-            raise ParamError("split", rule, "leave the option out")
-        return 0
+    if pool.val is not None and params.val_per_class is not None:
+        rule = "val_per_class must not be given where the source has validation images"
+        raise ParamError("split", rule, "leave the option out")
     if params.val_per_class is not None:
         return params.val_per_class
-    return 10 if params.protocol == "holdout" else 0
+    return 10 if params.protocol == "holdout" and pool.val is None else 0
 
 
 def _choose(
@@ -203,6 +196,8 @@ def _choose(
         test = np.arange(len(pool.test.labels))
     else:
         test, rest = long_tail.cut_test(labels, params.test_fraction, params.seed)
+    # Held out before the cut, so that validation has equal classes; cao cuts from the long-tailed
+    # set.
     if params.protocol == "holdout":
         held, kept = long_tail.holdout_indices(labels[rest], val_per_class, params.seed)
         val, rest = rest[held], rest[kept]
@@ -234,6 +229,7 @@ def _tensors(
         if part.files:
             files += [part.files[row] for row in rows.tolist()]
     if files:
+        # A writable buffer: torch warns of tensors over read-only bytes.
         blob = bytearray("\0".join(files).encode())
         tensors["files"] = torch.frombuffer(blob, dtype=torch.uint8)
     if sizes:
@@ -254,7 +250,7 @@ def _pixel_statistics(
         return list(entry.mean), list(entry.std)
     if store == "files":
         return list(IMAGENET_MEAN), list(IMAGENET_STD)
-    # By a histogram of the 256 values, which is exact and needs no copy of all images as float.
+    # A histogram of the 256 values is exact, and needs no copy of all images as float.
     flat = tensors["train.images"].reshape(-1, 3)
     histogram = torch.stack([torch.bincount(flat[:, i].long(), minlength=256) for i in range(3)])
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -268,45 +264,33 @@ def _warn_of_short_classes(
     names: Sequence[str], val_counts: list[int], wanted: int, test_counts: list[int]
 ) -> None:
     """Name classes with fewer validation images than asked for, and those without test images."""
-    short = sorted((count, c) for c, count in enumerate(val_counts) if count < wanted)
-    if short:
-        logger.warning(
-            "split: %d of %d classes are too small for %d validation images, they give %d in all:"
-            " %s",
-            len(short),
-            len(names),
-            wanted,
-            sum(count for count, _ in short),
-            _some([f"'{names[c]}' {count}" for count, c in short]),
-        )
-    untested = [f"'{names[c]}'" for c, count in enumerate(test_counts) if count == 0]
-    if untested:
-        logger.warning(
-            "split: %d of %d classes have no test images, their accuracy cannot be measured: %s",
-            len(untested),
-            len(names),
-            _some(untested),
-        )
+    if short := sorted((count, c) for c, count in enumerate(val_counts) if count < wanted):
+        few = f"{len(short)} of {len(names)} classes are too small for {wanted} validation images"
+        given = f"they give {sum(count for count, _ in short)} in all"
+        shown = _some([f"'{names[c]}' {count}" for count, c in short])
+        logger.warning("split: %s, %s: %s", few, given, shown)
+    if untested := [f"'{names[c]}'" for c, count in enumerate(test_counts) if count == 0]:
+        none = f"{len(untested)} of {len(names)} classes have no test images"
+        rule = "their accuracy cannot be measured"
+        logger.warning("split: %s, %s: %s", none, rule, _some(untested))
 
 
 def _some(shown: list[str]) -> str:
-    more = f" and {len(shown) - MAX_NAMED} more" if len(shown) > MAX_NAMED else ""
-    return ", ".join(shown[:MAX_NAMED]) + more
+    more = f" and {len(shown) - _MAX_NAMED} more" if len(shown) > _MAX_NAMED else ""
+    return ", ".join(shown[:_MAX_NAMED]) + more
 
 
 def show(header: Header) -> list[str]:
     """Return a bar chart of the training images per class, and the sizes of parts and groups."""
     info = header.info
     counts, names = info["class_counts"], list(map(printable, info["class_names"]))
-    step = max(1, -(-len(counts) // MAX_BARS))
+    step = max(1, -(-len(counts) // _MAX_BARS))
     most = max(counts)
-    lines = aligned(
-        [
-            [name, f"{count:,}", "#" * max(1, round(40 * count / most))]
-            for name, count in zip(names[::step], counts[::step], strict=True)
-        ],
-        left=(2,),
-    )
+    bars = [
+        [name, f"{count:,}", "#" * max(1, round(40 * count / most))]
+        for name, count in zip(names[::step], counts[::step], strict=True)
+    ]
+    lines = aligned(bars, left=(2,))
     if step > 1:
         lines.append(f"(every {step}th of {len(counts)} classes)")
     groups = {"many": 0, "medium": 0, "few": 0}
@@ -320,26 +304,21 @@ def show(header: Header) -> list[str]:
     return lines
 
 
-def _fingerprint(params: Params) -> dict[str, str]:
-    if params.root is None:
-        return {}
-    return fingerprint(params.source, Path(params.root), _named(params))
-
-
 def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
     """Refuse wrong parameters before any image is read; fingerprint the data set."""
     from ltcli.data.long_tail import require_factor
 
     require_factor(params.imbalance_factor)
-    given = list(_named(params))
-    unset = {"store": "auto", "image_size": None, "on_bad_image": "fail"}
-    given += [name for name, default in unset.items() if getattr(params, name) != default]
-    given += [name for name in ("partial", "verify") if getattr(params, name)]
-    require_options(params.source, params.root, given)
+    # Not every source reads these.
+    some = ("store", "image_size", "on_bad_image", "partial", "verify")
+    changed = [name for name in some if getattr(params, name) != getattr(Params, name)]
+    require_options(params.source, params.root, [*_named(params), *changed])
     if _profile(params) == "natural" and params.imbalance_factor != Params.imbalance_factor:
         rule = "imbalance_factor must not be given for profile natural"
         raise ParamError("split", rule, "--profile exp or step gives the classes that ratio")
-    return Checked(_fingerprint(params))
+    if params.root is None:
+        return Checked({})
+    return Checked(fingerprint(params.source, Path(params.root), _named(params)))
 
 
 STAGE = Stage(

@@ -32,11 +32,9 @@ class Input:
 
     Attributes:
         name: Its role and its option, ``--name``.
-        kind: The kind it must have.
         file: Stem of the file that is read from ``--dir`` when the option is not given; None where
             it is optional, and read only if it is named.
-        help: One line.
-        may_differ: Skip the same-split or same-model check for this input.
+        may_differ: Checks that this input is spared, ``split`` or ``model``.
     """
 
     name: str
@@ -75,15 +73,14 @@ class Stage(Generic[P]):
 
     Attributes:
         name: Command and stem of the default output.
-        summary: One line for ``--help``.
         params: Frozen dataclass of ``param`` fields.
-        inputs: The artifacts it reads.
         output: The kind it writes.
         run: Does the work. Imports torch in its first lines, never before.
         examples: Runnable command lines for ``--help``.
         needs: Names of the inputs that a run with these parameters reads; None for all of them.
         output_stem: Stem of the default output, where it is not the name.
         check: Looks at parameters and headers before any work.
+        group: Heading in ``ltcli --help``.
         has_methods: Whether ``params.method`` chooses a method, whose options are added.
         defaults: Defaults for fields of ``params``, instead of the declared ones.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
@@ -102,6 +99,7 @@ class Stage(Generic[P]):
     needs: Callable[[P], Collection[str]] | None = None
     output_stem: Callable[[P, Mapping[str, Path]], str] | None = None
     check: Callable[[P, Mapping[str, Header]], Checked | None] | None = None
+    group: str = "The chain"
     has_methods: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     for_each: str | None = None
@@ -111,23 +109,15 @@ class Stage(Generic[P]):
 
 
 def of_bank(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the provenance that statistics of a feature bank take over from its metadata."""
+    """Provenance that statistics of a feature bank take over from its metadata."""
     keys = ("class_names", "class_counts", "split", "model", "epoch")
     return {key: info[key] for key in keys if key in info}
 
 
 def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list[Any]:
-    """Return the chain of stages and parameters that led to a model.
-
-    Seeds are left out: models of one recipe are runs of one row in a comparison.
-
-    Args:
-        before: The recipe so far.
-        stage: The stage that goes on.
-        parameters: Its parameters, as in a header.
-    """
-    kept = dict(parameters)
-    kept.pop("seed", None)
+    """The chain of stages and parameters that led to a model, with one more stage at the end."""
+    # Without seeds: models of one recipe are runs of one row in a comparison.
+    kept = {name: value for name, value in parameters.items() if name != "seed"}
     return [*before, [stage, kept]]
 
 
@@ -136,13 +126,7 @@ def check_together(
 ) -> None:
     """Check that inputs come from one split, one model and one list of classes.
 
-    Args:
-        stage: The command, for the message.
-        headers: The inputs by role.
-        may_differ: Role to the checks that it is spared, ``split`` or ``model``.
-
-    Raises:
-        ArtifactError: Two inputs do not belong together; both are named.
+    ``may_differ`` maps a role to the checks that it is spared, ``split`` or ``model``.
     """
     for key, words in (("split", "split"), ("model", "model"), ("class_names", "list of classes")):
         seen: dict[str, object] = {}
@@ -153,25 +137,16 @@ def check_together(
                 value = None
             if value is not None and key not in may_differ.get(role, ()):
                 seen[role] = value
-        roles = list(seen)
-        for role in roles[1:]:
-            if seen[role] != seen[roles[0]]:
-                first, other = headers[roles[0]].path, headers[role].path
-                rule = f"{other} belongs to another {words} than {first}"
+        for role, value in seen.items():
+            first = next(iter(seen))
+            if value != seen[first]:
+                rule = f"{headers[role].path} belongs to another {words} than {headers[first].path}"
                 hint = "make both from the same artifacts, or name others"
                 raise ArtifactError(stage, rule, hint)
 
 
 def check_follows_prior(stage: str, model: Header) -> None:
-    """Check that a model still follows the class prior of its training images.
-
-    Args:
-        stage: The command, for the message.
-        model: The model.
-
-    Raises:
-        ArtifactError: It corrects for the prior already.
-    """
+    """Check that a model still follows the class prior of its training images."""
     if model.info["balanced"]:
         rule = f"{model.path}, by {model.info['method']}, corrects for the class prior already"
         hint = "start from plain cross-entropy, without class weights, another sampler or remix"
@@ -179,16 +154,7 @@ def check_follows_prior(stage: str, model: Header) -> None:
 
 
 def check_processes(stage: str, alone: bool, what: str) -> None:
-    """Check that one process runs what several cannot share.
-
-    Args:
-        stage: The command, for the message.
-        alone: Whether only one process can run it.
-        what: Subject of the message.
-
-    Raises:
-        ParamError: Several processes run it.
-    """
+    """Refuse several processes for what only one can run; ``what`` is the subject of the error."""
     size = processes()[1]
     if alone and size > 1:
         hint = "start it without torchrun"
@@ -206,16 +172,8 @@ def refuse_given(
 ) -> None:
     """Refuse options that nothing reads: those whose values are not the defaults.
 
-    Args:
-        stage: Stage that an error names.
-        params: Its parameters.
-        names: Parameters that are not read.
-        where: Circumstance in which nothing reads them: "for tau-norm".
-        hint: The reason.
-        defaults: Defaults of the method, instead of the declared ones.
-
-    Raises:
-        ParamError: One was given.
+    ``where`` is the circumstance in which nothing reads them, such as "for tau-norm"; ``defaults``
+    of a method replace the declared ones.
     """
     for spec in specs(type(params)):
         default = defaults.get(spec.name, spec.default)
@@ -224,28 +182,14 @@ def refuse_given(
 
 
 def check_momentum(stage: str, nesterov: bool, momentum: float) -> None:
-    """Check that Nesterov's momentum is more than 0.
-
-    Raises:
-        ParamError: It is 0.
-    """
+    """Check that Nesterov's momentum is more than 0."""
     if nesterov and momentum == 0:
         rule = "momentum must be greater than 0 with nesterov, got 0"
         raise ParamError(stage, rule, "use --no-nesterov")
 
 
 def check_kept(stage: str, epoch: int | None, model: Header) -> None:
-    """Check that a model has kept the weights after an epoch.
-
-    Args:
-        stage: The command, for the message.
-        epoch: From 1; None for the last one, which every model has.
-        model: The model.
-
-    Raises:
-        ArtifactError: It keeps no earlier epochs of its pre-training.
-        ParamError: It does not keep this one.
-    """
+    """Check that a model has kept the weights after an epoch, from 1; every model has the last."""
     if epoch is None:
         return
     backbones = any(name.startswith("snapshots.backbone.") for name in model.tensors)
@@ -259,16 +203,7 @@ def check_kept(stage: str, epoch: int | None, model: Header) -> None:
 
 
 def check_epoch(epoch: int | None, headers: Mapping[str, Header], roles: Sequence[str]) -> None:
-    """Check that inputs were made from the features of one epoch.
-
-    Args:
-        epoch: From 1; None for the last one.
-        headers: The inputs by role.
-        roles: Inputs that must come from this epoch, where they are read.
-
-    Raises:
-        ArtifactError: One comes from another epoch.
-    """
+    """Check that the inputs of some roles come from one epoch, from 1; None is the last one."""
     for role in roles:
         found = headers[role].info.get("epoch") if role in headers else epoch
         if found != epoch:
@@ -294,12 +229,5 @@ _UNREAD = {
 def refuse_augmentation(
     stage: str, params: Any, store: str, defaults: Mapping[str, object] | None = None
 ) -> None:
-    """Refuse augmentation options without effect on samples of a store.
-
-    Args:
-        stage: Stage that an error names.
-        params: Its parameters.
-        store: Store of the split; features also for a feature bank.
-        defaults: Defaults of the method, instead of the declared ones.
-    """
+    """Refuse augmentation options without effect on samples of a store; a bank has features."""
     refuse_given(stage, params, *_UNREAD[store], defaults=defaults or {})

@@ -1,4 +1,4 @@
-"""Where pre-training starts from: a backbone for the samples, and weights from elsewhere."""
+"""The starting point of pre-training: a backbone for the samples, and weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """Where one run starts from.
+    """The starting point of one run.
 
     Attributes:
-        backbone: The network, and how images are prepared for it.
+        backbone: Record of the network and the preparation of its images.
         weights: File of the first weights, or ``default``; None for fresh ones.
         origin: SHA-256 of that file, or the name of the published weights; None for fresh ones.
-        warnings: Lines for people about images that the network does not suit.
+        warnings: Lines for people about images that do not suit the network.
     """
 
     backbone: Backbone
@@ -43,27 +43,20 @@ class Start:
     @property
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the weights by their role, so that a run notices changed ones."""
-        if self.origin is None:
-            return {}
-        if self.weights == "default":
+        if self.weights == "default" and self.origin:
             return {"weights": hashlib.sha256(self.origin.encode()).hexdigest()}
-        return {"weights": self.origin}
+        return {} if self.origin is None else {"weights": self.origin}
 
 
 def resolve_start(params: Params, variant: str, split: Header) -> Start:
-    """Return where a run starts from.
-
-    Args:
-        params: The parameters of ``pretrain``.
-        variant: Change that the method makes to the backbone; empty for none.
-        split: The split.
+    """Return the starting point of a run; ``variant`` is the method's change of the backbone.
 
     Raises:
         ParamError: There is no such backbone, or not with this method, samples or weights.
         ArtifactError: The file of weights is missing or of another version.
     """
     backbone = resolve(params.backbone, split, params.method, variant)
-    _check_weights(params, backbone, split)
+    _check_weights(params, backbone)
     origin = None
     if params.weights == "default":
         origin = BACKBONES[backbone.source].published(backbone.name)
@@ -78,7 +71,7 @@ def resolve_start(params: Params, variant: str, split: Header) -> Start:
     return Start(backbone, params.weights, origin, () if small is None else (small,))
 
 
-def _check_weights(params: Params, backbone: Backbone, split: Header) -> None:
+def _check_weights(params: Params, backbone: Backbone) -> None:
     if params.weights is not None and not backbone.image_size:
         rule = f"weights must not be given for embeddings, got {params.weights}"
         raise ParamError("pretrain", rule)
@@ -116,8 +109,8 @@ def _pixel_statistics(
 
 
 def recipe_of(params: Params, start: Start, split: Header) -> list[Any]:
-    """Return how the model was made, with what ``auto`` came to and where weights came from."""
-    # The inputs of a split are what its data set was: other files make another recipe.
+    """Return the recipe of the model, with the outcome of ``auto`` and the origin of weights."""
+    # The inputs of a split identify its data set: other files make another recipe.
     chosen = {**split.parameters, **split.inputs, "store": split.info["store"]}
     first = recipe([], "split", chosen)
     chosen = {**as_dict(params), "backbone": start.backbone.label}
@@ -127,7 +120,7 @@ def recipe_of(params: Params, start: Start, split: Header) -> list[Any]:
 
 
 def load_start(network: Network, start: Start) -> None:
-    """Put the weights from elsewhere into a fresh network, if there are any.
+    """Load the weights from elsewhere into a fresh network, if there are any.
 
     Raises:
         ArtifactError: They do not fit.
@@ -143,7 +136,5 @@ def load_start(network: Network, start: Start) -> None:
     else:
         tensors = read_weights(Path(start.weights))
     backbone, classifier = put_in(network, tensors, start.weights, source.head(name))
-    rest = f"{classifier} of the classifier" if classifier else "none of the classifier"
-    logger.info(
-        "pretrain: took %d tensors of the backbone and %s from %s", backbone, rest, start.weights
-    )
+    took = f"{backbone} tensors of the backbone and {classifier or 'none'} of the classifier"
+    logger.info("pretrain: took %s from %s", took, start.weights)

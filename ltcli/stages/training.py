@@ -38,17 +38,11 @@ def assemble(
     optimizer: str = "sgd",
     shift_bn: bool = False,
 ) -> TrainingRun:
-    """Return everything that the steps of a run work from.
+    """Everything that the steps of a run work from.
 
-    Args:
-        method: The method.
-        run: The run.
-        network: On the device, with the classifier that the run starts from.
-        inputs: Artifacts by role.
-        backbone: Record of the network, which says how images are prepared; None for a bank.
-        dtype: Precision of the backbone.
-        optimizer: sgd or adam.
-        shift_bn: Whether batch-norms of a frozen backbone follow the images of the run.
+    The network is on the device, with the classifier that the run starts from; its record
+    ``backbone`` says how images are prepared and is None for a bank. With ``shift_bn`` the
+    batch-norms of a frozen backbone follow the images of the run.
     """
     params, options, device = run.params, run.params.options, network.classifier.weight.device
     head, reads = method.head(options, run), method.reads(options, run)
@@ -121,11 +115,7 @@ def train(
     *,
     shift_bn: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Train the network of a run in place, to the last epoch.
-
-    Returns:
-        Kept epochs and the state of the method, as tensors of a model artifact.
-    """
+    """Kept epochs and the state of the method, as tensors; the network is trained in place."""
     steps = make_steps(method, run, mixing)
     every = run.whole or shift_bn
     if run.samples is not None:
@@ -147,7 +137,7 @@ def train(
 
 
 def make_steps(method: Method[Any], run: TrainingRun, mixing: Mixing | None) -> Steps:
-    """Return the method's own steps, or those of plain training with its loss."""
+    """The method's own steps, or those of plain training with its loss."""
     options = run.params.options
     if method.steps is not None:
         return method.steps(options, run)
@@ -189,15 +179,7 @@ def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None
 def make_optimizer(
     network: Network, head: Head, schedule: Schedule, *, momentum: float, kind: str = "sgd"
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of the parameters that have gradients.
-
-    Args:
-        network: Backbone and classifier.
-        head: Rates of the classifier's parts.
-        schedule: Learning rate, weight decay, Nesterov.
-        momentum: Momentum of SGD.
-        kind: sgd or adam.
-    """
+    """The optimiser, sgd or adam, of the parameters that have gradients."""
     # Decay would pull factors to zero, not to one, and a bias that means something to zero.
     spared = {"classifier.scales"} | ({"classifier.bias"} if head.rare_bias else set())
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -223,7 +205,7 @@ def _train_batch_norms(backbone: torch.nn.Module) -> None:
 
 
 def _stored(bank: Artifact, name: str, device: torch.device) -> Inputs:
-    """Return the function that takes a step's rows out of a feature bank."""
+    """Function that takes a step's rows out of a feature bank."""
     stored = bank.tensor(name, device)
     # A bank of maps may be large: what is stored in half precision stays so until it is used.
     return lambda batch: stored[batch.rows].float()
@@ -232,7 +214,7 @@ def _stored(bank: Artifact, name: str, device: torch.device) -> Inputs:
 def _frozen(
     network: Network, samples: Samples, dtype: torch.dtype, *, maps: bool, folded: bool
 ) -> Inputs:
-    """Return the function that makes features, or maps, of a step's images by a frozen backbone."""
+    """Function that makes features, or maps, of a step's images by a frozen backbone."""
     function: Callable[[torch.Tensor], torch.Tensor]
     if maps:
         function = backbone_maps(network) if folded else network.maps
@@ -249,7 +231,7 @@ def _frozen(
 
 
 def _behind_frozen(run: TrainingRun) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return images to logits: the frozen backbone in its precision, the classifier in float32."""
+    """Images to logits: the frozen backbone in its precision, the classifier in float32."""
     network, device = run.network, run.labels.device
 
     def logits(images: torch.Tensor) -> torch.Tensor:
@@ -264,14 +246,13 @@ def _behind_frozen(run: TrainingRun) -> Callable[[torch.Tensor], torch.Tensor]:
 def _statistics(
     reads: Collection[str], inputs: Mapping[str, Artifact], device: torch.device
 ) -> dict[str, Any]:
-    """Return the fields of ``TrainingRun`` that come from covariances, confusion and generator."""
+    """Fields of ``TrainingRun`` that come from covariances, confusion and generator."""
     found: dict[str, Any] = {}
     if "covariances" in reads:
         found["means"] = inputs["covariances"].tensor("means", device)
         found["covariances"] = _covariances(inputs["covariances"], device)
     if "confusion" in reads:
-        found["graph"] = inputs["confusion"].tensor("graph", device)
-        found["scores"] = inputs["confusion"].tensor("scores", device)
+        found |= {name: inputs["confusion"].tensor(name, device) for name in ("graph", "scores")}
     if "generator" in reads:
         found["generator"] = load_generator(inputs["generator"], device)
     return found
@@ -283,8 +264,8 @@ def _covariances(artifact: Artifact, device: torch.device) -> quadratic.Covarian
         return quadratic.Full(artifact.tensor("full", device))
     if form == "diagonal":
         return quadratic.Diagonal(artifact.tensor("diagonal", device))
-    rows, offsets = artifact.tensor("rows", device), artifact.tensor("offsets")
-    factor = quadratic.Factor(rows, offsets.tolist())
+    offsets = artifact.tensor("offsets").tolist()
+    factor = quadratic.Factor(artifact.tensor("rows", device), offsets)
     if form == "factor":
         return factor
     return quadratic.LowRank(factor, quadratic.Diagonal(artifact.tensor("diagonal", device)))

@@ -15,11 +15,7 @@ GROUPS = ("many", "medium", "few")
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """Class with the largest logit, int64 [N]; the lowest index among equals.
-
-    Raises:
-        NumericalError: A logit is not finite.
-    """
+    """Class with the largest logit, int64 [N]; the lowest index among equals."""
     # argmax ranks NaN above every number: a diverged model would still get a score.
     require_finite("predictions", "logits", logits)
     return logits.argmax(dim=1)
@@ -46,13 +42,11 @@ def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
 def group_of_class(train_counts: Tensor, many_above: int = 100, few_below: int = 20) -> Tensor:
     """Group of each class by its training images, int64 [C], an index into ``GROUPS``.
 
-    Source: Liu, Miao, Zhan, Wang, Gong, Yu, "Large-Scale Long-Tailed Recognition in an Open World",
-    CVPR 2019, arXiv 1904.05160. Both bounds belong to medium.
+    ``train_counts``, int64 [C], has the training images. Classes with more than ``many_above`` are
+    many-shot, those with fewer than ``few_below`` few-shot; both bounds belong to medium.
 
-    Args:
-        train_counts: int64 [C], training images.
-        many_above: Classes with more images are many-shot.
-        few_below: Classes with fewer images are few-shot.
+    Source: Liu, Miao, Zhan, Wang, Gong, Yu, "Large-Scale Long-Tailed Recognition in an Open World",
+    CVPR 2019, arXiv 1904.05160.
     """
     if few_below > many_above + 1:
         # Not a ParamError: the stages refuse such bounds before they load anything.
@@ -64,9 +58,7 @@ def group_of_class(train_counts: Tensor, many_above: int = 100, few_below: int =
 def group_accuracy(accuracies: Tensor, groups: Tensor) -> dict[str, float | None]:
     """Mean accuracy of the classes of each group, by name; None for a group without samples.
 
-    Args:
-        accuracies: float64 [C], from ``per_class_accuracy``.
-        groups: int64 [C], from ``group_of_class``.
+    Accuracies are float64 [C], from ``per_class_accuracy``, groups int64 [C].
     """
     seen = ~accuracies.isnan()
     found = {name: accuracies[seen & (groups == g)] for g, name in enumerate(GROUPS)}
@@ -97,16 +89,10 @@ def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
 
 
 def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples, summed confidence and correct predictions in bins of equal width in confidence.
+    """Samples, int64, summed confidence and correct predictions, float64, of each bin, [bins].
 
-    The confidence of a sample is the probability of its predicted class. A bound belongs to the bin
-    below it.
-
-    Returns:
-        int64 [bins], float64 [bins] and float64 [bins].
-
-    Raises:
-        ParamError: There is no bin.
+    The bins have equal width in confidence, the probability of the predicted class. A bound belongs
+    to the bin below it.
     """
     if bins < 1:
         raise ParamError("calibration error", f"bins must be at least 1, got {bins}")
@@ -129,5 +115,4 @@ def _log_normalisers(logits: Tensor) -> Tensor:
     """Log-sum-exp of each row, float64 [N]."""
     require_finite("likelihood", "logits", logits)
     # In blocks: a float64 copy of the logits of many classes would triple their memory.
-    blocks = [rows.to(torch.float64).logsumexp(dim=1) for rows in torch.split(logits, BLOCK)]
-    return torch.cat(blocks)
+    return torch.cat([rows.double().logsumexp(dim=1) for rows in torch.split(logits, BLOCK)])

@@ -27,8 +27,6 @@ from ltcli.stats.accuracy import group_accuracy, group_of_class, per_class_accur
 
 Target = Literal["balanced-accuracy", "worst-group", "log-loss"]
 
-_TAUS = tuple(step / 20 for step in range(41))
-
 
 def log_prior(class_counts: Tensor) -> Tensor:
     """Log of the class prior that the counts int64 [C] give."""
@@ -55,13 +53,8 @@ def for_costs(costs: Tensor) -> Tensor:
 class Point:
     """One tau of the trade-off between head and tail; every class counts the same.
 
-    Attributes:
-        tau: Strength of the adjustment.
-        balanced: Mean accuracy over classes, 0..1.
-        many: Mean accuracy over the many-shot classes, 0..1; None if they have no samples.
-        medium: The same for the medium-shot classes.
-        few: The same for the few-shot classes.
-        log_loss: Mean over classes of the mean negative log-probability of the true class, nats.
+    Accuracies are means over all classes or those of a group, 0..1; None for a group without
+    samples. The log-loss, nats, is the mean over classes of that of their samples.
     """
 
     tau: float
@@ -75,36 +68,29 @@ class Point:
 def trade_off(logits: Tensor, labels: Tensor, class_counts: Tensor) -> list[Point]:
     """Accuracies and log-loss at tau = 0, 0.05, ..., 2.
 
-    Args:
-        logits: float [N, C], unadjusted, of samples that were not trained on.
-        labels: int64 [N].
-        class_counts: int64 [C], training images.
+    The logits float [N, C], with labels int64 [N], are unadjusted and of samples that were not
+    trained on; the training images of the classes are int64 [C].
     """
     # The usual bounds, so that the worst group means the same for every data set.
     groups = group_of_class(class_counts)
-    return [_point(tau, logits, labels, class_counts, groups) for tau in _TAUS]
-
-
-def _point(
-    tau: float, logits: Tensor, labels: Tensor, class_counts: Tensor, groups: Tensor
-) -> Point:
-    adjusted = logits + for_tau(class_counts, tau)
-    accuracy = per_class_accuracy(adjusted, labels)
-    seen = ~accuracy.isnan()
-    losses = F.cross_entropy(adjusted, labels, reduction="none").double()
     # 1 / n_y: each class counts once, however many samples it has.
     weights = 1 / labels.bincount(minlength=len(class_counts)).double()[labels]
-    each = group_accuracy(accuracy, groups)
-    loss = float(losses @ weights / seen.sum())
-    return Point(tau, float(accuracy[seen].mean()), **each, log_loss=loss)
+    points = []
+    for tau in (step / 20 for step in range(41)):
+        adjusted = logits + for_tau(class_counts, tau)
+        accuracy = per_class_accuracy(adjusted, labels)
+        seen = ~accuracy.isnan()
+        losses = F.cross_entropy(adjusted, labels, reduction="none").double()
+        loss = float(losses @ weights / seen.sum())
+        each = group_accuracy(accuracy, groups)
+        points.append(Point(tau, float(accuracy[seen].mean()), **each, log_loss=loss))
+    return points
 
 
 def best(points: Sequence[Point], target: Target) -> Point:
     """Best point of ``trade_off`` for a target; among equals, the one with tau nearest to 1.
 
-    Args:
-        points: From ``trade_off``.
-        target: Highest balanced accuracy, highest accuracy of the worst group, or lowest log-loss.
+    The worst group is the group of classes with the lowest accuracy.
     """
 
     def score(point: Point) -> float:

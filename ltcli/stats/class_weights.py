@@ -10,18 +10,10 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     """Class weights by the inverse effective number of samples, float64 [C], mean 1.
 
     w_c = (1 - beta) / (1 - beta^n_c), scaled. beta = 0 gives weights of 1; towards beta = 1 they
-    approach the inverse frequency.
+    approach the inverse frequency. Counts are int64 [C], at least 1.
 
     Source: Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of
     Samples", CVPR 2019, arXiv 1901.05555.
-
-    Args:
-        class_counts: int64 [C], training images, at least 1.
-        beta: Overlap of the samples, at least 0 and below 1.
-
-    Raises:
-        ParamError: ``beta`` is outside its range.
-        DataError: A class has no samples.
     """
     if not 0 <= beta < 1:
         raise ParamError(

@@ -16,14 +16,10 @@ Score = Literal["accuracy", "balanced"]
 
 @dataclass(frozen=True)
 class Run:
-    """Predictions of one model.
+    """Predictions of one model; runs of one name differ only in their seeds.
 
-    Attributes:
-        name: Name of its row; runs of one row differ only in their seeds.
-        logits: float [M, C].
-        labels: int64 [M].
-        class_counts: int64 [C], training images.
-        snapshots: int64 [E, M], predicted classes after each kept epoch, or None.
+    Logits are float [M, C], labels int64 [M], training images of the classes int64 [C], and classes
+    predicted after each kept epoch, if any, int64 [E, M].
     """
 
     name: str
@@ -35,20 +31,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison. Accuracies are 0..1.
+    """One line of the comparison: means over the runs of a name, after the last epoch.
+
+    Accuracies are 0..1. A group without test images has None; ``nll`` is in nats.
 
     Attributes:
-        name: Name of the runs.
-        runs: Number of runs.
         judged: Score of the intervals and differences.
-        accuracy: Mean over runs, last epoch.
         interval: Confidence interval of the mean judged score, over test images and, with several
             runs, over seeds.
-        groups: Mean accuracy of the many-, medium- and few-shot classes; None for a group without
-            test images.
-        balanced: Mean accuracy over classes.
-        nll: Negative log-likelihood, nats.
-        ece: Expected calibration error.
         difference: Judged score less that of the first row; None for the first row, like the next
             three.
         difference_interval: Its interval, paired over images; those of all rows hold at once.
@@ -86,16 +76,9 @@ def compare(
 ) -> list[Row]:
     """One row per name, in order of first appearance.
 
-    The differences of all rows from the first are judged together, see ``simultaneous``.
-
-    Args:
-        runs: Predictions on the same images, in the same order.
-        level: Confidence level of the intervals, between 0 and 1.
-        resamples: Bootstrap draws.
-        many_above: Classes with more training images are many-shot.
-        few_below: Classes with fewer training images are few-shot.
-        seed: Seed of the bootstrap.
-        score: Score of the intervals and differences.
+    The differences of all rows from the first are judged together, see ``simultaneous``. All runs
+    predict the same images, in the same order; the level of confidence is between 0 and 1, and
+    ``many_above`` and ``few_below`` are as for ``group_of_class``.
     """
     # In insertion order: the first name is the reference of all differences.
     by_name: dict[str, list[Run]] = {}
@@ -111,16 +94,12 @@ def compare(
     found: list[Difference | None] = [None]
     if len(by_name) > 1:
         found += differences(values, resampled, level, strata)
-    return [
-        _row(
-            members,
-            score,
-            score_interval(resampled[k], level=level, seed=seed),
-            found[k],
-            scores.group_of_class(members[0].class_counts, many_above, few_below),
-        )
-        for k, members in enumerate(by_name.values())
-    ]
+    rows = []
+    for members, drawn, difference in zip(by_name.values(), resampled, found, strict=True):
+        interval = score_interval(drawn, level=level, seed=seed)
+        groups = scores.group_of_class(members[0].class_counts, many_above, few_below)
+        rows.append(_row(members, score, interval, difference, groups))
+    return rows
 
 
 def _values(run: Run, balanced: bool) -> Tensor:
@@ -130,8 +109,7 @@ def _values(run: Run, balanced: bool) -> Tensor:
         return correct
     # A class has the weight M / (classes with images), shared by its images.
     counts = run.labels.bincount()
-    weight = len(correct) / int((counts > 0).sum())
-    return correct * weight / counts[run.labels]
+    return correct * (len(correct) / int((counts > 0).sum())) / counts[run.labels]
 
 
 def _row(
@@ -177,10 +155,8 @@ def _mean_groups(runs: list[dict[str, float | None]]) -> dict[str, float | None]
 
 
 def _best(members: Sequence[Run]) -> float | None:
-    best = []
-    for run in members:
-        # One run without kept epochs leaves the row without this score: a mean of fewer misleads.
-        if run.snapshots is None:
-            return None
-        best.append(float((run.snapshots == run.labels).double().mean(1).max()))
-    return _mean(best)
+    right = [run.snapshots == run.labels for run in members if run.snapshots is not None]
+    # One run without kept epochs leaves the row without this score: a mean of fewer misleads.
+    if len(right) < len(members):
+        return None
+    return _mean([float(epochs.double().mean(1).max()) for epochs in right])

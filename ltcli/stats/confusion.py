@@ -31,18 +31,11 @@ def graph_and_scores(
 ) -> tuple[Tensor, Tensor]:
     """``class_graph``, and the mean probability of class j over the samples of class i.
 
-    Both are float64 [C, C]; rows sum to 1, or to 0 for a class without samples.
+    Both are float64 [C, C]; rows sum to 1, or to 0 for a class without samples. The logits come in
+    blocks, float [B, C], in the order of the labels int64 [N]: one block is in memory at a time.
 
     Source: as for ``class_graph``; for the scores Chu, Bian, Liu, Ling, "Feature Space Augmentation
     for Long-Tailed Data", ECCV 2020, arXiv 2008.03673, which ranks confusing classes by them.
-
-    Args:
-        blocks: Logits, float [B, C] each, [N, C] together; one pass, one block in memory.
-        labels: int64 [N].
-        num_classes: C.
-
-    Raises:
-        NumericalError: A logit is not finite.
     """
     predicted = torch.empty_like(labels)
     scores = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=labels.device)
@@ -61,10 +54,7 @@ def graph_and_scores(
 def top_confusing(matrix: Tensor, k: int) -> Tensor:
     """The k other classes with the largest entries in each row, int64 [C, k], largest first.
 
-    The matrix is a graph or scores, float [C, C]; its diagonal is ignored.
-
-    Raises:
-        ParamError: ``k`` is outside 1 ... C - 1.
+    The matrix is a graph or scores, float [C, C]; its diagonal is ignored. k is in 1 ... C - 1.
     """
     num_classes = len(matrix)
     if not 1 <= k < num_classes:
@@ -87,7 +77,5 @@ def confused_pairs(predicted: Tensor, labels: Tensor, k: int) -> list[tuple[int,
     found, counts = torch.unique(pairs, dim=0, return_counts=True)
     # unique sorts the pairs, and a stable sort keeps that order among equals.
     order = counts.sort(descending=True, stable=True).indices[:k]
-    return [
-        (int(a), int(b), int(n))
-        for (a, b), n in zip(found[order].tolist(), counts[order].tolist(), strict=True)
-    ]
+    triples = torch.cat([found, counts.unsqueeze(1)], dim=1)[order].tolist()
+    return [(a, b, n) for a, b, n in triples]

@@ -53,13 +53,7 @@ def estimate(
     ddof: int,
     rank: int | None = None,
 ) -> Estimate:
-    """Class means and covariances of features with labels int64 [N], reading each row once.
-
-    ``form``, ``ddof`` and ``rank`` as for ``assemble``.
-
-    Raises:
-        NumericalError: A feature is not finite.
-    """
+    """Class means and covariances of features with labels int64 [N]; more: see ``assemble``."""
     # The leading directions come from the exact factor.
     exact: Scatter = "factor" if form == "low-rank" else form
     moments = class_moments(features, labels, num_classes, exact)
@@ -78,14 +72,10 @@ def assemble(
 ) -> Estimate:
     """Estimate from the moments of the classes, one class in memory at a time.
 
-    Args:
-        moments: Class and moments of each class that has samples; for the low-rank form with
-            scatters in factor form.
-        counts: int64 [C], samples of each class.
-        dim: D.
-        form: Form of the covariances; zero for a class of no more than ``ddof`` samples.
-        ddof: Sums are divided by n_c - ddof: 0 for the population form, 1 for the unbiased one.
-        rank: Directions per class in the low-rank form.
+    Each class of ``counts``, int64 [C], that has samples has its moments; for the low-rank form, of
+    ``rank`` directions per class, their scatters are factors. Sums are divided by n_c - ``ddof``: 0
+    for the population form, 1 for the unbiased one; a class of no more samples has a covariance of
+    zero.
     """
     if ddof not in (0, 1):
         raise ParamError("covariances", f"ddof must be 0 or 1, got {ddof}")
@@ -120,15 +110,10 @@ def assemble(
 
 
 def truncated(factor: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """Leading directions L, float64 [min(R, r), D], of a covariance F'F, and what they leave.
+    """Leading directions L, float64 [min(R, r), D], of F'F for F float64 [R, D], and what is left.
 
-    Args:
-        factor: F, float64 [R, D], feature units.
-        rank: r, at least 1.
-
-    Returns:
-        L; the diagonal of F'F - L'L, float64 [D]; the relative error of both together in the
-        Frobenius norm, 0 for a covariance of zero.
+    That is the diagonal of F'F - L'L, float64 [D], and the relative error of both together in the
+    Frobenius norm, 0 for a covariance of zero.
     """
     if len(factor) <= rank:
         return factor, torch.zeros_like(factor[0]), 0.0

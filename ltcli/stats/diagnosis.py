@@ -185,7 +185,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int, left_out: Tensor) -> tuple[Te
     centre = bank.mean(0)
     queries, bank = queries.float() - centre, bank - centre
     step = max(1, _BLOCK // len(bank))
-    for some, own in zip(queries.split(step), left_out.split(step), strict=True):
+    for some, own in zip(torch.split(queries, step), torch.split(left_out, step), strict=True):
         found = torch.cdist(some, bank).scatter_(1, own.unsqueeze(1), torch.inf)
         values, places = found.topk(k, largest=False, sorted=True)
         distances.append(values)

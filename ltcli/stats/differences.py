@@ -35,12 +35,7 @@ VARIANCE_FLOOR = 1e-6
 def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
     """Number float [C], mean [C, D] and biased variance [C, D] of each class's features.
 
-    All are zero for a class without features.
-
-    Args:
-        features: float [N, D], feature units.
-        labels: int64 [N].
-        num_classes: C.
+    The features are float [N, D], their labels int64 [N]; a class without features has zeros.
     """
     # index_add, not bincount or a loop: nothing here waits for the device.
     zeros = features.new_zeros(num_classes, features.shape[1])
@@ -57,17 +52,9 @@ class DifferenceTargets:
 
     The set of a sample is its class in the batch and in a first-in-first-out memory of earlier
     batches. A sample's moments are averaged over its visits: old <- momentum old + (1 - momentum)
-    new; the first usable visit counts in full.
-
-    Args:
-        num_samples: N.
-        num_classes: C.
-        dim: D.
-        memory: Most features in the memory; 0 for the batch alone.
-        momentum: Weight of the old value, 0 to 1.
-        min_set: Fewest features of a usable set, 1 or more.
-        include_self: Whether a sample's own set contains its copies, of this visit and earlier.
-        device: Device of all tensors.
+    new; the first usable visit counts in full. The memory holds at most ``memory`` features, 0 for
+    the batch alone; a set is usable from ``min_set`` features on, and has the sample's own copies,
+    of this visit and earlier, if ``include_self``.
     """
 
     def __init__(
@@ -107,10 +94,8 @@ class DifferenceTargets:
     def visit(self, rows: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Add one batch and return its smoothed mu and Sigma, float [B, D], and usable, bool [B].
 
-        Args:
-            rows: int64 [B], numbers of the samples; a repeated one repeats its features.
-            features: float [B, D], feature units.
-            labels: int64 [B].
+        Features are float [B, D], labels int64 [B], and so are ``rows``, the numbers of the
+        samples; a repeated one repeats its features.
         """
         state = self._state
         pool = torch.cat([state["memory"], features])

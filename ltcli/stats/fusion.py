@@ -16,11 +16,8 @@ from torch import Tensor
 def activation_maps(maps: Tensor, weights: Tensor) -> Tensor:
     """Class activation map of each image, float [B, Y, X], in logit units.
 
-    Its mean over positions, plus the bias of the class, is the logit of a linear classifier.
-
-    Args:
-        maps: float [B, D, Y, X], feature maps before pooling.
-        weights: float [B, D], the classifier's row for the class of each image.
+    Its mean over positions, plus the bias of the class, is the logit of a linear classifier. Maps
+    before pooling are float [B, D, Y, X], class vectors of the images' classes float [B, D].
     """
     return torch.bmm(weights.unsqueeze(1), maps.flatten(2)).view(maps[:, 0].shape)
 
@@ -38,12 +35,8 @@ def masks(
 ) -> tuple[Tensor, Tensor]:
     """Class-specific and class-generic positions, bool [B, Y, X] each.
 
-    No mask is empty. A constant map has every position in both.
-
-    Args:
-        activations: float [B, Y, X], scaled to 0..1 here.
-        specific_above: Below 1; a negative value takes every position.
-        generic_below: Above 0; a value above 1 takes every position.
+    The activations float [B, Y, X] are scaled to 0..1 first. ``specific_above`` below 0 and
+    ``generic_below`` above 1 take every position. No mask is empty; a constant map fills both.
     """
     scaled = unit_range(activations)
     # The highest positions are specific at any threshold: ``fuse`` must have something to draw.
@@ -62,15 +55,9 @@ def fuse(
     """Maps of specific columns of tail images and generic columns of donors, float [B, D, Y, X].
 
     Columns are drawn with replacement, each from its mask with equal probability. The first
-    round(weight * Y X) positions, row by row, come from the tail image.
-
-    Args:
-        tail_maps: float [B, D, Y, X].
-        donor_maps: float [B, D, Y, X].
-        specific: bool [B, Y, X], for the tail images; true somewhere in each.
-        generic: bool [B, Y, X], for the donors; true somewhere in each.
-        weights: float [B], mixing weights of the tail images, 0..1.
-        draws: int64 [B, Y X], not negative, large against the number of positions.
+    round(weight * Y X) positions, row by row, come from the tail image; weights are float [B],
+    0..1. Maps are float [B, D, Y, X]; masks bool [B, Y, X], true somewhere in each image; draws
+    int64 [B, Y X], not negative, large against the number of positions.
     """
     length = draws.shape[1]
     of_tail = torch.arange(length, device=draws.device) < (weights * length).round().unsqueeze(1)

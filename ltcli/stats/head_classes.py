@@ -17,15 +17,9 @@ def head_classes(
 ) -> list[bool]:
     """Whether each class is a head class; the others are tail classes.
 
-    Args:
-        class_counts: Training images of each class.
-        rule: share: the fewest classes that hold this fraction of the images; top-k: the k largest
-            classes; min-count: classes with more images than this. Among equals the first count.
-        value: The fraction, k or count; None for the default of the rule.
-        where: Subject of an error.
-
-    Raises:
-        ParamError: The value does not fit the rule, or one side has no class.
+    Rules, by their value: share: the fewest classes that hold this fraction of the images; top-k:
+    the k largest classes; min-count: classes with more images than this. Among equals the first
+    count. No value is the default of the rule; ``where`` is the subject of an error.
     """
     given, classes = value is not None, len(class_counts)
     value = DEFAULTS[rule] if value is None else value

@@ -39,14 +39,8 @@ def bootstrap_weights(
 ) -> Iterator[Tensor]:
     """Yield the weights of the samples in R resamples, float [B, N] in chunks; rows sum to N.
 
-    They are whole numbers in float32 without strata, else float64, and depend on the arguments
-    alone: methods scored with the same seed see the same resamples.
-
-    Args:
-        num_samples: N, at least 1.
-        resamples: R, at least 1.
-        seed: Seed of these draws.
-        strata: int64 [N], stratum of each sample, see ``class_strata``; None for a single one.
+    Without strata they are whole numbers in float32, with strata, int64 [N], float64. They depend
+    on the arguments alone: methods scored with the same seed see the same resamples.
     """
     for name, value in (("num_samples", num_samples), ("resamples", resamples)):
         if value < 1:
@@ -105,12 +99,8 @@ def resampled_scores(
 ) -> Tensor:
     """Scores of S runs on the same R resamples of the images, float64 [R, S].
 
-    Args:
-        values: bool or float [S, N], contribution of image n to the score of run s, times N: for
-            the accuracy, whether its prediction is correct.
-        resamples: R.
-        seed: Seed of the resamples.
-        strata: int64 [N], as for ``bootstrap_weights``.
+    A value, bool or float [S, N], is the contribution of image n to the score of run s, times N:
+    for the accuracy, whether its prediction is correct. Strata: as for ``bootstrap_weights``.
     """
     # Without strata float32 is exact up to N = 2^24, and faster.
     images = values.shape[1]
@@ -124,19 +114,16 @@ def resampled_rows(
     rows: Sequence[Tensor], *, resamples: int = 2000, seed: int = 0, strata: Tensor | None = None
 ) -> list[Tensor]:
     """``resampled_scores`` of several rows, [S, N] each, on the same resamples; S may vary."""
+    # Joined and split, so that all rows are scored on one set of draws.
     joined = torch.cat(list(rows))
     scores = resampled_scores(joined, resamples=resamples, seed=seed, strata=strata)
-    # Joined and split, so that all rows are scored on one set of draws.
     return list(torch.split(scores, [len(row) for row in rows], dim=1))
 
 
 def score_interval(scores: Tensor, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Confidence interval of the mean score over seeds: low and high, 0 ... 1.
 
-    Args:
-        scores: float64 [R, S], scores of S runs that differ in their seed, on R resamples.
-        level: Confidence level, between 0 and 1.
-        seed: Seed of the resamples of the seeds.
+    The scores, float64 [R, S], are those of S runs that differ in their seed, on R resamples.
     """
     require_level(level)
     generator = np.random.default_rng([seed, 1])

@@ -51,14 +51,10 @@ def label_aware(logits: Tensor, labels: Tensor, by_class: Tensor) -> Tensor:
 def smoothing(class_counts: Tensor, largest: float, smallest: float) -> Tensor:
     """MiSLAS's concave label smoothing of each class, float64 [C].
 
-    e_c = smallest + (largest - smallest) sin(pi/2 (n_c - n_min) / (n_max - n_min))
+    e_c = smallest + (largest - smallest) sin(pi/2 (n_c - n_min) / (n_max - n_min)), or ``smallest``
+    if all classes are equally large.
 
     Source: Zhong, Cui, Liu, Jia, CVPR 2021, arXiv 2104.00466, eq. 5.
-
-    Args:
-        class_counts: int64 [C].
-        largest: Smoothing of the largest class.
-        smallest: Smoothing of the smallest class; of all classes if they are equally large.
     """
     counts = class_counts.double()
     above = counts - counts.min()
@@ -135,14 +131,10 @@ def remix_shares(
 
 
 def reduce(losses: Tensor, weights: Tensor, reduction: Reduction, mixing: Tensor) -> Tensor:
-    """Mean of weighted losses, float [].
+    """Mean of losses with class weights float [B], float [].
 
-    Args:
-        losses: float [B].
-        weights: float [B], class weights.
-        reduction: weighted-mean divides by the sum of the weights, mean-of-weighted by the number
-            of samples.
-        mixing: float [B], mixing weights: 1, or less for the labels of mixed images.
+    weighted-mean divides by the sum of the weights, mean-of-weighted by the number of samples.
+    ``mixing``, float [B], is 1, or less for the labels of mixed images.
     """
     weighted = mixing * weights
     total = (weighted * losses).sum()

@@ -35,12 +35,9 @@ from ltcli.stats.quadratic import Diagonal, Full
 
 @dataclass(frozen=True)
 class Tangents:
-    """The direction v at the classifier.
+    """The direction v at the classifier: class vectors float [C, D] and biases float [C].
 
-    Attributes:
-        weight: float [C, D], v's class vectors.
-        bias: float [C], v's biases.
-        features: float [B, D], derivative of the features along v; None for a frozen backbone.
+    ``features``, float [B, D], is the derivative of the features along v; None if it is frozen.
     """
 
     weight: Tensor
@@ -63,19 +60,10 @@ def covariance_gradient(
 ) -> Tensor:
     """dM/dSigma_u for the classes of a batch, float [U, D, D], symmetric, or [U, D] if diagonal.
 
-    For all other classes it is zero.
-
-    Args:
-        loss: Function from augmented logits of the batch to L, twice differentiable.
-        features: float [B, D].
-        labels: int64 [B].
-        weight: float [C, D], class vectors at theta.
-        bias: float [C].
-        covariances: Covariances of all classes.
-        tangents: v.
-        classes: int64 [U], classes of the batch, ascending, on the CPU.
-        strength: lambda.
-        rate: a, learning rate of the virtual step.
+    For all other classes it is zero. ``classes``, int64 [U], are ascending and on the CPU. The loss
+    maps augmented logits of the batch to L and is twice differentiable; features are float [B, D],
+    labels int64 [B], and class vectors, float [C, D], and biases, float [C], those at theta.
+    ``strength`` is lambda, ``rate`` the learning rate a of the virtual step.
     """
     present: list[int] = classes.tolist()
     where, weight_dot = to_device(classes, labels.device), tangents.weight

@@ -41,13 +41,10 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of a set of samples, at least one.
+    """Number, mean, float64 [D], and scatter, float64, of a set of samples, at least one.
 
-    Attributes:
-        count: Number of samples.
-        mean: float64 [D], feature units.
-        scatter: float64, sum over samples of (x - mean)(x - mean)', feature units squared, in one
-            of the forms of ``Scatter``.
+    The scatter is the sum over samples of (x - mean)(x - mean)', feature units squared, in one of
+    the forms of ``Scatter``.
     """
 
     count: int
@@ -56,16 +53,9 @@ class Moments:
 
 
 def require_finite(where: str, name: str, values: Tensor, start: int | Tensor = 0) -> None:
-    """Refuse NaN and infinity, naming the first sample that has one.
+    """Refuse NaN and infinity in values float [N, D], naming the first sample that has one.
 
-    Args:
-        where: Subject of the message.
-        name: Name of the values, in the plural.
-        values: float [N, D].
-        start: Number of the first sample, or the numbers of all, int64 [N].
-
-    Raises:
-        NumericalError: A value is not finite.
+    ``start`` is the number of the first sample, or has the numbers of all, int64 [N].
     """
     for first in range(0, len(values), BLOCK):
         finite = torch.isfinite(values[first : first + BLOCK]).all(dim=1)
@@ -77,11 +67,7 @@ def require_finite(where: str, name: str, values: Tensor, start: int | Tensor = 
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:
-    """Number of samples of each class, int64 [C].
-
-    Raises:
-        DataError: A label is outside 0 ... C - 1.
-    """
+    """Number of samples of each class, int64 [C]; labels outside 0 ... C - 1 are refused."""
     # bincount would grow beyond C without a word, and dies of a negative label.
     outside = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
     if len(outside):
@@ -104,11 +90,7 @@ def class_rows(labels: Tensor, num_classes: int) -> Iterator[tuple[int, Tensor]]
 
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean features of each class, float64 [C, D]; zero for a class without samples.
-
-    Raises:
-        NumericalError: A feature is not finite.
-    """
+    """Mean features of each class, float64 [C, D]; zero for a class without samples."""
     require_finite("class moments", "features", features)
     shape = (num_classes, features.shape[1])
     sums = torch.zeros(shape, dtype=torch.float64, device=features.device)
@@ -121,11 +103,7 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def class_moments(
     features: Rows, labels: Tensor, num_classes: int, form: Scatter
 ) -> Iterator[tuple[int, Moments]]:
-    """Yield each class that has samples, ascending, and its moments, reading each row once.
-
-    Raises:
-        NumericalError: A feature is not finite.
-    """
+    """Yield each class that has samples, ascending, and its moments, reading each row once."""
     join = functools.partial(merge, form=form)
     for c, rows in class_rows(labels, num_classes):
         blocks = torch.split(rows, BLOCK)

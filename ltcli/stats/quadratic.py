@@ -28,11 +28,7 @@ from ltcli.compute.transfer import to_device
 
 @dataclass(frozen=True)
 class Full:
-    """Covariance matrices.
-
-    Attributes:
-        matrices: C tensors, symmetric, float [D, D]; or one [C, D, D].
-    """
+    """Covariance matrices: C tensors, symmetric, float [D, D]; or one [C, D, D]."""
 
     matrices: Sequence[Tensor] | Tensor
 
@@ -56,11 +52,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Diagonal:
-    """Variances of the features within the classes.
-
-    Attributes:
-        variances: float [C, D].
-    """
+    """Variances of the features within the classes, float [C, D]."""
 
     variances: Tensor
 
@@ -90,10 +82,8 @@ class Diagonal:
 class Factor:
     """Factors of the covariances: Sigma_c = F_c' F_c.
 
-    Attributes:
-        rows: float [R, D], feature units.
-        offsets: C + 1 positions; F_c is ``rows[offsets[c] : offsets[c + 1]]``.
-        mixtures: Class to the (i, weight) whose covariances its own is a mixture of.
+    F_c is ``rows[offsets[c] : offsets[c + 1]]`` of rows float [R, D], feature units; ``mixtures``
+    has, by class, the (i, weight) whose covariances its own is a mixture of.
     """
 
     rows: Tensor
@@ -142,12 +132,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Covariances of a few directions each, and the variances that these leave.
-
-    Attributes:
-        directions: F_c of few rows.
-        rest: Variances beside F_c' F_c.
-    """
+    """Covariances of a few directions each, F_c of few rows, and the variances that these leave."""
 
     directions: Factor
     rest: Diagonal
@@ -160,8 +145,8 @@ class LowRank:
         """Directions and variances with mixtures for some classes."""
         if not classes:
             return self
-        directions = self.directions.mixed(weights, classes)
-        return LowRank(directions, self.rest.mixed(weights, classes))
+        rest = self.rest.mixed(weights, classes)
+        return LowRank(self.directions.mixed(weights, classes), rest)
 
 
 Covariances = Full | Diagonal | Factor | LowRank
@@ -171,12 +156,7 @@ def by_sample(weight: Tensor, covariances: Covariances, labels: Tensor) -> Tenso
     """Variances Q[y, c] of the logit differences of each sample, float [B, C].
 
     For true covariances they are 0 at c = y and not negative, to rounding. Gradients flow to the
-    class vectors.
-
-    Args:
-        weight: float [C, D], class vectors.
-        covariances: Covariances of all classes.
-        labels: int64 [B]; on the CPU, or this waits for the device.
+    class vectors float [C, D]. Labels int64 [B] on the CPU spare it from waiting for the device.
     """
     present, position = torch.unique(labels.cpu(), return_inverse=True)
     # Relative to the mean class vector, which changes no difference and loses fewer digits.

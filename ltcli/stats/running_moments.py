@@ -36,14 +36,10 @@ Form = Literal["full", "diagonal"]
 class RunningMoments:
     """Moments of the classes after some batches.
 
-    Each full covariance is a tensor of its own: an update shares those of absent classes with the
-    state before it, instead of copying [C, D, D].
-
-    Attributes:
-        counts: int64 [C], samples seen, counting every visit; on the CPU.
-        means: float [C, D], feature units.
-        covariances: C tensors, float [D, D], or variances, float [C, D]; feature units squared,
-            divided by the count.
+    Counts are int64 [C], every visit counted, on the CPU; means float [C, D], feature units;
+    covariances C tensors float [D, D], or variances float [C, D], feature units squared, divided by
+    the count. Each full covariance is a tensor of its own: an update shares those of absent classes
+    with the state before it, instead of copying [C, D, D].
     """
 
     counts: Tensor
@@ -80,9 +76,6 @@ def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMo
 
     It is detached, in the precision of the state even under autocast, and keeps the moments of
     classes absent from the batch bit for bit.
-
-    Raises:
-        DataError: A label is outside 0 ... C - 1.
     """
     if not len(labels):
         return state
@@ -155,11 +148,6 @@ class Estimator:
         """Class means so far, float32 [C, D], feature units."""
         return self._state.means
 
-    @property
-    def counts(self) -> Tensor:
-        """Samples seen so far, counting every visit, int64 [C] on the CPU."""
-        return self._state.counts
-
     def tensors(self) -> dict[str, Tensor]:
         """Counts, means and covariances, float32 [C, D, D] or [C, D], by name."""
         state = self._state
@@ -168,13 +156,11 @@ class Estimator:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what ``tensors`` returned, perhaps on another device."""
         device = self._state.means.device
-        covariances = tensors["covariances"].to(device)
-        full = not isinstance(self._state.covariances, Tensor)
-        self._state = RunningMoments(
-            tensors["counts"].cpu(),
-            tensors["means"].to(device),
-            covariances.unbind() if full else covariances,
-        )
+        known = tensors["covariances"].to(device)
+        diagonal = isinstance(self._state.covariances, Tensor)
+        covariances = known if diagonal else known.unbind()
+        means = tensors["means"].to(device)
+        self._state = RunningMoments(tensors["counts"].cpu(), means, covariances)
 
 
 def _membership(index: Tensor, like: Tensor) -> Tensor:
@@ -189,14 +175,7 @@ def _batch_rows(
     """mu_b - mu, float [K, D], and rows G with G'G = w V_b + w (1 - w) (mu_b - mu)(mu_b - mu)'.
 
     G, float [B + K, D], is sqrt(w / m) (x - mu_b) for each sample, then sqrt(w (1 - w)) (mu_b - mu)
-    for each class.
-
-    Args:
-        means: float [K, D], running means of the K classes present.
-        features: float [B, D].
-        index: int64 [B], positions among the K classes; on the CPU, like the next two.
-        sizes: int64 [K], m.
-        weights: float64 [K], w.
+    for each class. ``index``, int64 [B], has the positions of the samples among the K classes.
     """
 
     def column(values: Tensor) -> Tensor:

@@ -65,13 +65,10 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of a row less that of the first one, -1 ... 1.
+    """Score of a row less that of the first one, -1 ... 1; all intervals of a table hold together.
 
-    Attributes:
-        value: The difference.
-        interval: Its confidence interval; all intervals of a table hold together.
-        detectable: Smallest true difference that would be found with a chance of ``POWER``; None if
-            the rows never differ, as their variance is then unknown, and if no difference would be.
+    ``detectable`` is the smallest true difference that would be found with a chance of ``POWER``;
+    None if the rows never differ, as their variance is then unknown, and if none would be found.
     """
 
     value: float
@@ -90,12 +87,10 @@ def differences(
 ) -> list[Difference]:
     """Differences of all rows but the first from the first one, K - 1.
 
-    Args:
-        rows: K times bool or float [S, N], K at least 2, contribution of image n to the score of
-            run s, times N.
-        scores: K times float64 [R, S], their scores on the same resamples of the images.
-        level: Probability that all intervals contain the true differences, between 0 and 1.
-        strata: int64 [N], strata of the resamples; None for a single one.
+    Each of the K rows, at least 2, has the contributions of image n to the score of run s, times N,
+    bool or float [S, N]; and its scores float64 [R, S] on the same resamples of the images, whose
+    strata are int64 [N], or None for a single one. All intervals contain the true differences with
+    probability ``level``.
     """
     require_level(level)
     means = torch.stack([row.double().mean() for row in rows])
@@ -123,14 +118,8 @@ def differences(
 def _with_seeds(
     error: float, uncertain: float, critical: float, pair: Sequence[Tensor]
 ) -> tuple[float, float]:
-    """Standard error and critical value that include the seeds of both rows, [S, N] each.
-
-    Args:
-        error: Standard error over images.
-        uncertain: Sum of its squared variance parts over their degrees of freedom.
-        critical: Critical value for infinite degrees of freedom.
-        pair: The rows compared.
-    """
+    """Standard error and critical value that include the seeds of both rows, [S, N] each."""
+    # ``uncertain`` sums squared parts of the variance over images, over their degrees of freedom.
     variance = error**2
     for row in pair:
         # One seed tells nothing about the variance of seeds.
@@ -156,12 +145,7 @@ def _uncertain(pair: Sequence[Tensor], strata: Tensor) -> float:
 
 
 def student(normal: float, freedom: float) -> float:
-    """Quantile of Student's t at the probability where the normal quantile is ``normal``.
-
-    Args:
-        normal: At least 0.
-        freedom: Degrees of freedom, greater than 0.
-    """
+    """Quantile of Student's t at the probability where the normal quantile is ``normal`` >= 0."""
     # Wallace's closed form: scipy would be a dependency for this one number.
     stretched = normal * (8 * freedom + 3) / (8 * freedom + 1)
     # Cut off below the overflow of exp, which few hundredths of a degree of freedom reach.

@@ -9,7 +9,7 @@ import torchvision
 
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import cifar
-from ltcli.data.download import downloading
+from ltcli.data.data_files import downloading
 from ltcli.data.source_table import Request
 
 BATCHES = [f"data_batch_{number}.bin" for number in range(1, 6)]

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.engine.steps import Batch
-from ltcli.methods.l2rw import METHOD, Options, make_steps
+from ltcli.methods.bilevel import Reweighting
+from ltcli.methods.l2rw import METHOD, make_steps
 from tests.methods.conftest import ALL_HELD_OUT, HELD_OUT, planned
 
 
@@ -33,7 +34,7 @@ def test_a_step_is_that_of_the_weighted_sum(make_run, batch):
     value = (weights * losses).sum()
     slope = torch.autograd.grad(value, case.network.classifier.weight)[0]
     expected = case.network.classifier.weight.detach() - 0.05 * slope
-    mine = make_steps(Options(), case).step(batch)
+    mine = make_steps(Reweighting(), case).step(batch)
     assert float(mine.detach()) == pytest.approx(float(value.detach()), abs=1e-12)
     torch.testing.assert_close(
         case.network.classifier.weight.detach(), expected, rtol=0, atol=1e-12
@@ -42,7 +43,7 @@ def test_a_step_is_that_of_the_weighted_sum(make_run, batch):
 
 def test_the_rate_of_the_virtual_step_cancels(make_run, batch):
     values = [
-        float(make_steps(Options(), make_run("l2rw", lr=lr)).step(batch).detach())
+        float(make_steps(Reweighting(), make_run("l2rw", lr=lr)).step(batch).detach())
         for lr in (1e-4, 1.0)
     ]
     assert values[0] == pytest.approx(values[1], abs=1e-12)
@@ -64,7 +65,7 @@ def test_samples_that_all_disagree_have_no_weight_and_nothing_moves(make_run, ba
         case.network.classifier.weight.zero_()
         case.network.classifier.bias.copy_(torch.tensor([0.0, 0.0, -50.0, -50.0]))
     before = case.network.classifier.weight.detach().clone()
-    assert float(make_steps(Options(), wrong).step(batch).detach()) == 0
+    assert float(make_steps(Reweighting(), wrong).step(batch).detach()) == 0
     assert torch.equal(case.network.classifier.weight.detach(), before)
 
 

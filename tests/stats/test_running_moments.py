@@ -161,7 +161,7 @@ def test_the_estimator_holds_the_running_moments(rng):
         state = running_moments.update(state, features, labels)
     assert torch.stack(tuple(estimator.covariances.matrices)).equal(state.stacked())
     assert estimator.means.equal(state.means)
-    assert estimator.counts.equal(state.counts)
+    assert estimator.tensors()["counts"].equal(state.counts)
     assert not estimator.means.requires_grad
 
 
@@ -215,7 +215,7 @@ def test_covariances_can_be_overwritten_and_the_next_update_starts_from_them(rng
     new = Diagonal(variances) if form == "diagonal" else Full(torch.diag_embed(variances))
     estimator.replace(new)
     assert estimator.means.tolist() == [[1, 2], [0, 0]]
-    assert estimator.counts.tolist() == [2, 0]
+    assert estimator.tensors()["counts"].tolist() == [2, 0]
     # A third sample at the mean: two thirds of what was written are left.
     estimator.update(torch.tensor([[1.0, 2.0]]), torch.tensor([0]))
     found = estimator.tensors()["covariances"]
@@ -230,5 +230,5 @@ def test_with_labels_on_the_cpu_an_update_does_not_wait_for_the_device(form, mon
     estimator = Estimator(4, 3, form, "meta")
     for labels in (torch.tensor([2, 0, 2]), torch.tensor([3])):
         estimator.update(torch.empty(len(labels), 3, device="meta"), labels)
-    assert estimator.counts.tolist() == [1, 0, 2, 1]
+    assert estimator.tensors()["counts"].tolist() == [1, 0, 2, 1]
     assert estimator.tensors()["covariances"].device.type == "meta"
