@@ -47,13 +47,20 @@ def show(params: ShowParams, as_json: bool) -> None:
     typer.echo(f"{header.path}: {header.kind} ({kind.summary})")
     typer.echo(f"made by {header.stage} of ltcli {header.writer}, sha256 {header.digest}")
     meanings = {spec.name: spec.meaning for spec in kind.tensors}
-    _block("inputs", header.inputs)
-    _block("parameters", {name: written(value) for name, value in header.parameters.items()})
-    _block("info", {name: _short(value) for name, value in header.info.items()})
     lines = {}
     for name, (dtype, shape) in sorted(header.tensors.items()):
         lines[name] = f"{dtype} {list(shape)}  {meanings.get(name, '')}".rstrip()
-    _block("tensors", lines)
+    blocks = {
+        "inputs": header.inputs,
+        "parameters": {name: written(value) for name, value in header.parameters.items()},
+        "info": {name: _short(value) for name, value in header.info.items()},
+        "tensors": lines,
+    }
+    for title, values in blocks.items():
+        typer.echo(f"{title}:")
+        if values:
+            rows = [[printable(name), value] for name, value in values.items()]
+            typer.echo("\n".join(aligned(rows, left=range(2), indent=2)))
 
 
 def _document(header: Header) -> dict[str, Any]:
@@ -61,13 +68,6 @@ def _document(header: Header) -> dict[str, Any]:
     found["ltcli"] = found.pop("writer")
     tensors = {n: {"dtype": d, "shape": list(s)} for n, (d, s) in header.tensors.items()}
     return found | {"path": str(header.path), "tensors": tensors}
-
-
-def _block(title: str, values: Mapping[str, str]) -> None:
-    typer.echo(f"{title}:")
-    rows = [[printable(name), value] for name, value in values.items()]
-    if rows:
-        typer.echo("\n".join(aligned(rows, left=range(2), indent=2)))
 
 
 def _short(value: object) -> str:

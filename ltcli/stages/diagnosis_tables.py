@@ -17,7 +17,7 @@ ORIGINS = ("real", "gaussian", "generator")
 # Of many tail classes the terminal shows the smallest; the artifact has all.
 MAX_ROWS = 10
 _COVARIANCES = ("estimated", "learned", "oracle")
-_PAIRS = ("estimated-oracle", "learned-oracle", "learned-estimated")
+PAIRS = ("estimated-oracle", "learned-oracle", "learned-estimated")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Diagnosis:
 
         def by_name(prefix: str) -> dict[str, torch.Tensor]:
             # In the order of columns and legends; a file keeps its tensors sorted.
-            known = {name: self.tensors.get(f"{prefix}.{name}") for name in _COVARIANCES + _PAIRS}
+            known = {name: self.tensors.get(f"{prefix}.{name}") for name in _COVARIANCES + PAIRS}
             return {name: tensor for name, tensor in known.items() if tensor is not None}
 
         spectra, angles = by_name("spectrum"), by_name("angles")

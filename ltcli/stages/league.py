@@ -70,8 +70,15 @@ def read_provenance(header: Header) -> tuple[League, Benchmark]:
         if type(info[name]) is not int or info[name] < 0:
             raise ArtifactError(header.path, f"{name} must be a count, got {info[name]!r:.80}")
     try:
-        return _league(info, backbone), _benchmark(info["recipe"], backbone)
+        split = dict(info["recipe"])["split"]
+        profile = str(split["profile"])
+        if profile == "auto":
+            profile = "natural" if SOURCES[split["source"]].natural else "exp"
+        factor = float(split["imbalance_factor"])
+        benchmark = Benchmark(str(split["source"]), profile, factor, backbone.label)
+        return _league(info, backbone), benchmark
     except (AttributeError, KeyError, LtcliError, TypeError, ValueError):
+        # Recipes of other versions have other stages, methods and parameters.
         hint = "train the model again, or leave it out"
         raise ArtifactError(header.path, "recipe is not one of this ltcli", hint) from None
 
@@ -138,15 +145,6 @@ def _augmentation(of: Training, store: str) -> set[str]:
         kinds |= {"flip": of.flip, f"crop of {of.least_area:g} to 1": of.least_area < 1}
         kinds |= {f"jitter {of.jitter:g}": of.jitter}
     return {kind for kind, amount in kinds.items() if amount}
-
-
-def _benchmark(recipe: list[Any], backbone: Backbone) -> Benchmark:
-    split = dict(recipe)["split"]
-    profile = str(split["profile"])
-    if profile == "auto":
-        profile = "natural" if SOURCES[split["source"]].natural else "exp"
-    factor = float(split["imbalance_factor"])
-    return Benchmark(str(split["source"]), profile, factor, backbone.label)
 
 
 def names_of_differences(leagues: Sequence[League]) -> list[str]:

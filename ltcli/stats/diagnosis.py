@@ -76,11 +76,10 @@ def effective_rank(values: Tensor) -> float:
 
 
 def captured(leading: Tensor, rows: Tensor) -> float:
-    """Share of a covariance's variance that lies in a subspace, 0 ... 1; 0 without variance.
+    """Share of the variance of F'F that lies in a subspace, 0 ... 1; 0 without variance.
 
-    Args:
-        leading: float64 [D, L], orthonormal columns.
-        rows: float [R, D], F with covariance F'F.
+    ``leading``, float64 [D, L], has the orthonormal columns of the subspace; ``rows`` is F, float
+    [R, D].
     """
     rows = rows.to(torch.float64)
     total = rows.square().sum()
@@ -90,12 +89,8 @@ def captured(leading: Tensor, rows: Tensor) -> float:
 def principal_angles(first: Tensor, second: Tensor, count: int) -> Tensor:
     """Principal angles of two subspaces in degrees, rising, float64 [count].
 
-    A direction that the smaller subspace lacks counts as 90 degrees away.
-
-    Args:
-        first: float64 [D, L], orthonormal columns, L at most ``count``.
-        second: float64 [D, L'], likewise.
-        count: Angles to return.
+    A direction that the smaller subspace lacks counts as 90 degrees away. Both have orthonormal
+    columns, float64 [D, L], L at most ``count``.
     """
     angles = torch.full((count,), 90.0, dtype=torch.float64)
     # Rounding may give a cosine above 1, whose angle is not a number.
@@ -135,9 +130,7 @@ def error_rates(graph: Tensor, head: Tensor) -> dict[str, dict[str, float | None
 def divergences(means: Tensor, variances: Tensor) -> Tensor:
     """KL(i || j) between Gaussians with diagonal covariances, float64 [G, G], nats.
 
-    Args:
-        means: float [G, D].
-        variances: float [G, D]; those below 1e-12 count as 1e-12.
+    Means and variances are float [G, D]; variances below 1e-12 count as 1e-12.
     """
     means = means.to(torch.float64)
     # The divergences stay the same, with more digits.
@@ -159,9 +152,7 @@ def divergences(means: Tensor, variances: Tensor) -> Tensor:
 def within_and_across(matrix: Tensor, groups: Tensor) -> tuple[float | None, float | None]:
     """Means over ordered pairs of one group and of two groups; None without such a pair.
 
-    Args:
-        matrix: float [G, G]; the diagonal is left out.
-        groups: int64 [G].
+    ``matrix`` is float [G, G], whose diagonal is left out, and ``groups`` int64 [G].
     """
     same = groups.unsqueeze(1) == groups
     pairs = ~torch.eye(len(groups), dtype=torch.bool)
@@ -212,12 +203,8 @@ def risda_donors(graph: Tensor, traces: Tensor, tail: Tensor) -> Tensor:
 def fusion_donors(scores: Tensor, count: int, tail: Tensor) -> Tensor:
     """Shares of donor images in the fused features of each tail class, float64 [U, C].
 
-    Each of its ``count`` most confusing classes, less than C, gives one donor to every tail image.
-
-    Args:
-        scores: float [C, C], mean probability of j over class i.
-        count: Donor classes.
-        tail: int64 [U].
+    Each of its ``count`` most confusing classes, less than C, gives one donor to every tail image;
+    ``scores``, float [C, C], are the mean probabilities of j over class i. ``tail`` is int64 [U].
     """
     shares = torch.zeros(len(tail), len(scores), dtype=torch.float64)
     return shares.scatter_(1, top_confusing(scores, count)[tail], 1 / count)
@@ -244,11 +231,7 @@ def draw_gaussian(
 ) -> Tensor:
     """One augmented feature for each feature, N(f, strength F'F) as in ISDA, float32 [S, D].
 
-    Args:
-        features: float [S, D].
-        rows: float [R, D], F.
-        strength: Factor of the covariance.
-        generator: On the CPU.
+    ``features`` are float [S, D] and ``rows`` F, float [R, D]; the generator is on the CPU.
     """
     # F'n has covariance F'F for white noise n: no matrix need be made, or factorised.
     noise = torch.randn(len(features), len(rows), generator=generator)
