@@ -71,6 +71,7 @@ def _document(header: Header) -> dict[str, Any]:
 
 
 def _short(value: object) -> str:
+    # Recipes and class names would fill the screen; --json has all of them.
     text = written(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 

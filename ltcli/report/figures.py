@@ -160,9 +160,8 @@ def tsne(figure: Figure, found: Diagnosis) -> None:
     """Real and generated features in the plane."""
     from sklearn.manifold import TSNE
 
-    features, labels, origin = (
-        found.tensors[f"samples.{name}"].numpy() for name in ("features", "labels", "origin")
-    )
+    names = ("features", "labels", "origin")
+    features, labels, origin = (found.tensors[f"samples.{name}"].numpy() for name in names)
     perplexity = min(30.0, (len(features) - 1) / 3)
     # One number has no two principal components to start from.
     init = "pca" if features.shape[1] > 1 else "random"

@@ -30,9 +30,7 @@ def check_groups(command: str, groups: Groups) -> None:
         raise ParamError(command, rule)
 
 
-def predictions_of(
-    command: str, folder: Path, hint: str = "remove it"
-) -> tuple[list[Header], list[Header]]:
+def predictions_of(command: str, folder: Path, hint: str) -> tuple[list[Header], list[Header]]:
     """Predictions of a folder on the test set, the first row first, and all its artifacts.
 
     Says on standard error whose model has been replaced since. ``hint`` is the remedy for a file of

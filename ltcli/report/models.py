@@ -22,7 +22,6 @@ class Model:
     """One row of the comparison with the numbers of its charts, means over its runs.
 
     Attributes:
-        row: Scores.
         counts: Training images of the classes.
         accuracies: float64 [C], % of each class predicted right; NaN without test images.
         bins: float64 [bins that hold images, 3]: images of all runs, mean confidence in %, accuracy

@@ -26,7 +26,6 @@ class Sidecar:
         epochs: Measure to its value after each epoch, by epoch from 0.
         started: UTC, to the second.
         seconds: Wall time of the last process, as ``peak_memory_mb`` is its memory.
-        resumed: Number of times it was resumed.
         device: Device it ran on, or the one asked for where the stage does not say.
         precision: Precision of the training, where the stage says so.
         machine: Processor, cores, threads and versions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,6 @@ class Diagnosis:
         tensors: As in the artifact.
         tail: Tail classes, ascending.
         smallest: Tail classes that were studied image by image, the smallest first.
-        names: Class names.
         counts: Training images of the classes.
         predictions: Image set (``on``) and ``method`` of the predictions before and after.
     """
@@ -201,26 +201,18 @@ def _error_lines(found: Diagnosis) -> list[str]:
     table = found.errors()
     if not table:
         return []
-    words = {
-        "head-head": "head taken for another head class",
-        "head-tail": "head taken for a tail class",
-        "tail-head": "tail taken for a head class",
-        "tail-tail": "tail taken for another tail class",
-    }
     heads, rows = ["errors"], []
     for role in table:
         heads += [f"{role} ({found.predictions[role]['method']})", "of all errors"]
     heads += ["change"] * (len(table) == 2)
-    for side, text in words.items():
-        row = [text]
+    for own, other in itertools.product(("head", "tail"), repeat=2):
+        side, article = f"{own}-{other}", "another" if own == other else "a"
+        row = [f"{own} taken for {article} {other} class"]
         for numbers in table.values():
             row += [_percent(numbers["rates"][side], 2), _percent(numbers["shares"][side], 1)]
         if len(table) == 2:
             before, after = (numbers["rates"][side] for numbers in table.values())
-            if before is None or after is None:
-                row.append("-")
-            else:
-                row.append(f"{100 * (after - before):+.2f}")
+            row.append("-" if before is None or after is None else f"{100 * (after - before):+.2f}")
         rows.append(row)
     on = next(iter(found.predictions.values()))["on"]
     title = f"confusion on {on} images: % of the side's images, every class counting alike"

@@ -25,13 +25,11 @@ class League:
     """Resources of a result beside its method. Equal leagues are compared like for like.
 
     Attributes:
-        network_parameters: Number of weights, of backbone and classifier.
         pretraining: Weights that the backbone started from: none, unknown, or their digest.
         training_images: Images of all classes, also those that only merged covariances contain.
         extra_images: Held-out labelled images that a method trained on or chose a parameter by.
-        epochs: Epochs that trained the backbone.
+        epochs: Those that trained the backbone.
         augmentation: Changes of the training images: crop, flip, jitter, mixup with its alpha.
-        views: Views of each test image, whose logits are averaged.
         classifier_epochs: Further epochs of the classifier on a frozen backbone. They take seconds
             and make no league.
     """

@@ -43,10 +43,8 @@ def spectrum_of_factor(rows: Tensor, leading: int) -> Spectrum:
 def spectrum_of_matrix(covariance: Tensor, leading: int) -> Spectrum:
     """Spectrum of a covariance that need not be a product, such as a learned one.
 
-    Args:
-        covariance: float [D, D], of which the symmetric part counts, or variances [D]; feature
-            units squared. Eigenvalues may be negative.
-        leading: Directions to keep, L.
+    ``covariance`` is float [D, D], of which the symmetric part counts, or variances [D], in feature
+    units squared. Eigenvalues may be negative.
     """
     covariance = covariance.to(torch.float64)
     if covariance.dim() == 1:
@@ -65,10 +63,9 @@ def _cut(values: Tensor, directions: Tensor, leading: int) -> Spectrum:
 def effective_rank(values: Tensor) -> float:
     """Exponential of the entropy of the shares of variance: k for k equal eigenvalues.
 
-    Source: Roy, Vetterli, "The effective rank", EUSIPCO 2007.
+    Of the eigenvalues, float64 [D], negative ones count as zero, and no variance gives 0.
 
-    Args:
-        values: Eigenvalues, float64 [D]; negative ones count as zero, and no variance gives 0.
+    Source: Roy, Vetterli, "The effective rank", EUSIPCO 2007.
     """
     positive = values.clamp(min=0)
     total = positive.sum()
@@ -213,13 +210,8 @@ def fusion_donors(scores: Tensor, count: int, tail: Tensor) -> Tensor:
 def stg_donors(heads: Tensor, labels: Tensor, tail: Tensor, num_classes: int) -> Tensor:
     """Shares of the nearest head classes among the images of each tail class, float64 [U, C].
 
-    Rows sum to 1, or to 0 for a class without images.
-
-    Args:
-        heads: int64 [N], nearest head class of each training image.
-        labels: int64 [N].
-        tail: int64 [U].
-        num_classes: C.
+    Rows sum to 1, or to 0 for a class without images. ``heads`` and ``labels``, int64 [N], are
+    nearest head class and class of each training image; ``tail`` is int64 [U].
     """
     pairs = torch.bincount(labels * num_classes + heads, minlength=num_classes**2)
     counts = pairs.view(num_classes, num_classes)[tail].double()
