@@ -69,6 +69,7 @@ def _write(out: Path, content: bytes, force: bool) -> bool:
     from ltcli.artifacts.store import locked, save_bytes
 
     with locked(out):
+        # Under the lock, as another export may have written it since the first look.
         if out.exists() and not force:
             with opened(out) as file:
                 if file.read() == content:

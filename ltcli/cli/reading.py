@@ -39,6 +39,7 @@ def show(params: ShowParams, as_json: bool) -> None:
         rows += [[printable(h.path.name), h.kind, h.stage, h.digest[:12]] for h in headers]
         typer.echo("\n".join(aligned(rows, left=range(4))))
         return
+    # Every byte is compared with the digest: what is shown is what stages would read.
     header = verify(params.file)
     if as_json:
         typer.echo(json.dumps(_document(header), sort_keys=True))
@@ -115,6 +116,7 @@ def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[st
         for path in list_folder(folder):
             try:
                 header = verify(path)
+                # The artifact itself keeps the name that was given, whatever copies there are.
                 found.setdefault(header.digest, header)
             except LtcliError as error:
                 damaged[str(path)] = error.message

@@ -39,8 +39,9 @@ def predictions_of(command: str, folder: Path, hint: str) -> tuple[list[Header],
     headers = read_folder(folder, hint)
     found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
     if not found:
-        rule = "has no predictions on the test set"
-        raise ArtifactError(folder, rule, "run ltcli evaluate first")
+        raise ArtifactError(
+            folder, "has no predictions on the test set", "run ltcli evaluate first"
+        )
     models = {header.path: header.digest for header in headers if header.kind == "model"}
     found.sort(key=_rank)
     for header in found:

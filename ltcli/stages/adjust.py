@@ -7,10 +7,10 @@ any model. See ``ltcli.stats.adjustment`` for the vectors.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,9 +119,8 @@ def _values(params: Params, class_names: list[str]) -> list[float]:
 def fingerprint(params: Params) -> dict[str, str]:
     """SHA-256 of the file of shares or costs, if there is one."""
     path = params.costs if params.prior in (None, "uniform") else params.prior
-    if path is None:
-        return {}
-    return {_way(params): hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    # The header stores no path: the content is what makes two adjustments the same.
+    return {} if path is None else {_way(params): sha256(Path(path).read_bytes()).hexdigest()}
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:

@@ -136,8 +136,9 @@ def read(header: Header) -> Diagnosis:
     told = info["predictions"]
     predictions = {role: told[role] for role in ("before", "after") if role in told}
     tail, smallest = tensors["tail"].tolist(), tensors["smallest"].tolist()
-    facts = info["class_names"], info["class_counts"], predictions
-    return Diagnosis(tensors, tail, smallest, *facts)
+    return Diagnosis(
+        tensors, tail, smallest, info["class_names"], info["class_counts"], predictions
+    )
 
 
 def lines_of(header: Header) -> list[str]:

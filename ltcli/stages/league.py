@@ -105,6 +105,7 @@ def _league(info: dict[str, Any], backbone: Backbone) -> League:
                 epochs = run.epochs
             elif parameters["from_epoch"] is not None:
                 epochs = int(parameters["from_epoch"])
+            # Closed forms and solvers pass over the features without an epoch.
             if stage == "finetune" and method.solve is None:
                 epochs += run.epochs if run.whole else 0
                 of_classifier += 0 if run.whole else run.epochs
