@@ -107,6 +107,7 @@ def test_a_method_is_one_file_and_one_line(extended, copy):
     assert not torch.equal(smooth["weight"], reference["weight"])
 
 
+@pytest.mark.slow
 def test_a_backbone_source_is_one_file_and_one_line(extended, copy):
     add, call = extended
     add("small_convolutions", "models/backbones.py", "BACKBONES: dict[str, Source] = {\n")
@@ -134,6 +135,7 @@ def test_a_backbone_source_is_one_file_and_one_line(extended, copy):
     torch.testing.assert_close(maps.mean((2, 3)), features)
 
 
+@pytest.mark.slow
 def test_a_data_source_is_one_file_and_one_line(extended, rng, tmp_path):
     add, call = extended
     add("image_arrays", "data/source_table.py", "    for source in (\n")

@@ -53,9 +53,8 @@ def run(params: Params, as_json: bool) -> None:
         rule = f"resamples must be at least {least} for level {params.level:g}"
         hint = f"so that {_BEYOND} lie beyond each end of an interval"
         raise ParamError("compare", f"{rule}, got {params.resamples}", hint)
-    if params.files:
-        headers = [read_header(path) for path in params.files]
-    else:
+    headers = [read_header(path) for path in params.files]
+    if not headers:
         headers, _ = predictions_of("compare", params.dir, "remove it, or name files")
     check_same_images(headers)
     # Loads torch, which no refusal above needs.

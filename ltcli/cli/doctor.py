@@ -72,6 +72,7 @@ def _torch() -> Iterator[Finding]:
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
             reason = str(error) or type(error).__name__
             yield Finding(name, False, reason.splitlines()[0], hint)
+            # The others would fail for the same reason.
             return
 
 

@@ -68,7 +68,8 @@ def _write(out: Path, content: bytes, force: bool) -> bool:
     """Write a file unless the same one is there; return whether it was written."""
     from ltcli.artifacts.store import locked, save_bytes
 
-    with locked(out):  # Two exports must not both find the file missing.
+    with locked(out):
+        # Under the lock, as another export may have written it since the first look.
         if out.exists() and not force:
             with opened(out) as file:
                 if file.read() == content:

@@ -43,9 +43,8 @@ def of_command(usage: Usage) -> str:
         word = spec.name.upper() + ("..." if spec.base is tuple else "")
         words.append(word if spec.required else f"[{word}]")
     lines = [" ".join(words)]
-    for text in (usage.called.summary, usage.details):
-        if text:
-            lines += ["", *_wrapped(text)]
+    for text in filter(None, (usage.called.summary, usage.details)):
+        lines += ["", *_wrapped(text)]
     lines.append("")
     # Sorting is stable: other groups keep the order of their declaration.
     for heading in sorted(groups, key=lambda name: _LAST.index(name) if name in _LAST else -1):

@@ -47,20 +47,21 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
+def _format_help(self: Any, ctx: Any, formatter: Any) -> None:
+    """Write the text of ``--help``, which is complete, as it is."""
+    formatter.write(self.help)
+
+
 class _Program(TyperGroup):
     """The program with its own text of ``--help``."""
 
-    def format_help(self, _ctx: Any, formatter: Any) -> None:
-        """Write the commands by group."""
-        formatter.write(help.of_program(_SUMMARY, GROUPS, _NOTES))
+    format_help = _format_help
 
 
 class _Called(TyperCommand):
-    """A command whose text of ``--help`` is complete."""
+    """A command with its own text of ``--help``."""
 
-    def format_help(self, _ctx: Any, formatter: Any) -> None:
-        """Write the text as it is."""
-        formatter.write(self.help)
+    format_help = _format_help
 
 
 def _version(wanted: bool) -> None:
@@ -92,8 +93,9 @@ def build(argv: list[str]) -> tuple[Callable[..., Any], list[str], str]:
 
 def _program() -> Callable[..., Any]:
     """Program of all commands, for help, completion and misspelt names."""
+    text = help.of_program(_SUMMARY, GROUPS, _NOTES)
     app = typer.Typer(name="ltcli", cls=_Program, no_args_is_help=True, **_PLAIN)
-    app.callback(context_settings=_HELP)(_options)
+    app.callback(help=text, context_settings=_HELP)(_options)
     # The shell hands the line that it completes over in a variable of its own.
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
     words = line.split()[1:]

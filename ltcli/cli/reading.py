@@ -40,6 +40,7 @@ def show(params: ShowParams, as_json: bool) -> None:
         rows += [[printable(h.path.name), h.kind, h.stage, h.digest[:12]] for h in headers]
         typer.echo("\n".join(aligned(rows, left=range(4))))
         return
+    # Every byte is compared with the digest: what is shown is what stages would read.
     header = verify(params.file)
     if as_json:
         typer.echo(json.dumps(_document(header), sort_keys=True))
@@ -48,13 +49,20 @@ def show(params: ShowParams, as_json: bool) -> None:
     typer.echo(f"{header.path}: {header.kind} ({kind.summary})")
     typer.echo(f"made by {header.stage} of ltcli {header.writer}, sha256 {header.digest}")
     meanings = {spec.name: spec.meaning for spec in kind.tensors}
-    _block("inputs", header.inputs)
-    _block("parameters", {name: written(value) for name, value in header.parameters.items()})
-    _block("info", {name: _short(value) for name, value in header.info.items()})
     lines = {}
     for name, (dtype, shape) in sorted(header.tensors.items()):
         lines[name] = f"{dtype} {list(shape)}  {meanings.get(name, '')}".rstrip()
-    _block("tensors", lines)
+    blocks = {
+        "inputs": header.inputs,
+        "parameters": {name: written(value) for name, value in header.parameters.items()},
+        "info": {name: _short(value) for name, value in header.info.items()},
+        "tensors": lines,
+    }
+    for title, values in blocks.items():
+        typer.echo(f"{title}:")
+        if values:
+            rows = [[printable(name), value] for name, value in values.items()]
+            typer.echo("\n".join(aligned(rows, left=range(2), indent=2)))
 
 
 def _document(header: Header) -> dict[str, Any]:
@@ -64,14 +72,8 @@ def _document(header: Header) -> dict[str, Any]:
     return found | {"path": str(header.path), "tensors": tensors}
 
 
-def _block(title: str, values: Mapping[str, str]) -> None:
-    typer.echo(f"{title}:")
-    rows = [[printable(name), value] for name, value in values.items()]
-    if rows:
-        typer.echo("\n".join(aligned(rows, left=range(2), indent=2)))
-
-
 def _short(value: object) -> str:
+    # Recipes and class names would fill the screen; --json has all of them.
     text = written(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
@@ -116,6 +118,7 @@ def _scan(folders: list[Path], root: Header) -> tuple[dict[str, Header], dict[st
         for path in list_folder(folder):
             try:
                 header = verify(path)
+                # The artifact itself keeps the name that was given, whatever copies there are.
                 found.setdefault(header.digest, header)
             except LtcliError as error:
                 damaged[str(path)] = error.message

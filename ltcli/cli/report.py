@@ -29,8 +29,9 @@ def run(params: Params, as_json: bool) -> None:
     target = params.out or params.dir / "report.html"
     if target.suffix != ".html":
         raise ParamError("report", f"out must end in .html, got {target}")
-    found, headers = predictions_of("report", params.dir)
+    found, headers = predictions_of("report", params.dir, "remove it")
     check_same_images(found)
+    # Before the charts are drawn, which takes seconds.
     check_name(target, [])
     check_writable(target)
     # Loads matplotlib and Jinja2, which no refusal above needs.

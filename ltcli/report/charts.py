@@ -174,14 +174,9 @@ def intervals(figure: Figure, rows: Sequence[Row]) -> None:
         axes.plot([100 * share for share in row.interval], [i, i], color=COLOURS[0], linewidth=2.5)
         axes.plot(100 * row.accuracy, i, "o", color=COLOURS[0], markeredgecolor=PAPER)
         # Names are too long for an axis. A patch of paper keeps the line from crossing them.
-        axes.annotate(
-            clipped(row.name, 48),
-            (0, i),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(0, 8),
-            textcoords="offset points",
-            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
-        )
+        patch = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
+        place = axes.get_yaxis_transform()
+        axes.annotate(clipped(row.name, 48), (0, i), (0, 8), place, "offset points", bbox=patch)
     # Downwards: the first row is the upper one.
     axes.set(ylim=(len(rows) - 0.6, -0.9), yticks=[], xlabel="accuracy %")
     axes.spines["left"].set_visible(False)

@@ -160,9 +160,8 @@ def tsne(figure: Figure, found: Diagnosis) -> None:
     """Real and generated features in the plane."""
     from sklearn.manifold import TSNE
 
-    features, labels, origin = (
-        found.tensors[f"samples.{name}"].numpy() for name in ("features", "labels", "origin")
-    )
+    names = ("features", "labels", "origin")
+    features, labels, origin = (found.tensors[f"samples.{name}"].numpy() for name in names)
     perplexity = min(30.0, (len(features) - 1) / 3)
     # One number has no two principal components to start from.
     init = "pca" if features.shape[1] > 1 else "random"
@@ -288,8 +287,6 @@ def pictures(figure: Figure, found: Diagnosis) -> None:
                 if other == c or other in found.tail:
                     colour, dashes = (COLOURS[0], "-") if other == c else (REFERENCE, ":")
                 axes.spines[:].set(visible=True, color=colour, linestyle=dashes, linewidth=2.5)
-    frames = (
-        "blue (solid) own class, orange (dashed) a head class, grey (dotted) another tail class"
-    )
-    legend = f"first of each block: the feature's own image; frame: {frames}"
+    frames = "blue (solid) own class, orange (dashed) a head class, grey (dotted) another tail"
+    legend = f"first of each block: the feature's own image; frame: {frames} class"
     figure.supxlabel(legend, fontsize=9)

@@ -30,9 +30,7 @@ def check_groups(command: str, groups: Groups) -> None:
         raise ParamError(command, rule)
 
 
-def predictions_of(
-    command: str, folder: Path, hint: str = "remove it"
-) -> tuple[list[Header], list[Header]]:
+def predictions_of(command: str, folder: Path, hint: str) -> tuple[list[Header], list[Header]]:
     """Predictions of a folder on the test set, the first row first, and all its artifacts.
 
     Says on standard error whose model has been replaced since. ``hint`` is the remedy for a file of
@@ -41,8 +39,9 @@ def predictions_of(
     headers = read_folder(folder, hint)
     found = [h for h in headers if h.kind == "predictions" and h.info["on"] == "test"]
     if not found:
-        rule = "has no predictions on the test set"
-        raise ArtifactError(folder, rule, "run ltcli evaluate first")
+        raise ArtifactError(
+            folder, "has no predictions on the test set", "run ltcli evaluate first"
+        )
     models = {header.path: header.digest for header in headers if header.kind == "model"}
     found.sort(key=_rank)
     for header in found:

@@ -22,7 +22,6 @@ class Model:
     """One row of the comparison with the numbers of its charts, means over its runs.
 
     Attributes:
-        row: Scores.
         counts: Training images of the classes.
         accuracies: float64 [C], % of each class predicted right; NaN without test images.
         bins: float64 [bins that hold images, 3]: images of all runs, mean confidence in %, accuracy
@@ -64,9 +63,7 @@ def measure(row: Row, runs: Sequence[Run]) -> Model:
         # Rows without images sum to 0; 0 / 0 is NaN, which is drawn blank.
         matrix = (100 * graphs.mean(0) / graphs[0].sum(1, keepdim=True)).numpy()
     else:
-        pairs = [
-            (true, other, images / len(runs), images / len(runs) / counts[true])
-            for true, other, images in confused_pairs(predicted, labels, PAIRS)
-        ]
+        found = confused_pairs(predicted, labels, PAIRS)
+        pairs = [(a, b, n / len(runs), n / len(runs) / counts[a]) for a, b, n in found]
     trained: list[int] = runs[0].class_counts.tolist()
     return Model(row, trained, 100 * shares.numpy(), bins.numpy(), matrix, pairs)

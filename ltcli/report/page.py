@@ -26,11 +26,7 @@ _LEVEL = 0.95
 def page(folder: Path, found: Sequence[Header], headers: Sequence[Header], groups: Groups) -> str:
     """Page of a folder; the same artifacts give the same text.
 
-    Args:
-        folder: Gives the page its title.
-        found: Predictions to compare, the first row first.
-        headers: All artifacts of the folder.
-        groups: Bounds of few, medium and many.
+    ``found`` are the predictions to compare, the first row first, among all ``headers`` of it.
     """
     runs = read_runs(found)
     rows = compare(runs, level=_LEVEL, many_above=groups.many_above, few_below=groups.few_below)
@@ -104,5 +100,5 @@ def check_ours(target: Path, force: bool) -> None:
     except OSError as error:
         raise ArtifactError(target, f"cannot be read: {cause(error)}") from None
     if not ours:
-        rule = "was not made by ltcli report"
-        raise ArtifactError(target, rule, "--force replaces it, --out writes elsewhere")
+        hint = "--force replaces it, --out writes elsewhere"
+        raise ArtifactError(target, "was not made by ltcli report", hint)

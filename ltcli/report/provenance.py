@@ -5,6 +5,7 @@ Nothing vouches for a sidecar: only numbers and short words are taken from it.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +26,6 @@ class Sidecar:
         epochs: Measure to its value after each epoch, by epoch from 0.
         started: UTC, to the second.
         seconds: Wall time of the last process, as ``peak_memory_mb`` is its memory.
-        resumed: Number of times it was resumed.
         device: Device it ran on, or the one asked for where the stage does not say.
         precision: Precision of the training, where the stage says so.
         machine: Processor, cores, threads and versions.
@@ -164,20 +164,16 @@ def _word(value: object) -> str:
 
 
 def _number(value: object) -> float | None:
-    if type(value) not in (int, float):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    try:
-        found = float(value)  # type: ignore[arg-type]
-    except OverflowError:
-        return None
-    # Values beyond these bounds are no measurement, and could not be drawn.
-    return found if found == 0 or 1e-100 < abs(found) < 1e100 else None
+    # Values beyond these bounds, and NaN, are no measurement, and could not be drawn.
+    return float(value) if value == 0 or 1e-100 < abs(value) < 1e100 else None
 
 
 def _time(value: object) -> str:
     seconds = _number(value)
-    try:
-        moment = datetime.fromtimestamp(seconds or 0, UTC)
-    except (OverflowError, OSError, ValueError):
-        return ""
-    return "" if seconds is None else moment.strftime("%Y-%m-%d %H:%M:%S")
+    # Seconds of another age are no date.
+    with suppress(OverflowError, OSError, ValueError):
+        if seconds is not None:
+            return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return ""

@@ -7,10 +7,10 @@ any model. See ``ltcli.stats.adjustment`` for the vectors.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,9 +122,8 @@ def _values(params: Params, class_names: list[str]) -> list[float]:
 def fingerprint(params: Params) -> dict[str, str]:
     """SHA-256 of the file of shares or costs, if there is one."""
     path = params.costs if params.prior in (None, "uniform") else params.prior
-    if path is None:
-        return {}
-    return {_way(params): hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    # The header stores no path: the content is what makes two adjustments the same.
+    return {} if path is None else {_way(params): sha256(Path(path).read_bytes()).hexdigest()}
 
 
 def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Result:
@@ -217,25 +216,20 @@ def show(header: Header) -> list[str]:
     info, found = header.info, header.info["adjustment"]
     ranked = sorted(zip(found["added"], info["class_names"], strict=True))
     (low, first), (high, last) = ranked[0], ranked[-1]
-    names = printable(first), printable(last)
-    lines = [f"added to the logits: {low:+.3f} ({names[0]}) to {high:+.3f} ({names[1]})"]
+    least, most = f"{low:+.3f} ({printable(first)})", f"{high:+.3f} ({printable(last)})"
+    lines = [f"added to the logits: {least} to {most}"]
     if "trade_off" in found:
         heads = ["tau", "balanced", "many", "medium", "few", "log-loss", "(validation images)"]
-        rows = [
-            _row(point, found["tau"])
-            for point in found["trade_off"]
+        rows = [heads]
+        for point in found["trade_off"]:
+            mark = "* " if point["tau"] == found["tau"] else ""
             # Every tenth would fill the screen; the chosen one may lie between the quarters.
-            if point["tau"] % 0.25 == 0 or point["tau"] == found["tau"]
-        ]
-        lines += aligned([heads, *rows], left=(6,))
+            if mark or point["tau"] % 0.25 == 0:
+                shares = [point[name] for name in heads[1:5]]
+                cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+                rows.append([f"{mark}{point['tau']:.2f}", *cells, f"{point['log_loss']:.3f}", ""])
+        lines += aligned(rows, left=(6,))
     return lines
-
-
-def _row(point: Mapping[str, Any], chosen: float) -> list[str]:
-    accuracies = [point[name] for name in ("balanced", "many", "medium", "few")]
-    cells = ["-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in accuracies]
-    mark = "* " if point["tau"] == chosen else ""
-    return [f"{mark}{point['tau']:.2f}", *cells, f"{point['log_loss']:.3f}", ""]
 
 
 STAGE = Stage(

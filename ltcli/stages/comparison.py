@@ -84,6 +84,7 @@ def _names(headers: Sequence[Header]) -> list[str]:
     """
     keys = [header.info["recipe"] for header in headers]
     firsts = [headers[keys.index(key)].path.absolute() for key in keys]
+    # The folders of a path without its root, so that its parts can be joined from any depth.
     paths = [(*path.parts[1:-1], path.stem.removeprefix("evaluate-")) for path in firsts]
     if len(set(paths)) < len(set(firsts)):
         paths = [path.parts[1:] for path in firsts]

@@ -14,7 +14,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.methods.options import HeadRule, head_of
-from ltcli.stages.diagnosis_tables import ORIGINS, lines_of
+from ltcli.stages.diagnosis_tables import ORIGINS, PAIRS, lines_of
 from ltcli.stages.stage import Input, Result, Stage, check_epoch, of_bank
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
     """Measure everything that the inputs allow."""
     import torch
 
+    from ltcli.stats.accuracy import predictions
+    from ltcli.stats.confusion import class_graph
     from ltcli.stats.differences import nearest_head
     from ltcli.stats.moments import class_means
 
@@ -148,14 +150,16 @@ def run(params: Params, inputs: Mapping[str, Artifact], _context: Context) -> Re
         nearest_head=nearest_head(features, means, head),
         numbers={n: getattr(params, n) or min(most, limits[n]) for n, most in _USUAL.items()},
     )
-    tensors = {"tail": bank.tail} | _spectra(inputs, bank) | _confusion(inputs)
-    tensors |= _donors(inputs, bank) | _samples(params, inputs, bank)
-    predictions = {
-        role: {fact: inputs[role].header.info[fact] for fact in ("on", "method")}
-        for role in ("before", "after")
-        if role in inputs
-    }
-    return Result(tensors, of_bank(info) | {"predictions": predictions})
+    tensors = {"tail": bank.tail} | _spectra(inputs, bank) | _donors(inputs, bank)
+    tensors |= _samples(params, inputs, bank)
+    told = {}
+    for role in ("before", "after"):
+        if role in inputs:
+            logits, labels = inputs[role].tensor("logits"), inputs[role].tensor("labels")
+            graph = class_graph(predictions(logits), labels, len(counts))
+            tensors[f"confusion.{role}"] = graph
+            told[role] = {fact: inputs[role].header.info[fact] for fact in ("on", "method")}
+    return Result(tensors, of_bank(info) | {"predictions": told})
 
 
 def _factors(features: torch.Tensor, labels: torch.Tensor, classes: int) -> list[torch.Tensor]:
@@ -191,26 +195,12 @@ def _spectra(inputs: Mapping[str, Artifact], bank: Bank) -> dict[str, torch.Tens
             tensors[f"captured.{name}"] = torch.tensor(shares, dtype=torch.float64)
     for name, of in spectra.items():
         tensors[f"spectrum.{name}"] = torch.stack([spectrum.values for spectrum in of])
-    pairs = (("estimated", "oracle"), ("learned", "oracle"), ("learned", "estimated"))
-    for first, second in pairs:
+    for pair in PAIRS:
+        first, second = pair.split("-")
         if first in spectra and second in spectra:
             both = zip(spectra[first], spectra[second], strict=True)
             angles = [diagnosis.principal_angles(a.leading, b.leading, leading) for a, b in both]
-            tensors[f"angles.{first}-{second}"] = torch.stack(angles)
-    return tensors
-
-
-def _confusion(inputs: Mapping[str, Artifact]) -> dict[str, torch.Tensor]:
-    """Confusion matrices of the predictions before and after, where these are given."""
-    from ltcli.stats.accuracy import predictions
-    from ltcli.stats.confusion import class_graph
-
-    tensors = {}
-    for role in ("before", "after"):
-        if role in inputs:
-            found = inputs[role].load("logits", "labels")
-            predicted, classes = predictions(found["logits"]), found["logits"].shape[1]
-            tensors[f"confusion.{role}"] = class_graph(predicted, found["labels"], classes)
+            tensors[f"angles.{pair}"] = torch.stack(angles)
     return tensors
 
 
@@ -244,12 +234,10 @@ def _samples(params: Params, inputs: Mapping[str, Artifact], bank: Bank) -> dict
     rows = {c: _drawn(params, bank, c) for c in smallest.tolist()}
     # All origins hold these images in this order, so that row i of each is made from one image.
     chosen = torch.cat(list(rows.values()))
-    gaussian = [
-        diagnosis.draw_gaussian(
-            bank.features[part], bank.factors[c], params.strength, _stream(params, "gaussian", c)
-        )
-        for c, part in rows.items()
-    ]
+    gaussian = []
+    for c, part in rows.items():
+        some, stream = bank.features[part], _stream(params, "gaussian", c)
+        gaussian.append(diagnosis.draw_gaussian(some, bank.factors[c], params.strength, stream))
     made = {"real": bank.features[chosen], "gaussian": torch.cat(gaussian)}
     tensors = {"smallest": smallest}
     if "generator" in inputs:

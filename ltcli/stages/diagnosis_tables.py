@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ ORIGINS = ("real", "gaussian", "generator")
 # Of many tail classes the terminal shows the smallest; the artifact has all.
 MAX_ROWS = 10
 _COVARIANCES = ("estimated", "learned", "oracle")
-_PAIRS = ("estimated-oracle", "learned-oracle", "learned-estimated")
+PAIRS = ("estimated-oracle", "learned-oracle", "learned-estimated")
 
 
 @dataclass(frozen=True)
@@ -26,27 +27,18 @@ class Diagnosis:
 
     Attributes:
         tensors: As in the artifact.
-        names: Class names.
+        tail: Tail classes, ascending.
+        smallest: Tail classes that were studied image by image, the smallest first.
         counts: Training images of the classes.
         predictions: Image set (``on``) and ``method`` of the predictions before and after.
     """
 
     tensors: Mapping[str, torch.Tensor]
+    tail: list[int]
+    smallest: list[int]
     names: Sequence[str]
     counts: Sequence[int]
     predictions: Mapping[str, Mapping[str, str]]
-
-    @property
-    def tail(self) -> list[int]:
-        """Tail classes, ascending."""
-        found: list[int] = self.tensors["tail"].tolist()
-        return found
-
-    @property
-    def smallest(self) -> list[int]:
-        """Tail classes that were studied image by image, the smallest first."""
-        found: list[int] = self.tensors["smallest"].tolist()
-        return found
 
     @property
     def order(self) -> list[int]:
@@ -57,7 +49,7 @@ class Diagnosis:
     @property
     def num_heads(self) -> int:
         """Number of head classes."""
-        return len(self.names) - len(self.tensors["tail"])
+        return len(self.names) - len(self.tail)
 
     @property
     def is_head(self) -> torch.Tensor:
@@ -73,7 +65,7 @@ class Diagnosis:
 
         def by_name(prefix: str) -> dict[str, torch.Tensor]:
             # In the order of columns and legends; a file keeps its tensors sorted.
-            known = {name: self.tensors.get(f"{prefix}.{name}") for name in _COVARIANCES + _PAIRS}
+            known = {name: self.tensors.get(f"{prefix}.{name}") for name in _COVARIANCES + PAIRS}
             return {name: tensor for name, tensor in known.items() if tensor is not None}
 
         spectra, angles = by_name("spectrum"), by_name("angles")
@@ -143,7 +135,10 @@ def read(header: Header) -> Diagnosis:
     # A header keeps its keys sorted, and before comes before after.
     told = info["predictions"]
     predictions = {role: told[role] for role in ("before", "after") if role in told}
-    return Diagnosis(tensors, info["class_names"], info["class_counts"], predictions)
+    tail, smallest = tensors["tail"].tolist(), tensors["smallest"].tolist()
+    return Diagnosis(
+        tensors, tail, smallest, info["class_names"], info["class_counts"], predictions
+    )
 
 
 def lines_of(header: Header) -> list[str]:
@@ -207,26 +202,18 @@ def _error_lines(found: Diagnosis) -> list[str]:
     table = found.errors()
     if not table:
         return []
-    words = {
-        "head-head": "head taken for another head class",
-        "head-tail": "head taken for a tail class",
-        "tail-head": "tail taken for a head class",
-        "tail-tail": "tail taken for another tail class",
-    }
     heads, rows = ["errors"], []
     for role in table:
         heads += [f"{role} ({found.predictions[role]['method']})", "of all errors"]
     heads += ["change"] * (len(table) == 2)
-    for side, text in words.items():
-        row = [text]
+    for own, other in itertools.product(("head", "tail"), repeat=2):
+        side, article = f"{own}-{other}", "another" if own == other else "a"
+        row = [f"{own} taken for {article} {other} class"]
         for numbers in table.values():
             row += [_percent(numbers["rates"][side], 2), _percent(numbers["shares"][side], 1)]
         if len(table) == 2:
             before, after = (numbers["rates"][side] for numbers in table.values())
-            if before is None or after is None:
-                row.append("-")
-            else:
-                row.append(f"{100 * (after - before):+.2f}")
+            row.append("-" if before is None or after is None else f"{100 * (after - before):+.2f}")
         rows.append(row)
     on = next(iter(found.predictions.values()))["on"]
     title = f"confusion on {on} images: % of the side's images, every class counting alike"

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ltcli import __version__
-from ltcli.artifacts.backbone import Backbone, backbone_of
+from ltcli.artifacts.backbone import backbone_of
 from ltcli.compute.memory import ran_out
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
@@ -77,26 +77,29 @@ def export(
     import torch
 
     from ltcli.artifacts.store import open_artifact
+    from ltcli.data.batches import FeatureBatches, ImageBatches, Samples
+    from ltcli.engine.infer import features_of
     from ltcli.models.network import load_network
 
-    _check_size(header, form)
-    with open_artifact(header.path) as model:
-        network = load_network(model, torch.device("cpu"))
-    images = _images(header, split, root)
-    expected = _logits(network, backbone_of(header), images)
-    content, run = make(network, header, form)
-    # Batches of several sizes, as tracing may fix the size of its example.
-    found = torch.cat([run(part) for part in (images[:1], *torch.split(images[1:], _BATCH))])
-    return content, len(images), compare(found, expected)
-
-
-def _check_size(header: Header, form: str) -> None:
     weights = [n for n in header.tensors if n.startswith(("backbone.", "classifier."))]
     size = sum(4 * math.prod(header.tensors[name][1]) for name in weights)
     if form == "onnx" and size > ONNX_BYTES:
         rule = f"must have at most {ONNX_BYTES / 1e9:.1f} GB of weights for onnx"
         hint = "use --to torch: an ONNX file holds 2 GB"
         raise ArtifactError(header.path, f"{rule}, got {size / 1e9:.1f} GB", hint)
+    with open_artifact(header.path) as model:
+        network = load_network(model, torch.device("cpu"))
+    backbone, images = backbone_of(header), _images(header, split, root)
+    samples: Samples = FeatureBatches(images, torch.device("cpu"))
+    if backbone.image_size:
+        samples = ImageBatches(images, backbone.mean, backbone.std, torch.device("cpu"))
+    # The logits that evaluate gives with --precision fp32.
+    with torch.inference_mode():
+        expected = network.classifier(features_of(network, samples, torch.float32))
+    content, run = make(network, header, form)
+    # Batches of several sizes, as tracing may fix the size of its example.
+    found = torch.cat([run(part) for part in (images[:1], *torch.split(images[1:], _BATCH))])
+    return content, len(images), compare(found, expected)
 
 
 def make(network: Network, header: Header, form: str) -> tuple[bytes, Run]:
@@ -144,22 +147,6 @@ def _images(header: Header, split: Path | None, root: str | None) -> torch.Tenso
         check_samples("export", root, artifact.header)
         files = image_files(artifact, "train", root, backbone, Augmentation())
         return files.images((row, None) for row in rows).permute(0, 2, 3, 1).contiguous()
-
-
-def _logits(network: Network, backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
-    """Logits that ``evaluate`` gives in float32."""
-    import torch
-
-    from ltcli.data.batches import FeatureBatches, ImageBatches, Samples
-    from ltcli.engine.infer import features_of
-
-    samples: Samples = FeatureBatches(images, torch.device("cpu"))
-    if backbone.image_size:
-        samples = ImageBatches(images, backbone.mean, backbone.std, torch.device("cpu"))
-    features = features_of(network, samples, torch.float32)
-    with torch.inference_mode():
-        logits: torch.Tensor = network.classifier(features)
-    return logits
 
 
 def _program(network: Network, header: Header) -> torch.export.ExportedProgram:

@@ -25,13 +25,11 @@ class League:
     """Resources of a result beside its method. Equal leagues are compared like for like.
 
     Attributes:
-        network_parameters: Number of weights, of backbone and classifier.
         pretraining: Weights that the backbone started from: none, unknown, or their digest.
         training_images: Images of all classes, also those that only merged covariances contain.
         extra_images: Held-out labelled images that a method trained on or chose a parameter by.
-        epochs: Epochs that trained the backbone.
+        epochs: Those that trained the backbone.
         augmentation: Changes of the training images: crop, flip, jitter, mixup with its alpha.
-        views: Views of each test image, whose logits are averaged.
         classifier_epochs: Further epochs of the classifier on a frozen backbone. They take seconds
             and make no league.
     """
@@ -70,8 +68,15 @@ def read_provenance(header: Header) -> tuple[League, Benchmark]:
         if type(info[name]) is not int or info[name] < 0:
             raise ArtifactError(header.path, f"{name} must be a count, got {info[name]!r:.80}")
     try:
-        return _league(info, backbone), _benchmark(info["recipe"], backbone)
+        split = dict(info["recipe"])["split"]
+        profile = str(split["profile"])
+        if profile == "auto":
+            profile = "natural" if SOURCES[split["source"]].natural else "exp"
+        factor = float(split["imbalance_factor"])
+        benchmark = Benchmark(str(split["source"]), profile, factor, backbone.label)
+        return _league(info, backbone), benchmark
     except (AttributeError, KeyError, LtcliError, TypeError, ValueError):
+        # Recipes of other versions have other stages, methods and parameters.
         hint = "train the model again, or leave it out"
         raise ArtifactError(header.path, "recipe is not one of this ltcli", hint) from None
 
@@ -100,6 +105,7 @@ def _league(info: dict[str, Any], backbone: Backbone) -> League:
                 epochs = run.epochs
             elif parameters["from_epoch"] is not None:
                 epochs = int(parameters["from_epoch"])
+            # Closed forms and solvers pass over the features without an epoch.
             if stage == "finetune" and method.solve is None:
                 epochs += run.epochs if run.whole else 0
                 of_classifier += 0 if run.whole else run.epochs
@@ -138,15 +144,6 @@ def _augmentation(of: Training, store: str) -> set[str]:
         kinds |= {"flip": of.flip, f"crop of {of.least_area:g} to 1": of.least_area < 1}
         kinds |= {f"jitter {of.jitter:g}": of.jitter}
     return {kind for kind, amount in kinds.items() if amount}
-
-
-def _benchmark(recipe: list[Any], backbone: Backbone) -> Benchmark:
-    split = dict(recipe)["split"]
-    profile = str(split["profile"])
-    if profile == "auto":
-        profile = "natural" if SOURCES[split["source"]].natural else "exp"
-    factor = float(split["imbalance_factor"])
-    return Benchmark(str(split["source"]), profile, factor, backbone.label)
 
 
 def names_of_differences(leagues: Sequence[League]) -> list[str]:

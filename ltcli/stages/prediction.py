@@ -103,7 +103,10 @@ def predict(
             features = features_of(network, images, dtype)
             with torch.inference_mode():
                 probabilities = network.classifier(features.to(where)).softmax(1).cpu()
-            found = _most_probable(probabilities, header.info["class_names"], params.top)
+            names, top = header.info["class_names"], min(params.top, probabilities.shape[1])
+            best, classes = probabilities.topk(top)
+            for row, values in zip(classes.tolist(), best.tolist(), strict=True):
+                found.append([(names[c], value) for c, value in zip(row, values, strict=True)])
         # Bad files keep their position in the output, so that it matches the list of files.
         rest = iter(found)
         for file, image in zip(part, decoded, strict=True):
@@ -123,10 +126,3 @@ def _decode(
         if on_bad_image == "fail":
             raise DataError(file, str(error), _REPAIR) from None
         return str(error)
-
-
-def _most_probable(probabilities: torch.Tensor, names: Sequence[str], top: int) -> list[Classes]:
-    """Names and probabilities of each row of float [B, C], the most probable first."""
-    values, classes = probabilities.topk(min(top, probabilities.shape[1]))
-    pairs = zip(classes.tolist(), values.tolist(), strict=True)
-    return [[(names[c], value) for c, value in zip(row, best, strict=True)] for row, best in pairs]

@@ -43,10 +43,8 @@ def spectrum_of_factor(rows: Tensor, leading: int) -> Spectrum:
 def spectrum_of_matrix(covariance: Tensor, leading: int) -> Spectrum:
     """Spectrum of a covariance that need not be a product, such as a learned one.
 
-    Args:
-        covariance: float [D, D], of which the symmetric part counts, or variances [D]; feature
-            units squared. Eigenvalues may be negative.
-        leading: Directions to keep, L.
+    ``covariance`` is float [D, D], of which the symmetric part counts, or variances [D], in feature
+    units squared. Eigenvalues may be negative.
     """
     covariance = covariance.to(torch.float64)
     if covariance.dim() == 1:
@@ -65,10 +63,9 @@ def _cut(values: Tensor, directions: Tensor, leading: int) -> Spectrum:
 def effective_rank(values: Tensor) -> float:
     """Exponential of the entropy of the shares of variance: k for k equal eigenvalues.
 
-    Source: Roy, Vetterli, "The effective rank", EUSIPCO 2007.
+    Of the eigenvalues, float64 [D], negative ones count as zero, and no variance gives 0.
 
-    Args:
-        values: Eigenvalues, float64 [D]; negative ones count as zero, and no variance gives 0.
+    Source: Roy, Vetterli, "The effective rank", EUSIPCO 2007.
     """
     positive = values.clamp(min=0)
     total = positive.sum()
@@ -76,11 +73,10 @@ def effective_rank(values: Tensor) -> float:
 
 
 def captured(leading: Tensor, rows: Tensor) -> float:
-    """Share of a covariance's variance that lies in a subspace, 0 ... 1; 0 without variance.
+    """Share of the variance of F'F that lies in a subspace, 0 ... 1; 0 without variance.
 
-    Args:
-        leading: float64 [D, L], orthonormal columns.
-        rows: float [R, D], F with covariance F'F.
+    ``leading``, float64 [D, L], has the orthonormal columns of the subspace; ``rows`` is F, float
+    [R, D].
     """
     rows = rows.to(torch.float64)
     total = rows.square().sum()
@@ -90,12 +86,8 @@ def captured(leading: Tensor, rows: Tensor) -> float:
 def principal_angles(first: Tensor, second: Tensor, count: int) -> Tensor:
     """Principal angles of two subspaces in degrees, rising, float64 [count].
 
-    A direction that the smaller subspace lacks counts as 90 degrees away.
-
-    Args:
-        first: float64 [D, L], orthonormal columns, L at most ``count``.
-        second: float64 [D, L'], likewise.
-        count: Angles to return.
+    A direction that the smaller subspace lacks counts as 90 degrees away. Both have orthonormal
+    columns, float64 [D, L], L at most ``count``.
     """
     angles = torch.full((count,), 90.0, dtype=torch.float64)
     # Rounding may give a cosine above 1, whose angle is not a number.
@@ -135,9 +127,7 @@ def error_rates(graph: Tensor, head: Tensor) -> dict[str, dict[str, float | None
 def divergences(means: Tensor, variances: Tensor) -> Tensor:
     """KL(i || j) between Gaussians with diagonal covariances, float64 [G, G], nats.
 
-    Args:
-        means: float [G, D].
-        variances: float [G, D]; those below 1e-12 count as 1e-12.
+    Means and variances are float [G, D]; variances below 1e-12 count as 1e-12.
     """
     means = means.to(torch.float64)
     # The divergences stay the same, with more digits.
@@ -159,9 +149,7 @@ def divergences(means: Tensor, variances: Tensor) -> Tensor:
 def within_and_across(matrix: Tensor, groups: Tensor) -> tuple[float | None, float | None]:
     """Means over ordered pairs of one group and of two groups; None without such a pair.
 
-    Args:
-        matrix: float [G, G]; the diagonal is left out.
-        groups: int64 [G].
+    ``matrix`` is float [G, G], whose diagonal is left out, and ``groups`` int64 [G].
     """
     same = groups.unsqueeze(1) == groups
     pairs = ~torch.eye(len(groups), dtype=torch.bool)
@@ -212,12 +200,8 @@ def risda_donors(graph: Tensor, traces: Tensor, tail: Tensor) -> Tensor:
 def fusion_donors(scores: Tensor, count: int, tail: Tensor) -> Tensor:
     """Shares of donor images in the fused features of each tail class, float64 [U, C].
 
-    Each of its ``count`` most confusing classes, less than C, gives one donor to every tail image.
-
-    Args:
-        scores: float [C, C], mean probability of j over class i.
-        count: Donor classes.
-        tail: int64 [U].
+    Each of its ``count`` most confusing classes, less than C, gives one donor to every tail image;
+    ``scores``, float [C, C], are the mean probabilities of j over class i. ``tail`` is int64 [U].
     """
     shares = torch.zeros(len(tail), len(scores), dtype=torch.float64)
     return shares.scatter_(1, top_confusing(scores, count)[tail], 1 / count)
@@ -226,13 +210,8 @@ def fusion_donors(scores: Tensor, count: int, tail: Tensor) -> Tensor:
 def stg_donors(heads: Tensor, labels: Tensor, tail: Tensor, num_classes: int) -> Tensor:
     """Shares of the nearest head classes among the images of each tail class, float64 [U, C].
 
-    Rows sum to 1, or to 0 for a class without images.
-
-    Args:
-        heads: int64 [N], nearest head class of each training image.
-        labels: int64 [N].
-        tail: int64 [U].
-        num_classes: C.
+    Rows sum to 1, or to 0 for a class without images. ``heads`` and ``labels``, int64 [N], are
+    nearest head class and class of each training image; ``tail`` is int64 [U].
     """
     pairs = torch.bincount(labels * num_classes + heads, minlength=num_classes**2)
     counts = pairs.view(num_classes, num_classes)[tail].double()
@@ -244,11 +223,7 @@ def draw_gaussian(
 ) -> Tensor:
     """One augmented feature for each feature, N(f, strength F'F) as in ISDA, float32 [S, D].
 
-    Args:
-        features: float [S, D].
-        rows: float [R, D], F.
-        strength: Factor of the covariance.
-        generator: On the CPU.
+    ``features`` are float [S, D] and ``rows`` F, float [R, D]; the generator is on the CPU.
     """
     # F'n has covariance F'F for white noise n: no matrix need be made, or factorised.
     noise = torch.randn(len(features), len(rows), generator=generator)
