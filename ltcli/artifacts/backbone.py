@@ -5,7 +5,6 @@ it alone. Nothing reads a backbone's name to find out more about it.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from ltcli.artifacts.header import Header
 from ltcli.core.errors import ArtifactError
 
 # Larger numbers in a header are forged: they would only fill the memory.
-_MOST_SIDE, _MOST_FEATURES = 2**14, 2**20
+_MOST_SIDE, _MOST_FEATURES, _MOST = 2**14, 2**20, 1e6
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,9 @@ def _count(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and least <= value <= most
 
 
-def _number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+def _number(value: Any) -> bool:
+    # Bounds refuse NaN and infinity too, and JSON's whole numbers that no float holds.
+    return type(value) in (int, float) and -_MOST < value < _MOST
 
 
 def _list(size: int, sound: Callable[[Any], bool]) -> Callable[[object], bool]:

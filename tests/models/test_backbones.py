@@ -203,6 +203,7 @@ def test_a_record_is_all_that_a_network_needs():
         ("views", 0, "a count, got 0"),
         ("image_size", [8, 10**9], "a height and a width, or nothing, got [8, 1000000000]"),
         ("stored_size", "8", "a height and a width, or nothing, got '8'"),
+        ("mean", [0, 0, 10**400], f"three numbers, or nothing, got {str([0, 0, 10**400])[:80]}"),
         ("mean", [0.1, 0.2], "three numbers, or nothing, got [0.1, 0.2]"),
         ("std", [0.1, 0.2, 0], "three numbers, or nothing, above 0, got [0.1, 0.2, 0]"),
         ("interpolation", "lanczos", "bilinear or bicubic, got 'lanczos'"),
