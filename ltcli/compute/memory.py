@@ -7,7 +7,7 @@ from ltcli.core.errors import ResourceError
 
 
 def ran_out(error: BaseException) -> bool:
-    """Return whether an error says that there is no more memory, of the machine or of the GPU."""
+    """Return whether an error says that the memory of the machine or of the GPU ran out."""
     import torch
 
     # On the CPU torch raises a plain RuntimeError, known by its words alone.

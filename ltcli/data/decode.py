@@ -42,7 +42,7 @@ def decode_image(content: bytes, image_size: int, share: float = 1.0) -> torch.T
     width, height = image.size
     side = share * min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    # In one step, so that there is no large image between resize and crop.
+    # In one step: a large image between resize and crop would only take memory.
     box, size = (left, top, left + side, top + side), (image_size, image_size)
     square = image.resize(size, Image.Resampling.BICUBIC, box=box)
     return torch.from_numpy(np.array(square, dtype=np.uint8))
