@@ -199,7 +199,8 @@ def report(
             more = facts()
             context.log({"event": "epoch", **dataclasses.asdict(epoch), **more})
             text = f"loss {epoch.loss:.4f}, lr {epoch.learning_rate:g}"
-            text += "".join(f", {n.replace('_', ' ')} {value:.3g}" for n, value in more.items())
+            for name, value in more.items():
+                text += f", {name.replace('_', ' ')} {value:.3g}"
             speed = f"{epoch.samples_per_second:,.0f} samples/s"
             if bar is not None:
                 bar.update(bar.task_ids[0], completed=epoch.epoch + 1, info=f"{text}, {speed}")

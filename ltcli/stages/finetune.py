@@ -226,7 +226,8 @@ def _recipe_before(headers: Mapping[str, Header]) -> list[Any]:
             parameters = header.parameters
             if role == "features":
                 # Nothing else of them matters here, or it is a parameter of finetune, too.
-                parameters = {name: parameters[name] for name in ("storage", "precision")}
+                storage, precision = parameters["storage"], parameters["precision"]
+                parameters = {"storage": storage, "precision": precision}
             elif header.stage == "merge-covariances":
                 parameters = {**parameters, "class_counts": header.info["class_counts"]}
             steps = recipe(steps, header.stage, parameters)

@@ -117,7 +117,8 @@ def of_bank(info: Mapping[str, Any]) -> dict[str, Any]:
 def recipe(before: list[Any], stage: str, parameters: Mapping[str, Any]) -> list[Any]:
     """The chain of stages and parameters that led to a model, with one more stage at the end."""
     # Without seeds: models of one recipe are runs of one row in a comparison.
-    kept = {name: value for name, value in parameters.items() if name != "seed"}
+    kept = dict(parameters)
+    kept.pop("seed", None)
     return [*before, [stage, kept]]
 
 
