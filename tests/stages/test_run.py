@@ -672,12 +672,15 @@ def test_memory_that_runs_out_is_an_error_with_a_remedy(ltcli, copy, monkeypatch
         assert_wrong(done, 6, "finetune: out of memory", hint)
 
 
-# One interpreter that has torch loaded forks every process below.
+# One interpreter that has loaded all that is slow to load (Typer needs pydantic) forks every process
+# below: those that load it themselves are killed before their first epoch on a busy machine.
 KILLER = """
 import hashlib, json, os, random, signal, sys, time
 from pathlib import Path
+import pydantic
 import torch
 import torchvision
+import ltcli.artifacts.store
 import ltcli.engine.fit as fit
 from ltcli.cli.main import run
 
