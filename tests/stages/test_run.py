@@ -672,8 +672,8 @@ def test_memory_that_runs_out_is_an_error_with_a_remedy(ltcli, copy, monkeypatch
         assert_wrong(done, 6, "finetune: out of memory", hint)
 
 
-# One interpreter that has loaded all that is slow to load (Typer needs pydantic) forks every process
-# below: those that load it themselves are killed before their first epoch on a busy machine.
+# One interpreter that has loaded all that is slow to load (Typer needs pydantic) forks every
+# process below: on a busy machine those that load it themselves die before their first epoch.
 KILLER = """
 import hashlib, json, os, random, signal, sys, time
 from pathlib import Path
