@@ -134,9 +134,14 @@ class Run:
         return self.schedule.epochs if given is None else given
 
     @property
+    def source(self) -> str:
+        """Role of the artifact that holds the samples: feature bank or split."""
+        return "features" if self.bank else "split"
+
+    @property
     def data(self) -> Header:
-        """Header of the artifact that holds the samples: feature bank or split."""
-        return self.headers["features" if self.bank else "split"]
+        """Header of that artifact."""
+        return self.headers[self.source]
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
 def needs(params: Params) -> set[str]:
     """Roles of the inputs that a run reads."""
     method = methods.find(params.method, "finetune")
-    data = "features" if params.data == "features" else "split"
-    return {"model", data, *method.reads(params.options, run_of(params, {}))}
+    run = run_of(params, {})
+    return {"model", run.source, *method.reads(params.options, run)}
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
@@ -243,7 +243,7 @@ def _solving(
     from ltcli.engine.infer import features_of
 
     parts: dict[str, Any] = {}
-    device, source = network.classifier.weight.device, inputs["features" if run.bank else "split"]
+    device, source = network.classifier.weight.device, inputs[run.source]
     for part, prefix in (("train", ""), ("val", "val_")):
         if run.bank:
             features = source.tensor(f"{part}.features").float()

@@ -59,7 +59,7 @@ class Job(Generic[P]):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do; inputs, headers and open files are by role.
+    """Plan of a run; its inputs, headers and open files are keyed by role.
 
     Attributes:
         parameters: The parameters as the header will hold them.

@@ -54,7 +54,7 @@ def assemble(
         network.train()
     elif shift_bn:
         _train_batch_norms(network.backbone)
-    source = inputs["features" if run.bank else "split"]
+    source = inputs[run.source]
     augmentation = Augmentation(
         padding=params.padding,
         pad_mode=run.schedule.pad_mode,
@@ -65,7 +65,7 @@ def assemble(
     )
 
     def samples_of(part: str) -> Samples | None:
-        if run.bank or backbone is None:
+        if backbone is None:
             return None
         return open_samples(source, part, device, params, backbone, augmentation)
 

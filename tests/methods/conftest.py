@@ -128,7 +128,7 @@ def assembled(folder: Path, name: str, **given: object) -> TrainingRun:
         }
         plan = dataclasses.replace(plan, headers={r: each.header for r, each in inputs.items()})
         network = load_network(inputs["model"], torch.device("cpu"))
-        backbone = backbone_of(inputs["model"].header)
+        backbone = None if plan.bank else backbone_of(inputs["model"].header)
         return assemble(method, plan, network, inputs, backbone, torch.float32)
 
 

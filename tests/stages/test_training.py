@@ -58,7 +58,7 @@ def assembled(artifacts):
         )
         run = module.run_of(params, {role: one.header for role, one in artifacts.items()})
         network = load_network(artifacts["model"], CPU)
-        backbone = backbone_of(artifacts["model"].header)
+        backbone = None if run.bank else backbone_of(artifacts["model"].header)
         return assemble(method, run, network, artifacts, backbone, torch.float32)
 
     return make
