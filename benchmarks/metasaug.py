@@ -21,6 +21,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltcli.compute.device import autocast
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import Batch, plain_step, weighted_mean
 from ltcli.methods.metasaug import Options, make_steps
 from ltcli.methods.method import TrainingRun
@@ -61,7 +62,7 @@ def training_run(options: Options, dtype: torch.dtype) -> TrainingRun:
     return TrainingRun(
         **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
         network=network,
-        optimizer=torch.optim.SGD(
+        optimizer=SGD(
             [p for p in network.parameters() if p.requires_grad],
             lr=0.001,
             momentum=0.9,
@@ -119,7 +120,7 @@ def double_backward(case: TrainingRun, options: Options) -> Callable[[Batch], to
         (gradient,) = torch.autograd.grad(held, sigma)
         corrected = start - options.meta_lr * gradient
         step.change = corrected - start  # type: ignore[attr-defined]
-        case.optimizer.zero_grad(set_to_none=True)
+        case.optimizer.zero_grad()
         # Batch statistics move the running ones here, as in the two other steps.
         with autocast(DEVICE, case.dtype):
             features = network.backbone(x).float()

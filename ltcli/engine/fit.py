@@ -16,6 +16,7 @@ from torch import nn
 from ltcli.compute.device import seed_layers
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
+from ltcli.engine.optimizers import Optimizer
 from ltcli.engine.state import Snapshots, TrainingState
 from ltcli.engine.steps import Batch, Steps
 
@@ -45,7 +46,7 @@ class Epoch:
 
 def train(
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     steps: Steps,
     order: Callable[[int], torch.Tensor],
     learning_rate: Callable[[int], float],

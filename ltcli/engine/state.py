@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from ltcli.engine.optimizers import Optimizer
+
 
 class Stateful(Protocol):
     """State of a method that changes during training, such as running statistics."""
@@ -78,18 +80,16 @@ class TrainingState:
     """State of a run as flat tensors for a checkpoint. It keeps references and copies nothing."""
 
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     snapshots: Snapshots
     method: Stateful | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """State as name to tensor."""
         flat = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            for name, value in slots.items():
-                # Numbers, such as momentum None, follow from the parameters of the stage.
-                if torch.is_tensor(value):
-                    flat[f"optimizer.{index}.{name}"] = value
+        for index, parameter in enumerate(self.optimizer.parameters()):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                flat[f"optimizer.{index}.{name}"] = value
         if self.method is not None:
             flat |= {f"method.{name}": tensor for name, tensor in self.method.tensors().items()}
         return flat | self.snapshots.stacked()
@@ -101,17 +101,14 @@ class TrainingState:
             group, name = key.split(".", 1)
             groups.setdefault(group, {})[name] = tensor
         self.module.load_state_dict(groups["module"])
-        slots: dict[int, dict[str, torch.Tensor]] = {}
+        trained = self.optimizer.parameters()
         for key, tensor in groups.get("optimizer", {}).items():
             index, name = key.split(".", 1)
-            slots.setdefault(int(index), {})[name] = tensor
-        state = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**state, "state": slots})
-        for parameter, values in self.optimizer.state.items():
-            for name, value in values.items():
-                if value.dim() == 4:
-                    # In the memory layout of the weights: the order of additions decides the bits.
-                    values[name] = torch.empty_like(parameter).copy_(value)
+            parameter = trained[int(index)]
+            if tensor.dim():
+                # In the memory layout of the weights: the order of additions decides the bits.
+                tensor = torch.empty_like(parameter).copy_(tensor)
+            self.optimizer.state.setdefault(parameter, {})[name] = tensor
         if self.method is not None:
             self.method.restore(groups.get("method", {}))
         self.snapshots.restore(groups.get("snapshots", {}))

@@ -13,6 +13,7 @@ from ltcli.compute.seeds import derive
 from ltcli.compute.transfer import to_device
 from ltcli.data.batches import AUGMENT, Samples
 from ltcli.data.samplers import Sampler, order_of
+from ltcli.engine.optimizers import Optimizer
 from ltcli.engine.state import Stateful
 from ltcli.stats import losses
 from ltcli.stats.class_weights import effective_number_weights
@@ -119,12 +120,12 @@ def weighted_mean(
 
 
 def descent(
-    optimizer: torch.optim.Optimizer, objective: Callable[[Batch], torch.Tensor]
+    optimizer: Optimizer, objective: Callable[[Batch], torch.Tensor]
 ) -> Callable[[Batch], torch.Tensor]:
     """Step that descends an objective, float [], and returns its value before the step."""
 
     def step(batch: Batch) -> torch.Tensor:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         value = objective(batch)
         torch.autograd.backward(value)
         optimizer.step()
@@ -134,7 +135,7 @@ def descent(
 
 
 def train_too(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[torch.Tensor], *, decayed: bool = True
+    optimizer: Optimizer, parameters: Sequence[torch.Tensor], *, decayed: bool = True
 ) -> None:
     """Let an optimiser train more parameters, at the base rate, with its weight decay or none."""
     decay = optimizer.param_groups[0]["weight_decay"] if decayed else 0.0
@@ -143,7 +144,7 @@ def train_too(
 
 def plain_step(
     network: Callable[[torch.Tensor], torch.Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     loss: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
     reduce: Reduce,
     inputs: Inputs,

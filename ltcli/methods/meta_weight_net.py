@@ -46,6 +46,7 @@ class _Weigher:
         import torch
 
         from ltcli.compute.seeds import derive
+        from ltcli.engine.optimizers import SGD
 
         device = run.labels.device
         with torch.random.fork_rng(devices=[]):
@@ -53,12 +54,12 @@ class _Weigher:
             layers = [torch.nn.Linear(1, options.width), torch.nn.ReLU()]
             layers += [torch.nn.Linear(options.width, 1), torch.nn.Sigmoid()]
             self.network = torch.nn.Sequential(*layers).to(device)
-        self._optimizer = torch.optim.SGD(
+        self._optimizer = SGD(
             self.network.parameters(), lr=options.meta_lr, momentum=0.9, nesterov=True
         )
         # SGD makes them in its first step; a checkpoint before it would have none to restore.
         for parameter in self.network.parameters():
-            self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            self._optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
 
     def weights(self, losses: torch.Tensor) -> torch.Tensor:
         """Weights of a batch, float [B], sum 1, for its losses float [B]."""
@@ -71,7 +72,7 @@ class _Weigher:
         """Lower sum_i slopes_i w_i, whose gradient by phi is that of M."""
         import torch
 
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         torch.autograd.backward((slopes.detach() * self.weights(losses)).sum())
         self._optimizer.step()
 

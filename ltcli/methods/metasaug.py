@@ -127,7 +127,7 @@ def make_steps(options: Options, run: TrainingRun) -> Steps:
             # A covariance of zero, as before the first batch, has no relative size.
             sizes[0] += torch.where(norm > 0, steps.norm() / norm, 0.0)
             sizes[1] += norm > 0
-        run.optimizer.zero_grad(set_to_none=True)
+        run.optimizer.zero_grad()
         value = augmented(features, known if corrected is None else corrected)
         torch.autograd.backward(value)
         run.optimizer.step()

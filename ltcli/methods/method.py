@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.data.batches import Samples
+    from ltcli.engine.optimizers import Optimizer
     from ltcli.engine.state import Stateful
     from ltcli.engine.steps import Batch, Inputs, Reduce, Steps
     from ltcli.models.classifier import Classifier
@@ -169,7 +170,7 @@ class TrainingRun(Run):
     """
 
     network: Network
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     inputs: Inputs
     maps: Inputs | None
     labels: torch.Tensor

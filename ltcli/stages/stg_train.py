@@ -117,6 +117,7 @@ def _train(
 
     from ltcli.data.samplers import order_of
     from ltcli.engine.fit import train
+    from ltcli.engine.optimizers import Adam
     from ltcli.engine.steps import Steps, descent
     from ltcli.stats.differences import DifferenceTargets, regression_losses
 
@@ -155,9 +156,7 @@ def _train(
         meters.zero_()
         return {"mean_loss": mean / max(1, samples), "variance_loss": variance / max(1, samples)}
 
-    optimizer = torch.optim.Adam(
-        generator.parameters(), lr=params.lr, weight_decay=params.weight_decay
-    )
+    optimizer = Adam(generator.parameters(), lr=params.lr, weight_decay=params.weight_decay)
     train(
         generator.train(),
         optimizer,

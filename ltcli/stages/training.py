@@ -17,6 +17,7 @@ from ltcli.data.batches import Augmentation, Samples
 from ltcli.data.samplers import order_of
 from ltcli.engine import fit
 from ltcli.engine.infer import backbone_features, backbone_maps
+from ltcli.engine.optimizers import SGD, Adam, Optimizer
 from ltcli.engine.schedules import Schedule, learning_rate
 from ltcli.engine.steps import Batch, Inputs, Mixing, Steps, drawn_from, plain_step, weighted_mean
 from ltcli.methods.method import Head, Method, Run, TrainingRun
@@ -184,7 +185,7 @@ def start_classifier(classifier: Classifier, head: Head, *, fresh: bool) -> None
 
 def make_optimizer(
     network: Network, head: Head, schedule: Schedule, *, momentum: float, kind: str = "sgd"
-) -> torch.optim.Optimizer:
+) -> Optimizer:
     """The optimiser, sgd or adam, of the parameters that have gradients."""
     # Decay would pull factors to zero, not to one, and a bias that means something to zero.
     spared = {"classifier.scales"} | ({"classifier.bias"} if head.rare_bias else set())
@@ -199,8 +200,8 @@ def make_optimizer(
             groups.setdefault((decay, rate), fresh)["params"].append(parameter)
     each = list(groups.values())
     if kind == "adam":
-        return torch.optim.Adam(each, lr=schedule.lr)
-    return torch.optim.SGD(each, lr=schedule.lr, momentum=momentum, nesterov=schedule.nesterov)
+        return Adam(each, lr=schedule.lr)
+    return SGD(each, lr=schedule.lr, momentum=momentum, nesterov=schedule.nesterov)
 
 
 def _train_batch_norms(backbone: torch.nn.Module) -> None:

@@ -17,6 +17,7 @@ from ltcli.compute.device import autocast
 from ltcli.compute.parallel import World, connected
 from ltcli.data.batches import Augmentation
 from ltcli.data.files import FileBatches, ImageFiles
+from ltcli.engine.optimizers import SGD
 from ltcli.models import small_images, timm_networks
 from ltcli.models.network import build_network
 
@@ -94,7 +95,7 @@ def stepped(world, record, images, labels, steps):
     network.classifier.train_only("weight", "bias")
     backbone = world.synchronised(network.backbone)
     network.train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    optimizer = SGD(network.parameters(), lr=0.1, momentum=0.9)
     features = world.shared(backbone)
     for _ in range(steps):
         optimizer.zero_grad()

@@ -12,6 +12,7 @@ from ltcli.data.digits import load_digits
 from ltcli.data.samplers import instance_balanced
 from ltcli.engine import fit as module
 from ltcli.engine.fit import fit, train
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.state import Snapshots, TrainingState
 from ltcli.engine.steps import Steps, drawn_from, plain_step
 from ltcli.models.classifier import Classifier
@@ -50,9 +51,7 @@ class Run:
         backbone = ResNet((8, 16), (1, 1), projection=False)
         self.network = Network(backbone, Classifier(16, 10)).to(device)
         self.network = self.network.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4
-        )
+        self.optimizer = SGD(self.network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
         images = ImageBatches(
             pool.data[:COUNT], (0.3,) * 3, (0.4,) * 3, device, Augmentation(padding=1)
         )

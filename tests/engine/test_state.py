@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from ltcli.engine.optimizers import SGD, Adam
 from ltcli.engine.state import Snapshots, TrainingState
 
 
@@ -55,7 +56,7 @@ def test_snapshots_come_back_in_the_order_of_numbers_not_of_text():
 
 def test_more_epochs_are_no_more_tensors_of_a_checkpoint():
     net = module()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer = SGD(net.parameters(), lr=0.1)
     snapshots, numbers = Snapshots(net, 0), []
     for epoch in range(3):
         snapshots.take(epoch)
@@ -65,9 +66,9 @@ def test_more_epochs_are_no_more_tensors_of_a_checkpoint():
 
 def test_every_kind_of_optimiser_state_survives():
     for make in (
-        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
-        lambda p: torch.optim.AdamW(p, lr=0.1),
-        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        lambda p: Adam(p, lr=0.1),
+        lambda p: SGD(p, lr=0.1),
     ):
         whole = module()
         optimizer = make(whole.parameters())
@@ -85,7 +86,7 @@ def test_every_kind_of_optimiser_state_survives():
 
 def test_what_comes_back_has_the_memory_layout_of_the_weights():
     whole = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(whole.parameters(), lr=0.1, momentum=0.9)
+    optimizer = SGD(whole.parameters(), lr=0.1, momentum=0.9)
     whole(torch.ones(2, 3, 5, 5)).square().mean().backward()
     optimizer.step()
     state = TrainingState(whole, optimizer, Snapshots(whole, 0))

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from ltcli.compute.seeds import derive
 from ltcli.data.batches import Augmentation, ImageBatches, augmentation_draws
 from ltcli.data.samplers import order_of
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import (
     Batch,
     Mixing,
@@ -49,7 +50,7 @@ def one_step(data, batch, *, mixup, seed=0, lr=0.1):
     layer = nn.Linear(D, C)
     step = plain_step(
         layer,
-        torch.optim.SGD(layer.parameters(), lr=lr),
+        SGD(layer.parameters(), lr=lr),
         cross_entropies,
         mean,
         lambda batch: features[batch.rows],
@@ -77,7 +78,7 @@ def test_gradients_do_not_pile_up(data):
     layer = nn.Linear(D, C)
     step = plain_step(
         layer,
-        torch.optim.SGD(layer.parameters(), lr=0.0),
+        SGD(layer.parameters(), lr=0.0),
         cross_entropies,
         mean,
         lambda batch: features[batch.rows],
@@ -166,7 +167,7 @@ def test_losses_and_their_mean_know_the_epoch_and_step(data):
 
     layer = nn.Linear(D, C)
     for mixing in (None, Mixing(1.0, 0)):
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        optimizer = SGD(layer.parameters(), lr=0.1)
         inputs = lambda batch: features[batch.rows]  # noqa: E731
         made = (layer, optimizer, loss, reduce, inputs, labels)
         step = plain_step(*made, dtype=torch.float32, mixing=mixing)
@@ -242,7 +243,7 @@ def test_a_frozen_backbone_keeps_weights_and_buffers_bit_for_bit(rng):
     classifier.train_only("weight", "bias")
     step = plain_step(
         classifier,
-        torch.optim.SGD([classifier.weight, classifier.bias], lr=0.1, weight_decay=0.1),
+        SGD([classifier.weight, classifier.bias], lr=0.1, weight_decay=0.1),
         cross_entropies,
         mean,
         lambda batch: network.backbone(images[batch.rows]).detach(),
@@ -264,7 +265,7 @@ def test_a_training_step_moves_batch_norm_statistics(rng):
     before = network.backbone.bn1.running_mean.clone()
     step = plain_step(
         network,
-        torch.optim.SGD(network.parameters(), lr=0.1),
+        SGD(network.parameters(), lr=0.1),
         cross_entropies,
         mean,
         lambda batch: images[batch.rows],
@@ -289,7 +290,7 @@ def test_a_step_on_a_gpu_costs_what_it_costs_on_a_cpu(rng, dtype, mixup):
     layer.cuda()
     step = plain_step(
         layer,
-        torch.optim.SGD([layer.weight, layer.bias], lr=0.1),
+        SGD([layer.weight, layer.bias], lr=0.1),
         cross_entropies,
         mean,
         lambda batch: features[batch.rows].cuda(),
@@ -344,7 +345,7 @@ def test_logits_are_float32_in_every_precision(rng, form, mixing):
     images, labels = torch.randn(6, 3, 8, 8, generator=rng), torch.arange(6) % 3
     step = plain_step(
         network,
-        torch.optim.SGD(network.parameters(), lr=0.1),
+        SGD(network.parameters(), lr=0.1),
         lambda logits, y, _batch: F.cross_entropy(logits, y, reduction="none"),
         lambda losses, _y, _batch, _shares=None: losses.mean(),
         lambda batch: images[batch.rows],

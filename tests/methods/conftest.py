@@ -14,6 +14,7 @@ from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import build
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import Batch, weighted_mean
 from ltcli.methods import METHODS
 from ltcli.methods.method import Run, SolvingRun, Training, TrainingRun
@@ -74,7 +75,7 @@ def training_run(
     made = {
         **vars(plan),
         "network": network,
-        "optimizer": torch.optim.SGD(moving, lr=plan.schedule.lr),
+        "optimizer": SGD(moving, lr=plan.schedule.lr),
         "inputs": lambda batch: data[batch.rows],
         "maps": None,
         "labels": labels,

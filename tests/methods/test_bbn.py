@@ -10,6 +10,7 @@ from ltcli.artifacts.store import open_artifact
 from ltcli.compute.seeds import derive
 from ltcli.core.params import NoOptions
 from ltcli.data.samplers import order_of
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import Batch
 from ltcli.methods.bbn import METHOD, make_steps, share
 from ltcli.models import small_images
@@ -21,7 +22,7 @@ def case(make_run):
     """A network of two branches on 24 images."""
     run = make_run("bbn", whole=True, epochs=200)
     network = build_network(small_images.backbone("resnet20", "bbn"), 4, seed=0).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    optimizer = SGD(network.parameters(), lr=0.05)
     return dataclasses.replace(run, network=network, optimizer=optimizer)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.compute.seeds import derive
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import Batch, drawn_from
 from ltcli.methods import METHODS
 from ltcli.methods.feature_fusion import METHOD, make_steps
@@ -300,7 +301,7 @@ def test_a_run_that_was_interrupted_ends_the_same(ltcli, copy, monkeypatch, at):
     assert ltcli(*command).code == 0
     expected = out.read_bytes()
     out.unlink()
-    step, count = torch.optim.SGD.step, 0
+    step, count = SGD.step, 0
 
     def counted(self, *args, **named):
         nonlocal count
@@ -309,7 +310,7 @@ def test_a_run_that_was_interrupted_ends_the_same(ltcli, copy, monkeypatch, at):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *args, **named)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    monkeypatch.setattr(SGD, "step", counted)
     assert ltcli(*command).code == 143
     assert ltcli(*command).code == 0
     assert count == 2 * STEPS

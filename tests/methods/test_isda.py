@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ResourceError
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import Batch
 from ltcli.methods import isda
 from ltcli.methods.isda import Options, make_steps
@@ -30,7 +31,7 @@ def run_of(rng, covariances=None, lr=0.0, dtype=torch.float64):
         planned("isda", epochs=EPOCHS, batch_size=N),
         Network(torch.nn.Identity(), classifier),
         features,
-        optimizer=torch.optim.SGD([classifier.weight, classifier.bias], lr=lr),
+        optimizer=SGD([classifier.weight, classifier.bias], lr=lr),
         labels=torch.arange(N) % C,
         covariances=covariances,
     )

@@ -10,6 +10,7 @@ from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ArtifactError, StopError
 from ltcli.engine import fit
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import Batch
 from ltcli.methods.metasaug import METHOD, Options, make_steps
 from ltcli.methods.options import Base, base_loss
@@ -51,7 +52,7 @@ def run_of(rng, *, whole):
         planned("metasaug", epochs=EPOCHS, batch_size=12, **given),
         network,
         data,
-        optimizer=torch.optim.SGD(moving, lr=LR, momentum=0.9, weight_decay=1e-3),
+        optimizer=SGD(moving, lr=LR, momentum=0.9, weight_decay=1e-3),
         held_out=lambda batch: held_out[batch.rows],
         held_out_labels=HELD_OUT,
     )

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
+from ltcli.engine.optimizers import SGD
 from ltcli.methods.oltr import METHOD, Options, centroid_loss, make_steps
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
@@ -32,7 +33,7 @@ def test_a_step_is_the_sum_and_centroids_start_at_the_means(make_run, batch, rng
     case = make_run("oltr")
     classifier = Classifier(5, 4, "memory").double()
     network = Network(torch.nn.Identity(), classifier)
-    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.05)
+    optimizer = SGD(classifier.parameters(), lr=0.05)
     case = dataclasses.replace(case, network=network, optimizer=optimizer, means=means)
     steps = make_steps(Options(), case)
     assert torch.equal(classifier.memory.centroids.detach(), means)
@@ -77,7 +78,7 @@ def test_centroids_learn_from_the_centroid_loss_alone(make_run, batch, rng):
     case = make_run("oltr")
     classifier = Classifier(5, 4, "memory").double()
     network = Network(torch.nn.Identity(), classifier)
-    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.05)
+    optimizer = SGD(classifier.parameters(), lr=0.05)
     case = dataclasses.replace(case, network=network, optimizer=optimizer, means=means)
     before = classifier.memory.hallucinator.weight.detach().clone()
     make_steps(Options(centre_weight=0.0), case).step(batch)

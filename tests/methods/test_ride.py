@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import read_header
+from ltcli.engine.optimizers import SGD
 from ltcli.methods.ride import METHOD, Options, make_steps
 from ltcli.models import small_images
 from ltcli.models.network import build_network
@@ -19,7 +20,7 @@ def case(make_run):
     run = make_run("ride", whole=True, experts=2)
     network = build_network(small_images.backbone("resnet20", "ride2"), 4, 0, "experts2").train()
     network.classifier.scales.data.fill_(30.0)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    optimizer = SGD(network.parameters(), lr=0.05)
     return dataclasses.replace(run, network=network, optimizer=optimizer)
 
 

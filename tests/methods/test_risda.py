@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import Batch
 from ltcli.methods import isda
 from ltcli.methods.risda import METHOD, Options, make_steps
@@ -36,7 +37,7 @@ def run_of(rng, covariances=None, *, graph=GRAPH, dtype=torch.float64, lr=0.0, b
         planned("risda", epochs=EPOCHS, batch_size=N, beta=beta),
         Network(torch.nn.Identity(), classifier),
         features,
-        optimizer=torch.optim.SGD([classifier.weight, classifier.bias], lr=lr),
+        optimizer=SGD([classifier.weight, classifier.bias], lr=lr),
         labels=torch.arange(N) % C,
         means=torch.randn(C, D, generator=rng, dtype=dtype),
         covariances=covariances,

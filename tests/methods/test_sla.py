@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import NoOptions
+from ltcli.engine.optimizers import SGD
 from ltcli.methods.sla import METHOD, make_steps
 from ltcli.models import small_images
 from ltcli.models.network import build_network, load_network
@@ -20,7 +21,7 @@ def case(make_run):
     network.classifier.scales.data.fill_(0.25)
     network.classifier.train_only("weight")
     moving = [p for p in network.parameters() if p.requires_grad]
-    return dataclasses.replace(run, network=network, optimizer=torch.optim.SGD(moving, lr=0.05))
+    return dataclasses.replace(run, network=network, optimizer=SGD(moving, lr=0.05))
 
 
 def test_a_step_is_cross_entropy_of_class_and_rotation(case, batch):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.data.samplers import class_aware
+from ltcli.engine.optimizers import Adam
 from ltcli.engine.steps import Batch
 from ltcli.methods.stg import METHOD, Options, augmentation
 from ltcli.models.generator import build_generator, load_generator
@@ -238,7 +239,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(ltcli, copy, monkey
     whole, broken = copy / "whole.safetensors", copy / "broken.safetensors"
     command = (*STG, "--classifier", "generalised", "-q", "-d", copy, "--out")
     assert ltcli(*command, whole).code == 0
-    step, count = torch.optim.Adam.step, 0
+    step, count = Adam.step, 0
 
     def counted(self, *args, **named):
         nonlocal count
@@ -247,7 +248,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(ltcli, copy, monkey
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *args, **named)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", counted)
+    monkeypatch.setattr(Adam, "step", counted)
     for _ in range(2):
         assert ltcli(*command, broken).code == 143
     assert ltcli(*command, broken).code == 0

@@ -20,6 +20,7 @@ from ltcli.artifacts import store
 from ltcli.artifacts.header import read_header, verify
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.compute import environment
+from ltcli.engine.optimizers import SGD
 
 CRT = ("finetune", "--method", "crt", "--epochs", "2")
 # 454 images in batches of 128.
@@ -485,19 +486,19 @@ def saves_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Send this process a signal in a given optimisation step, counted from 1, once."""
-    step = torch.optim.SGD.step
+    step = SGD.step
 
     def arm(number: int, at: int) -> None:
         count = 0
 
-        def counted(self: torch.optim.SGD, *args: object, **named: object) -> object:
+        def counted(self: SGD, *args: object, **named: object) -> object:
             nonlocal count
             count += 1
             if count == at:
                 os.kill(os.getpid(), number)
             return step(self, *args, **named)
 
-        monkeypatch.setattr(torch.optim.SGD, "step", counted)
+        monkeypatch.setattr(SGD, "step", counted)
 
     return arm
 

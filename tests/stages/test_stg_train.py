@@ -7,6 +7,7 @@ import torch
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
+from ltcli.engine.optimizers import Adam
 from ltcli.models.generator import build_generator, load_generator
 from ltcli.stages.stg_train import transfer
 from ltcli.stats.differences import class_moments, regression_losses
@@ -142,7 +143,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(ltcli, copy, monkey
     command = (*COMMAND, "--epochs", "3", "--memory", memory, "-q", "-d", copy, "--out")
     whole, broken = copy / "whole.safetensors", copy / "broken.safetensors"
     assert ltcli(*command, whole).code == 0
-    step, count = torch.optim.Adam.step, 0
+    step, count = Adam.step, 0
 
     def counted(self, *args, **named):
         nonlocal count
@@ -152,7 +153,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(ltcli, copy, monkey
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, *args, **named)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", counted)
+    monkeypatch.setattr(Adam, "step", counted)
     for _ in range(3):
         done = ltcli(*command, broken)
         assert done.code == 130
