@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -16,13 +18,15 @@ import typer
 from ltcli import methods
 from ltcli.artifacts.header import Header, read_folder, read_header
 from ltcli.compute.environment import processes
-from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.core.errors import ArtifactError, LtcliError, ParamError, StopError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
 from ltcli.core.text import printable
 from ltcli.core.yaml_file import read_mapping
-from ltcli.stages.run import Job, planned, run
+from ltcli.stages.run import Job, Opened, planned, run
 from ltcli.stages.stage import Input, Stage
 
+# Parameters of which a command line may name several values, for a run each.
+_LISTS = ("method", "seed")
 INPUTS = ("Inputs, in --dir unless named", "Inputs, read if named")
 
 P = TypeVar("P")
@@ -142,50 +146,136 @@ def _record(
     where: str,
     options: type = NoOptions,
     defaults: Mapping[str, Value] | None = None,
+    left_out: Collection[str] = (),
 ) -> P:
-    """Parameters of a command from its options and a parameter file; see ``build``."""
+    """Parameters of a command from its options and a parameter file; see ``build``.
+
+    Values of the file are not read if they are ``left_out``, or lists of which a run has one part.
+    """
     values = given
     if config is not None:
+        in_file = {
+            name: value
+            for name, value in read_mapping(config).items()
+            if name not in left_out and not (name in _LISTS and name in given)
+        }
         # Checked by itself, so that an error names the file.
-        values = {**checked(params, read_mapping(config), str(config), options), **given}
+        values = {**checked(params, in_file, str(config), options), **given}
     return build(params, values, where, options=options, defaults=defaults)
 
 
 def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
-    """Usage of a stage, with the options of the method that a command line names."""
-    details, name, options, defaults = "", None, NoOptions, dict(stage.defaults)
+    """Usage of a stage, with the options of the methods that a command line names."""
+    details, names, own, defaults = "", [""], dict[str, Spec](), dict(stage.defaults)
     if stage.has_methods:
         of_method = f"Options of a method: ltcli {stage.name} --method NAME --help."
         details = f"{of_method} Methods: ltcli methods"
-        name = _value_of("method", argv)
-        if name is not None:
-            details = f"{name}: {methods.find(name, stage.name).summary}."
-        name = name or stage.defaults.get("method")
-        if name is not None:
+        given = _value_of("method", argv)
+        if given is not None:
+            names = _listed(given)
+            about = [(name, methods.find(name, stage.name).summary) for name in names]
+            details = " ".join(f"{name}: {summary}." for name, summary in about)
+        elif "method" in stage.defaults:
+            names = [stage.defaults["method"]]
+        for name in filter(None, names):
             method = methods.find(name, stage.name)
-            options = method.options
-            defaults |= method.defaults.get(stage.name, {})
+            own |= {spec.name: spec for spec in specs(method.options)}
+            # Help of several methods shows the defaults that they share.
+            defaults |= method.defaults.get(stage.name, {}) if len(names) == 1 else {}
     files = tuple(map(_input_spec, stage.inputs))
 
     def call(given: dict[str, Any]) -> None:
         running = build(Running, _taken(specs(Running), given), stage.name)
         speaks = processes()[0] == 0
         log_to_stderr(running.verbose - running.quiet, first=speaks)
-        if stage.has_methods and name is None:
+        if names == [""] and stage.has_methods:
             known = ", ".join(methods.names(stage.name))
             raise ParamError(stage.name, "method must be given", f"--method is one of {known}")
         named = _taken(files, given)
-        params = _record(stage.params, given, running.config, stage.name, options, defaults)
-        results = []
-        for job in _jobs(stage, params, named, running):
-            results.append(_done(job, running.dry_run))
-            if speaks and not running.json:
-                _show(stage, results[-1])
+        # All values are read before the first run: a misspelt one must not come up after hours.
+        jobs = [
+            job
+            for params, suffix in _variants(stage, names, tuple(own), given, running.config)
+            for job in _jobs(stage, params, named, running, suffix)
+        ]
+        if running.out is not None and len(jobs) > 1:  # The outputs would replace each other.
+            rule = "--out needs one method and one seed, as there is one output for each"
+            raise ParamError(stage.name, rule)
+        several = len(jobs) > 1 or stage.for_each is not None
+        results, codes = [], []
+        with ExitStack() as stack:
+            opened = Opened(stack)
+            for job in jobs:
+                try:
+                    results.append(_done(job, opened, running.dry_run))
+                    if speaks and not running.json:
+                        _show(stage, results[-1])
+                except LtcliError as error:
+                    # Nothing goes on after a signal, and a single run ends the command itself.
+                    if len(jobs) == 1 or isinstance(error, StopError):
+                        raise
+                    codes.append(error.exit_code)
+                    results.append({"stage": stage.name, "out": str(job.out), **said(error)})
         if speaks and running.json:
-            typer.echo(json.dumps(results if stage.for_each else results[0], sort_keys=True))
+            typer.echo(json.dumps(results if several else results[0], sort_keys=True))
+        if codes:
+            raise typer.Exit(codes[0])
 
     described = (*specs(stage.params), *files, *specs(Running))
-    return Usage(stage, details, described, defaults, call, specs(options), name or "")
+    method_names = ", ".join(names)
+    return Usage(stage, details, described, defaults, call, tuple(own.values()), method_names)
+
+
+def said(error: LtcliError) -> dict[str, Any]:
+    """Print an error and its hint on standard error; return them for a JSON document."""
+    return fail(str(error), error.hint, error.exit_code)
+
+
+def fail(message: str, hint: str | None, code: int) -> dict[str, Any]:
+    """Print a message and its hint on standard error; return them for a JSON document."""
+    # A file's name need not be text.
+    message = message.replace("\n", " ").encode(errors="backslashreplace").decode()
+    typer.echo(f"error: {message}", err=True)
+    if hint is not None:
+        typer.echo(f"hint: {hint}", err=True)
+    return {"error": {"code": code, "message": message, "hint": hint}}
+
+
+def _variants(
+    stage: Stage[P],
+    names: Sequence[str],
+    own: Collection[str],
+    given: Mapping[str, Any],
+    config: Path | None,
+) -> Iterator[tuple[P, str]]:
+    """Parameters of each run of a command line, and what its output has behind its name.
+
+    There is one run for every method and every seed. A run takes the options that its method reads,
+    if another one of the list reads the rest; ``own`` are those of the methods themselves.
+    """
+    seeds, unread = [""], stage.unread or (lambda _: ())
+    unread_by_all = set(unread(names[0])).intersection(*map(unread, names))
+    if any(spec.name == "seed" for spec in specs(stage.params)):
+        seeds = _listed(given["seed"] if "seed" in given else _in_file("seed", config) or "")
+    for name, seed in itertools.product(names, seeds):
+        options, defaults, left_out = NoOptions, dict(stage.defaults), set[str]()
+        if stage.has_methods:
+            method = methods.find(name, stage.name)
+            options = method.options
+            defaults |= method.defaults.get(stage.name, {})
+            left_out = set(own) - {spec.name for spec in specs(options)}
+            # What no method of the list reads is refused, as with one method.
+            left_out |= set(unread(name)) - unread_by_all
+        values = {key: value for key, value in given.items() if key not in left_out}
+        values |= {"method": name} if len(names) > 1 else {}
+        values |= {"seed": seed} if len(seeds) > 1 else {}
+        suffix = f"-seed{seed}" if len(seeds) > 1 else ""
+        yield _record(stage.params, values, config, stage.name, options, defaults, left_out), suffix
+
+
+def _listed(text: str) -> list[str]:
+    """The parts of a list, each once."""
+    return list(dict.fromkeys(text.split(",")))
 
 
 def _input_spec(role: Input) -> Spec:
@@ -224,15 +314,20 @@ def _value_of(name: str, argv: Sequence[str]) -> str | None:
         elif option == "--config":
             config = given
     if found is None and config is not None:
-        from_file = read_mapping(Path(config)).get(name)
-        found = None if from_file is None else str(from_file)
+        found = _in_file(name, Path(config))
     return found
 
 
+def _in_file(name: str, config: Path | None) -> str | None:
+    """Text of a value in a parameter file, as it is written on a command line."""
+    found = None if config is None else read_mapping(config).get(name)
+    return ",".join(map(str, found)) if isinstance(found, list) else found and str(found)
+
+
 def _jobs(
-    stage: Stage[P], params: P, named: Mapping[str, str], running: Running
+    stage: Stage[P], params: P, named: Mapping[str, str], running: Running, suffix: str
 ) -> Iterator[Job[P]]:
-    """Jobs of one command line: one, or one for each model of ``evaluate``."""
+    """Jobs with the same parameters: one, or one for each model of ``evaluate``."""
     reads = None if stage.needs is None else stage.needs(params)
     inputs = {}
     for role in stage.inputs:
@@ -251,7 +346,7 @@ def _jobs(
         choices = [{**inputs, stage.for_each: path} for path in _all_of_kind(stage, running.dir)]
     for chosen in choices:
         stem = stage.name if stage.output_stem is None else stage.output_stem(params, chosen)
-        out = running.out or running.dir / f"{stem}.safetensors"
+        out = running.out or running.dir / f"{stem}{suffix}.safetensors"
         if out.suffix != ".safetensors":  # Listings find artifacts by this suffix.
             raise ParamError(stage.name, f"out must end in .safetensors, got {out}")
         yield Job(stage, params, chosen, out, running.device, running.force)
@@ -268,19 +363,19 @@ def _all_of_kind(stage: Stage[P], folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.stem != entry.file, path.name))
 
 
-def _done(job: Job[P], dry_run: bool) -> dict[str, Any]:
+def _done(job: Job[P], files: Opened, dry_run: bool) -> dict[str, Any]:
     """Outcome of a job, or of its checks alone, for people and programs."""
     about: dict[str, Any] = {"stage": job.stage.name, "out": str(job.out)}
     if not dry_run:
-        made, digest = run(job)
+        made, digest = run(job, files)
         return about | {"status": "made" if made else "up to date", "digest": digest}
-    with planned(job) as plan:
-        return about | {
-            "status": "up to date" if plan.reason is None else f"would run: {plan.reason}",
-            "inputs": {role: str(path) for role, path in job.inputs.items()},
-            "parameters": plan.parameters,
-            "preview": [*plan.preview, *plan.checked.warnings],
-        }
+    plan = planned(job, files)
+    return about | {
+        "status": "up to date" if plan.reason is None else f"would run: {plan.reason}",
+        "inputs": {role: str(path) for role, path in job.inputs.items()},
+        "parameters": plan.parameters,
+        "preview": [*plan.preview, *plan.checked.warnings],
+    }
 
 
 def _show(stage: Stage[P], result: dict[str, Any]) -> None:

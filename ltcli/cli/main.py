@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from ltcli import __version__
 from ltcli.cli import compare, doctor, export, help, methods, plot, predict, reading, report
-from ltcli.cli.commands import Command, typer_function, usage_of, usage_of_stage
+from ltcli.cli.commands import Command, fail, typer_function, usage_of, usage_of_stage
 from ltcli.core.errors import DataError, LtcliError, ResourceError, cause, disk_full
 from ltcli.stages import STAGES
 from ltcli.stages.stage import Stage
@@ -194,13 +194,8 @@ def _usage_error(argv: list[str], command: str, error: Any) -> int:
 def _fail(
     argv: list[str], message: str, hint: str | None, code: int, found: Mapping[str, Any] = {}
 ) -> int:
-    # A file's name need not be text.
-    message = message.replace("\n", " ").encode(errors="backslashreplace").decode()
-    typer.echo(f"error: {message}", err=True)
-    if hint is not None:
-        typer.echo(f"hint: {hint}", err=True)
+    document = {**found, **fail(message, hint, code)}
     if "--json" in argv:  # Among the words, as the failure may have come before their parsing.
-        document = {**found, "error": {"code": code, "message": message, "hint": hint}}
         typer.echo(json.dumps(document, sort_keys=True))
     return code
 

@@ -110,17 +110,22 @@ def needs(params: Params) -> set[str]:
     return {"model", run.source, *method.reads(params.options, run)}
 
 
+def unread(method: str) -> set[str]:
+    """Names of the parameters that nothing reads with a method: those of training, if it solves."""
+    if methods.find(method, "finetune").solve is None:
+        return set()
+    used = {"method", "data", "from_epoch", "root", "workers", "precision", "seed"}
+    return {spec.name for spec in specs(Params)} - used
+
+
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check what is known before any work."""
     method, model = methods.find(params.method, "finetune"), headers["model"]
     defaults = {**DEFAULTS, **method.defaults.get("finetune", {})}
     refuse = functools.partial(refuse_given, "finetune", params, defaults=defaults)
     check_processes("finetune", method.alone, params.method)
-    if method.solve is not None:
-        used = {"method", "data", "from_epoch", "root", "workers", "precision", "seed"}
-        unread = {spec.name for spec in specs(Params)} - used
-        hint = "it solves for the classifier and trains nothing"
-        refuse(unread, f"for {params.method}", hint)
+    hint = "it solves for the classifier and trains nothing"
+    refuse(unread(params.method), f"for {params.method}", hint)
     run = run_of(params, headers)
     if run.epochs == 0:  # Only pretrain has a use for 0 epochs: given weights.
         raise ParamError("finetune", "epochs must be at least 1, got 0")
@@ -278,6 +283,7 @@ STAGE = Stage(
     check=check,
     needs=needs,
     has_methods=True,
+    unread=unread,
     defaults=DEFAULTS,
     output_stem=lambda params, _inputs: f"finetune-{params.method}",
     examples=(

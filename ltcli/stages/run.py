@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic
@@ -31,6 +31,7 @@ from ltcli.stages.stage import Checked, P, Stage, check_processes, check_togethe
 if TYPE_CHECKING:
     import torch
 
+    from ltcli.artifacts.store import Artifact
     from ltcli.stages.stage import Result
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Job(Generic[P]):
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of a run; its inputs, headers and open files are keyed by role.
+    """Plan of a run; its inputs and headers are keyed by role.
 
     Attributes:
         parameters: The parameters as the header will hold them.
@@ -72,43 +73,66 @@ class Plan:
     parameters: dict[str, Any]
     inputs: Mapping[str, str]
     headers: Mapping[str, Header]
-    files: Mapping[str, BinaryIO]
     reason: str | None
     digest: str | None
     preview: list[str]
     checked: Checked
 
 
-@contextmanager
-def planned(job: Job[P]) -> Iterator[Plan]:
-    """Check all that can be known now of a run; its inputs stay open for the run itself."""
-    stage, headers, files = job.stage, {}, {}
-    inputs: dict[str, str] = {}
-    spared: dict[str, tuple[str, ...]] = {}
-    with ExitStack() as stack:
-        for entry in stage.inputs:
-            if entry.name not in job.inputs:
-                continue
-            path = job.inputs[entry.name]
+@dataclass(frozen=True)
+class Opened:
+    """The input files of one command, opened and verified once for all of its runs.
+
+    They stay open as long as ``stack`` does.
+    """
+
+    stack: ExitStack
+    _files: dict[Path, tuple[Header, BinaryIO]] = field(default_factory=dict, init=False)
+    _artifacts: dict[Path, Artifact] = field(default_factory=dict, init=False)
+
+    def header(self, path: Path) -> Header:
+        """Return the header of an input, or raise ArtifactError."""
+        if path not in self._files:
             # One descriptor for the header now and the tensors later: nobody can put another
             # file between the two.
-            file = stack.enter_context(opened(path))
-            header = parse_header(path, file)
-            if header.kind != entry.kind:
-                rule = f"{entry.name} must be of kind {entry.kind}, got {header.kind}"
-                raise ArtifactError(path, rule, f"name another file with --{entry.name}")
-            headers[entry.name], files[entry.name] = header, file
-            inputs[entry.name], spared[entry.name] = header.digest, entry.may_differ
-        check_together(stage.name, headers, spared)
-        checked = (stage.check and stage.check(job.params, headers)) or Checked()
-        inputs |= checked.inputs
-        parameters = as_dict(job.params)
-        check_name(job.out, job.inputs.values())
-        reason, digest = _reason(job, parameters, inputs)
-        if reason is not None:
-            check_writable(job.out)
-        preview = [] if stage.preview is None else stage.preview(job.params, headers)
-        yield Plan(parameters, inputs, headers, files, reason, digest, preview, checked)
+            file = self.stack.enter_context(opened(path))
+            self._files[path] = parse_header(path, file), file
+        return self._files[path][0]
+
+    def artifact(self, path: Path) -> Artifact:
+        """Return an input of which every byte was verified, or raise ArtifactError."""
+        from ltcli.artifacts.store import Artifact
+
+        if path not in self._artifacts:
+            self._artifacts[path] = Artifact(*self._files[path])
+        return self._artifacts[path]
+
+
+def planned(job: Job[P], files: Opened) -> Plan:
+    """Check all that can be known now of a run, and return its plan."""
+    stage, headers = job.stage, {}
+    inputs: dict[str, str] = {}
+    spared: dict[str, tuple[str, ...]] = {}
+    for entry in stage.inputs:
+        if entry.name not in job.inputs:
+            continue
+        path = job.inputs[entry.name]
+        header = files.header(path)
+        if header.kind != entry.kind:
+            rule = f"{entry.name} must be of kind {entry.kind}, got {header.kind}"
+            raise ArtifactError(path, rule, f"name another file with --{entry.name}")
+        headers[entry.name] = header
+        inputs[entry.name], spared[entry.name] = header.digest, entry.may_differ
+    check_together(stage.name, headers, spared)
+    checked = (stage.check and stage.check(job.params, headers)) or Checked()
+    inputs |= checked.inputs
+    parameters = as_dict(job.params)
+    check_name(job.out, job.inputs.values())
+    reason, digest = _reason(job, parameters, inputs)
+    if reason is not None:
+        check_writable(job.out)
+    preview = [] if stage.preview is None else stage.preview(job.params, headers)
+    return Plan(parameters, inputs, headers, reason, digest, preview, checked)
 
 
 def check_name(out: Path, inputs: Iterable[Path]) -> None:
@@ -165,7 +189,7 @@ def _reason(
     return None, old.digest
 
 
-def run(job: Job[P]) -> tuple[bool, str | None]:
+def run(job: Job[P], files: Opened) -> tuple[bool, str | None]:
     """Run a stage unless its output is up to date: whether it was not, and the output's digest.
 
     The digest is None in all processes but the first, whose file may show on their machines a
@@ -173,8 +197,8 @@ def run(job: Job[P]) -> tuple[bool, str | None]:
     """
     rank, size = processes()
     check_processes(job.stage.name, not job.stage.shares_work, "it")
+    now = planned(job, files)
     with ExitStack() as stack:
-        now = stack.enter_context(planned(job))
         if now.reason is None:
             if rank == 0:
                 ResumeFile(job.out, job.stage.name, now).remove_leftover()
@@ -193,17 +217,17 @@ def run(job: Job[P]) -> tuple[bool, str | None]:
             # Another process may have made the output meanwhile.
             stale = waited or (now.reason == _NO_OUTPUT and job.out.exists())
         if world.agreed(stale):  # Else the work of the other process would be done again.
-            now = stack.enter_context(planned(job))
+            now = planned(job, files)
         if not world.agreed(now.reason is not None):
             return False, now.digest if rank == 0 else None
-        digest = _make(job, now) if rank == 0 else None
+        digest = _make(job, now, files) if rank == 0 else None
         if rank:
-            _follow(job, now)
+            _follow(job, now, files)
         world.agreed(True)  # Nobody returns before the output is there.
         return True, digest
 
 
-def _make(job: Job[P], now: Plan) -> str:
+def _make(job: Job[P], now: Plan, files: Opened) -> str:
     """Do the work, log it and save the result; return its digest."""
     from ltcli.artifacts.store import save
     from ltcli.compute.environment import describe, peak_memory
@@ -236,7 +260,7 @@ def _make(job: Job[P], now: Plan) -> str:
     log({"event": event, "time": started, **describe(job.device)}, mode)
     context = Context(name, job.device, checkpoint, log, now.checked.start)
     with _signals(ask_to_stop):
-        result = _work(job, now, context)
+        result = _work(job, files, context)
         digest = save(
             job.out,
             job.stage.output,
@@ -257,21 +281,19 @@ def _make(job: Job[P], now: Plan) -> str:
     return digest
 
 
-def _follow(job: Job[P], now: Plan) -> None:
+def _follow(job: Job[P], now: Plan, files: Opened) -> None:
     """Share the work of the first process, which alone saves and logs."""
     checkpoint = ResumeFile(job.out, job.stage.name, now, writes=False)
     start = now.checked.start
     context = Context(job.stage.name, job.device, checkpoint, lambda _record: None, start)
     # A signal goes to all processes of a run: the first one saves and ends, the others follow it.
     with _signals(lambda *_: None):
-        _work(job, now, context)
+        _work(job, files, context)
 
 
-def _work(job: Job[P], now: Plan, context: Context) -> Result:
+def _work(job: Job[P], files: Opened, context: Context) -> Result:
     """Verify the inputs, of which only headers were read so far, and run the stage."""
-    from ltcli.artifacts.store import Artifact
-
-    inputs = {role: Artifact(header, now.files[role]) for role, header in now.headers.items()}
+    inputs = {role: files.artifact(path) for role, path in job.inputs.items()}
     smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
     with memory_needed(job.stage.name, f"use {smaller}fewer images"):
         return job.stage.run(job.params, inputs, context)

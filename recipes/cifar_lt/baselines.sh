@@ -14,11 +14,7 @@ ltcli pretrain --backbone resnet32 --schedule ldam --snapshots 40 -d "$d"
 ltcli dump-features -d "$d"
 ltcli covariances -d "$d"
 ltcli confusion -d "$d"
-for method in cross-entropy class-balanced balanced-softmax crt lws; do
-    ltcli finetune --method "$method" --snapshots 10 -d "$d"
-done
-for method in tau-norm ncm logit-adjustment; do
-    ltcli finetune --method "$method" -d "$d"
-done
+methods=cross-entropy,class-balanced,balanced-softmax,crt,lws,tau-norm,ncm,logit-adjustment
+ltcli finetune --method "$methods" --snapshots 10 -d "$d"
 ltcli evaluate -d "$d"
 ltcli compare -d "$d"

@@ -29,8 +29,6 @@ for seed in 0 1 2; do
     ltcli finetune --method crt --snapshots 10 \
         --out "$d/finetune-crt-$seed.safetensors" "${run[@]}"
 done
-for method in tau-norm logit-adjustment; do
-    ltcli finetune --method "$method" -d "$d"
-done
+ltcli finetune --method tau-norm,logit-adjustment -d "$d"
 ltcli evaluate -d "$d"
 ltcli compare -d "$d"

@@ -17,8 +17,6 @@ ltcli pretrain --backbone "$backbone" --schedule cosine --epochs 90 --batch-size
 ltcli dump-features -d "$d"
 ltcli finetune --method crt --epochs 10 --batch-size 512 --lr 0.2 -d "$d"
 ltcli finetune --method lws --epochs 5 --batch-size 512 --lr 0.2 -d "$d"
-for method in tau-norm ncm logit-adjustment; do
-    ltcli finetune --method "$method" -d "$d"
-done
+ltcli finetune --method tau-norm,ncm,logit-adjustment -d "$d"
 ltcli evaluate -d "$d"
 ltcli compare -d "$d"

@@ -16,8 +16,6 @@ ltcli pretrain --backbone "$backbone" --schedule cosine --epochs 200 --batch-siz
 ltcli dump-features -d "$d"
 ltcli finetune --method crt --epochs 30 --batch-size 512 --lr 0.2 -d "$d"
 ltcli finetune --method lws --epochs 5 --batch-size 512 --lr 0.2 -d "$d"
-for method in ncm logit-adjustment; do
-    ltcli finetune --method "$method" -d "$d"
-done
+ltcli finetune --method ncm,logit-adjustment -d "$d"
 ltcli evaluate -d "$d"
 ltcli compare -d "$d"

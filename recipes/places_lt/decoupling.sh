@@ -18,8 +18,6 @@ ltcli pretrain --backbone timm.resnet152.tv_in1k --weights "$weights" --schedule
 ltcli dump-features -d "$d"
 ltcli finetune --method crt --epochs 10 --batch-size 512 --lr 0.1 -d "$d"
 ltcli finetune --method lws --epochs 5 --batch-size 512 --lr 0.1 -d "$d"
-for method in tau-norm ncm logit-adjustment; do
-    ltcli finetune --method "$method" -d "$d"
-done
+ltcli finetune --method tau-norm,ncm,logit-adjustment -d "$d"
 ltcli evaluate -d "$d"
 ltcli compare -d "$d"
