@@ -133,15 +133,19 @@ def test_the_help_of_a_stage_does_not_wait_for_pydantic():
     assert start_all(commands, ("pydantic",)) == [[words, 0, True, []] for words in commands]
 
 
-def test_work_without_image_files_or_timm_s_networks_loads_neither_timm_nor_torchvision(copy):
+def test_work_without_image_files_or_timm_s_networks_loads_no_timm_torchvision_or_compiler(copy):
     # torchvision drags in torch._dynamo, which takes longer than torch itself.
     commands = [
         ["pretrain", "--backbone", "resnet20", "--epochs", "1", "--force"],
         ["dump-features", "--force"],
+        ["covariances", "--force"],
+        ["confusion", "--force"],
+        ["stg-train", "--epochs", "1", "--force"],
+        ["finetune", "--method", "ncm"],
         ["finetune", "--method", "crt", "--epochs", "1", "--force"],
         ["evaluate", "--force"],
         ["predict", "--help"],
     ]
     commands = [[*words, *(() if "--help" in words else ("-d", str(copy)))] for words in commands]
-    found = start_all(commands, ("timm", "torchvision"))
+    found = start_all(commands, ("timm", "torchvision", "torch._dynamo"))
     assert found == [[words, 0, True, []] for words in commands]
