@@ -41,7 +41,7 @@ _AUGMENTATION, _RUNNING = "Augmentation", "Running"
 class Training(Reading):
     """Parameters that pretrain and finetune share; None stands for the value of the schedule."""
 
-    method: str = param(help="method, or a,b for a run each; ltcli methods lists all")
+    method: str = param(help="method, or a list a,b; see ltcli methods")
     options: object = nested()
     epochs: int | None = param(
         None, "length; an epoch draws as many samples as there are", ge=0, group=_SCHEDULE

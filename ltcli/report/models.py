@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltcli.stats.accuracy import per_class_accuracy, predictions, reliability
+from ltcli.stats.accuracy import per_class_accuracy, reliability
 from ltcli.stats.comparison import Row, Run
 from ltcli.stats.confusion import class_graph, confused_pairs
 from ltcli.stats.moments import class_counts
@@ -42,18 +42,18 @@ class Model:
 
 def test_counts(run: Run) -> list[int]:
     """Test images of each class."""
-    counts: list[int] = class_counts(run.labels, run.logits.shape[1]).tolist()
+    counts: list[int] = class_counts(run.outcomes.labels, run.outcomes.num_classes).tolist()
     return counts
 
 
 def measure(row: Row, runs: Sequence[Run]) -> Model:
     """A row of the comparison with the numbers of its charts, from its runs among some."""
     runs = [run for run in runs if run.name == row.name]
-    labels, counts = runs[0].labels, test_counts(runs[0])
-    predicted = torch.stack([predictions(run.logits) for run in runs])
-    shares = torch.stack([per_class_accuracy(run.logits, labels) for run in runs]).mean(0)
+    labels, counts = runs[0].outcomes.labels, test_counts(runs[0])
+    predicted = torch.stack([run.outcomes.predicted for run in runs])
+    shares = torch.stack([per_class_accuracy(p, labels, len(counts)) for p in predicted]).mean(0)
     # Bins are sums, so that those of several runs add up.
-    binned = [reliability(run.logits, labels) for run in runs]
+    binned = [reliability(run.outcomes) for run in runs]
     images, *sums = (sum(parts[1:], parts[0]).double() for parts in zip(*binned, strict=True))
     bins = torch.stack([images, *(100 * part / images for part in sums)], dim=1)[images > 0]
     matrix = pairs = None

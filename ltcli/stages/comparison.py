@@ -45,22 +45,24 @@ def check_same_images(headers: Sequence[Header]) -> None:
 
 
 def read_runs(headers: Sequence[Header]) -> list[Run]:
-    """Predictions of files; runs of one recipe have one name."""
+    """Outcomes of the predictions in files; runs of one recipe have one name."""
     import torch
 
     from ltcli.artifacts.store import open_artifact
+    from ltcli.stats.accuracy import outcomes
     from ltcli.stats.comparison import Run
 
     runs: list[Run] = []
     for header, name in zip(headers, _names(headers), strict=True):
         with open_artifact(header.path) as artifact:
-            logits, labels = artifact.tensor("logits"), artifact.tensor("labels")
+            # The logits are read once, row by row: those of many models would fill the memory.
+            found = outcomes(artifact.rows("logits"), artifact.tensor("labels"))
             kept = "snapshots.predicted" in header.tensors
             snapshots = artifact.tensor("snapshots.predicted") if kept else None
         counts = torch.tensor(header.info["class_counts"])
-        runs.append(Run(name, logits, labels, counts, snapshots))
+        runs.append(Run(name, found, counts, snapshots))
         # Bootstrap and differences pair the predictions image by image.
-        if not torch.equal(labels, runs[0].labels):
+        if not torch.equal(found.labels, runs[0].outcomes.labels):
             raise ArtifactError("compare", "the files have different labels", "evaluate them again")
     return runs
 

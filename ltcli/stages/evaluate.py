@@ -50,7 +50,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     from ltcli.compute.device import resolve_device, resolve_precision
     from ltcli.engine.infer import features_of
     from ltcli.models.network import load_network
-    from ltcli.stats.accuracy import accuracy, balanced_accuracy
+    from ltcli.stats.accuracy import accuracy, balanced_accuracy, outcomes
 
     split, model = inputs["split"], inputs["model"]
     info = model.header.info
@@ -86,8 +86,9 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
                 features = features_of(network, images, dtype)
             predicted.append(logits_of(features).argmax(1))
         tensors |= {"snapshots.epoch": epochs, "snapshots.predicted": torch.stack(predicted)}
-    shown = f"accuracy {100 * accuracy(logits, labels):.2f} %"
-    shown += f", balanced {100 * balanced_accuracy(logits, labels):.2f} %"
+    found = outcomes(logits, labels)
+    shown = f"accuracy {100 * accuracy(found):.2f} %"
+    shown += f", balanced {100 * balanced_accuracy(found):.2f} %"
     logger.info("evaluate: %s on %s: %s", model.header.path.stem, params.on, shown)
     kept = ("class_names", "class_counts", "method", "recipe", "backbone")
     return Result(

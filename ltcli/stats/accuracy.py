@@ -4,39 +4,85 @@ Everywhere logits are float [N, C] and labels int64 [N]. Accuracies run from 0 t
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ltcli.core.errors import ParamError
-from ltcli.stats.moments import BLOCK, class_counts, require_finite
+from ltcli.stats.moments import BLOCK, Rows, class_counts, require_finite
 
 GROUPS = ("many", "medium", "few")
 
 
-def predictions(logits: Tensor) -> Tensor:
-    """Class with the largest logit, int64 [N]; the lowest index among equals."""
+def predictions(logits: Tensor, start: int = 0) -> Tensor:
+    """Class with the largest logit, int64 [N]; the lowest index among equals.
+
+    ``start`` is the number of the first sample, for errors.
+    """
     # argmax ranks NaN above every number: a diverged model would still get a score.
-    require_finite("predictions", "logits", logits)
+    require_finite("predictions", "logits", logits, start)
     return logits.argmax(dim=1)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Fraction of the samples that are predicted correctly; NaN without samples."""
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of each sample: all that the scores of a model need from its logits.
+
+    Attributes:
+        predicted: int64 [N], class with the largest logit.
+        losses: float64 [N], negative log-probability of the true class, nats.
+        confidence: float64 [N], probability of the predicted class.
+        labels: int64 [N].
+    """
+
+    predicted: Tensor
+    losses: Tensor
+    confidence: Tensor
+    labels: Tensor
+    num_classes: int
+
+
+def outcomes(logits: Rows, labels: Tensor) -> Outcomes:
+    """Outcomes of logits, which are read once and may be rows of an open artifact.
+
+    Raises:
+        NumericalError: A logit is not finite.
+        DataError: A label is none of the classes.
+    """
     class_counts(labels, logits.shape[1])  # refuses labels outside the classes
-    return float((predictions(logits) == labels).to(torch.float64).mean())
+    found = []
+    # In blocks: a float64 copy of the logits of many classes would triple their memory.
+    for first in range(0, len(labels), BLOCK):
+        rows = torch.arange(first, min(first + BLOCK, len(labels)))
+        block, own = logits[rows], labels[rows].unsqueeze(1)
+        predicted = predictions(block, first)
+        top = block.gather(1, predicted.unsqueeze(1)).squeeze(1).double()
+        normalisers = block.double().logsumexp(dim=1)
+        losses = normalisers - block.gather(1, own).squeeze(1).double()
+        found.append((predicted, losses, (top - normalisers).exp()))
+    if not found:
+        none = torch.zeros(0, dtype=torch.float64)
+        found = [(labels, none, none)]
+    predicted, losses, confidence = map(torch.cat, zip(*found, strict=True))
+    return Outcomes(predicted, losses, confidence, labels, logits.shape[1])
 
 
-def per_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+def accuracy(of: Outcomes) -> float:
+    """Fraction of the samples that are predicted correctly; NaN without samples."""
+    return float((of.predicted == of.labels).to(torch.float64).mean())
+
+
+def per_class_accuracy(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Accuracy within each class, float64 [C]; NaN for a class without samples."""
-    counts = class_counts(labels, logits.shape[1])
-    correct = class_counts(labels[predictions(logits) == labels], logits.shape[1])
+    counts = class_counts(labels, num_classes)
+    correct = class_counts(labels[predicted == labels], num_classes)
     return correct.to(torch.float64) / counts  # 0 / 0 is the NaN of an empty class
 
 
-def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
+def balanced_accuracy(of: Outcomes) -> float:
     """Mean of ``per_class_accuracy`` over the classes that have samples."""
-    return float(per_class_accuracy(logits, labels).nanmean())
+    return float(per_class_accuracy(of.predicted, of.labels, of.num_classes).nanmean())
 
 
 def group_of_class(train_counts: Tensor, many_above: int = 100, few_below: int = 20) -> Tensor:
@@ -65,14 +111,12 @@ def group_accuracy(accuracies: Tensor, groups: Tensor) -> dict[str, float | None
     return {name: float(of.mean()) if len(of) else None for name, of in found.items()}
 
 
-def nll(logits: Tensor, labels: Tensor) -> float:
+def nll(of: Outcomes) -> float:
     """Mean negative log-probability of the true class, nats; NaN without samples."""
-    class_counts(labels, logits.shape[1])
-    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return float((_log_normalisers(logits) - own.to(torch.float64)).mean())
+    return float(of.losses.mean())
 
 
-def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+def ece(of: Outcomes, bins: int = 15) -> float:
     """Expected calibration error, 0..1; NaN without samples.
 
     It is the gap between confidence and accuracy in each bin of ``reliability``, averaged over the
@@ -81,14 +125,14 @@ def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
     arXiv 1706.04599.
     """
-    _, confidence, correct = reliability(logits, labels, bins)
-    if not len(labels):
+    _, confidence, correct = reliability(of, bins)
+    if not len(of.labels):
         return math.nan
     # A bin's weight n_b / N times its gap |sum correct - sum confidence| / n_b: n_b cancels.
-    return float((correct - confidence).abs().sum() / len(labels))
+    return float((correct - confidence).abs().sum() / len(of.labels))
 
 
-def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+def reliability(of: Outcomes, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
     """Samples, int64, summed confidence and correct predictions, float64, of each bin, [bins].
 
     The bins have equal width in confidence, the probability of the predicted class. A bound belongs
@@ -96,23 +140,13 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor,
     """
     if bins < 1:
         raise ParamError("calibration error", f"bins must be at least 1, got {bins}")
-    class_counts(labels, logits.shape[1])
-    correct = (predictions(logits) == labels).to(torch.float64)
-    top = logits.max(dim=1).values.to(torch.float64)
-    confidence = (top - _log_normalisers(logits)).exp()
-    bounds = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
-    member = torch.bucketize(confidence, bounds)
+    bounds = torch.arange(1, bins, dtype=torch.float64, device=of.labels.device) / bins
+    member = torch.bucketize(of.confidence, bounds)
     # Sums, not means: several runs are pooled by adding them.
-    empty = torch.zeros(bins, dtype=torch.float64, device=logits.device)
+    empty = torch.zeros(bins, dtype=torch.float64, device=of.labels.device)
+    correct = (of.predicted == of.labels).to(torch.float64)
     return (
         torch.bincount(member, minlength=bins),
-        empty.index_add(0, member, confidence),
+        empty.index_add(0, member, of.confidence),
         empty.index_add(0, member, correct),
     )
-
-
-def _log_normalisers(logits: Tensor) -> Tensor:
-    """Log-sum-exp of each row, float64 [N]."""
-    require_finite("likelihood", "logits", logits)
-    # In blocks: a float64 copy of the logits of many classes would triple their memory.
-    return torch.cat([rows.double().logsumexp(dim=1) for rows in torch.split(logits, BLOCK)])

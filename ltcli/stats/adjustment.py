@@ -23,7 +23,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltcli.stats.accuracy import group_accuracy, group_of_class, per_class_accuracy
+from ltcli.stats.accuracy import group_accuracy, group_of_class, per_class_accuracy, predictions
 
 Target = Literal["balanced-accuracy", "worst-group", "log-loss"]
 
@@ -78,7 +78,7 @@ def trade_off(logits: Tensor, labels: Tensor, class_counts: Tensor) -> list[Poin
     points = []
     for tau in (step / 20 for step in range(41)):
         adjusted = logits + for_tau(class_counts, tau)
-        accuracy = per_class_accuracy(adjusted, labels)
+        accuracy = per_class_accuracy(predictions(adjusted), labels, len(class_counts))
         seen = ~accuracy.isnan()
         losses = F.cross_entropy(adjusted, labels, reduction="none").double()
         loss = float(losses @ weights / seen.sum())

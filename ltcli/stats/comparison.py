@@ -16,15 +16,14 @@ Score = Literal["accuracy", "balanced"]
 
 @dataclass(frozen=True)
 class Run:
-    """Predictions of one model; runs of one name differ only in their seeds.
+    """Outcomes of one model; runs of one name differ only in their seeds.
 
-    Logits are float [M, C], labels int64 [M], training images of the classes int64 [C], and classes
-    predicted after each kept epoch, if any, int64 [E, M].
+    Training images of the classes are int64 [C], and classes predicted after each kept epoch, if
+    any, int64 [E, M].
     """
 
     name: str
-    logits: Tensor
-    labels: Tensor
+    outcomes: scores.Outcomes
     class_counts: Tensor
     snapshots: Tensor | None
 
@@ -89,7 +88,7 @@ def compare(
         torch.stack([_values(run, balanced) for run in members]) for members in by_name.values()
     ]
     # Each class is resampled by itself: otherwise a rare class may be missing from a resample.
-    strata = class_strata(runs[0].labels) if balanced else None
+    strata = class_strata(runs[0].outcomes.labels) if balanced else None
     resampled = resampled_rows(values, resamples=resamples, seed=seed, strata=strata)
     found: list[Difference | None] = [None]
     if len(by_name) > 1:
@@ -104,12 +103,13 @@ def compare(
 
 def _values(run: Run, balanced: bool) -> Tensor:
     """Contribution of each image to the score, times their number, float64 [M]."""
-    correct = (scores.predictions(run.logits) == run.labels).double()
+    labels = run.outcomes.labels
+    correct = (run.outcomes.predicted == labels).double()
     if not balanced:
         return correct
     # A class has the weight M / (classes with images), shared by its images.
-    counts = run.labels.bincount()
-    return correct * (len(correct) / int((counts > 0).sum())) / counts[run.labels]
+    counts = labels.bincount()
+    return correct * (len(correct) / int((counts > 0).sum())) / counts[labels]
 
 
 def _row(
@@ -119,10 +119,12 @@ def _row(
     difference: Difference | None,
     groups: Tensor,
 ) -> Row:
-    def mean(score: Callable[[Tensor, Tensor], float]) -> float:
-        return _mean([score(run.logits, run.labels) for run in members])
+    found = [run.outcomes for run in members]
 
-    by_class = [scores.per_class_accuracy(run.logits, run.labels) for run in members]
+    def mean(score: Callable[[scores.Outcomes], float]) -> float:
+        return _mean([score(of) for of in found])
+
+    by_class = [scores.per_class_accuracy(of.predicted, of.labels, of.num_classes) for of in found]
     return Row(
         name=members[0].name,
         runs=len(members),
@@ -155,7 +157,7 @@ def _mean_groups(runs: list[dict[str, float | None]]) -> dict[str, float | None]
 
 
 def _best(members: Sequence[Run]) -> float | None:
-    right = [run.snapshots == run.labels for run in members if run.snapshots is not None]
+    right = [run.snapshots == run.outcomes.labels for run in members if run.snapshots is not None]
     # One run without kept epochs leaves the row without this score: a mean of fewer misleads.
     if len(right) < len(members):
         return None

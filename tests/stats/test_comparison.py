@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ltcli.stats.accuracy import outcomes
 from ltcli.stats.comparison import Run, compare
 
 
@@ -13,7 +14,7 @@ def _logits(predicted, num_classes=3):
 def _run(name, predicted, labels, snapshots=None):
     counts = torch.tensor([200, 50, 5])
     kept = None if snapshots is None else torch.tensor(snapshots)
-    return Run(name, _logits(predicted), torch.tensor(labels), counts, kept)
+    return Run(name, outcomes(_logits(predicted), torch.tensor(labels)), counts, kept)
 
 
 def test_by_hand():
