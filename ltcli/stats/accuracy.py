@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ltcli.core.errors import ParamError
-from ltcli.stats.moments import BLOCK, Rows, class_counts, require_finite
+from ltcli.stats.moments import Rows, class_counts, require_finite
 
 GROUPS = ("many", "medium", "few")
+# Rows of logits at once: in float64 those of 1,000 classes then fit the cache.
+BLOCK = 256
 
 
 def predictions(logits: Tensor, start: int = 0) -> Tensor:
@@ -52,7 +54,6 @@ def outcomes(logits: Rows, labels: Tensor) -> Outcomes:
     """
     class_counts(labels, logits.shape[1])  # refuses labels outside the classes
     found = []
-    # In blocks: a float64 copy of the logits of many classes would triple their memory.
     for first in range(0, len(labels), BLOCK):
         rows = torch.arange(first, min(first + BLOCK, len(labels)))
         block, own = logits[rows], labels[rows].unsqueeze(1)

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from ltcli.core.errors import ParamError
 
-# Counts in memory at once: 32 MB of int64.
-_CHUNK_ELEMENTS = 1 << 22
+# Counts in memory at once: 8 MB of int64.
+_CHUNK_ELEMENTS = 1 << 20
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
