@@ -20,6 +20,6 @@ class Reading:
         ge=0,
         group="Running",
     )
-    precision: Literal["auto", "fp32", "bf16"] = param(
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = param(
         "auto", "precision of the backbone; auto is bf16 where the device has it", group="Running"
     )
