@@ -71,7 +71,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 def _set_tf32(*, on: bool) -> None:
     """Let convolutions and matrix products of float32 on GPUs use TF32, or not."""
     mode = "tf32" if on else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = mode
 
 

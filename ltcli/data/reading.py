@@ -21,5 +21,7 @@ class Reading:
         group="Running",
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = param(
-        "auto", "precision of the backbone; auto is bf16 where the device has it", group="Running"
+        "auto",
+        "precision of the backbone; auto is bf16 where the device has it; tf32 is for GPUs",
+        group="Running",
     )

@@ -36,7 +36,7 @@ class Params:
     )
     device: str = param("auto", "auto, cpu, cuda, cuda:N or mps")
     precision: Literal["auto", "fp32", "tf32", "bf16"] = param(
-        "auto", "precision of the backbone; auto is bf16 where the device computes in it"
+        "auto", "precision of the backbone; auto is bf16 where the device has it; tf32 is for GPUs"
     )
 
 

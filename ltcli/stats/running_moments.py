@@ -126,14 +126,13 @@ def _mixed_together(
     members: list[list[tuple[int, float]]] = [[] for _ in classes]
     for row, k in enumerate(owner.tolist()):
         members[k].append((row, 1.0))
-    scales = to_device(kept.to(rows.dtype), rows.device).view(-1, 1, 1)
     for some in chunks(len(classes), dim * max(dim, *(len(group) for group in members))):
-        old = torch.stack([full[c] for c in classes[some]])
         group = padded(rows, members[some])
-        new = torch.baddbmm(scales[some] * old, group.mT, group)
         # A tensor each: views would keep the whole chunk in memory for one class of it.
-        for c, matrix in zip(classes[some], new.unbind(), strict=True):
-            full[c] = matrix.clone()
+        new = torch._foreach_mul([full[c] for c in classes[some]], kept[some].tolist())
+        torch._foreach_add_(new, (group.mT @ group).unbind())
+        for c, matrix in zip(classes[some], new, strict=True):
+            full[c] = matrix
     return tuple(full)
 
 
