@@ -42,13 +42,22 @@ def resolve_device(name: str) -> torch.device:
         raise ResourceError("--device", f"device {name} is not available", "try --device auto")
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
-        # TF32 would give convolutions in float32 a mantissa of ten bits.
-        torch.backends.cudnn.allow_tf32 = False
+        # Of each run anew, so that none has the TF32 of the one before.
+        _set_tf32(on=False)
     return device
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Dtype of convolutions and matrix products for auto, fp32 or bf16."""
+    """Dtype of convolutions and matrix products for auto, fp32, tf32 or bf16.
+
+    ``tf32`` is float32 whose products have a mantissa of ten bits until the next
+    ``resolve_device``; a device without it is refused with ResourceError.
+    """
+    if name == "tf32":
+        if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+            rule = f"precision must be auto, fp32 or bf16 on {device}, which has no TF32, got tf32"
+            raise ResourceError("--precision", rule, "try --precision fp32")
+        _set_tf32(on=True)
     if name != "auto":
         return torch.bfloat16 if name == "bf16" else torch.float32
     # Only where the hardware has it: emulated bfloat16 is slower than float32.
@@ -57,6 +66,13 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     else:
         fast = device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
     return torch.bfloat16 if fast else torch.float32
+
+
+def _set_tf32(*, on: bool) -> None:
+    """Let convolutions and matrix products of float32 on GPUs use TF32, or not."""
+    mode = "tf32" if on else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = mode
 
 
 def seed_layers(device: torch.device, seed: int, epoch: int, step: int) -> None:

@@ -58,7 +58,13 @@ class Samples(Protocol):
         """
 
     def drawn(
-        self, rows: torch.Tensor, *, epoch: int, first: int, stream: str = AUGMENT
+        self,
+        rows: torch.Tensor,
+        *,
+        epoch: int,
+        first: int,
+        stream: str = AUGMENT,
+        host: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return augmented samples, float [B, ...].
 
@@ -67,6 +73,8 @@ class Samples(Protocol):
             epoch: Epoch from 0.
             first: Position of the first row in the epoch's order.
             stream: Random stream of the augmentation.
+            host: The rows on the CPU, where they are known; this spares files from waiting for the
+                device.
         """
 
 
@@ -174,7 +182,13 @@ class ImageBatches:
         """Do nothing: the images are in memory."""
 
     def drawn(
-        self, rows: torch.Tensor, *, epoch: int, first: int, stream: str = AUGMENT
+        self,
+        rows: torch.Tensor,
+        *,
+        epoch: int,
+        first: int,
+        stream: str = AUGMENT,
+        host: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return augmented images; see ``Samples``."""
         last = first + len(rows)
@@ -220,7 +234,13 @@ class FeatureBatches:
         """Do nothing: the embeddings are in memory."""
 
     def drawn(
-        self, rows: torch.Tensor, *, epoch: int, first: int, stream: str = AUGMENT
+        self,
+        rows: torch.Tensor,
+        *,
+        epoch: int,
+        first: int,
+        stream: str = AUGMENT,
+        host: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the embeddings, float [B, D]; see ``Samples``."""
         return self._features[rows]

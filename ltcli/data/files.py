@@ -156,12 +156,18 @@ class FileBatches:
         self._order, self._batch_size, self._epoch = order, batch_size, -1
 
     def drawn(
-        self, rows: torch.Tensor, *, epoch: int, first: int, stream: str = AUGMENT
+        self,
+        rows: torch.Tensor,
+        *,
+        epoch: int,
+        first: int,
+        stream: str = AUGMENT,
+        host: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return augmented images, normalised, float [B, 3, H, W]; see ``Samples``."""
         # Only batches of the order are read ahead, and they alone have this stream.
         if self._order is None or stream != AUGMENT:
-            items = self._items(rows.cpu(), epoch, first, stream)
+            items = self._items(rows.cpu() if host is None else host, epoch, first, stream)
             return self._all(self._files.images(items), len(rows))
         self._plan(epoch)
         if self._at != first:

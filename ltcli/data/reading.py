@@ -20,6 +20,8 @@ class Reading:
         ge=0,
         group="Running",
     )
-    precision: Literal["auto", "fp32", "bf16"] = param(
-        "auto", "precision of the backbone; auto is bf16 where the device has it", group="Running"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = param(
+        "auto",
+        "precision of the backbone; auto is bf16 where the device has it; tf32 is for GPUs",
+        group="Running",
     )

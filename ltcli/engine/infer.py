@@ -18,6 +18,8 @@ from ltcli.models.resnet import ResNet
 # Larger batches are slower in every layout on a CPU. A GPU wants more, as far as its memory goes:
 # 1,024 images of 64x64 pixels.
 _LEAST, _MOST, _PIXELS = 128, 1024, 2**22
+# Bytes of outputs that a GPU keeps until one copy moves them: each copy waits for all its work.
+_KEPT = 2**28
 
 
 def backbone_maps(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -101,5 +103,14 @@ def applied(
 
     It computes without gradients, on the device and in the precision ``dtype``.
     """
+    moved: list[torch.Tensor] = []
+    waiting: list[torch.Tensor] = []
     with torch.inference_mode(), autocast(device, dtype):
-        return torch.cat([function(batch).float().to(stored).cpu() for batch in batches])
+        for batch in batches:
+            waiting.append(function(batch).float().to(stored))
+            if device.type == "cpu" or sum(part.nbytes for part in waiting) > _KEPT:
+                moved.append(torch.cat(waiting).cpu())
+                waiting = []
+        if waiting:
+            moved.append(torch.cat(waiting).cpu())
+        return torch.cat(moved)

@@ -29,6 +29,7 @@ class Batch:
         rows: int64 [B] on the device, positions in the training set.
         stream: Name of the random stream that augments them. A second batch of the same step has
             a stream of its own.
+        host: The rows on the CPU, for a stream that no reading ahead serves.
     """
 
     epoch: int
@@ -36,6 +37,7 @@ class Batch:
     first: int
     rows: torch.Tensor
     stream: str = AUGMENT
+    host: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Mixing:
 def drawn_from(samples: Samples) -> Inputs:
     """Function that makes the augmented samples of a step, float [B, ...]."""
     return lambda batch: samples.drawn(
-        batch.rows, epoch=batch.epoch, first=batch.first, stream=batch.stream
+        batch.rows, epoch=batch.epoch, first=batch.first, stream=batch.stream, host=batch.host
     )
 
 
@@ -180,14 +182,16 @@ def second_batches(
     known = labels.cpu()
 
     @functools.lru_cache(maxsize=1)
-    def drawn(epoch: int) -> torch.Tensor:
+    def drawn(epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         times = {"seed": derive("second", seed), "epoch": epoch, "epochs": epochs}
-        return order_of(sampler, known, num_classes, **times).to(labels.device)
+        order = order_of(sampler, known, num_classes, **times)
+        return order.to(labels.device), order
 
     def second(batch: Batch) -> Batch:
-        rows = drawn(batch.epoch)[batch.first : batch.first + len(batch.rows)]
+        part = slice(batch.first, batch.first + len(batch.rows))
+        rows, host = (order[part] for order in drawn(batch.epoch))
         # A stream of its own, so that an image in both batches is augmented twice.
-        return Batch(batch.epoch, batch.step, batch.first, rows, stream="augment second")
+        return Batch(batch.epoch, batch.step, batch.first, rows, "augment second", host)
 
     return second
 

@@ -134,13 +134,14 @@ def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.
     steps = -(-len(run.labels) // run.batch_size)
 
     @functools.lru_cache(maxsize=1)
-    def drawn(epoch: int) -> torch.Tensor:
+    def drawn(epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         batches = random_batches(rows, size, steps, seed=run.seed, epoch=epoch)
-        return batches.to(run.labels.device)
+        return batches.to(run.labels.device), batches
 
     def meta(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen, first = drawn(batch.epoch)[batch.step], batch.step * size
-        held_out = Batch(batch.epoch, batch.step, first, chosen, stream="augment meta")
+        chosen, host = (batches[batch.step] for batches in drawn(batch.epoch))
+        place = (batch.epoch, batch.step, batch.step * size)
+        held_out = Batch(*place, chosen, "augment meta", host)
         return inputs(held_out), labels[chosen]
 
     return order, meta

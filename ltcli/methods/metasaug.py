@@ -164,8 +164,10 @@ def _moved(
     # Matrices of other classes are shared with the estimate, not copied.
     matrices, present = list(start.matrices), classes.tolist()
     norm = torch.stack([matrices[c] for c in present]).norm()
-    for c, step in zip(present, steps, strict=True):
-        matrices[c] = matrices[c] + step  # Not in place: the matrix belongs to the estimate.
+    # Not in place, as the matrices belong to the estimate; one launch for all on a GPU.
+    moved_ones = torch._foreach_add([matrices[c] for c in present], steps.unbind())
+    for c, matrix in zip(present, moved_ones, strict=True):
+        matrices[c] = matrix
     return Full(matrices), norm
 
 

@@ -35,8 +35,8 @@ class Params:
         "fail", "stop at a file that is no image, or skip it and say so"
     )
     device: str = param("auto", "auto, cpu, cuda, cuda:N or mps")
-    precision: Literal["auto", "fp32", "bf16"] = param(
-        "auto", "precision of the backbone; auto is bf16 where the device computes in it"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = param(
+        "auto", "precision of the backbone; auto is bf16 where the device has it; tf32 is for GPUs"
     )
 
 

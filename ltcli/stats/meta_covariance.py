@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ltcli.compute.transfer import to_device
+from ltcli.stats.chunks import batched, chunks
 from ltcli.stats.quadratic import Diagonal, Full
 
 
@@ -72,7 +73,7 @@ def covariance_gradient(
         quadratic = _diagonal_shifts(weight, weight, variances, where)
         quadratic_dot = _diagonal_shifts(weight, weight_dot, variances, where)
     else:
-        shifts = _shifts(weight, weight_dot, covariances, present)
+        shifts = _shifts(weight, weight_dot, covariances, present, where)
         quadratic, quadratic_dot = shifts[:, 0], shifts[:, 1]
     # One row of shifts per class of the batch; ``position`` finds the row of each sample.
     own = labels.unsqueeze(1) == where
@@ -90,6 +91,14 @@ def covariance_gradient(
     if isinstance(covariances, Diagonal):
         squares = _diagonal_sums(weight, weight, by_class_dot, where)
         return scale * (squares + 2 * _diagonal_sums(weight, weight_dot, by_class, where))
+    if batched(weight.device):
+        parts = []
+        for some in chunks(len(present), max(weight.numel(), weight.shape[1] ** 2)):
+            apart, apart_dot = _apart(weight, where[some]), _apart(weight_dot, where[some])
+            cross = (by_class[some].unsqueeze(2) * apart_dot).mT @ apart
+            square = (by_class_dot[some].unsqueeze(2) * apart).mT @ apart
+            parts.append(square + cross + cross.mT)
+        return scale * torch.cat(parts)
     # Class by class: all D_uc at once would be [U, C, D].
     found = []
     for row, u in enumerate(present):
@@ -120,9 +129,22 @@ def _diagonal_sums(a: Tensor, b: Tensor, g: Tensor, where: Tensor) -> Tensor:
     return g @ (a * b) - mixed + own * other * g.sum(1, keepdim=True)
 
 
-def _shifts(weight: Tensor, weight_dot: Tensor, covariances: Full, present: list[int]) -> Tensor:
+def _apart(vectors: Tensor, where: Tensor) -> Tensor:
+    """Differences of all class vectors to those of some classes, float [U, C, D]."""
+    return vectors - vectors[where].unsqueeze(1)
+
+
+def _shifts(
+    weight: Tensor, weight_dot: Tensor, covariances: Full, present: list[int], where: Tensor
+) -> Tensor:
     """Q[u] and half its tangent for each class u, float [U, 2, C]."""
     rows = []
+    if batched(weight.device):
+        for some in chunks(len(present), max(weight.numel(), weight.shape[1] ** 2)):
+            apart, apart_dot = _apart(weight, where[some]), _apart(weight_dot, where[some])
+            product = apart @ torch.stack([covariances.matrices[u] for u in present[some]])
+            rows.append(torch.stack([(product * apart).sum(2), (product * apart_dot).sum(2)], 1))
+        return torch.cat(rows)
     for u in present:
         apart, apart_dot = weight - weight[u], weight_dot - weight_dot[u]
         product = apart @ covariances.matrices[u]

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ltcli.compute.transfer import to_device
+from ltcli.stats.chunks import batched, chunks, padded
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,13 @@ class Full:
 
     def q_rows(self, centred: Tensor, classes: list[int]) -> Tensor:
         """Q of some classes, float [U, C]."""
-        return torch.stack([_full_row(centred, c, self.matrices[c]) for c in classes])
+        if not batched(centred.device):
+            return torch.stack([_full_row(centred, c, self.matrices[c]) for c in classes])
+        rows = []
+        for some in chunks(len(classes), max(centred.numel(), centred.shape[1] ** 2)):
+            matrices = torch.stack([self.matrices[c] for c in classes[some]])
+            rows.append(_full_rows(centred, classes[some], matrices))
+        return torch.cat(rows)
 
     def mixed(self, weights: Tensor, classes: list[int]) -> Full:
         """Covariances with mixtures for some classes."""
@@ -100,7 +107,24 @@ class Factor:
 
     def q_rows(self, centred: Tensor, classes: list[int]) -> Tensor:
         """Q of some classes, float [U, C]."""
-        return torch.stack([self._row(centred, c) for c in classes])
+        if not batched(centred.device):
+            return torch.stack([self._row(centred, c) for c in classes])
+        members = [self._members(c) for c in classes]
+        count, dim = centred.shape
+        longest = max(len(group) for group in members)
+        rows = []
+        for some in chunks(len(classes), max(count, longest, dim) * max(longest, dim)):
+            factors = padded(self.rows, members[some])
+            if _by_matrix(longest, count, dim):
+                matrices = factors.mT @ factors
+                rows.append(_full_rows(centred, classes[some], matrices))
+                continue
+            products = centred @ factors.mT
+            own = factors @ centred[_index(classes[some], centred)].unsqueeze(2)
+            rows.append((products - own.mT).square().sum(2))
+        # A class does not differ from itself; two orders of one product may, by rounding.
+        where = _index(classes, centred).unsqueeze(1)
+        return torch.cat(rows).scatter(1, where, 0.0)
 
     def mixed(self, weights: Tensor, classes: list[int]) -> Factor:
         """Factors with mixtures for some classes; this waits for the device to know the members."""
@@ -118,13 +142,19 @@ class Factor:
     def _row(self, centred: Tensor, c: int) -> Tensor:
         factor = self.factor(c)
         (rows, dim), classes = factor.shape, len(centred)
-        # Multiplications over D, forward and backward: of one matrix for the moment, whose backward
-        # pass needs no product, against those of the rows.
-        if (rows + classes) * dim < 2 * classes * rows:
+        if _by_matrix(rows, classes, dim):
             return _full_row(centred, c, factor.T @ factor)
         # The difference of the products is as exact, and less to compute.
         products = centred @ factor.T
         return (products - products[c]).square().sum(1)
+
+    def _members(self, c: int) -> list[tuple[int, float]]:
+        """Rows of F_c and the factor of each."""
+        return [
+            (row, math.sqrt(weight))
+            for i, weight in self.mixtures.get(c, [(c, 1.0)])
+            for row in range(self.offsets[i], self.offsets[i + 1])
+        ]
 
     def _own(self, c: int) -> Tensor:
         return self.rows[self.offsets[c] : self.offsets[c + 1]]
@@ -185,6 +215,19 @@ def _index(classes: list[int], like: Tensor) -> Tensor:
     return to_device(torch.tensor(classes, dtype=torch.int64), like.device)
 
 
+def _by_matrix(rows: int, classes: int, dim: int) -> bool:
+    """Whether F'F takes fewer multiplications over D than the products with the rows of F."""
+    # Forward and backward: the backward pass of the matrix needs no product.
+    return (rows + classes) * dim < 2 * classes * rows
+
+
+def _full_rows(centred: Tensor, classes: list[int], matrices: Tensor) -> Tensor:
+    """Q of some classes, float [U, C], for matrices float [U, D, D]; as ``_full_row``."""
+    own = centred[_index(classes, centred)].unsqueeze(1)
+    rows: Tensor = _FullRow.apply(centred - own, matrices)
+    return rows
+
+
 def _full_row(centred: Tensor, c: int, matrix: Tensor) -> Tensor:
     """Q[c], float [C], for one covariance matrix."""
     # Differences before squaring, which keeps the digits if class vectors are close.
@@ -193,18 +236,21 @@ def _full_row(centred: Tensor, c: int, matrix: Tensor) -> Tensor:
 
 
 class _FullRow(torch.autograd.Function):
-    """sum_d (A S)[c, d] A[c, d] for a symmetric constant S; backward needs no second product."""
+    """sum_d (A S)[c, d] A[c, d] for a symmetric constant S, of one class or of several.
+
+    The backward pass needs no second product.
+    """
 
     @staticmethod
     def forward(ctx: Any, differences: Tensor, matrix: Tensor) -> Tensor:
-        """Return float [C] for differences float [C, D] and a matrix float [D, D]."""
+        """Return float [..., C] for differences [..., C, D] and matrices [..., D, D]."""
         product = differences @ matrix
         ctx.save_for_backward(product)
-        return (product * differences).sum(1)
+        return (product * differences).sum(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Return 2 g (A S)."""
         (product,) = ctx.saved_tensors
-        return 2 * grads[0].unsqueeze(1) * product, None
+        return 2 * grads[0].unsqueeze(-1) * product, None

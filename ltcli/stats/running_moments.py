@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ltcli.compute.transfer import to_device
 from ltcli.core.errors import DataError
+from ltcli.stats.chunks import batched, chunks, padded
 from ltcli.stats.quadratic import Diagonal, Full
 
 Form = Literal["full", "diagonal"]
@@ -98,6 +99,8 @@ def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMo
             spread = _membership(owner, rows).T @ rows.square()
             mixed = torch.addcmul(spread, kept, state.covariances[where])
             covariances = state.covariances.index_copy(0, where, mixed)
+        elif batched(device):
+            covariances = _mixed_together(state.covariances, classes, 1 - weights, owner, rows)
         else:
             # Rows of one class side by side: S is then one product of their transpose with them.
             order = to_device(torch.argsort(owner, stable=True), device)
@@ -113,6 +116,24 @@ def update(state: RunningMoments, features: Tensor, labels: Tensor) -> RunningMo
         means=state.means.index_add(0, where, step),
         covariances=covariances,
     )
+
+
+def _mixed_together(
+    known: tuple[Tensor, ...], classes: list[int], kept: Tensor, owner: Tensor, rows: Tensor
+) -> tuple[Tensor, ...]:
+    """Covariances with those of some classes scaled by ``kept`` and given the rows they own."""
+    full, dim = list(known), rows.shape[1]
+    members: list[list[tuple[int, float]]] = [[] for _ in classes]
+    for row, k in enumerate(owner.tolist()):
+        members[k].append((row, 1.0))
+    for some in chunks(len(classes), dim * max(dim, *(len(group) for group in members))):
+        group = padded(rows, members[some])
+        # A tensor each: views would keep the whole chunk in memory for one class of it.
+        new = torch._foreach_mul([full[c] for c in classes[some]], kept[some].tolist())
+        torch._foreach_add_(new, (group.mT @ group).unbind())
+        for c, matrix in zip(classes[some], new, strict=True):
+            full[c] = matrix
+    return tuple(full)
 
 
 class Estimator:

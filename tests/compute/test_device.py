@@ -51,8 +51,11 @@ def four_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     # What it was comes back in the end.
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    return current
+    modes = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
+    before = [mode.fp32_precision for mode in modes]
+    yield current
+    for mode, value in zip(modes, before, strict=True):
+        mode.fp32_precision = value
 
 
 def test_auto_is_a_device_that_is_there():
@@ -83,10 +86,35 @@ def test_several_processes_do_not_share_the_gpu_of_a_mac(monkeypatch):
 
 
 def test_float32_on_a_gpu_is_float32_in_convolutions_too(four_gpus):
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
     resolve_device("cuda")
-    assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.conv.fp32_precision != "tf32"
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+def test_tf32_is_that_of_one_run(four_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0))
+    modes = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
+    assert resolve_precision("tf32", resolve_device("cuda")) == torch.float32
+    assert [mode.fp32_precision for mode in modes] == ["tf32", "tf32"]
+    assert resolve_precision("fp32", resolve_device("cuda")) == torch.float32
+    assert [mode.fp32_precision for mode in modes] == ["ieee", "ieee"]
+
+
+def test_a_device_without_tf32_refuses_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (7, 5))
+    for name in ("cpu", "mps", "cuda:0"):
+        with pytest.raises(ResourceError, match=f"on {name}, which has no TF32, got tf32"):
+            resolve_precision("tf32", torch.device(name))
+
+
+def test_tf32_on_a_cpu_is_one_line_on_the_command_line(ltcli, copy):
+    options = ("--device", "cpu", "--precision", "tf32")
+    done = ltcli("evaluate", *options, "--force", "-d", copy)
+    rule = "precision must be auto, fp32 or bf16 on cpu, which has no TF32, got tf32"
+    assert done.code == 6
+    assert done.lines == [f"error: --precision: {rule}", "hint: try --precision fp32"]
 
 
 def test_several_processes_on_one_gpu_are_refused(ltcli, copy, monkeypatch):

@@ -225,3 +225,12 @@ def test_networks_with_an_image_size_of_their_own_get_it_by_their_own_filter(roo
         assert made[row, 7].equal(expected)
         assert made[row, None].shape == (3, *size)
     assert made.none().shape == (0, 3, *size)
+
+
+def test_rows_known_on_the_cpu_are_not_copied_back(root):
+    rows = torch.tensor([3, 0, 7])
+    # A tensor of the meta device has no numbers that could be copied.
+    made = batches_of(root, 0).drawn(
+        rows.to("meta"), epoch=0, first=0, stream="augment meta", host=rows
+    )
+    assert made.equal(drawn(batches_of(root, 0), rows, stream="augment meta"))
