@@ -193,12 +193,13 @@ def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
             raise ParamError(stage.name, "method must be given", f"--method is one of {known}")
         named = _taken(files, given)
         # All values are read before the first run: a misspelt one must not come up after hours.
+        variants = list(_variants(stage, names, tuple(own), given, running.config))
         jobs = [
             job
-            for params, suffix in _variants(stage, names, tuple(own), given, running.config)
+            for params, suffix in variants
             for job in _jobs(stage, params, named, running, suffix)
         ]
-        if running.out is not None and len(jobs) > 1:  # The outputs would replace each other.
+        if running.out is not None and len(variants) > 1:  # The outputs would replace each other.
             rule = "--out needs one method and one seed, as there is one output for each"
             raise ParamError(stage.name, rule)
         several = len(jobs) > 1 or stage.for_each is not None
@@ -211,11 +212,12 @@ def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
                     if speaks and not running.json:
                         _show(stage, results[-1])
                 except LtcliError as error:
-                    # Nothing goes on after a signal, and a single run ends the command itself.
-                    if len(jobs) == 1 or isinstance(error, StopError):
+                    # Nothing goes on after a signal, and a single variant ends the command itself.
+                    if len(variants) == 1 or isinstance(error, StopError):
                         raise
                     codes.append(error.exit_code)
-                    results.append({"stage": stage.name, "out": str(job.out), **said(error)})
+                    found = fail(str(error), error.hint, error.exit_code)
+                    results.append({"stage": stage.name, "out": str(job.out), **found})
         if speaks and running.json:
             typer.echo(json.dumps(results if several else results[0], sort_keys=True))
         if codes:
@@ -224,11 +226,6 @@ def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
     described = (*specs(stage.params), *files, *specs(Running))
     method_names = ", ".join(names)
     return Usage(stage, details, described, defaults, call, tuple(own.values()), method_names)
-
-
-def said(error: LtcliError) -> dict[str, Any]:
-    """Print an error and its hint on standard error; return them for a JSON document."""
-    return fail(str(error), error.hint, error.exit_code)
 
 
 def fail(message: str, hint: str | None, code: int) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_names_that_need_quotes_get_them(ltcli, chain, photos):
         (
             ["--precision", "x"],
             2,
-            "error: predict: precision must be one of auto, fp32, bf16, got x",
+            "error: predict: precision must be one of auto, fp32, tf32, bf16, got x",
         ),
     ],
 )

@@ -7,6 +7,7 @@ one accuracy disagree on about 15 % of the images, two classifiers on one backbo
 import pytest
 import torch
 
+from ltcli.stats.accuracy import outcomes
 from ltcli.stats.comparison import Run, compare
 from ltcli.stats.intervals import class_strata, resampled_scores
 from ltcli.stats.simultaneous import differences
@@ -120,16 +121,10 @@ def test_a_true_gap_of_one_point_is_found_as_often_as_stated(rows, shared, image
 def test_compare_judges_as_the_simulation_does():
     correct = predicted_right([0.0, 0.05, 0.0], images=200, trials=1)
     labels = torch.arange(200) % 10
-    runs = [
-        Run(
-            str(k),
-            torch.nn.functional.one_hot(torch.where(correct[0, k, 0], labels, 9 - labels)).float(),
-            labels,
-            torch.full((10,), 50),
-            None,
-        )
-        for k in range(3)
-    ]
+    predicted = [torch.where(correct[0, k, 0], labels, 9 - labels) for k in range(3)]
+    found = [outcomes(torch.nn.functional.one_hot(one).float(), labels) for one in predicted]
+    counts = torch.full((10,), 50)
+    runs = [Run(str(k), one, counts, None) for k, one in enumerate(found)]
     rows = compare(runs, resamples=1000)
     for row, found in zip(rows[1:], judged(correct)[0], strict=True):
         assert row.difference == found.value
