@@ -22,7 +22,7 @@ from pretrain import BATCH, MEAN, STD, Photos
 from torch.utils.data import DataLoader
 
 from ltcli.compute.device import resolve_device, resolve_precision
-from ltcli.data.batches import Augmentation, ImageBatches
+from ltcli.data.batches import Augmentation, Batch, ImageBatches
 from ltcli.engine.infer import features_of
 from ltcli.models import small_images
 from ltcli.models.network import build_network, place
@@ -90,7 +90,7 @@ def main() -> None:
     def our_augment() -> None:
         for first in range(0, args.images, BATCH):
             rows = torch.arange(first, min(first + BATCH, args.images), device=device)
-            batches.drawn(rows, epoch=0, first=first)
+            batches.drawn(Batch(0, first // BATCH, first, rows))
 
     compare("augment", plain_augment, our_augment, args.images, args.rounds)
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from ltcli.data.batches import Augmentation
+from ltcli.data.batches import Augmentation, Batch
 from ltcli.data.decode import open_image
 from ltcli.data.files import FileBatches, ImageFiles
 from ltcli.data.samplers import instance_balanced
@@ -107,7 +107,7 @@ def main() -> None:
             epoch = next(epochs)
             order = instance_balanced(len(paths), seed=0, epoch=epoch)
             for number, rows in enumerate(torch.split(order, BATCH)):
-                ours.drawn(rows, epoch=epoch, first=number * BATCH)
+                ours.drawn(Batch(epoch, number, number * BATCH, rows))
 
         for name, loader in (("against decoding alone", alone), ("against ImageFolder", plain)):
             compare(name, partial(exhaust, loader), drawn, args.images, args.rounds)

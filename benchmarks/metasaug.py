@@ -21,8 +21,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ltcli.compute.device import autocast
+from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import SGD
-from ltcli.engine.steps import Batch, plain_step, weighted_mean
+from ltcli.engine.steps import plain_step, weighted_mean
 from ltcli.methods.metasaug import Options, make_steps
 from ltcli.methods.method import TrainingRun
 from ltcli.methods.options import Base, base_loss

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from ltcli.compute.device import resolve_device, resolve_precision
-from ltcli.data.batches import Augmentation, ImageBatches
-from ltcli.engine.steps import Batch, drawn_from, plain_step, weighted_mean
+from ltcli.data.batches import Augmentation, Batch, ImageBatches
+from ltcli.engine.steps import plain_step, weighted_mean
 from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 
@@ -87,7 +87,7 @@ def our_loop(
     network = place(build_network(small_images.backbone("resnet32"), 10, 0), device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
     batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device, Augmentation(padding=4))
-    inputs = drawn_from(batches)
+    inputs = batches.drawn
     on_device = torch.from_numpy(labels).to(device)
     step = plain_step(
         network,

@@ -18,7 +18,7 @@ from ltcli.methods.method import BOTH, Method
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch
+    from ltcli.data.batches import Batch
     from ltcli.methods.method import Loss, TrainingRun
 
 

@@ -40,6 +40,27 @@ class Augmentation:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The samples of a step.
+
+    Attributes:
+        step: Number within the epoch. Both count from 0.
+        first: Position of the first row in the epoch's order.
+        rows: int64 [B] on the device, positions in the training set.
+        stream: Name of the random stream that augments them. A second batch of the same step has
+            a stream of its own.
+        host: The rows on the CPU, for a stream that no reading ahead serves.
+    """
+
+    epoch: int
+    step: int
+    first: int
+    rows: torch.Tensor
+    stream: str = AUGMENT
+    host: torch.Tensor | None = None
+
+
 class Samples(Protocol):
     """One part of a split, ready to be drawn on a device: ``size`` images or embeddings."""
 
@@ -57,25 +78,8 @@ class Samples(Protocol):
             batch_size: Rows of each batch but the last.
         """
 
-    def drawn(
-        self,
-        rows: torch.Tensor,
-        *,
-        epoch: int,
-        first: int,
-        stream: str = AUGMENT,
-        host: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return augmented samples, float [B, ...].
-
-        Args:
-            rows: int64 [B] on the device, positions of the samples.
-            epoch: Epoch from 0.
-            first: Position of the first row in the epoch's order.
-            stream: Random stream of the augmentation.
-            host: The rows on the CPU, where they are known; this spares files from waiting for the
-                device.
-        """
+    def drawn(self, batch: Batch) -> torch.Tensor:
+        """Return the augmented samples of a batch, float [B, ...], on the device."""
 
 
 class Normalisation:
@@ -181,25 +185,18 @@ class ImageBatches:
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Do nothing: the images are in memory."""
 
-    def drawn(
-        self,
-        rows: torch.Tensor,
-        *,
-        epoch: int,
-        first: int,
-        stream: str = AUGMENT,
-        host: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def drawn(self, batch: Batch) -> torch.Tensor:
         """Return augmented images; see ``Samples``."""
-        last = first + len(rows)
-        known, draws = self._draws.get(stream, (-1, rows))
-        if known != epoch or len(draws) < last:
+        last = batch.first + len(batch.rows)
+        known, draws = self._draws.get(batch.stream, (-1, batch.rows))
+        if known != batch.epoch or len(draws) < last:
             # Longer tables begin like shorter ones, so that an epoch may turn out longer.
             count = max(2 * last, self.size)
-            draws = augmentation_draws(count, seed=self._seed, epoch=epoch, stream=stream)
-            draws = draws.to(self.device)
-            self._draws[stream] = epoch, draws
-        return self.augmented(rows, draws[first:last])
+            draws = augmentation_draws(
+                count, seed=self._seed, epoch=batch.epoch, stream=batch.stream
+            ).to(self.device)
+            self._draws[batch.stream] = batch.epoch, draws
+        return self.augmented(batch.rows, draws[batch.first : last])
 
     def plain(self, rows: torch.Tensor | slice) -> torch.Tensor:
         """Return images as they are, normalised, float [B, 3, H, W] in channels-last memory."""
@@ -233,17 +230,9 @@ class FeatureBatches:
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Do nothing: the embeddings are in memory."""
 
-    def drawn(
-        self,
-        rows: torch.Tensor,
-        *,
-        epoch: int,
-        first: int,
-        stream: str = AUGMENT,
-        host: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def drawn(self, batch: Batch) -> torch.Tensor:
         """Return the embeddings, float [B, D]; see ``Samples``."""
-        return self._features[rows]
+        return self._features[batch.rows]
 
 
 def augmentation_draws(count: int, *, seed: int, epoch: int, stream: str = AUGMENT) -> torch.Tensor:

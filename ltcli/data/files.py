@@ -20,7 +20,7 @@ from ltcli.artifacts.backbone import Backbone
 from ltcli.compute.parallel import World
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
-from ltcli.data.batches import AUGMENT, Augmentation, Normalisation
+from ltcli.data.batches import AUGMENT, Augmentation, Batch, Normalisation
 from ltcli.data.decode import BadImageError, open_image, preparation
 from ltcli.data.image_files import read_file
 
@@ -155,21 +155,15 @@ class FileBatches:
         """Announce the batches of each epoch, which workers then make before they are drawn."""
         self._order, self._batch_size, self._epoch = order, batch_size, -1
 
-    def drawn(
-        self,
-        rows: torch.Tensor,
-        *,
-        epoch: int,
-        first: int,
-        stream: str = AUGMENT,
-        host: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def drawn(self, batch: Batch) -> torch.Tensor:
         """Return augmented images, normalised, float [B, 3, H, W]; see ``Samples``."""
+        first, count = batch.first, len(batch.rows)
         # Only batches of the order are read ahead, and they alone have this stream.
-        if self._order is None or stream != AUGMENT:
-            items = self._items(rows.cpu() if host is None else host, epoch, first, stream)
-            return self._all(self._files.images(items), len(rows))
-        self._plan(epoch)
+        if self._order is None or batch.stream != AUGMENT:
+            rows = batch.rows.cpu() if batch.host is None else batch.host
+            items = self._items(rows, batch.epoch, first, batch.stream)
+            return self._all(self._files.images(items), count)
+        self._plan(batch.epoch)
         if self._at != first:
             if self._coming is None or self._at + self._batch_size != first:
                 self._coming = self._from(first)
@@ -179,7 +173,7 @@ class FileBatches:
             if len(self._planned) - first - self._batch_size <= 1:
                 self._coming.close()
                 self._coming = None
-        return self._all(self._images, len(rows))
+        return self._all(self._images, count)
 
     def _all(self, own: torch.Tensor, count: int) -> torch.Tensor:
         """Return a batch, normalised, of which this process has its own rows."""

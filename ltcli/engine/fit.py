@@ -16,9 +16,10 @@ from torch import nn
 from ltcli.compute.device import seed_layers
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError
+from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import Optimizer
 from ltcli.engine.state import Snapshots, TrainingState
-from ltcli.engine.steps import Batch, Steps
+from ltcli.engine.steps import Steps
 
 if TYPE_CHECKING:
     from rich.progress import Progress

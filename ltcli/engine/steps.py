@@ -11,33 +11,12 @@ import torch
 from ltcli.compute.device import autocast
 from ltcli.compute.seeds import derive
 from ltcli.compute.transfer import to_device
-from ltcli.data.batches import AUGMENT, Samples
+from ltcli.data.batches import Batch
 from ltcli.data.samplers import Sampler, order_of
 from ltcli.engine.optimizers import Optimizer
 from ltcli.engine.state import Stateful
 from ltcli.stats import losses
 from ltcli.stats.class_weights import effective_number_weights
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The samples of a step.
-
-    Attributes:
-        step: Number within the epoch. Both count from 0.
-        first: Position of the first row in the epoch's order.
-        rows: int64 [B] on the device, positions in the training set.
-        stream: Name of the random stream that augments them. A second batch of the same step has
-            a stream of its own.
-        host: The rows on the CPU, for a stream that no reading ahead serves.
-    """
-
-    epoch: int
-    step: int
-    first: int
-    rows: torch.Tensor
-    stream: str = AUGMENT
-    host: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -90,13 +69,6 @@ class Mixing:
     alpha: float
     seed: int
     label_shares: Callable[[float, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-
-
-def drawn_from(samples: Samples) -> Inputs:
-    """Function that makes the augmented samples of a step, float [B, ...]."""
-    return lambda batch: samples.drawn(
-        batch.rows, epoch=batch.epoch, first=batch.first, stream=batch.stream, host=batch.host
-    )
 
 
 def weighted_mean(

@@ -22,7 +22,8 @@ from ltcli.methods.method import Method, TrainingRun, refuse_class_weights
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
 
 
 def share(epoch: int, epochs: int) -> float:

@@ -27,7 +27,8 @@ from ltcli.methods.options import Base, base_loss
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
     from ltcli.stats.meta_covariance import Tangents
 
     Meta = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -108,8 +109,8 @@ def meta_set(options: MetaSet, run: TrainingRun) -> tuple[Callable[[int], torch.
     """Order of the training rows in an epoch, and function that makes the meta batch of a step."""
     import torch
 
+    from ltcli.data.batches import Batch
     from ltcli.data.samplers import balanced, random_batches, some_of_each
-    from ltcli.engine.steps import Batch
 
     if options.meta_source == "held-out":
         if run.held_out is None or run.held_out_labels is None:

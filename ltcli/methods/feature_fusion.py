@@ -52,7 +52,8 @@ from ltcli.methods.options import HeadRule, head_of
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Inputs, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Inputs, Steps
 
 
 @dataclass(frozen=True)
@@ -238,13 +239,12 @@ def _halves(
     import torch
 
     from ltcli.compute.device import autocast
-    from ltcli.engine.steps import drawn_from
     from ltcli.models.resnet import ResNet
 
     samples, backbone = run.samples, run.network.backbone
     if samples is None or options.stages_after == 0 or not isinstance(backbone, ResNet):
         return maps, lambda last: last
-    stages, images = len(backbone.stages) - options.stages_after, drawn_from(samples)
+    stages, images = len(backbone.stages) - options.stages_after, samples.drawn
 
     def frozen(make: Callable[[], torch.Tensor]) -> torch.Tensor:
         with torch.no_grad(), autocast(run.labels.device, run.dtype):

@@ -30,7 +30,8 @@ from ltcli.methods.options import HeadRule, head_of
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ def class_means(run: TrainingRun) -> torch.Tensor:
     import torch
     from torch.nn import functional as F
 
+    from ltcli.data.batches import Batch
     from ltcli.engine.infer import features_of
-    from ltcli.engine.steps import Batch
 
     weight = run.network.classifier.weight
     if run.samples is None:

@@ -26,7 +26,7 @@ from ltcli.methods.method import BOTH, Head, Loss, Method, Run, TrainingRun
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch
+    from ltcli.data.batches import Batch
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from ltcli.methods.method import Method, TrainingRun
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.artifacts.header import Header
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
 
 
 @dataclass(frozen=True)

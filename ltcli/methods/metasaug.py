@@ -45,7 +45,8 @@ from ltcli.methods.options import Base, base_loss
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
     from ltcli.stats.quadratic import Covariances, Diagonal, Full
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.artifacts.header import Header
-    from ltcli.data.batches import Samples
+    from ltcli.data.batches import Batch, Samples
     from ltcli.engine.optimizers import Optimizer
     from ltcli.engine.state import Stateful
-    from ltcli.engine.steps import Batch, Inputs, Reduce, Steps
+    from ltcli.engine.steps import Inputs, Reduce, Steps
     from ltcli.models.classifier import Classifier
     from ltcli.models.generator import Generator
     from ltcli.models.network import Network

@@ -12,7 +12,7 @@ from ltcli.methods.method import Loss
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch
+    from ltcli.data.batches import Batch
 
 
 @dataclass(frozen=True)

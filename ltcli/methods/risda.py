@@ -47,7 +47,8 @@ from ltcli.methods.options import Base, HeadRule, base_loss, head_of
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
     from ltcli.stats.quadratic import Covariances
     from ltcli.stats.running_moments import Estimator
 

@@ -21,7 +21,8 @@ from ltcli.methods.method import Head, Method, TrainingRun
 if TYPE_CHECKING:
     import torch
 
-    from ltcli.engine.steps import Batch, Steps
+    from ltcli.data.batches import Batch
+    from ltcli.engine.steps import Steps
 
 
 def make_steps(_options: NoOptions, run: TrainingRun) -> Steps:

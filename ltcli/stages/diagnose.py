@@ -292,7 +292,7 @@ def _generated(
     """Features that the generator makes from some images, and the divergences between them."""
     import torch
 
-    from ltcli.engine.steps import Batch
+    from ltcli.data.batches import Batch
     from ltcli.methods import stg
     from ltcli.models.generator import load_generator
     from ltcli.stats.diagnosis import divergences

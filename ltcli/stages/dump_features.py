@@ -69,7 +69,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     import torch
 
     from ltcli.compute.device import resolve_device, resolve_precision
-    from ltcli.data.batches import Augmentation, Samples
+    from ltcli.data.batches import Augmentation, Batch, Samples
     from ltcli.engine import infer
     from ltcli.models.network import load_network
 
@@ -112,7 +112,7 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
 
         def view(number: int) -> torch.Tensor:
             batches = (
-                images.drawn(part, epoch=number, first=i * size)
+                images.drawn(Batch(number, i, i * size, part))
                 for i, part in enumerate(torch.split(rows.to(device), size))
             )
             return infer.applied(function, batches, device, dtype, stored)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ltcli.artifacts.header import Header
     from ltcli.artifacts.store import Artifact
-    from ltcli.engine.steps import Batch
+    from ltcli.data.batches import Batch
     from ltcli.models.generator import Generator
 
 logger = logging.getLogger(__name__)

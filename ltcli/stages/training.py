@@ -13,13 +13,13 @@ from ltcli.artifacts.store import Artifact
 from ltcli.compute.device import autocast
 from ltcli.compute.parallel import here
 from ltcli.core.context import Context
-from ltcli.data.batches import Augmentation, Samples
+from ltcli.data.batches import Augmentation, Batch, Samples
 from ltcli.data.samplers import order_of
 from ltcli.engine import fit
 from ltcli.engine.infer import backbone_features, backbone_maps
 from ltcli.engine.optimizers import SGD, Adam, Optimizer
 from ltcli.engine.schedules import Schedule, learning_rate
-from ltcli.engine.steps import Batch, Inputs, Mixing, Steps, drawn_from, plain_step, weighted_mean
+from ltcli.engine.steps import Inputs, Mixing, Steps, plain_step, weighted_mean
 from ltcli.methods.method import Head, Method, Run, TrainingRun
 from ltcli.models.classifier import Classifier
 from ltcli.models.generator import load_generator
@@ -74,7 +74,7 @@ def assemble(
         if samples is None:
             return _stored(source, f"{part}.maps" if maps else f"{part}.features", device)
         if run.whole:
-            return drawn_from(samples)
+            return samples.drawn
         # Batch-norms that follow the images cannot be folded into the convolutions.
         return _frozen(network, samples, dtype, maps=maps, folded=not shift_bn)
 
@@ -156,7 +156,7 @@ def make_steps(method: Method[Any], run: TrainingRun, mixing: Mixing | None) -> 
         network, dtype = run.network.classifier, torch.float32
         if mixing is not None and run.samples is not None:
             # Images are mixed before the frozen backbone.
-            network, inputs = _behind_frozen(run), drawn_from(run.samples)
+            network, inputs = _behind_frozen(run), run.samples.drawn
     step = plain_step(
         network,
         run.optimizer,
@@ -228,7 +228,7 @@ def _frozen(
         function = backbone_maps(network) if folded else network.maps
     else:
         function = backbone_features(network, folded=folded)
-    world, images_of = here(), drawn_from(samples)
+    world, images_of = here(), samples.drawn
 
     def inputs(batch: Batch) -> torch.Tensor:
         images = images_of(batch)

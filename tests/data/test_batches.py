@@ -6,6 +6,7 @@ from PIL import Image
 from ltcli.compute.seeds import derive
 from ltcli.data.batches import (
     Augmentation,
+    Batch,
     FeatureBatches,
     ImageBatches,
     augmentation_draws,
@@ -161,7 +162,7 @@ def test_what_is_drawn_depends_on_seed_epoch_and_position(images):
             whole = batches.augmented(rows, augmentation_draws(70, seed=seed, epoch=epoch))
             # Beyond the size too: an epoch may be longer than the images are many.
             for first in (0, 64, 33):
-                made = batches.drawn(rows[first:], epoch=epoch, first=first)
+                made = batches.drawn(Batch(epoch, 0, first, rows[first:]))
                 assert made.equal(whole[first:])
 
 
@@ -173,8 +174,7 @@ def test_streams_that_take_turns_do_not_disturb_each_other(images):
             made = {}
             for stream in ("augment", "augment meta"):
                 draws = augmentation_draws(70, seed=5, epoch=epoch, stream=stream)[first:]
-                place = {"epoch": epoch, "first": first, "stream": stream}
-                made[stream] = batches.drawn(rows[first:], **place)
+                made[stream] = batches.drawn(Batch(epoch, 0, first, rows[first:], stream))
                 assert made[stream].equal(batches.augmented(rows[first:], draws))
             assert not made["augment"].equal(made["augment meta"])
 
@@ -185,7 +185,7 @@ def test_embeddings_are_drawn_as_they_are(rng):
     assert torch.cat(list(batches.in_order(slice(0, 7), 3))).equal(features)
     rows = torch.tensor([6, 0, 6])
     for stream in ("augment", "augment meta"):
-        assert batches.drawn(rows, epoch=3, first=9, stream=stream).equal(features[rows])
+        assert batches.drawn(Batch(3, 0, 9, rows, stream)).equal(features[rows])
     assert [len(batch) for batch in FeatureBatches(features[:0], CPU).in_order(slice(0, 0), 3)] == [
         0
     ]
@@ -205,7 +205,7 @@ def test_images_of_another_size_are_resized_as_by_pil(images, size, interpolatio
         assert (found * std + mean - expected).abs().max() < 1.01
     assert [empty.shape for empty in batches.in_order(slice(0, 0), 3)] == [(0, 3, *size)]
     rows = torch.tensor([2, 4])
-    assert batches.drawn(rows, epoch=0, first=0).shape == (2, 3, *size)
+    assert batches.drawn(Batch(0, 0, 0, rows)).shape == (2, 3, *size)
 
 
 def test_resized_images_are_whole_numbers_in_the_range_of_bytes(rng):

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import files
-from ltcli.data.batches import Augmentation
+from ltcli.data.batches import Augmentation, Batch
 from ltcli.data.decode import decode_image
 from ltcli.data.files import FileBatches, ImageFiles
 from ltcli.models import small_images
@@ -68,7 +68,7 @@ def naive(root, row, seed):
 
 
 def drawn(batches, rows, epoch=0, first=0, stream="augment"):
-    return batches.drawn(rows, epoch=epoch, first=first, stream=stream)
+    return batches.drawn(Batch(epoch, 0, first, rows, stream))
 
 
 def test_images_as_they_are_come_in_order_with_their_centres(root):
@@ -230,7 +230,6 @@ def test_networks_with_an_image_size_of_their_own_get_it_by_their_own_filter(roo
 def test_rows_known_on_the_cpu_are_not_copied_back(root):
     rows = torch.tensor([3, 0, 7])
     # A tensor of the meta device has no numbers that could be copied.
-    made = batches_of(root, 0).drawn(
-        rows.to("meta"), epoch=0, first=0, stream="augment meta", host=rows
-    )
+    batch = Batch(0, 0, 0, rows.to("meta"), "augment meta", rows)
+    made = batches_of(root, 0).drawn(batch)
     assert made.equal(drawn(batches_of(root, 0), rows, stream="augment meta"))

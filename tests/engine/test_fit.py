@@ -14,7 +14,7 @@ from ltcli.engine import fit as module
 from ltcli.engine.fit import fit, train
 from ltcli.engine.optimizers import SGD
 from ltcli.engine.state import Snapshots, TrainingState
-from ltcli.engine.steps import Steps, drawn_from, plain_step
+from ltcli.engine.steps import Steps, plain_step
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network
 from ltcli.models.resnet import ResNet
@@ -60,7 +60,7 @@ class Run:
             self.optimizer,
             lambda z, y, _batch: F.cross_entropy(z, y, reduction="none"),
             lambda values, _labels, _batch, _shares=None: values.mean(),
-            drawn_from(images),
+            images.drawn,
             self.labels,
             dtype=dtype,
         )

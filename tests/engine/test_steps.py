@@ -10,7 +10,6 @@ from ltcli.engine.optimizers import SGD
 from ltcli.engine.steps import (
     Batch,
     Mixing,
-    drawn_from,
     labels_on_host,
     mixed_loss,
     mixture,
@@ -223,7 +222,7 @@ def test_labels_on_the_host_are_those_of_the_rows_of_the_step():
 def test_augmented_images_take_the_draws_of_their_position_in_the_epoch(rng):
     pixels = torch.randint(256, (20, 8, 8, 3), generator=rng, dtype=torch.uint8)
     images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU, Augmentation(padding=4, seed=3))
-    inputs = drawn_from(images)
+    inputs = images.drawn
     order = torch.randperm(20, generator=rng)
     for epoch in (0, 1, 0):
         whole = images.augmented(order, augmentation_draws(20, seed=3, epoch=epoch))
@@ -328,7 +327,7 @@ def test_an_image_in_both_batches_of_a_step_is_augmented_twice(rng):
     assert (batch.stream, found.stream) == ("augment", "augment second")
     pixels = torch.randint(256, (40, 8, 8, 3), generator=rng, dtype=torch.uint8)
     images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU, Augmentation(padding=4, seed=3))
-    inputs, draws = drawn_from(images), {}
+    inputs, draws = images.drawn, {}
     for one in (batch, found):
         draws[one.stream] = augmentation_draws(40, seed=3, epoch=1, stream=one.stream)[20:30]
         assert inputs(one).equal(images.augmented(one.rows, draws[one.stream]))

@@ -14,8 +14,9 @@ from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.header import Header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import build
+from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import SGD
-from ltcli.engine.steps import Batch, weighted_mean
+from ltcli.engine.steps import weighted_mean
 from ltcli.methods import METHODS
 from ltcli.methods.method import Run, SolvingRun, Training, TrainingRun
 from ltcli.models import small_images

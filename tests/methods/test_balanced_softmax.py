@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.steps import Batch
+from ltcli.data.batches import Batch
 from tests.methods.conftest import loss_and_run
 
 BATCH = Batch(0, 0, 0, torch.arange(8))

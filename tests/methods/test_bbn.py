@@ -9,9 +9,9 @@ from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.compute.seeds import derive
 from ltcli.core.params import NoOptions
+from ltcli.data.batches import Batch
 from ltcli.data.samplers import order_of
 from ltcli.engine.optimizers import SGD
-from ltcli.engine.steps import Batch
 from ltcli.methods.bbn import METHOD, make_steps, share
 from ltcli.models import small_images
 from ltcli.models.network import build_network, load_network

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.steps import Batch
+from ltcli.data.batches import Batch
 from ltcli.methods.cam_sampling import METHOD, Options, drawn_rows, make_steps, moved_counts
 from ltcli.stats import fusion
 from tests.methods.conftest import COUNTS, LABELS

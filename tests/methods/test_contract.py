@@ -12,8 +12,8 @@ import torch
 from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.core.params import specs
+from ltcli.data.batches import Batch
 from ltcli.engine import steps
-from ltcli.engine.steps import Batch
 from ltcli.methods import METHODS
 from ltcli.methods.method import Method
 from ltcli.methods.presets import PRESETS

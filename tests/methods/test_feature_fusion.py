@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.compute.seeds import derive
+from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import SGD
-from ltcli.engine.steps import Batch, drawn_from
 from ltcli.methods import METHODS
 from ltcli.methods.feature_fusion import METHOD, make_steps
 from ltcli.models import small_images
@@ -125,7 +125,7 @@ def naive_features(options, run, batch, weight):
     stages = len(backbone.stages) - options.stages_after
     if options.stages_after:
         with torch.no_grad():
-            maps = backbone.stages[:stages](backbone.stem(drawn_from(run.samples)(batch)))
+            maps = backbone.stages[:stages](backbone.stem(run.samples.drawn(batch)))
     else:
         maps = run.maps(batch)
     height, width = maps.shape[2:]

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
-from ltcli.engine.steps import Batch
+from ltcli.data.batches import Batch
 from ltcli.methods.fslwf import METHOD, ClassVectors, Options, class_means, make_steps
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network

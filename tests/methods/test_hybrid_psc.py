@@ -3,7 +3,8 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.artifacts.store import open_artifact
-from ltcli.engine.steps import Batch, second_batches
+from ltcli.data.batches import Batch
+from ltcli.engine.steps import second_batches
 from ltcli.methods.hybrid_psc import METHOD, Options, contrast, make_steps
 
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ResourceError
+from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import SGD
-from ltcli.engine.steps import Batch
 from ltcli.methods import isda
 from ltcli.methods.isda import Options, make_steps
 from ltcli.models.classifier import Classifier

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.steps import Batch
+from ltcli.data.batches import Batch
 from ltcli.methods.bilevel import Reweighting
 from ltcli.methods.l2rw import METHOD, make_steps
 from tests.methods.conftest import ALL_HELD_OUT, HELD_OUT, planned

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.steps import Batch
+from ltcli.data.batches import Batch
 from ltcli.models.classifier import Classifier
 from tests.methods.conftest import loss_and_run, solved, solving_run
 

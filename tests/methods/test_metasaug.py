@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ArtifactError, StopError
+from ltcli.data.batches import Batch
 from ltcli.engine import fit
 from ltcli.engine.optimizers import SGD
-from ltcli.engine.steps import Batch
 from ltcli.methods.metasaug import METHOD, Options, make_steps
 from ltcli.methods.options import Base, base_loss
 from ltcli.models import small_images

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltcli.engine.steps import Batch, weighted_mean
+from ltcli.data.batches import Batch
+from ltcli.engine.steps import weighted_mean
 from ltcli.methods.options import Base, base_loss
 from ltcli.stats.class_weights import effective_number_weights
 

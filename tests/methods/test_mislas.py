@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.artifacts.store import open_artifact
-from ltcli.engine.steps import Batch
+from ltcli.data.batches import Batch
 from ltcli.methods.mislas import METHOD
 from ltcli.stats.losses import label_aware, smoothing
 from tests.methods.conftest import loss_and_run, planned

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.core.errors import ArtifactError, ParamError
+from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import SGD
-from ltcli.engine.steps import Batch
 from ltcli.methods import isda
 from ltcli.methods.risda import METHOD, Options, make_steps
 from ltcli.models.classifier import Classifier

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
+from ltcli.data.batches import Batch
 from ltcli.data.samplers import class_aware
 from ltcli.engine.optimizers import Adam
-from ltcli.engine.steps import Batch
 from ltcli.methods.stg import METHOD, Options, augmentation
 from ltcli.models.generator import build_generator, load_generator
 from ltcli.models.network import build_classifier

@@ -10,11 +10,11 @@ from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ParamError
 from ltcli.core.params import build
-from ltcli.data.batches import Augmentation, augmentation_draws
+from ltcli.data.batches import Augmentation, Batch, augmentation_draws
 from ltcli.data.reading import Reading
 from ltcli.data.samplers import class_aware, instance_balanced, order_of
 from ltcli.engine.schedules import SCHEDULES
-from ltcli.engine.steps import Batch, mixture
+from ltcli.engine.steps import mixture
 from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 from ltcli.stages.pretrain import Params, run_of

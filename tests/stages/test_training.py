@@ -10,11 +10,10 @@ import torch
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.store import open_artifact
 from ltcli.core.params import build
-from ltcli.data.batches import Augmentation
+from ltcli.data.batches import Augmentation, Batch
 from ltcli.data.samplers import order_of
 from ltcli.engine import fit
 from ltcli.engine.schedules import SCHEDULES
-from ltcli.engine.steps import Batch
 from ltcli.methods import METHODS, bilevel
 from ltcli.methods.method import Head
 from ltcli.models import small_images
@@ -87,7 +86,7 @@ def test_on_images_the_inputs_of_a_step_are_drawn_with_the_seed_of_the_run(
     varied = Augmentation(padding=2, pad_mode="reflect", seed=7)
     record = backbone_of(artifacts["model"].header)
     samples = open_samples(artifacts["split"], "train", CPU, run.params, record, varied)
-    images = samples.drawn(BATCH.rows, epoch=1, first=14, stream=stream)
+    images = samples.drawn(replace(BATCH, stream=stream))
     made = run.inputs(replace(BATCH, stream=stream))
     backbone = run.network.backbone
     assert all(p.requires_grad == whole for p in backbone.parameters())
@@ -155,7 +154,7 @@ def test_meta_batches_have_a_random_stream_of_their_own(assembled, artifacts, so
     record = backbone_of(artifacts["model"].header)
     samples = open_samples(artifacts["split"], part, CPU, run.params, record, varied)
     drawn = {
-        stream: samples.drawn(batch.rows, epoch=1, first=batch.first, stream=stream)
+        stream: samples.drawn(replace(batch, stream=stream))
         for stream in ("augment", "augment meta")
     }
     assert images.equal(drawn["augment meta"])

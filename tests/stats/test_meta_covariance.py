@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 # Loads forward mode without the warnings that torch has of its own parts, as every user does.
 import ltcli.engine.tangent  # noqa: F401
-from ltcli.engine.fit import Batch
+from ltcli.data.batches import Batch
 from ltcli.methods.options import Base, base_loss
 from ltcli.stats.class_weights import effective_number_weights
 from ltcli.stats.meta_covariance import Tangents, covariance_gradient
