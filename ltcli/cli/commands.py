@@ -250,8 +250,8 @@ def _variants(
     There is one run for every method and every seed. A run takes the options that its method reads,
     if another one of the list reads the rest; ``own`` are those of the methods themselves.
     """
-    seeds, unread = [""], stage.unread or (lambda _: ())
-    unread_by_all = set(unread(names[0])).intersection(*map(unread, names))
+    seeds = [""]
+    unread_by_all = set(stage.unread(names[0])).intersection(*map(stage.unread, names))
     if any(spec.name == "seed" for spec in specs(stage.params)):
         seeds = _listed(given["seed"] if "seed" in given else _in_file("seed", config) or "")
     for name, seed in itertools.product(names, seeds):
@@ -262,7 +262,7 @@ def _variants(
             defaults |= method.defaults.get(stage.name, {})
             left_out = set(own) - {spec.name for spec in specs(options)}
             # What no method of the list reads is refused, as with one method.
-            left_out |= set(unread(name)) - unread_by_all
+            left_out |= set(stage.unread(name)) - unread_by_all
         values = {key: value for key, value in given.items() if key not in left_out}
         values |= {"method": name} if len(names) > 1 else {}
         values |= {"seed": seed} if len(seeds) > 1 else {}

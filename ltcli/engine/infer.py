@@ -104,13 +104,18 @@ def applied(
     It computes without gradients, on the device and in the precision ``dtype``.
     """
     moved: list[torch.Tensor] = []
-    waiting: list[torch.Tensor] = []
+    waiting, size = list[torch.Tensor](), 0
     with torch.inference_mode(), autocast(device, dtype):
         for batch in batches:
-            waiting.append(function(batch).float().to(stored))
-            if device.type == "cpu" or sum(part.nbytes for part in waiting) > _KEPT:
+            made = function(batch).float().to(stored)
+            if device.type == "cpu":
+                moved.append(made)
+                continue
+            waiting.append(made)
+            size += made.nbytes
+            if size > _KEPT:
                 moved.append(torch.cat(waiting).cpu())
-                waiting = []
+                waiting, size = [], 0
         if waiting:
             moved.append(torch.cat(waiting).cpu())
         return torch.cat(moved)

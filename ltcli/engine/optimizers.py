@@ -6,6 +6,7 @@ takes longer than all of torch; a classifier on features is trained in less time
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from torch.optim.sgd import sgd
 _Slots: TypeAlias = list[dict[str, Tensor]]
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Groups of parameters, each with its learning rate and weight decay, and their state.
 
     ``param_groups`` and ``state`` are as in ``torch.optim``, from which the arithmetic comes.
@@ -55,10 +56,11 @@ class Optimizer:
         """Every parameter, in the order that numbers their state in a checkpoint."""
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
+    @abstractmethod
     def _update(
         self, moving: list[Tensor], gradients: list[Tensor], slots: _Slots, group: Mapping[str, Any]
     ) -> None:
-        raise NotImplementedError
+        """Move some parameters in place by their gradients and state, and change the state."""
 
 
 class SGD(Optimizer):

@@ -82,8 +82,7 @@ class Stage(Generic[P]):
         check: Looks at parameters and headers before any work.
         group: Heading in ``ltcli --help``.
         has_methods: Whether ``params.method`` chooses a method, whose options are added.
-        unread: Name of a method to the names of parameters that nothing reads with it; None if
-            every method reads all.
+        unread: Name of a method to the names of parameters that nothing reads with it.
         defaults: Defaults for fields of ``params``, instead of the declared ones.
         for_each: An input; where it is not named, the stage runs once for each one in ``--dir``.
         shares_work: Whether several processes may run it together.
@@ -103,7 +102,7 @@ class Stage(Generic[P]):
     check: Callable[[P, Mapping[str, Header]], Checked | None] | None = None
     group: str = "The chain"
     has_methods: bool = False
-    unread: Callable[[str], Collection[str]] | None = None
+    unread: Callable[[str], Collection[str]] = lambda _method: ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     for_each: str | None = None
     shares_work: bool = False

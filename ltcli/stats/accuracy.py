@@ -29,7 +29,7 @@ def predictions(logits: Tensor, start: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of each sample: all that the scores of a model need from its logits.
+    """Prediction, loss and confidence of each sample, from which every score follows.
 
     Attributes:
         predicted: int64 [N], class with the largest logit.
