@@ -318,7 +318,9 @@ def _value_of(name: str, argv: Sequence[str]) -> str | None:
 def _in_file(name: str, config: Path | None) -> str | None:
     """Text of a value in a parameter file, as it is written on a command line."""
     found = None if config is None else read_mapping(config).get(name)
-    return ",".join(map(str, found)) if isinstance(found, list) else found and str(found)
+    if found is None:
+        return None
+    return ",".join(map(str, found if isinstance(found, list) else [found]))
 
 
 def _jobs(

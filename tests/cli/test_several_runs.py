@@ -57,6 +57,16 @@ def test_a_file_of_parameters_may_hold_lists(folder, ltcli):
     assert len(digests(folder)) == 4
 
 
+@pytest.mark.parametrize("value", ["0", "[0]", "false"])
+def test_a_method_in_a_file_that_is_no_name_is_refused(folder, ltcli, value):
+    config = folder / "wrong.yaml"
+    config.write_text(f"method: {value}\n")
+    done = ltcli("finetune", "--config", config, "-d", folder)
+    name = {"[0]": "0", "false": "False"}.get(value, value)
+    assert done.code == 2
+    assert done.err.splitlines()[0] == f"error: finetune: no method '{name}'"
+
+
 def test_an_error_in_one_is_said_and_the_others_go_on(folder, ltcli):
     words = ("finetune", "--method", "risda,crt", "--epochs", "1", "-d", folder)
     done = ltcli(*words)
