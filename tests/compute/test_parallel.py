@@ -3,7 +3,6 @@ import os
 import socket
 import traceback
 from contextlib import suppress
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import nn
 from ltcli.compute import parallel
 from ltcli.compute.device import autocast
 from ltcli.compute.parallel import World, connected
-from ltcli.data.batches import Augmentation
+from ltcli.data.batches import Augmentation, Batch
 from ltcli.data.files import FileBatches, ImageFiles
 from ltcli.engine.optimizers import SGD
 from ltcli.models import small_images, timm_networks
@@ -205,10 +204,10 @@ def test_processes_decode_their_rows_of_a_batch_and_have_all(tmp_path):
         files = ImageFiles(tmp_path, paths, sizes, backbone, varied)
         made = FileBatches(files, (0.5,) * 3, (0.2,) * 3, CPU, 0, world)
         made.read_ahead(lambda _epoch: order, 3)
-        drawn = partial(made.drawn, epoch=0)
-        parts = [drawn(order[first : first + 3], first=first) for first in (0, 3, 6)]
-        # No batch of the order.
-        return [*parts, drawn(torch.tensor([1, 1, 5]), first=20, stream="augment second")]
+        parts = [Batch(0, first // 3, first, order[first : first + 3]) for first in (0, 3, 6)]
+        # The last one is no batch of the order.
+        other = Batch(0, 0, 20, torch.tensor([1, 1, 5]), "augment second")
+        return [made.drawn(batch) for batch in (*parts, other)]
 
     alone = batches(World())
     for made in together(2, batches, tmp_path):
