@@ -3,20 +3,18 @@
 dump: ResNet-32 over images of CIFAR's size, in eval mode: the same network in float32 and NCHW with
 batches of 100, against channels-last, batch-norms folded, bf16 where there is.
 
-augment: crop, flip and normalise: PIL transforms in a DataLoader with two workers, against batches
-on the device.
+augment: crop, flip and normalise: PIL transforms in a DataLoader, against batches on the device.
 
-Rounds alternate, so that a noisy machine slows both alike. Prints images per second and ratios.
+Prints images per second and their ratios.
 
     python benchmarks/inference.py [--rounds 5] [--images 6400]
 """
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
+import ratios
 import torch
 from pretrain import BATCH, MEAN, STD, Photos
 from torch.utils.data import DataLoader
@@ -28,28 +26,6 @@ from ltcli.models import small_images
 from ltcli.models.network import build_network, place
 
 PLAIN_BATCH = 100
-
-
-def compare(
-    name: str, plain: Callable[[], None], ours: Callable[[], None], images: int, rounds: int
-) -> None:
-    """Time two ways in turns and print their speeds."""
-    took: list[list[float]] = [[], []]
-    for number in range(rounds + 1):
-        for times, function in zip(took, (plain, ours), strict=True):
-            began = time.perf_counter()
-            function()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            # The first round warms both up.
-            if number:
-                times.append(time.perf_counter() - began)
-    ratios = [a / b for a, b in zip(*took, strict=True)]
-    speeds = [images / statistics.median(times) for times in took]
-    print(
-        f"{name}: plain {speeds[0]:,.0f}, ltcli {speeds[1]:,.0f} images/s, ratio"
-        f" {statistics.median(ratios):.2f} (rounds: {min(ratios):.2f} to {max(ratios):.2f})"
-    )
 
 
 def main() -> None:
@@ -77,10 +53,13 @@ def main() -> None:
         batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device)
         features_of(place(network, device), batches, dtype)
 
-    compare("dump", plain_dump, our_dump, args.images, args.rounds)
+    clock = ratios.wall_on_gpu if device.type == "cuda" else ratios.cpu_seconds
+    plain, ours = ratios.in_turns(args.rounds, plain_dump, our_dump, clock=clock)
+    speed = args.images / statistics.median(ours)
+    ratios.check("dump: plain / ltcli", plain, ours, least=1.5, note=f"{speed:,.0f} images/s")
 
     labels = np.zeros(args.images, np.int64)
-    loader = DataLoader(Photos(images, labels), BATCH, num_workers=2, persistent_workers=True)
+    loader = DataLoader(Photos(images, labels), BATCH)
     batches = ImageBatches(torch.from_numpy(images), MEAN, STD, device, Augmentation(padding=4))
 
     def plain_augment() -> None:
@@ -92,8 +71,10 @@ def main() -> None:
             rows = torch.arange(first, min(first + BATCH, args.images), device=device)
             batches.drawn(Batch(0, first // BATCH, first, rows))
 
-    compare("augment", plain_augment, our_augment, args.images, args.rounds)
+    plain, ours = ratios.in_turns(args.rounds, plain_augment, our_augment, clock=clock)
+    speed = args.images / statistics.median(ours)
+    ratios.check("augment: plain / ltcli", plain, ours, least=8, note=f"{speed:,.0f} images/s")
 
 
 if __name__ == "__main__":
-    main()
+    ratios.run(main)

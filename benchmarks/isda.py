@@ -27,6 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import ratios
 import torch
 from torch import Tensor
 
@@ -37,6 +38,8 @@ B = 64
 IMAGENET_LT = (1280, 5, 1000, 115_846)
 INATURALIST = (1000, 2, 8142, 437_513)
 NAIVE = {"full": "naive full", "factor": "naive full", "diagonal": "naive diagonal"}
+# Least times faster than the naive form, CPU seconds.
+BOUNDS = {"full": 3, "factor": 10, "diagonal": 50}
 
 
 def long_tail(most: int, least: int, classes: int, total: int) -> Tensor:
@@ -149,20 +152,14 @@ def table(dim: int, rounds: int) -> None:
     print(f"({B}, {IMAGENET_LT[2]}, {dim}), {torch.get_num_threads()} threads")
     for form in forms:
         wall, cpu, megabytes, check = zip(*runs[form], strict=True)
-        line = f"  {form:15} {statistics.median(wall):9.4f} s, {statistics.median(cpu):9.4f} s CPU"
-        line += f" {max(megabytes):7.0f} MB"
-        if form in NAIVE:
-            pairs = list(zip(runs[NAIVE[form]], runs[form], strict=True))
-            wall_ratio, cpu_ratio, smaller = (
-                statistics.median(naive[i] / max(mine[i], 1e-9) for naive, mine in pairs)
-                for i in range(3)
-            )
-            line += (
-                f"   {wall_ratio:6.1f} x ({cpu_ratio:.1f} x CPU) faster, {smaller:5.1f} x smaller"
-            )
-            off = abs(check[0] / runs[NAIVE[form]][0][3] - 1)
-            line += f", gradient off by {off:.0e}"
-        print(line, flush=True)
+        cost = f"{statistics.median(wall):.4f} s, {max(megabytes):.0f} MB"
+        if form not in NAIVE:
+            print(f"{form}: {cost}", flush=True)
+            continue
+        _, naive, most, norm = zip(*runs[NAIVE[form]], strict=True)
+        cost += f", {statistics.median(most) / max(megabytes):.1f} x smaller"
+        cost += f", gradient off by {abs(check[0] / norm[0] - 1):.0e}"
+        ratios.check(f"{NAIVE[form]} / {form}", naive, cpu, least=BOUNDS[form], note=cost)
 
 
 def limits(rounds: int) -> None:
@@ -194,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ratios.run(main)

@@ -12,10 +12,10 @@ so that a noisy machine slows all alike. Also prints how well the covariance ste
 
 import argparse
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
+import ratios
 import torch
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -187,19 +187,15 @@ def main() -> None:
             step(batch)
         mine, theirs = steps["exact"].change, steps["double"].change  # type: ignore[attr-defined]
         cosine = F.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0)
-        times: dict[str, list[float]] = {kind: [] for kind in steps}
-        for _ in range(args.rounds):
-            for kind, step in steps.items():
-                began = time.perf_counter()
-                step(batch)
-                times[kind].append(time.perf_counter() - began)
-        middle = {kind: statistics.median(values) for kind, values in times.items()}
-        shown = ", ".join(f"{kind} {1000 * value:.0f} ms" for kind, value in middle.items())
-        print(f"{name}: {shown}")
-        print(f"  exact / plain {middle['exact'] / middle['plain']:.2f}", end=", ")
-        print(f"double / exact {middle['double'] / middle['exact']:.2f}", end=", ")
-        print(f"cosine of the covariance steps {float(cosine):.5f}")
+        took = ratios.in_turns(args.rounds, *[partial(step, batch) for step in steps.values()])
+        times = dict(zip(steps, took, strict=True))
+        note = ", ".join(f"{kind} {1000 * min(values):.0f} ms" for kind, values in times.items())
+        ratios.check(f"{name}: exact / plain", times["exact"], times["plain"], most=4.5, note=note)
+        note = f"cosine of the covariance steps {float(cosine):.5f}"
+        ratios.check(
+            f"{name}: double / exact", times["double"], times["exact"], least=1.8, note=note
+        )
 
 
 if __name__ == "__main__":
-    main()
+    ratios.run(main)

@@ -1,4 +1,4 @@
-"""Time of the running update of moments, and of one pass over a large bank, in one run.
+"""CPU time of the running update of moments, and of one pass over a large bank, in one run.
 
 update: a batch of 64 into the running moments of 100 classes of 512 features, against the released
 estimator's way: [B, C, D] tensors masked by label, and all [C, D, D] updated whether or not a class
@@ -16,10 +16,10 @@ Peaks are of memory beyond what was there before. Writes 1 GB to a temporary fol
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ratios
 import torch
 from isda import IMAGENET_LT, long_tail
 from torch import Tensor
@@ -30,6 +30,8 @@ from ltcli.stats.moments import class_moments
 from ltcli.stats.running_moments import start, update
 
 B, C, D = 64, 100, 512
+# Most times the products in float64 that a pass may take.
+BOUNDS = {"factor": 1.5, "full": 1.5, "diagonal": 0.5}
 Moments = tuple[Tensor, Tensor, Tensor]
 
 
@@ -61,16 +63,16 @@ def updates(rounds: int) -> None:
     theirs: Moments = (torch.zeros(C), torch.zeros(C, D), torch.zeros(C, D, D))
     seconds: list[list[float]] = [[], []]
     for batch in batches:
-        before = time.perf_counter()
+        before = ratios.cpu_seconds()
         ours = update(ours, *batch)
-        between = time.perf_counter()
+        between = ratios.cpu_seconds()
         theirs = released(theirs, *batch)
         seconds[0].append(between - before)
-        seconds[1].append(time.perf_counter() - between)
+        seconds[1].append(ratios.cpu_seconds() - between)
     torch.testing.assert_close(ours.stacked(), theirs[2], rtol=1e-4, atol=1e-4)
-    mine, other = (statistics.median(times[rounds:]) for times in seconds)
-    ratio = other / mine
-    print(f"update: {mine * 1e3:.2f} ms, released {other * 1e3:.1f} ms: {ratio:.0f} x", flush=True)
+    mine, other = (times[rounds:] for times in seconds)
+    note = f"{statistics.median(mine) * 1e3:.2f} ms"
+    ratios.check("update: released / ltcli", other, mine, least=15, note=note)
 
 
 def bank(path: Path, samples: int) -> None:
@@ -92,11 +94,11 @@ def bank(path: Path, samples: int) -> None:
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Return wall seconds and the megabytes by which the peak of memory rose."""
+    """Return CPU seconds and the megabytes by which the peak of memory rose."""
     Path("/proc/self/clear_refs").write_text("5")
-    before, began = _peak(), time.perf_counter()
+    before, began = _peak(), ratios.cpu_seconds()
     work()
-    return time.perf_counter() - began, _peak() - before
+    return ratios.cpu_seconds() - began, _peak() - before
 
 
 def _peak() -> float:
@@ -131,9 +133,12 @@ def passes(artifact: Artifact) -> None:
 
         products[name] = timed(product)[0]
     for form, (seconds, megabytes) in ours.items():
-        ratios = ", ".join(f"{seconds / of:.2f} x {name}" for name, of in products.items())
-        print(f"pass, {form}: {seconds:.1f} s, {megabytes:.0f} MB; {ratios} products", flush=True)
-    print(", ".join(f"products in {name}: {of:.1f} s" for name, of in products.items()))
+        for name, of in products.items():
+            note = f"{seconds:.1f} s, {megabytes:.0f} MB"
+            most = BOUNDS[form] if name == "float64" else None
+            ratios.check(
+                f"pass, {form} / products in {name}", [seconds], [of], most=most, note=note
+            )
 
 
 def main() -> None:
@@ -155,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ratios.run(main)

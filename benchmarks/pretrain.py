@@ -3,19 +3,19 @@
 plain: a DataLoader with PIL transforms (pad, crop, flip, normalise), float32, NCHW.
 ltcli: images as uint8 on the device, batched augmentation, channels-last, bf16 where there is.
 
-Both train ResNet-32 on the same device with batches of 128 random images of CIFAR's size; rounds
-alternate, so that a noisy machine slows both alike. Prints images per second, their ratio, and
-augmentation's share.
+Both train ResNet-32 on the same device with batches of 128 random images of CIFAR's size. Prints
+images per second, their ratio, and augmentation's share of a step.
 
-    python benchmarks/pretrain.py [--rounds 4] [--steps 12] [--workers 2]
+    python benchmarks/pretrain.py [--rounds 4] [--steps 12]
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
+import ratios
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -57,12 +57,13 @@ class Photos(Dataset):
 
 
 def plain_loop(
-    images: np.ndarray, labels: np.ndarray, device: torch.device, workers: int
+    images: np.ndarray, labels: np.ndarray, device: torch.device
 ) -> Callable[[int], None]:
     """Return a function that does so many steps of the plain loop."""
     network = build_network(small_images.backbone("resnet32"), 10, 0).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-    loader = DataLoader(Photos(images, labels), BATCH, shuffle=True, num_workers=workers)
+    # No workers: their CPU time would not be counted before they end.
+    loader = DataLoader(Photos(images, labels), BATCH, shuffle=True)
 
     def forever() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
@@ -116,47 +117,33 @@ def our_loop(
     return run, augment
 
 
-def seconds(function: Callable[[int], None], steps: int, device: torch.device) -> float:
-    """Return the wall time of a call."""
-    began = time.perf_counter()
-    function(steps)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12_800, 32, 32, 3), dtype=np.uint8)
     labels = rng.integers(0, 10, 12_800)
     device = resolve_device("auto")
     dtype = resolve_precision("auto", device)
-    plain = plain_loop(images, labels, device, args.workers)
+    plain = plain_loop(images, labels, device)
     ours, augment = our_loop(images, labels, device, dtype)
-    for function in (plain, ours, augment):
-        seconds(function, 2, device)
-    rates = {"plain": [], "ltcli": []}
-    shares = []
-    for _ in range(args.rounds):
-        rates["plain"].append(BATCH * args.steps / seconds(plain, args.steps, device))
-        took = seconds(ours, args.steps, device)
-        rates["ltcli"].append(BATCH * args.steps / took)
-        shares.append(seconds(augment, args.steps, device) / took)
-    ratios = [b / a for a, b in zip(rates["plain"], rates["ltcli"], strict=True)]
-    threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {threads} threads; both on {device}, ltcli in {dtype}")
-    print(f"plain loop: {statistics.median(rates['plain']):8.0f} images/s")
-    print(f"ltcli:      {statistics.median(rates['ltcli']):8.0f} images/s")
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    print(f"ratio:      {statistics.median(ratios):8.2f} (rounds: {spread})")
-    print(f"augmentation: {100 * statistics.median(shares):.1f} % of a step")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {device}, ltcli in {dtype}"
+    )
+    slow, fast, part = ratios.in_turns(
+        args.rounds,
+        partial(plain, args.steps),
+        partial(ours, args.steps),
+        partial(augment, args.steps),
+        clock=ratios.wall_on_gpu if device.type == "cuda" else ratios.cpu_seconds,
+    )
+    speed = BATCH * args.steps / statistics.median(fast)
+    ratios.check("step: plain / ltcli", slow, fast, least=1.3, note=f"{speed:,.0f} images/s")
+    ratios.check("augmentation / step", part, fast, most=0.03)
 
 
 if __name__ == "__main__":
-    main()
+    ratios.run(main)

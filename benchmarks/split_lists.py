@@ -1,19 +1,19 @@
 """Time to read a data set of iNaturalist 2018's size as a list, a table and annotations.
 
-437,513 made-up images of 8,142 classes. Prints seconds, the best of three, beside those of reading
-the table with the csv module and the annotations with json alone, and the ratios to these.
+437,513 made-up images of 8,142 classes. Prints ratios to reading the table with the csv module, and
+the annotations with the json module, and doing nothing with them.
 
-    python benchmarks/split_lists.py
+    python benchmarks/split_lists.py [--rounds 3]
 """
 
+import argparse
 import csv
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import ratios
 
 from ltcli.data.annotations import load_annotations
 from ltcli.data.listed import load_lists, load_table
@@ -37,16 +37,6 @@ def write(folder: Path) -> None:
     (folder / "all.json").write_text(json.dumps(document))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the shortest of three times."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def read_csv(path: Path) -> None:
     """Read a table with the csv module and do nothing with it."""
     with path.open(newline="") as file:
@@ -55,22 +45,26 @@ def read_csv(path: Path) -> None:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder)
         table, annotations = folder / "table.csv", folder / "all.json"
-        of_csv = seconds(lambda: read_csv(table))
-        of_json = seconds(lambda: json.loads(annotations.read_bytes()))
-        print(f"csv alone       {of_csv:6.2f} s")
-        print(f"json alone      {of_json:6.2f} s")
-        lists = seconds(lambda: load_lists({"train": folder / "list.txt"}, None))
-        print(f"source list     {lists:6.2f} s  {lists / of_csv:.1f} x csv")
-        made = seconds(lambda: load_table(table))
-        print(f"source csv      {made:6.2f} s  {made / of_csv:.1f} x csv")
-        joined = seconds(lambda: load_annotations(annotations, None))
-        print(f"source inat     {joined:6.2f} s  {joined / of_json:.1f} x json")
+        of_csv, of_json, lists, made, joined = ratios.in_turns(
+            rounds,
+            lambda: read_csv(table),
+            lambda: json.loads(annotations.read_bytes()),
+            lambda: load_lists({"train": folder / "list.txt"}, None),
+            lambda: load_table(table),
+            lambda: load_annotations(annotations, None),
+        )
+        ratios.check("source list / csv module", lists, of_csv, most=4.5)
+        ratios.check("source csv / csv module", made, of_csv, most=5)
+        ratios.check("source inat / json module", joined, of_json, most=3.5)
 
 
 if __name__ == "__main__":
-    main()
+    ratios.run(main)

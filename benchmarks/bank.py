@@ -1,0 +1,68 @@
+"""Epochs of fine-tuning on the feature bank of a ResNet-32, against epochs on the images.
+
+Wall seconds by the log of each run, three epochs each, on random images of CIFAR's size.
+
+    python benchmarks/bank.py
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import ratios
+import torch
+from startup import ltcli
+
+from ltcli.artifacts.store import save
+
+IMAGES = 12_800
+
+
+def bank(folder: Path) -> None:
+    """Measure epochs of fine-tuning on a bank and on images, of CIFAR's size, by their own log."""
+    rng = torch.Generator().manual_seed(0)
+    tensors = {}
+    for part, count in (("train", IMAGES), ("val", 10), ("test", 10)):
+        pixels = torch.randint(256, (count, 32, 32, 3), generator=rng, dtype=torch.uint8)
+        tensors[f"{part}.images"] = pixels
+        tensors[f"{part}.labels"] = torch.arange(count) % 10
+        tensors[f"{part}.index"] = torch.arange(count)
+    info = {
+        "class_names": [str(c) for c in range(10)],
+        "class_counts": [IMAGES // 10] * 10,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "source": "folder",
+        "store": "images",
+        "image_size": [32, 32],
+    }
+    split = folder / "split.safetensors"
+    save(split, "split", tensors, stage="split", parameters={}, inputs={}, info=info)
+    for words in (("pretrain", "--epochs", "1"), ("dump-features",), ("covariances",)):
+        ltcli(*words, "-q", "-d", folder)()
+    ltcli("confusion", "-q", "-d", folder)()
+    for method, options in (
+        ("crt", ()),
+        ("lws", ()),
+        ("risda", ("--head", "top-k", "--head-at", "5")),
+    ):
+        took = []
+        for data in ("images", "features"):
+            out = folder / f"{method}-{data}.safetensors"
+            words = ("--method", method, "--data", data, "--epochs", "3", "--out", out)
+            ltcli("finetune", *words, *options, "-q", "-d", folder)()
+            lines = out.with_suffix(".run.jsonl").read_text().splitlines()
+            records = [json.loads(line) for line in lines]
+            took.append([r["seconds"] for r in records if r["event"] == "epoch"])
+        note = f"{min(took[1]):.3f} s an epoch on the bank"
+        ratios.check(f"{method}: epoch on images / on the bank", *took, least=20, note=note)
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        bank(Path(folder))
+
+
+if __name__ == "__main__":
+    ratios.run(main)
