@@ -35,6 +35,8 @@ def bank(folder: Path) -> None:
         "source": "folder",
         "store": "images",
         "image_size": [32, 32],
+        "source_counts": [IMAGES // 10 + 2] * 10,
+        "groups": {},
     }
     split = folder / "split.safetensors"
     save(split, "split", tensors, stage="split", parameters={}, inputs={}, info=info)

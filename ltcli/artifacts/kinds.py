@@ -59,6 +59,7 @@ def _part(part: str, letter: str) -> tuple[Tensor, ...]:
         Tensor(f"{part}.features", _REAL, (letter, "D"), "embeddings in place of images", False),
         Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1"),
         Tensor(f"{part}.index", _INT, (letter,), pool),
+        Tensor(f"{part}.groups", _INT, (letter,), "group that stays in one part", False),
     )
 
 
@@ -84,7 +85,7 @@ _SCORED = ("on", "images", "method", "stage", "recipe", "network_parameters", "h
 _KINDS = (
     Kind(
         "split",
-        2,
+        3,
         (
             *_part("train", "N"),
             *_part("val", "V"),
@@ -92,7 +93,7 @@ _KINDS = (
             Tensor("files", _BYTE, ("P",), _PATHS, False),
             Tensor("sizes", _INT, ("F",), "bytes of each of these files", False),
         ),
-        (*_CLASSES, "mean", "std", "source", "store", "image_size"),
+        (*_CLASSES, "mean", "std", "source", "store", "image_size", "source_counts", "groups"),
         "long-tailed train, val and test images, the paths of their files, or embeddings",
     ),
     Kind(

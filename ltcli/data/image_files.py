@@ -4,12 +4,12 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from ltcli.core.errors import DataError, ResourceError, cause
 from ltcli.core.files import open_regular
 from ltcli.core.text import printable
 from ltcli.data.decode import BadImageError, decode_image, open_image
+from ltcli.data.duplicates import Mark, look, stacked
 from ltcli.data.listed import Labels, Left, Listed, Rows
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import SOURCES, Request
@@ -25,6 +26,8 @@ from ltcli.data.source_table import SOURCES, Request
 # A split is loaded whole, to the device where it fits; one image file is read whole.
 MAX_BYTES = 4 * 2**30
 MAX_FILE_BYTES = 256 * 2**20
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -70,29 +73,34 @@ def load_files(request: Request, listed: Listed) -> Pool:
     """Return listed images: decoded uint8 [N, size, size, 3], or sizes of their files int64 [N].
 
     ``store`` images decodes them, each cut to its centre square and resized; files asks the file
-    system for their sizes; auto decodes where all of them take at most 4 GiB, and keeps the files
-    of a published set. ``verify`` decodes images that stay files once, to find bad ones.
+    system for their sizes; auto decodes where a size is named and all of them take at most 4 GiB,
+    and keeps the files of a published set. ``verify`` decodes all first, to find bad ones.
 
     Raises:
         DataError: An image is bad, and ``on_bad_image`` is fail.
         ResourceError: The images were to be decoded, and would take more than 4 GiB.
     """
-    root, size, decoded = request.root, request.image_size, request.store == "images"
+    root, size, decoded = request.root, request.stored_size, request.store == "images"
     num_images = sum(len(rows.files) for rows in listed.parts.values())
     if decoded:
         check_size(root, num_images, size, "lower it, or keep the files with --store files")
-    elif request.store == "auto" and SOURCES[request.source].counts is None:
+    elif request.store == "auto" and request.image_size and SOURCES[request.source].counts is None:
         decoded = _bytes(num_images, size) <= MAX_BYTES
     decoder = Decoder(size, list(listed.bad))
+    marks = _verified(request, listed, decoder) if request.verify else {}
     parts = {}
-    for part, rows in listed.parts.items():
+    for part, listed_rows in listed.parts.items():
+        rows = listed_rows
+        if request.verify:
+            rows = rows.at([row for row, file in enumerate(rows.files) if file in marks])
         if decoded:
             contents = ((path, partial(read_file, root / path)) for path in rows.files)
             data, kept = decoder.decode(part, rows.labels, contents)
         else:
-            data, kept = _sized(root, part, rows, decoder, request.verify)
-        files = tuple(rows.files[row] for row in kept)
-        parts[part] = Part(data, torch.from_numpy(rows.labels[kept]), files)
+            data, kept = _sized(root, rows, decoder)
+        rows = rows.at(kept)
+        looks = stacked([marks[file] for file in rows.files]) if request.verify else None
+        parts[part] = Part(data, torch.from_numpy(rows.labels), tuple(rows.files), looks=looks)
     bad = sorted(decoder.bad, key=lambda left: left.path)
     require_good(root, bad, request.on_bad_image)
     skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
@@ -127,19 +135,14 @@ def require_good(root: Path, bad: list[Left], on_bad_image: Literal["fail", "ski
         raise DataError(root, rule, hint)
 
 
-def _sized(
-    root: Path, part: str, rows: Rows, decoder: Decoder, verify: bool
-) -> tuple[torch.Tensor, list[int]]:
+def _sized(root: Path, rows: Rows, decoder: Decoder) -> tuple[torch.Tensor, list[int]]:
     """Return the bytes of the good files of a part, int64 [n], and their n positions."""
-    faults = _faults(root, part, rows, decoder) if verify else {}
     sizes: list[int] = []
     kept: list[int] = []
     # Joining text is far faster than joining paths, and there may be a million.
     folder = f"{root}/"
     for row, path in enumerate(rows.files):
         try:
-            if path in faults:
-                raise BadImageError(faults[path])
             sizes.append(file_size(folder + path))
             kept.append(row)
         except BadImageError as error:
@@ -147,29 +150,52 @@ def _sized(
     return torch.tensor(sizes, dtype=torch.int64), kept
 
 
-def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, str]:
-    """Return why some files of a part cannot be taken, by path; several are decoded at once."""
-    faults: dict[str, str] = {}
+def _verified(request: Request, listed: Listed, decoder: Decoder) -> dict[str, Mark]:
+    """Return what each good file holds and looks like, by path; the decoder has the bad ones.
 
-    def digest(path: str) -> bytes | None:
+    All are read for copies first, and then decoded: a copy is found soon, and decoding takes long.
+    """
+    root = request.root
+
+    def digest(path: str) -> bytes:
+        return hashlib.sha256(read_file(root / path)).digest()
+
+    def mark(path: str) -> Mark:
+        content = read_file(root / path)
+        return Mark(hashlib.sha256(content).digest(), *look(open_image(content)))
+
+    good: list[str] = []
+    for part, rows in listed.parts.items():
+        found = _in_threads(digest, rows.files, decoder)
+        for path, label in zip(rows.files, rows.labels.tolist(), strict=True):
+            try:
+                if path in found:
+                    decoder.require_new(part, label, path, found[path])
+                    good.append(path)
+            except BadImageError as error:
+                decoder.bad.append(Left(path, str(error)))
+    require_good(root, decoder.bad, request.on_bad_image)
+    return _in_threads(mark, good, decoder)
+
+
+def _in_threads(work: Callable[[str], _T], paths: Sequence[str], decoder: Decoder) -> dict[str, _T]:
+    """Return the result of each file by path; the decoder has those that cannot be read."""
+
+    def attempt(path: str) -> _T | BadImageError:
         try:
-            content = read_file(root / path)
-            open_image(content)
+            return work(path)
         except BadImageError as error:
-            faults[path] = str(error)
-            return None
-        return hashlib.sha256(content).digest()
+            return error
 
+    results = {}
     # Threads suffice, as Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(usable_cores()) as threads:
-        digests = threads.map(digest, rows.files)
-        for path, label, found in zip(rows.files, rows.labels.tolist(), digests, strict=True):
-            try:
-                if found is not None:
-                    decoder.require_new(part, label, path, found)
-            except BadImageError as error:
-                faults[path] = str(error)
-    return faults
+        for path, result in zip(paths, threads.map(attempt, paths), strict=True):
+            if isinstance(result, BadImageError):
+                decoder.bad.append(Left(path, str(result)))
+            else:
+                results[path] = result
+    return results
 
 
 def file_size(path: str) -> int:

@@ -41,6 +41,10 @@ class Rows:
     files: list[str]
     labels: Labels
 
+    def at(self, kept: Sequence[int]) -> "Rows":
+        """Return some of the images, by their positions."""
+        return Rows([self.files[row] for row in kept], self.labels[list(kept)])
+
 
 @dataclass(frozen=True)
 class Listed:

@@ -83,7 +83,7 @@ def read(request: Request) -> Pool:
         DataError: A file is not of this form, or an image is bad and may not be.
         ResourceError: The images would take more than 4 GiB.
     """
-    root, image_size = request.root, request.image_size
+    root, image_size = request.root, request.stored_size
     base = root if root.is_dir() else root.parent
     shards = find_shards(root, (".parquet",))
     class_names = _class_names(shards["train"][0])

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from ltcli.core.errors import DataError
+from ltcli.data.duplicates import Looks
 
 Store = Literal["images", "files", "features"]
 
@@ -27,11 +28,15 @@ class Part:
             features float32 [N, D], as the store of the pool says.
         labels: int64 [N], class of each sample, 0..C-1.
         files: Relative path of each image, with ``/``; empty where images have no files.
+        groups: Name of the group of each image; empty where the source names none.
+        looks: What the images look like, where they were verified.
     """
 
     data: torch.Tensor
     labels: torch.Tensor
     files: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,12 @@ class Pool:
     test: Part | None = None
     store: Store = "images"
     skipped: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that the source has, by name."""
+        found = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in found.items() if part is not None}
 
 
 def check(pool: Pool, where: object) -> None:

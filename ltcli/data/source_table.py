@@ -12,6 +12,8 @@ from typing import Literal
 from ltcli.core.errors import DataError, ParamError
 
 PARTS = ("train", "val", "test")
+# Side of decoded images in pixels, where nobody names one.
+STORED_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,8 @@ class Request:
         source: Name in the table.
         root: Folder or file of the data set; unused where it comes with the package.
         named: Files that describe the data set, by parameter, as the user named them.
-        image_size: Side of the images in pixels, where they are decoded to one size.
+        image_size: Side of the images in pixels, where they are decoded to one size; None if the
+            user named none.
     """
 
     source: str
@@ -224,10 +227,15 @@ class Request:
     named: Mapping[str, str] = field(default_factory=dict)
     download: bool = False
     store: Literal["auto", "images", "files"] = "auto"
-    image_size: int = 32
+    image_size: int | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     partial: bool = False
     verify: bool = False
+
+    @property
+    def stored_size(self) -> int:
+        """The side of the images in pixels that a split of decoded images has."""
+        return self.image_size or STORED_SIZE
 
     def files(self) -> dict[str, Path]:
         """Return the files that describe the data set, by parameter, or raise DataError."""
