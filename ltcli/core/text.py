@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import unicodedata
+from collections.abc import Sequence
 
 from ltcli.core.errors import ParamError
 
@@ -23,6 +25,17 @@ def plural(count: int, noun: str) -> str:
 def printable(text: str) -> str:
     """Return a text in one line, with characters that a terminal obeys escaped as in JSON."""
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+
+
+def nfc(name: str) -> str:
+    """Return a name in Unicode's form NFC: macOS and Linux may write one name in two ways."""
+    return unicodedata.normalize("NFC", name)
+
+
+def first_few(shown: Sequence[str]) -> str:
+    """Return ``a, b and 3 more``: at most 5 entries of a list, and the number of the others."""
+    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    return ", ".join(shown[:5]) + more
 
 
 def clipped(text: str, width: int = 60) -> str:

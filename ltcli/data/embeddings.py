@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from ltcli.core.errors import DataError, ParamError
 from ltcli.core.files import read_table
 from ltcli.core.text import clipped
+from ltcli.data.class_names import number_classes, read_names
 from ltcli.data.data_files import find_shards
-from ltcli.data.listed import number_classes, read_names
 from ltcli.data.parquet import read_column, read_labels
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import PARTS, SOURCES, Request

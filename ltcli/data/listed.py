@@ -8,18 +8,13 @@ Representation and Classifier, ICLR 2020, arXiv 1910.09217); RFC 4180 for CSV.
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ltcli.core.errors import DataError, nearest
 from ltcli.core.files import read_table, read_text
 from ltcli.core.text import clipped, printable
+from ltcli.data.class_names import Labels, number_classes, read_names
 from ltcli.data.source_table import PARTS, Request
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -97,17 +92,6 @@ def _read_list(path: Path) -> tuple[list[str], list[str]]:
     return [name.decode() for name in names], [shortest[label] for label in labels]
 
 
-def read_names(path: Path | None) -> list[str] | None:
-    """Return the class names of a file, one a line from class 0 on, or None for no file."""
-    if path is None:
-        return None
-    names = [line.strip() for line in read_text(path, DataError).rstrip().split("\n")]
-    if "" in names:
-        where = f"{path}:{names.index('') + 1}"
-        raise DataError(where, "must be a class name, got an empty line")
-    return names
-
-
 def load_table(path: Path) -> Listed:
     """Return the images in a CSV table with the columns path, label and perhaps split.
 
@@ -166,51 +150,6 @@ def checked(
     texts = {part: labels for part, (_, labels) in parts.items()}
     names, labels = number_classes(texts, class_names, where)
     return Listed(names, {part: Rows(paths[part], labels[part]) for part in parts})
-
-
-def number_classes(
-    labels: Mapping[str, Sequence[str]], class_names: Sequence[str] | None, where: object
-) -> tuple[tuple[str, ...], dict[str, Labels]]:
-    """Return the class names, and the class of each sample from 0, int64 [N] of each part.
-
-    Where names of the classes 0 ... C-1 are given, labels are these numbers as text. Otherwise the
-    classes are the different labels of the training samples: by value if all are whole numbers,
-    else by text.
-
-    Raises:
-        DataError: A label is none of the classes, or one number is written in two ways.
-    """
-    if class_names is None:
-        names = tuple(sorted(set(labels["train"])))
-        # As text, class 10 would come before class 9.
-        if all(map(_is_whole, names)):
-            names = tuple(sorted(names, key=int))
-            for one, other in pairwise(names):
-                if int(one) == int(other):
-                    rule = "each class number must be written in one way"
-                    raise DataError(where, f"{rule}, got '{one}' and '{other}'")
-        ranks = {name: rank for rank, name in enumerate(names)}
-    else:
-        names = tuple(class_names)
-        ranks = {str(rank): rank for rank in range(len(names))}
-    numbered = {}
-    for part, texts in labels.items():
-        try:
-            numbered[part] = np.array([ranks[text] for text in texts], np.int64)
-        except KeyError as error:
-            label = printable(str(error.args[0]))
-            if class_names is None:
-                rule = f"class '{label}' must have at least 1 training image, got 0"
-                raise DataError(where, rule, f"it stands in the {part} part") from None
-            rule = f"labels must be from 0 to {len(names) - 1} as there are class names, got"
-            raise DataError(where, f"{rule} '{label}'") from None
-    return names, numbered
-
-
-def _is_whole(text: str) -> bool:
-    # More digits than an int64 holds are names, not numbers.
-    digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) <= 18
 
 
 def sound_paths(parts: Mapping[str, Sequence[str]], where: object) -> dict[str, list[str]]:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from ltcli.core.errors import DataError, ParamError
+from ltcli.data.class_names import number_classes
 from ltcli.data.data_files import find_shards
 from ltcli.data.decode import BadImageError
 from ltcli.data.image_files import Decoder, check_size, require_good
-from ltcli.data.listed import number_classes
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import Request
 

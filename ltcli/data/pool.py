@@ -1,12 +1,13 @@
 """All samples of a data set, as a source hands them to ``split``, and the rules they must keep."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from ltcli.core.errors import DataError
+from ltcli.data.class_names import used_classes
 
 Store = Literal["images", "files", "features"]
 
@@ -50,8 +51,8 @@ class Pool:
     skipped: tuple[str, ...] = ()
 
 
-def check(pool: Pool, where: object) -> None:
-    """Refuse a pool that cannot be split, trained on or scored.
+def checked(pool: Pool, where: object) -> Pool:
+    """Return a pool that can be split, trained on and scored: without classes that have no samples.
 
     A class may lack validation and test samples, as one with a single sample must.
 
@@ -59,8 +60,6 @@ def check(pool: Pool, where: object) -> None:
         DataError: Fewer than two classes, equal or empty class names, no samples, a class without
             training samples, labels out of range, or tensors that do not fit each other.
     """
-    if len(pool.class_names) < 2:
-        raise DataError(where, f"number of classes must be at least 2, got {len(pool.class_names)}")
     name, times = Counter(pool.class_names).most_common(1)[0]
     if times > 1:
         raise DataError(where, f"class names must all be different, got '{name}' twice")
@@ -68,15 +67,19 @@ def check(pool: Pool, where: object) -> None:
     for name in pool.class_names:
         if not name or not name.isprintable():
             raise DataError(where, f"class names must be printable text, got {name!a}")
-    parts = {"training": pool.train, "validation": pool.val, "test": pool.test}
-    for word, part in parts.items():
-        if part is not None:
-            _check_part(part, pool, where, word)
-    # Methods weight classes by 1 / n, so each needs a training image.
-    counts = torch.bincount(pool.train.labels, minlength=len(pool.class_names))
-    if empty := (counts == 0).nonzero().flatten().tolist():
-        rule = f"class '{pool.class_names[empty[0]]}' must have at least 1 training image, got 0"
-        raise DataError(where, rule, "leave out classes without images")
+    words = {"train": "training", "val": "validation", "test": "test"}
+    parts = {name: part for name in words if (part := getattr(pool, name)) is not None}
+    for name, part in parts.items():
+        _check_part(part, pool, where, words[name])
+    # Bad images that were left out may have been all of a class.
+    labels = {name: part.labels.numpy() for name, part in parts.items()}
+    class_names, labels = used_classes(pool.class_names, labels, where)
+    if len(class_names) < 2:
+        raise DataError(where, f"number of classes must be at least 2, got {len(class_names)}")
+    numbered = {
+        name: replace(part, labels=torch.from_numpy(labels[name])) for name, part in parts.items()
+    }
+    return replace(pool, class_names=class_names, **numbered)
 
 
 def _check_part(part: Part, pool: Pool, where: object, word: str) -> None:

@@ -12,6 +12,12 @@ from typing import Literal
 from ltcli.core.errors import DataError, ParamError
 
 PARTS = ("train", "val", "test")
+# Names of folders, and of a table's parts, in use for each part.
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 @dataclass(frozen=True)

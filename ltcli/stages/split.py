@@ -13,7 +13,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.core.table import aligned
-from ltcli.core.text import printable
+from ltcli.core.text import first_few, printable
 from ltcli.data.data_files import fingerprint
 from ltcli.data.source_table import FILE_PARAMETERS, PARTS, SOURCES, Request, require_options
 from ltcli.stages.stage import Checked, Result, Stage
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Side of the images in pixels: decoded by split, and decoded by the stages that use them.
 _STORED_SIZE, _FILES_SIZE = 32, 224
-# More classes than this are thinned out in the chart, or not named in a warning.
-_MAX_BARS, _MAX_NAMED = 25, 5
+# More classes than this are thinned out in the chart.
+_MAX_BARS = 25
 _LONG_TAILED = ", ".join(name for name, source in SOURCES.items() if not source.natural)
 
 
@@ -267,22 +267,23 @@ def _pixel_statistics(
 def _warn_of_short_classes(
     names: Sequence[str], val_counts: list[int], wanted: int, test_counts: list[int]
 ) -> None:
-    """Name classes with fewer validation images than asked for, and those without test images."""
+    """Name classes with fewer validation images than asked for, and those without any."""
     # By size: only some are named, and the worst come first.
     if short := sorted((count, c) for c, count in enumerate(val_counts) if count < wanted):
         few = f"{len(short)} of {len(names)} classes are too small for {wanted} validation images"
         given = f"they give {sum(count for count, _ in short)} in all"
-        shown = _some([f"'{names[c]}' {count}" for count, c in short])
+        shown = first_few([f"'{names[c]}' {count}" for count, c in short])
         logger.warning("split: %s, %s: %s", few, given, shown)
-    if untested := [f"'{names[c]}'" for c, count in enumerate(test_counts) if count == 0]:
-        none = f"{len(untested)} of {len(names)} classes have no test images"
-        rule = "their accuracy cannot be measured"
-        logger.warning("split: %s, %s: %s", none, rule, _some(untested))
+    _warn_of_missing(names, test_counts, "test images, their accuracy cannot be measured")
+    # Of a source that has validation images, none are wanted from a cut.
+    if wanted == 0 and any(val_counts):
+        _warn_of_missing(names, val_counts, "validation images")
 
 
-def _some(shown: list[str]) -> str:
-    more = f" and {len(shown) - _MAX_NAMED} more" if len(shown) > _MAX_NAMED else ""
-    return ", ".join(shown[:_MAX_NAMED]) + more
+def _warn_of_missing(names: Sequence[str], counts: list[int], noun: str) -> None:
+    if missing := [f"'{name}'" for name, count in zip(names, counts, strict=True) if count == 0]:
+        none = f"{len(missing)} of {len(names)} classes have no {noun}"
+        logger.warning("split: %s: %s", none, first_few(missing))
 
 
 def show(header: Header) -> list[str]:

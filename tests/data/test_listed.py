@@ -2,13 +2,13 @@ import csv
 import io
 import posixpath
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltcli.core.errors import DataError
-from ltcli.data.listed import load_lists, load_table, number_classes, read_names, sound_paths
+from ltcli.data.class_names import read_names
+from ltcli.data.listed import load_lists, load_table, sound_paths
 
 # What may stand in a line: every character but line ends, NUL and lone surrogates.
 NAMES = st.text(st.characters(exclude_characters="\n\r\0/", exclude_categories=["Cs"]), min_size=1)
@@ -173,44 +173,6 @@ def test_a_table_of_another_form_is_refused(tmp_path, text):
     path = write(tmp_path / "a.csv", text)
     rule, hint = TABLES[text]
     assert refused(load_table, path) == [f"{path}{rule}", hint]
-
-
-def test_no_file_of_names_gives_none():
-    assert read_names(None) is None
-
-
-def test_a_line_without_a_name_is_named(tmp_path):
-    path = write(tmp_path / "names", "cat\n\ndog\n\n")
-    line = f"{path}:2: must be a class name, got an empty line"
-    assert refused(read_names, path) == [line, None]
-
-
-def test_classes_are_in_order_of_their_numbers_or_else_of_their_text():
-    names, labels = number_classes({"train": ["10", "9", "-1", "10"], "test": ["9"]}, None, "x")
-    assert names == ("-1", "9", "10")
-    assert {part: rows.tolist() for part, rows in labels.items()} == {
-        "train": [2, 1, 0, 2],
-        "test": [1],
-    }
-    assert labels["train"].dtype == np.int64
-    assert number_classes({"train": ["10", "9", "cat"]}, None, "x")[0] == ("10", "9", "cat")
-    assert number_classes({"train": ["\u0662", "10"]}, None, "x")[0] == ("10", "\u0662")
-
-
-def test_with_names_labels_are_the_lines_of_the_names():
-    names, labels = number_classes({"train": ["2", "0"], "val": []}, ["cat", "dog", "eel"], "x")
-    assert names == ("cat", "dog", "eel")
-    assert (labels["train"].tolist(), labels["val"].tolist()) == ([2, 0], [])
-
-
-def test_a_label_that_is_no_class_is_refused():
-    labels = {"train": ["0", "1"], "test": ["1", "3\n"]}
-    line = "x: class '3\\n' must have at least 1 training image, got 0"
-    assert refused(number_classes, labels, None, "x") == [line, "it stands in the test part"]
-    line = "x: each class number must be written in one way, got '007' and '7'"
-    assert refused(number_classes, {"train": ["7", "8", "007"]}, None, "x") == [line, None]
-    line = "x: labels must be from 0 to 1 as there are class names, got '3\\n'"
-    assert refused(number_classes, labels, ["cat", "dog"], "x") == [line, None]
 
 
 def test_paths_are_brought_to_one_form():
