@@ -5,8 +5,7 @@ them but no training image is refused, and a declared class without any image is
 """
 
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -15,14 +14,11 @@ from numpy.typing import NDArray
 
 from ltcli.core.errors import DataError
 from ltcli.core.files import read_text
-from ltcli.core.text import first_few, nfc, plural, printable
+from ltcli.core.text import first_few, is_whole, nfc, plain_names, plural, printable
 
 Labels = NDArray[np.int64]
 
 logger = logging.getLogger(__name__)
-
-# More digits than an int64 holds are names, not numbers.
-_WHOLE = re.compile(r"-?[0-9]{1,18}(\.0*)?")
 
 
 def read_names(path: Path | None) -> list[str] | None:
@@ -33,18 +29,6 @@ def read_names(path: Path | None) -> list[str] | None:
     if "" in names:
         where = f"{path}:{names.index('') + 1}"
         raise DataError(where, "must be a class name, got an empty line")
-    return names
-
-
-def plain_names(texts: Iterable[str]) -> dict[str, str]:
-    """Return the class name that each text stands for; texts of one name are one class.
-
-    Names are in Unicode's form NFC. Whole numbers written as floats, such as 1.0, are written as
-    whole numbers if all texts are whole: pandas makes floats of a column that once had a gap.
-    """
-    names = {text: nfc(text) for text in set(texts)}
-    if all(map(_WHOLE.fullmatch, names.values())):
-        return {text: name.partition(".")[0] for text, name in names.items()}
     return names
 
 
@@ -64,7 +48,7 @@ def number_classes(
     if class_names is None:
         names = sorted(set(plain.values()))
         # As text, class 10 would come before class 9.
-        if all(map(_WHOLE.fullmatch, names)):
+        if all(map(is_whole, names)):
             names = sorted(names, key=int)
             for one, other in pairwise(names):
                 if int(one) == int(other):

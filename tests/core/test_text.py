@@ -1,7 +1,16 @@
 import pytest
 
 from ltcli.core.errors import ParamError
-from ltcli.core.text import clipped, first_few, nfc, plain_value, plural, printable, refuse_control
+from ltcli.core.text import (
+    clipped,
+    first_few,
+    nfc,
+    plain_names,
+    plain_value,
+    plural,
+    printable,
+    refuse_control,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +40,14 @@ def test_a_path_is_shown_on_one_line_of_printable_text():
 def test_two_spellings_of_one_name_in_unicode_become_equal():
     assert nfc("cafe\u0301") == nfc("caf\u00e9") == "caf\u00e9"
     assert nfc("\ufb01sh") == "\ufb01sh"
+
+
+def test_whole_numbers_written_as_floats_lose_their_point_if_all_are_whole():
+    given = ["10.0", "2.00", "-1.", "7"]
+    assert list(map(plain_names(given).get, given)) == ["10", "2", "-1", "7"]
+    for other in ("1.5", "cat", "1e3", "nan", ".0", "\u0662.0", "1" * 19 + ".0"):
+        assert plain_names(["2.0", other]) == {"2.0": "2.0", other: other}
+    assert plain_names(["e\u0301", "2.0"]) == {"e\u0301": "\u00e9", "2.0": "2.0"}
 
 
 def test_a_long_list_is_cut_and_the_rest_counted():
