@@ -45,6 +45,12 @@ def number_classes(
             has no training sample.
     """
     plain = plain_names(chain(*labels.values()))
+    if "" in plain:
+        row, part = min(
+            (list(texts).index(""), part) for part, texts in labels.items() if "" in texts
+        )
+        rule = f"labels must be classes, got an empty one in row {row} of the {part} part"
+        raise DataError(where, rule, "fill it in, or leave the row out")
     if class_names is None:
         names = sorted(set(plain.values()))
         # As text, class 10 would come before class 9.

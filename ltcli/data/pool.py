@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from ltcli.core.errors import DataError
+from ltcli.core.files import is_file_name
 from ltcli.data.class_names import used_classes
 
 Store = Literal["images", "files", "features"]
@@ -103,6 +104,9 @@ def _check_part(part: Part, pool: Pool, where: object, word: str) -> None:
         raise DataError(where, f"{word} {pool.store} must be {size} like the others, got {own}")
     if part.files and len(part.files) != num_samples:
         raise DataError(where, f"files must be one per {word} image, got {len(part.files)}")
+    for name in part.files:
+        if not is_file_name(name):
+            raise DataError(where, f"names of files must be UTF-8 without NUL, got {name!a:.80}")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,14 @@ from ltcli.core.params import param
 from ltcli.core.table import aligned
 from ltcli.core.text import first_few, printable
 from ltcli.data.data_files import fingerprint
-from ltcli.data.source_table import FILE_PARAMETERS, PARTS, SOURCES, Request, require_options
+from ltcli.data.source_table import (
+    FILE_PARAMETERS,
+    OPTION_PARAMETERS,
+    PARTS,
+    SOURCES,
+    Request,
+    require_options,
+)
 from ltcli.stages.stage import Checked, Result, Stage
 from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
@@ -45,6 +52,10 @@ def _file(text: str) -> Any:
     return param(None, text, identity=False)
 
 
+def _name(text: str) -> Any:
+    return param(None, text)
+
+
 @dataclass(frozen=True)
 class Params:
     """Parameters of split."""
@@ -62,7 +73,27 @@ class Params:
     class_names: str | None = _file(
         "(list, *-lt, inat20xx, embeddings) file of class names, one a line, from class 0 on"
     )
-    table: str | None = _file("(csv) file with the columns path, label and perhaps split")
+    table: str | None = _file("(csv) table with a path and a label in each line")
+    path_column: str | None = _name(
+        "column of the image: its path (csv), its bytes (parquet), or the name of its file"
+        " (embeddings); default: the only one of path, file, filename, image, img and image_id"
+    )
+    label_column: str | None = _name(
+        "(csv, parquet) column of the class; default: the only one of label, labels, class and"
+        " fine_label"
+    )
+    split_column: str | None = _name(
+        "(csv, parquet) column of the part, train, val or test; default: split in csv, none in"
+        " parquet"
+    )
+    suffix: str | None = _name("(csv, list) suffix to add to paths without it, such as .jpg")
+    features_key: str | None = _name(
+        "(embeddings) array or column of the features, in csv the start of their columns' names;"
+        " default: features, in csv all other columns"
+    )
+    labels_key: str | None = _name(
+        "(embeddings) array or column of the classes; default: labels, in tables as label_column"
+    )
     train_json: str | None = _file("(inat*) annotations of the training images")
     val_json: str | None = _file(
         "(inat*) annotations of the official validation images, which become the test part"
@@ -122,13 +153,14 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     request = Request(
         params.source,
         Path(params.root or ""),
-        _named(params),
+        _given(params, FILE_PARAMETERS),
         download=params.download,
         store=params.store,
         image_size=params.image_size or _STORED_SIZE,
         on_bad_image=params.on_bad_image,
         partial=params.partial,
         verify=params.verify,
+        options=_given(params, OPTION_PARAMETERS),
     )
     pool = sources.load_source(request)
     for line in pool.skipped:
@@ -167,9 +199,9 @@ def _profile(params: Params) -> Profile:
     return "natural" if SOURCES[params.source].natural else "exp"
 
 
-def _named(params: Params) -> dict[str, str]:
-    """Return the files that were named beside the root, by parameter."""
-    values = {name: getattr(params, name) for name in FILE_PARAMETERS}
+def _given(params: Params, names: Iterable[str]) -> dict[str, str]:
+    """Return those of some parameters that were given."""
+    values = {name: getattr(params, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -317,16 +349,16 @@ def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
 
     require_factor(params.imbalance_factor)
     # Not every source reads these.
-    some = ("store", "image_size", "on_bad_image", "partial", "verify")
+    some = (*OPTION_PARAMETERS, "store", "image_size", "on_bad_image", "partial", "verify")
     changed = [name for name in some if getattr(params, name) != getattr(Params, name)]
-    require_options(params.source, params.root, [*_named(params), *changed])
+    require_options(params.source, params.root, [*_given(params, FILE_PARAMETERS), *changed])
     # An ignored factor would look as if it had shaped the classes.
     if _profile(params) == "natural" and params.imbalance_factor != Params.imbalance_factor:
         rule = "imbalance_factor must not be given for profile natural"
         raise ParamError("split", rule, "--profile exp or step gives the classes that ratio")
     if params.root is None:
         return Checked({})
-    return Checked(fingerprint(params.source, Path(params.root), _named(params)))
+    return Checked(fingerprint(params.source, Path(params.root), _given(params, FILE_PARAMETERS)))
 
 
 STAGE = Stage(

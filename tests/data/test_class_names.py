@@ -99,3 +99,9 @@ def test_used_classes_keep_their_order_and_lack_validation_and_test_images(caplo
         line,
         "it stands in the val part",
     ]
+
+
+def test_an_empty_label_is_named_by_its_row():
+    line = "x: labels must be classes, got an empty one in row 1 of the test part"
+    labels = {"train": ["a"], "test": ["a", ""]}
+    assert refused(number_classes, labels, None, "x") == [line, "fill it in, or leave the row out"]

@@ -127,6 +127,11 @@ def test_a_class_without_samples_is_left_out_and_the_others_keep_their_order(cap
             None,
         ),
         (
+            {"train": but(TRAIN, files=("a", "b", "c\ud800", "d"))},
+            "names of files must be UTF-8 without NUL, got 'c\\ud800'",
+            None,
+        ),
+        (
             {"train": but(TRAIN, files=("a", "b"))},
             "files must be one per training image, got 2",
             None,
