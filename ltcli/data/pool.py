@@ -41,7 +41,8 @@ class Pool:
     """Everything a source offers; ``split`` cuts parts that it lacks out of the training part.
 
     Class names are all different and in label order. ``skipped`` has one line ``path: reason`` for
-    each file left out.
+    each file left out. ``published`` is whether checksums say that the samples stand in the
+    published order; None for a data set without such checksums.
     """
 
     class_names: tuple[str, ...]
@@ -50,6 +51,7 @@ class Pool:
     test: Part | None = None
     store: Store = "images"
     skipped: tuple[str, ...] = ()
+    published: bool | None = None
 
 
 def checked(pool: Pool, where: object) -> Pool:

@@ -110,8 +110,8 @@ class Params:
     )
     protocol: Literal["holdout", "cao"] = param(
         "holdout",
-        "holdout takes validation images out before the classes are cut; cao takes exactly the"
-        " images of LDAM-DRW (Cao et al.)",
+        "holdout takes validation images out before the classes are cut; cao draws as LDAM-DRW"
+        " (Cao et al.) does, which gives its images on CIFAR in the published order",
     )
     val_per_class: int | None = param(
         None,
@@ -168,6 +168,8 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         context.log({"event": "skipped", "file": line})
     profile = _profile(params)
     wanted = _val_per_class(params, pool)
+    if params.protocol == "cao" and pool.published is not None:
+        _compare_with_cao(params.seed, wanted, pool.published)
     tensors = _tensors(pool, _choose(params, pool, profile, wanted))
     mean, std = _pixel_statistics(params.source, pool.store, tensors)
     image_size: list[int] = []
@@ -213,6 +215,19 @@ def _val_per_class(params: Params, pool: Pool) -> int:
     if params.val_per_class is not None:
         return params.val_per_class
     return 10 if params.protocol == "holdout" and pool.val is None else 0
+
+
+def _compare_with_cao(seed: int, val_per_class: int, published: bool) -> None:
+    """Say whether the images of CIFAR are those of LDAM-DRW, whose code has seed 0."""
+    if not published:
+        rule = "the files do not have the published checksums, and positions count in their order"
+        logger.warning("split: whether these are the images of LDAM-DRW is not known: %s", rule)
+    elif seed or val_per_class:
+        rule = "LDAM-DRW has seed 0 and no validation images"
+        logger.info("split: drawn as LDAM-DRW draws, but not its images: %s", rule)
+    else:
+        rule = "the files have the published checksums"
+        logger.info("split: exactly the images of LDAM-DRW: %s", rule)
 
 
 def _choose(
