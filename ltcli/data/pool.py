@@ -8,6 +8,7 @@ import torch
 
 from ltcli.core.errors import DataError
 from ltcli.core.files import is_file_name
+from ltcli.core.text import nfc
 from ltcli.data.class_names import used_classes
 
 Store = Literal["images", "files", "features"]
@@ -63,6 +64,7 @@ def checked(pool: Pool, where: object) -> Pool:
         DataError: Fewer than two classes, equal or empty class names, no samples, a class without
             training samples, labels out of range, or tensors that do not fit each other.
     """
+    pool = replace(pool, class_names=tuple(map(nfc, pool.class_names)))
     name, times = Counter(pool.class_names).most_common(1)[0]
     if times > 1:
         raise DataError(where, f"class names must all be different, got '{name}' twice")

@@ -32,6 +32,11 @@ def test_a_class_may_lack_validation_and_test_images():
     checked(but(POOL, val=rare, test=rare), "here")
 
 
+def test_class_names_come_in_one_form_of_unicode():
+    names = checked(but(POOL, class_names=("cafe\u0301", "dog", "eel")), "here").class_names
+    assert names == ("caf\u00e9", "dog", "eel")
+
+
 def test_a_class_without_samples_is_left_out_and_the_others_keep_their_order(caplog):
     one = but(TRAIN, labels=torch.tensor([2, 0, 2, 0]))
     pool = checked(but(POOL, train=one, test=but(TEST, labels=torch.tensor([2, 2, 0]))), "here")
@@ -53,6 +58,11 @@ def test_a_class_without_samples_is_left_out_and_the_others_keep_their_order(cap
         (
             {"class_names": ("cat", "dog", "cat")},
             "class names must all be different, got 'cat' twice",
+            None,
+        ),
+        (
+            {"class_names": ("caf\u00e9", "dog", "cafe\u0301")},
+            "class names must all be different, got 'caf\u00e9' twice",
             None,
         ),
         ({"class_names": ("cat", "", "eel")}, "class names must be printable text, got ''", None),
