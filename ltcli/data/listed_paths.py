@@ -63,7 +63,7 @@ def sound_paths(parts: Mapping[str, Entries], request: Request) -> dict[str, lis
             path = _relative(written, prefixes)
             if path is None:
                 raise _error(entries, row, written, request)
-            if not path.endswith(suffix):
+            if suffix and not path.endswith(suffix):
                 path += suffix
             # Two spellings of one path are one image: a test image must not hide in training.
             if path in seen:
