@@ -36,7 +36,7 @@ _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 # Bytes that are hashed at once, while they are in the processor's cache to be read or written.
-_PIECE = 2**20
+_PIECE = 2**19
 _FIELDS = {"kind": str, "stage": str, "ltcli": str, "digest": str, "kind_version": int}
 _FIELDS |= {"parameters": dict, "inputs": dict, "info": dict}
 

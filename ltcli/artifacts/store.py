@@ -141,7 +141,8 @@ def _memory(size: int) -> torch.Tensor:
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    # Along an axis of one or no value, torch calls any stride contiguous.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
