@@ -52,7 +52,7 @@ class Run:
         self.network = Network(backbone, Classifier(16, 10)).to(device)
         self.network = self.network.to(memory_format=torch.channels_last)
         self.optimizer = SGD(self.network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-        images = ImageBatches(
+        self.images = ImageBatches(
             pool.data[:COUNT], (0.3,) * 3, (0.4,) * 3, device, Augmentation(padding=1)
         )
         self.step = plain_step(
@@ -60,7 +60,7 @@ class Run:
             self.optimizer,
             lambda z, y, _batch: F.cross_entropy(z, y, reduction="none"),
             lambda values, _labels, _batch, _shares=None: values.mean(),
-            images.drawn,
+            self.images.drawn,
             self.labels,
             dtype=dtype,
         )
@@ -74,7 +74,7 @@ class Run:
         self.batches.append(batch)
         return self.step(batch)
 
-    def fit(self, epochs, step=None, seed=0):
+    def fit(self, epochs, step=None, seed=0, record=None):
         state = TrainingState(self.network, self.optimizer, self.snapshots)
         training = fit(
             step or self.spied,
@@ -85,6 +85,7 @@ class Run:
             batch_size=BATCH,
             seed=seed,
             context=self.context,
+            record=record,
         )
         for epoch in training:
             self.snapshots.take(epoch.epoch)
