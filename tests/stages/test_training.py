@@ -1,7 +1,7 @@
 """The assembly of a training run, its one loop, and how its optimiser and classifier start."""
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,17 +9,19 @@ import torch
 
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.store import open_artifact
+from ltcli.core.context import Context
 from ltcli.core.params import build
 from ltcli.data.batches import Augmentation, Batch
 from ltcli.data.samplers import order_of
-from ltcli.engine import fit
+from ltcli.engine import fit, graph, optimizers
 from ltcli.engine.schedules import SCHEDULES
+from ltcli.engine.steps import Mixing
 from ltcli.methods import METHODS, bilevel
 from ltcli.methods.method import Head
 from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network, load_network
-from ltcli.stages import finetune, pretrain
+from ltcli.stages import finetune, pretrain, training
 from ltcli.stages.samples import open_samples
 from ltcli.stages.training import _train_batch_norms, assemble, make_optimizer, start_classifier
 
@@ -266,3 +268,74 @@ def test_factors_start_where_the_method_wants_them():
     assert network.classifier.scales.eq(1).all()
     start_classifier(network.classifier, Head(scale=30.0), fresh=True)
     assert network.classifier.scales.eq(30).all()
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "given"),
+    [
+        (finetune.STAGE, "crt", {"optimizer": "adam"}),
+        (finetune.STAGE, "mislas", {"data": "images"}),
+        (pretrain.STAGE, "ce-drw", {"defer": 100}),
+    ],
+)
+def test_a_run_whose_step_is_recorded_gives_the_same_weights(
+    assembled, monkeypatch, stage, name, given
+):
+    monkeypatch.setattr(optimizers, "_FUSED", ("cpu",))
+    monkeypatch.setattr(training, "own_stream", lambda _device: nullcontext())
+    records = []
+    monkeypatch.setattr(graph, "cuda_graph", lambda work: records.append(work) or work)
+    found, logged = [], []
+    for recorded in (False, True):
+        # Powers of two: the device has the rate in float32.
+        more = {"lr": 2**-8, "decay": "steps"} if stage is finetune.STAGE else {"lr": 2**-8}
+        more |= {} if stage is finetune.STAGE else {"warmup": 0}
+        run = assembled(stage, name, epochs=2, batch_size=100, **more, **given)
+        params = replace(run.params, cuda_graph=recorded)
+        context = Context("a stage", "cpu", Nothing(), logged.append)
+        training.train(METHODS[name], replace(run, params=params), None, context)
+        found.append(run.network.state_dict())
+    assert all(found[0][name].equal(tensor) for name, tensor in found[1].items())
+    # Anew where class weights begin.
+    assert len(records) == (2 if stage is pretrain.STAGE else 1)
+    assert [one for one in logged if one["event"] == "graph"] == [
+        {"event": "graph", "recorded": True, "reason": None}
+    ]
+
+
+class Nothing:
+    """A checkpoint that is never kept."""
+
+    def load(self):
+        return None
+
+    def save(self, state, position):
+        raise AssertionError("a run of a second is not saved")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "mixing", "reason"),
+    [
+        ("isda", {}, None, "steps of isda need the CPU"),
+        ("mislas", {"mixup": 1.0}, Mixing(1.0, 0), "mixup needs the CPU"),
+    ],
+)
+def test_a_run_whose_step_needs_the_cpu_says_so(assembled, caplog, name, given, mixing, reason):
+    run, logged = assembled(finetune.STAGE, name, **given), []
+    context = Context("finetune", "cpu", Nothing(), logged.append)
+    with caplog.at_level("INFO", "ltcli.stages.training"):
+        assert training._recorder(METHODS[name], run, mixing, context) is None
+    assert caplog.messages == [f"finetune: no CUDA graph: {reason}"]
+    assert logged == [{"event": "graph", "recorded": False, "reason": reason}]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_cuda_graph_without_cuda_is_refused_in_one_line(ltcli, copy, stage):
+    method = () if stage == "pretrain" else ("--method", "lws")
+    options = (*method, "--cuda-graph", "--device", "cpu", "--force")
+    done = ltcli(stage, *options, "-d", copy)
+    assert done.code == 6
+    assert done.lines == [
+        "error: --cuda-graph: device must be cuda, got cpu",
+        "hint: only GPUs of NVIDIA have CUDA graphs",
+    ]
