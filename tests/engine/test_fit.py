@@ -4,6 +4,7 @@ import signal
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError, StopError
@@ -11,12 +12,14 @@ from ltcli.data.batches import Augmentation, ImageBatches
 from ltcli.data.digits import load_digits
 from ltcli.data.samplers import instance_balanced
 from ltcli.engine import fit as module
+from ltcli.engine import optimizers
 from ltcli.engine.fit import fit, train
 from ltcli.engine.optimizers import SGD
 from ltcli.engine.state import Snapshots, TrainingState
-from ltcli.engine.steps import Steps, plain_step
+from ltcli.engine.steps import Steps, plain_step, weighted_mean
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
-from ltcli.models.network import Network
+from ltcli.models.network import Network, build_network
 from ltcli.models.resnet import ResNet
 
 CPU = torch.device("cpu")
@@ -401,3 +404,62 @@ def test_the_loss_falls_on_a_gpu(dtype):
     losses = [epoch.loss for epoch in run.fit(8)]
     assert losses[-1] < math.log(10) < losses[0]
     assert next(run.network.parameters()).is_cuda
+
+
+class Launches(TorchDispatchMode):
+    """A count of the kernels that a GPU would launch: operations that are no views."""
+
+    # Memory without contents, and other views of it.
+    FREE = ("empty", "detach", "slice", "select", "t", "view", "expand", "unsqueeze", "unbind")
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        if name == "convolution_backward":
+            # One for the inputs, one for the weights.
+            self.number += 2
+        elif name == "_fused_sgd_":
+            # 30 tensors fit into one launch.
+            self.number += -(-len(args[0]) // 30)
+        elif name not in self.FREE:
+            self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_plain_step_launches_at_most_400_kernels(monkeypatch, rng):
+    monkeypatch.setattr(optimizers, "_FUSED", ("cpu",))
+    network = build_network(small_images.backbone("resnet32"), 10, 0).train()
+    network = network.to(memory_format=torch.channels_last)
+    pixels = torch.randint(256, (16, 32, 32, 3), generator=rng, dtype=torch.uint8)
+    images = ImageBatches(pixels, (0.5,) * 3, (0.2,) * 3, CPU, Augmentation(padding=4))
+    labels = torch.arange(16) % 10
+    optimizer = SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    step = plain_step(
+        network,
+        optimizer,
+        lambda z, y, _batch: F.cross_entropy(z, y, reduction="none"),
+        weighted_mean(0.0, "weighted-mean", labels.bincount()),
+        images.drawn,
+        labels,
+        dtype=torch.bfloat16,
+    )
+    launches = Launches()
+
+    def record(work):
+        def counted(batch):
+            # The numbers of an epoch are drawn in its first step.
+            if batch.step == 0:
+                return work(batch)
+            with launches:
+                return work(batch)
+
+        return counted
+
+    state = TrainingState(network, optimizer, Snapshots(network, 9))
+    order = torch.arange(16)
+    options = {"epochs": 1, "batch_size": 8, "seed": 0, "context": Run().context, "record": record}
+    list(fit(step, lambda _epoch: order, lambda _epoch: 0.1, state, **options))
+    assert 300 < launches.number <= 400
