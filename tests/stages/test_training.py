@@ -9,6 +9,7 @@ import torch
 
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.store import open_artifact
+from ltcli.compute.parallel import World
 from ltcli.core.context import Context
 from ltcli.core.params import build
 from ltcli.data.batches import Augmentation, Batch
@@ -327,6 +328,18 @@ def test_a_run_whose_step_needs_the_cpu_says_so(assembled, caplog, name, given, 
         assert training._recorder(METHODS[name], run, mixing, context) is None
     assert caplog.messages == [f"finetune: no CUDA graph: {reason}"]
     assert logged == [{"event": "graph", "recorded": False, "reason": reason}]
+
+
+def test_neither_files_nor_several_processes_have_a_recorded_step(assembled, monkeypatch):
+    run, logged = assembled(pretrain.STAGE, "cross-entropy"), []
+    context = Context("pretrain", "cpu", Nothing(), logged.append)
+    with monkeypatch.context() as patch:
+        patch.setitem(run.data.info, "store", "files")
+        assert training._recorder(METHODS["cross-entropy"], run, None, context) is None
+    monkeypatch.setattr(training, "here", lambda: World(0, 2))
+    assert training._recorder(METHODS["cross-entropy"], run, None, context) is None
+    reasons = ["images are in files", "several processes share a step"]
+    assert [record["reason"] for record in logged] == reasons
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
