@@ -15,7 +15,7 @@ if (($#)) && [[ "$1" != --* ]]; then
 fi
 mkdir -p "$out/work"
 # Part and limit in seconds.
-for part in tests:90 steps:75 pretrain:120 features:35 metasaug:60 bank:80; do
+for part in tests:110 steps:70 pretrain:110 features:30 metasaug:60 bank:75; do
     name="${part%:*}"
     if [[ -e "$out/$name.json" ]]; then
         echo "== $name: already there"

@@ -352,3 +352,27 @@ def test_a_cuda_graph_without_cuda_is_refused_in_one_line(ltcli, copy, stage):
         "error: --cuda-graph: device must be cuda, got cpu",
         "hint: only GPUs of NVIDIA have CUDA graphs",
     ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pretrain", "--backbone", "resnet20", "--method", "ce-drw", "--defer", "100"),
+        ("finetune", "--method", "crt"),
+        ("finetune", "--method", "mislas", "--data", "images"),
+    ],
+)
+def test_the_commands_give_the_same_weights_with_a_cuda_graph(ltcli, copy, words):
+    found = []
+    for name, more in (("eager", ()), ("recorded", ("--cuda-graph",))):
+        out = copy / f"{name}.safetensors"
+        options = ("--epochs", "2", "--batch-size", "64", "--lr", "0.01", "--precision", "fp32")
+        done = ltcli(*words, *options, *more, "--device", "cuda", "--out", out, "-d", copy)
+        assert done.code == 0, done.err
+        with open_artifact(out) as model:
+            assert model.header.parameters["cuda_graph"] is bool(more)
+            found.append(model.load("*"))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-2, atol=1e-3)
