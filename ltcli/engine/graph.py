@@ -13,7 +13,6 @@ import torch
 
 from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import Optimizer
-from ltcli.engine.steps import Record
 
 # Steps before the record: libraries start, and the optimiser makes its state.
 _WARM_UP = 3
@@ -30,7 +29,7 @@ class Recorded:
         batch_size: Rows of the batches that are repeated.
         draws: Random numbers of a batch's augmentation, int64 [B, 3]; None without augmentation.
         phase: Epoch to a value; where it changes, the step is recorded anew.
-        record: Records a function and returns the one that repeats it.
+        record: Records a function and returns the one that repeats it; see ``cuda_graph``.
     """
 
     def __init__(
@@ -74,16 +73,6 @@ class Recorded:
         if own.draws is not None and draws is not None:
             own.draws.copy_(draws)
         repeat()
-
-
-def recorder(
-    optimizer: Optimizer,
-    batch_size: int,
-    draws: Callable[[Batch], torch.Tensor] | None,
-    phase: Callable[[int], object],
-) -> Record:
-    """Form of a step as a CUDA graph, on the stream of its first batch; see ``Recorded``."""
-    return lambda work: Recorded(work, optimizer, batch_size, draws, phase, cuda_graph)
 
 
 def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ltcli.core.errors import ResourceError
 from ltcli.data.batches import Augmentation, Batch, ImageBatches, Samples
 from ltcli.data.samplers import order_of
 from ltcli.engine import fit
-from ltcli.engine.graph import own_stream, recorder
+from ltcli.engine.graph import Recorded, cuda_graph, own_stream
 from ltcli.engine.infer import backbone_features, backbone_maps
 from ltcli.engine.optimizers import SGD, Adam, Optimizer
 from ltcli.engine.schedules import Schedule, learning_rate
@@ -171,7 +172,14 @@ def _recorder(
         return None
     draws = run.samples.draws if isinstance(run.samples, ImageBatches) else None
     # Class weights begin in a later epoch.
-    return recorder(run.optimizer, run.batch_size, draws, lambda epoch: epoch >= run.deferred)
+    return partial(
+        Recorded,
+        optimizer=run.optimizer,
+        batch_size=run.batch_size,
+        draws=draws,
+        phase=lambda epoch: epoch >= run.deferred,
+        record=cuda_graph,
+    )
 
 
 def make_steps(method: Method[Any], run: TrainingRun, mixing: Mixing | None) -> Steps:

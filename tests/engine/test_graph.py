@@ -15,7 +15,7 @@ from ltcli.data.batches import Batch
 from ltcli.data.samplers import instance_balanced
 from ltcli.engine import optimizers
 from ltcli.engine.fit import fit
-from ltcli.engine.graph import Recorded, own_stream, recorder
+from ltcli.engine.graph import Recorded, cuda_graph, own_stream
 from ltcli.engine.optimizers import SGD, Adam
 from ltcli.engine.state import Snapshots, TrainingState
 from ltcli.engine.steps import plain_step
@@ -189,7 +189,9 @@ def test_each_group_has_the_rate_that_the_loop_has_set(fused):
 
 
 def record_on_gpu(run, draws=None):
-    return recorder(run.optimizer, BATCH, draws, lambda epoch: epoch >= 2)
+    return lambda work: Recorded(
+        work, run.optimizer, BATCH, draws, lambda epoch: epoch >= 2, cuda_graph
+    )
 
 
 @pytest.mark.gpu

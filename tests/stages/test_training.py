@@ -14,7 +14,7 @@ from ltcli.core.context import Context
 from ltcli.core.params import build
 from ltcli.data.batches import Augmentation, Batch
 from ltcli.data.samplers import order_of
-from ltcli.engine import fit, graph, optimizers
+from ltcli.engine import fit, optimizers
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.engine.steps import Mixing
 from ltcli.methods import METHODS, bilevel
@@ -285,7 +285,7 @@ def test_a_run_whose_step_is_recorded_gives_the_same_weights(
     monkeypatch.setattr(optimizers, "_FUSED", ("cpu",))
     monkeypatch.setattr(training, "own_stream", lambda _device: nullcontext())
     records = []
-    monkeypatch.setattr(graph, "cuda_graph", lambda work: records.append(work) or work)
+    monkeypatch.setattr(training, "cuda_graph", lambda work: records.append(work) or work)
     found, logged = [], []
     for recorded in (False, True):
         # Powers of two: the device has the rate in float32.
