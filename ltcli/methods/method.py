@@ -75,7 +75,7 @@ class Training(Reading):
         4, "border in pixels for the random crop; 0 is no crop", ge=0, group=_AUGMENTATION
     )
     pad_mode: Literal["constant", "reflect"] | None = param(
-        None, "content of that border, black or mirrored", group=_AUGMENTATION
+        None, "border, black or mirrored", group=_AUGMENTATION
     )
     flip: bool = param(True, "flip images horizontally at random", group=_AUGMENTATION)
     least_area: float = param(
@@ -92,9 +92,7 @@ class Training(Reading):
     seed: int = param(
         0, "seed of initial weights, order and augmentation", ge=0, lt=2**32, group=_RUNNING
     )
-    cuda_graph: bool = param(
-        False, "record the training step as a CUDA graph and repeat it; needs CUDA", group=_RUNNING
-    )
+    cuda_graph: bool = param(False, "repeat the training step as a CUDA graph", group=_RUNNING)
 
 
 def with_given(
