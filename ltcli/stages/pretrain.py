@@ -41,7 +41,7 @@ class Params(Training):
 
     backbone: str = param(
         "auto",
-        "resnet20/32/44/56/110 or resnet10/18/34 for small images, or timm.NAME for any network"
+        "resnet20/32/44/56/110 or resnet10/18/34 for small images, or timm.NAME, a network"
         " of timm; auto is resnet32, none for embeddings",
     )
     weights: str | None = param(
