@@ -29,7 +29,7 @@ from ltcli.data.files import FileBatches, ImageFiles
 from ltcli.data.samplers import instance_balanced
 from ltcli.models import small_images
 
-SIDE, BATCH = 224, 32
+SIDE, BATCH = 224, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

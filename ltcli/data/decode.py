@@ -142,10 +142,13 @@ def _by_torchvision(content: bytes) -> torch.Tensor | None:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if upright and image.mode in ("RGB", "L") and image.width * image.height <= MAX_PIXELS:
-                from torchvision.io import ImageReadMode, decode_jpeg
+                from torchvision.io import ImageReadMode
 
                 stored = torch.frombuffer(content, dtype=torch.uint8)
-                pixels: torch.Tensor = decode_jpeg(stored, ImageReadMode.RGB)
+                # The operator itself: torchvision's function around it warns for each image.
+                pixels: torch.Tensor = torch.ops.image.decode_jpeg(
+                    stored, ImageReadMode.RGB.value, False
+                )
                 return pixels.permute(1, 2, 0)
     return None
 
