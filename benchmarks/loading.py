@@ -29,7 +29,8 @@ from ltcli.data.files import FileBatches, ImageFiles
 from ltcli.data.samplers import instance_balanced
 from ltcli.models import small_images
 
-SIDE, BATCH = 224, 64
+# The floats of larger batches leave the heap: each page of them would cost a fault, here and there.
+SIDE, BATCH = 224, 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
