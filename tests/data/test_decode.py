@@ -317,7 +317,7 @@ def test_the_shorter_side_of_a_file_is_read_from_its_header(tmp_path):
 def outcome(opened, content):
     """Pixels of a file, or the reason why there are none."""
     try:
-        return torch.as_tensor(np.array(opened(content)))
+        return torch.from_numpy(np.asarray(opened(content)).copy())
     except BadImageError as error:
         return str(error)
 
