@@ -152,7 +152,7 @@ class FileBatches:
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Announce the batches of each epoch, which workers then make before they are drawn."""
-        import torchvision.io  # noqa: F401  - or each worker would take seconds to import it
+        import torchvision.transforms.v2  # noqa: F401  - else each worker takes seconds for it
 
         self._order, self._batch_size, self._epoch = order, batch_size, -1
 
