@@ -107,8 +107,8 @@ class Normalisation:
     ) -> None:
         """Put the numbers on the device."""
         self._device, self._size, self._interpolation = device, size, interpolation
-        self._mean = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._scale = 1 / (255 * torch.tensor(std, device=device).view(1, 3, 1, 1))
+        self._mean = 255 * torch.tensor(mean, device=device)
+        self._scale = 1 / (255 * torch.tensor(std, device=device))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return float [B, 3, H, W] in channels-last memory, of uint8 [B, 3, H, W]."""
@@ -118,8 +118,11 @@ class Normalisation:
         images = images.contiguous(memory_format=torch.channels_last).float()
         if self._size is not None:
             images = resized(images, self._size, self._interpolation)
+        # A row at once: a CPU takes eight numbers at a time, and a pixel has three.
+        rows, width = images.permute(0, 2, 3, 1).flatten(2), images.shape[3]
         # In place, as the float copy is ours; a product is faster than a quotient.
-        return images.sub_(self._mean).mul_(self._scale)
+        rows.sub_(self._mean.repeat(width)).mul_(self._scale.repeat(width))
+        return rows.view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
 
 
 def resized(images: torch.Tensor, size: Sequence[int], interpolation: str) -> torch.Tensor:
