@@ -196,10 +196,10 @@ def read_file(path: Path) -> bytes:
     Raises:
         BadImageError: It is a link or no regular file, empty, too large, or cannot be read.
     """
-    file_size(str(path))
+    size = file_size(str(path))
     try:
         # A link or a pipe may have taken its place, and a file may grow while it is read.
         with open_regular(path, os.O_NOFOLLOW) as file:
-            return file.read(MAX_FILE_BYTES)
+            return file.read(size + 1)
     except OSError as error:
         raise BadImageError(f"cannot be read: {cause(error)}") from error
