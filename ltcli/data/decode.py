@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ltcli.artifacts.backbone import Backbone
 
@@ -121,6 +121,36 @@ def open_image(content: bytes) -> Image.Image:
             # Pillow's decoders meet damage with a dozen exception types, struct.error to KeyError.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BadImageError(f"is damaged: {reason[:200]}") from error
+
+
+def open_pixels(content: bytes) -> torch.Tensor:
+    """Return the pixels of ``open_image``, uint8 [H, W, 3]; of most JPEG files in less time.
+
+    Raises:
+        BadImageError: See ``open_image``.
+    """
+    pixels = _by_torchvision(content)
+    return torch.from_numpy(np.array(open_image(content))) if pixels is None else pixels
+
+
+def _by_torchvision(content: bytes) -> torch.Tensor | None:
+    """Return the pixels of an upright JPEG file, uint8 [H, W, 3]; None for all other files."""
+    # PNG may have its orientation behind the pixels, and torchvision takes WebP that Pillow
+    # refuses. Whatever goes wrong, Pillow judges.
+    with warnings.catch_warnings(), suppress(Exception):
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            if upright and image.mode in ("RGB", "L") and image.width * image.height <= MAX_PIXELS:
+                from torchvision.io import ImageReadMode
+
+                stored = torch.frombuffer(content, dtype=torch.uint8)
+                # The operator itself: torchvision's function around it warns for each image.
+                pixels: torch.Tensor = torch.ops.image.decode_jpeg(
+                    stored, ImageReadMode.RGB.value, False
+                )
+                return pixels.permute(1, 2, 0)
+    return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ltcli.data.listed import Labels
+from ltcli.data.class_names import Labels
 
 _SIDE, _LOW, _BITS, _PIECES, _CORRELATION = 32, 8, 4, 5, 0.98
 _ONES = np.array([value.bit_count() for value in range(256)], np.uint8)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ltcli.core.errors import DataError
 from ltcli.core.text import printable
-from ltcli.data.listed import Labels
+from ltcli.data.class_names import Labels
 from ltcli.data.pool import Part
 
 

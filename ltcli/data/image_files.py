@@ -17,9 +17,10 @@ from ltcli.compute.environment import usable_cores
 from ltcli.core.errors import DataError, ResourceError, cause
 from ltcli.core.files import open_regular
 from ltcli.core.text import printable
+from ltcli.data.class_names import Labels
 from ltcli.data.decode import BadImageError, decode_image, open_image
 from ltcli.data.duplicates import Mark, look, stacked
-from ltcli.data.listed import Labels, Left, Listed, Rows
+from ltcli.data.listed import Left, Listed, Rows
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import SOURCES, Request
 
@@ -100,7 +101,9 @@ def load_files(request: Request, listed: Listed) -> Pool:
             data, kept = _sized(root, rows, decoder)
         rows = rows.at(kept)
         looks = stacked([marks[file] for file in rows.files]) if request.verify else None
-        parts[part] = Part(data, torch.from_numpy(rows.labels), tuple(rows.files), looks=looks)
+        parts[part] = Part(
+            data, torch.from_numpy(rows.labels), tuple(rows.files), tuple(rows.groups), looks
+        )
     bad = sorted(decoder.bad, key=lambda left: left.path)
     require_good(root, bad, request.on_bad_image)
     skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
@@ -221,10 +224,10 @@ def read_file(path: Path) -> bytes:
     Raises:
         BadImageError: It is a link or no regular file, empty, too large, or cannot be read.
     """
-    file_size(str(path))
+    size = file_size(str(path))
     try:
         # A link or a pipe may have taken its place, and a file may grow while it is read.
         with open_regular(path, os.O_NOFOLLOW) as file:
-            return file.read(MAX_FILE_BYTES)
+            return file.read(size + 1)
     except OSError as error:
         raise BadImageError(f"cannot be read: {cause(error)}") from error
