@@ -31,6 +31,14 @@ def open_regular(path: Path, flags: int = 0) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def is_file_name(text: str) -> bool:
+    """Return whether a text can be a path: opening others raises ValueError, not OSError."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 @contextmanager
 def _named(path: Path, error: type[LtcliError]) -> Iterator[None]:
     """Turn a failure of the system into an error that names the file."""

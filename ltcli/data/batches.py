@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.compute.seeds import derive
+from ltcli.compute.transfer import to_device
 
 _BLOCK = 4096  # images that get their border at once
 AUGMENT = "augment"
@@ -51,6 +52,8 @@ class Batch:
         stream: Name of the random stream that augments them. A second batch of the same step has
             a stream of its own.
         host: The rows on the CPU, for a stream that no reading ahead serves.
+        draws: int64 [B, 3] on the device, random numbers of the augmentation; None for those of
+            stream, epoch and position.
     """
 
     epoch: int
@@ -59,6 +62,7 @@ class Batch:
     rows: torch.Tensor
     stream: str = AUGMENT
     host: torch.Tensor | None = None
+    draws: torch.Tensor | None = None
 
 
 class Samples(Protocol):
@@ -190,16 +194,22 @@ class ImageBatches:
 
     def drawn(self, batch: Batch) -> torch.Tensor:
         """Return augmented images; see ``Samples``."""
+        draws = self.draws(batch) if batch.draws is None else batch.draws
+        return self.augmented(batch.rows, draws)
+
+    def draws(self, batch: Batch) -> torch.Tensor:
+        """Return the random numbers of a batch's augmentation, int64 [B, 3], on the device."""
         last = batch.first + len(batch.rows)
         known, draws = self._draws.get(batch.stream, (-1, batch.rows))
         if known != batch.epoch or len(draws) < last:
             # Longer tables begin like shorter ones, so that an epoch may turn out longer.
             count = max(2 * last, self.size)
-            draws = augmentation_draws(
+            made = augmentation_draws(
                 count, seed=self._seed, epoch=batch.epoch, stream=batch.stream
-            ).to(self.device)
+            )
+            draws = to_device(made, self.device)
             self._draws[batch.stream] = batch.epoch, draws
-        return self.augmented(batch.rows, draws[batch.first : last])
+        return draws[batch.first : last]
 
     def plain(self, rows: torch.Tensor | slice) -> torch.Tensor:
         """Return images as they are, normalised, float [B, 3, H, W] in channels-last memory."""

@@ -17,8 +17,9 @@ from ltcli.compute.environment import usable_cores
 from ltcli.core.errors import DataError, ResourceError, cause
 from ltcli.core.files import open_regular
 from ltcli.core.text import printable
+from ltcli.data.class_names import Labels
 from ltcli.data.decode import BadImageError, decode_image, open_image
-from ltcli.data.listed import Labels, Left, Listed, Rows
+from ltcli.data.listed import Left, Listed, Rows
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import SOURCES, Request
 

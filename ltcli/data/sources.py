@@ -36,8 +36,7 @@ def load_source(request: Request) -> Pool:
     except OSError as error:
         raise DataError(error.filename or where, f"cannot be read: {cause(error)}") from error
     # Here for all sources, so that no reader has to check by itself.
-    pools.check(pool, where)
-    return pool
+    return pools.checked(pool, where)
 
 
 def _check_counts(request: Request, found: Pool | Listed) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,9 +13,16 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.core.table import aligned
-from ltcli.core.text import printable
+from ltcli.core.text import first_few, printable
 from ltcli.data.data_files import fingerprint
-from ltcli.data.source_table import FILE_PARAMETERS, PARTS, SOURCES, Request, require_options
+from ltcli.data.source_table import (
+    FILE_PARAMETERS,
+    OPTION_PARAMETERS,
+    PARTS,
+    SOURCES,
+    Request,
+    require_options,
+)
 from ltcli.stages.stage import Checked, Result, Stage
 from ltcli.stats.pixel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
@@ -36,13 +43,17 @@ logger = logging.getLogger(__name__)
 
 # Side of the images in pixels: decoded by split, and decoded by the stages that use them.
 _STORED_SIZE, _FILES_SIZE = 32, 224
-# More classes than this are thinned out in the chart, or not named in a warning.
-_MAX_BARS, _MAX_NAMED = 25, 5
+# More classes than this are thinned out in the chart.
+_MAX_BARS = 25
 _LONG_TAILED = ", ".join(name for name, source in SOURCES.items() if not source.natural)
 
 
 def _file(text: str) -> Any:
     return param(None, text, identity=False)
+
+
+def _name(text: str) -> Any:
+    return param(None, text)
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,27 @@ class Params:
     class_names: str | None = _file(
         "(list, *-lt, inat20xx, embeddings) file of class names, one a line, from class 0 on"
     )
-    table: str | None = _file("(csv) file with the columns path, label and perhaps split")
+    table: str | None = _file("(csv) table with a path and a label in each line")
+    path_column: str | None = _name(
+        "column of the image: its path (csv), its bytes (parquet), or the name of its file"
+        " (embeddings); default: the only one of path, file, filename, image, img and image_id"
+    )
+    label_column: str | None = _name(
+        "(csv, parquet) column of the class; default: the only one of label, labels, class and"
+        " fine_label"
+    )
+    split_column: str | None = _name(
+        "(csv, parquet) column of the part, train, val or test; default: split in csv, none in"
+        " parquet"
+    )
+    suffix: str | None = _name("(csv, list) suffix to add to paths without it, such as .jpg")
+    features_key: str | None = _name(
+        "(embeddings) array or column of the features, in csv the start of their columns' names;"
+        " default: features, in csv all other columns"
+    )
+    labels_key: str | None = _name(
+        "(embeddings) array or column of the classes; default: labels, in tables as label_column"
+    )
     train_json: str | None = _file("(inat*) annotations of the training images")
     val_json: str | None = _file(
         "(inat*) annotations of the official validation images, which become the test part"
@@ -79,8 +110,8 @@ class Params:
     )
     protocol: Literal["holdout", "cao"] = param(
         "holdout",
-        "holdout takes validation images out before the classes are cut; cao takes exactly the"
-        " images of LDAM-DRW (Cao et al.)",
+        "holdout takes validation images out before the classes are cut; cao draws as LDAM-DRW"
+        " (Cao et al.) does, which gives its images on CIFAR in the published order",
     )
     val_per_class: int | None = param(
         None,
@@ -122,13 +153,14 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
     request = Request(
         params.source,
         Path(params.root or ""),
-        _named(params),
+        _given(params, FILE_PARAMETERS),
         download=params.download,
         store=params.store,
         image_size=params.image_size or _STORED_SIZE,
         on_bad_image=params.on_bad_image,
         partial=params.partial,
         verify=params.verify,
+        options=_given(params, OPTION_PARAMETERS),
     )
     pool = sources.load_source(request)
     for line in pool.skipped:
@@ -136,6 +168,8 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         context.log({"event": "skipped", "file": line})
     profile = _profile(params)
     wanted = _val_per_class(params, pool)
+    if params.protocol == "cao" and pool.published is not None:
+        _compare_with_cao(params.seed, wanted, pool.published)
     tensors = _tensors(pool, _choose(params, pool, profile, wanted))
     mean, std = _pixel_statistics(params.source, pool.store, tensors)
     image_size: list[int] = []
@@ -167,9 +201,9 @@ def _profile(params: Params) -> Profile:
     return "natural" if SOURCES[params.source].natural else "exp"
 
 
-def _named(params: Params) -> dict[str, str]:
-    """Return the files that were named beside the root, by parameter."""
-    values = {name: getattr(params, name) for name in FILE_PARAMETERS}
+def _given(params: Params, names: Iterable[str]) -> dict[str, str]:
+    """Return those of some parameters that were given."""
+    values = {name: getattr(params, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -181,6 +215,19 @@ def _val_per_class(params: Params, pool: Pool) -> int:
     if params.val_per_class is not None:
         return params.val_per_class
     return 10 if params.protocol == "holdout" and pool.val is None else 0
+
+
+def _compare_with_cao(seed: int, val_per_class: int, published: bool) -> None:
+    """Say whether the images of CIFAR are those of LDAM-DRW, whose code has seed 0."""
+    if not published:
+        rule = "the files do not have the published checksums, and positions count in their order"
+        logger.warning("split: whether these are the images of LDAM-DRW is not known: %s", rule)
+    elif seed or val_per_class:
+        rule = "LDAM-DRW has seed 0 and no validation images"
+        logger.info("split: drawn as LDAM-DRW draws, but not its images: %s", rule)
+    else:
+        rule = "the files have the published checksums"
+        logger.info("split: exactly the images of LDAM-DRW: %s", rule)
 
 
 def _choose(
@@ -267,22 +314,23 @@ def _pixel_statistics(
 def _warn_of_short_classes(
     names: Sequence[str], val_counts: list[int], wanted: int, test_counts: list[int]
 ) -> None:
-    """Name classes with fewer validation images than asked for, and those without test images."""
+    """Name classes with fewer validation images than asked for, and those without any."""
     # By size: only some are named, and the worst come first.
     if short := sorted((count, c) for c, count in enumerate(val_counts) if count < wanted):
         few = f"{len(short)} of {len(names)} classes are too small for {wanted} validation images"
         given = f"they give {sum(count for count, _ in short)} in all"
-        shown = _some([f"'{names[c]}' {count}" for count, c in short])
+        shown = first_few([f"'{names[c]}' {count}" for count, c in short])
         logger.warning("split: %s, %s: %s", few, given, shown)
-    if untested := [f"'{names[c]}'" for c, count in enumerate(test_counts) if count == 0]:
-        none = f"{len(untested)} of {len(names)} classes have no test images"
-        rule = "their accuracy cannot be measured"
-        logger.warning("split: %s, %s: %s", none, rule, _some(untested))
+    _warn_of_missing(names, test_counts, "test images, their accuracy cannot be measured")
+    # Of a source that has validation images, none are wanted from a cut.
+    if wanted == 0 and any(val_counts):
+        _warn_of_missing(names, val_counts, "validation images")
 
 
-def _some(shown: list[str]) -> str:
-    more = f" and {len(shown) - _MAX_NAMED} more" if len(shown) > _MAX_NAMED else ""
-    return ", ".join(shown[:_MAX_NAMED]) + more
+def _warn_of_missing(names: Sequence[str], counts: list[int], noun: str) -> None:
+    if missing := [f"'{name}'" for name, count in zip(names, counts, strict=True) if count == 0]:
+        none = f"{len(missing)} of {len(names)} classes have no {noun}"
+        logger.warning("split: %s: %s", none, first_few(missing))
 
 
 def show(header: Header) -> list[str]:
@@ -316,16 +364,16 @@ def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
 
     require_factor(params.imbalance_factor)
     # Not every source reads these.
-    some = ("store", "image_size", "on_bad_image", "partial", "verify")
+    some = (*OPTION_PARAMETERS, "store", "image_size", "on_bad_image", "partial", "verify")
     changed = [name for name in some if getattr(params, name) != getattr(Params, name)]
-    require_options(params.source, params.root, [*_named(params), *changed])
+    require_options(params.source, params.root, [*_given(params, FILE_PARAMETERS), *changed])
     # An ignored factor would look as if it had shaped the classes.
     if _profile(params) == "natural" and params.imbalance_factor != Params.imbalance_factor:
         rule = "imbalance_factor must not be given for profile natural"
         raise ParamError("split", rule, "--profile exp or step gives the classes that ratio")
     if params.root is None:
         return Checked({})
-    return Checked(fingerprint(params.source, Path(params.root), _named(params)))
+    return Checked(fingerprint(params.source, Path(params.root), _given(params, FILE_PARAMETERS)))
 
 
 STAGE = Stage(

@@ -139,7 +139,8 @@ def test_small_classes_keep_a_training_image_and_what_they_lack_is_said(ltcli, p
 def test_validation_images_of_the_source_are_taken_whole(ltcli, photos, tmp_path):
     lists = ("--train-list", photos / "train.txt", "--val-list", photos / "test.txt")
     source = ("list", "--root", photos, *lists)
-    tensors, info, _ = made_of(ltcli, tmp_path / "a", *source, "--store", "files")
+    tensors, info, log = made_of(ltcli, tmp_path / "a", *source, "--store", "files")
+    assert "split: 2 of 5 classes have no validation images: '3', '4'" in log
     assert tensors["val.index"].tolist() == list(range(4))
     assert tensors["val.labels"].tolist() == [0, 0, 1, 2]
     assert info["class_names"] == ["0", "1", "2", "3", "4"]
@@ -295,7 +296,8 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             2,
             [
                 "split: source 'csv' does not read --train-list",
-                "it reads --image-size, --on-bad-image, --store, --table, --verify",
+                "it reads --image-size, --label-column, --on-bad-image, --path-column,"
+                " --split-column, --store, --suffix, --table, --verify",
             ],
         ),
         (["csv", "--root", "."], 2, ["split: source 'csv' needs --table", "name the file"]),
