@@ -17,6 +17,7 @@ from ltcli.core.text import first_few, printable
 from ltcli.data.data_files import fingerprint
 from ltcli.data.source_table import (
     FILE_PARAMETERS,
+    MAX_PIXELS,
     OPTION_PARAMETERS,
     PARTS,
     SOURCES,
@@ -134,6 +135,9 @@ class Params:
         ge=8,
         le=512,
     )
+    max_pixels: int = param(
+        MAX_PIXELS, "largest image in pixels; larger ones count as unreadable", ge=1
+    )
     on_bad_image: Literal["fail", "skip"] = param(
         "fail", "stop at unreadable images, or leave them out"
     )
@@ -157,6 +161,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         download=params.download,
         store=params.store,
         image_size=params.image_size or _STORED_SIZE,
+        max_pixels=params.max_pixels,
         on_bad_image=params.on_bad_image,
         partial=params.partial,
         verify=params.verify,
@@ -364,7 +369,15 @@ def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
 
     require_factor(params.imbalance_factor)
     # Not every source reads these.
-    some = (*OPTION_PARAMETERS, "store", "image_size", "on_bad_image", "partial", "verify")
+    some = (
+        *OPTION_PARAMETERS,
+        "store",
+        "image_size",
+        "max_pixels",
+        "on_bad_image",
+        "partial",
+        "verify",
+    )
     changed = [name for name in some if getattr(params, name) != getattr(Params, name)]
     require_options(params.source, params.root, [*_given(params, FILE_PARAMETERS), *changed])
     # An ignored factor would look as if it had shaped the classes.
