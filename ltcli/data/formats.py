@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import IO, TYPE_CHECKING
 
+from ltcli.core.errors import cause
 from ltcli.data.source_table import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -76,13 +77,15 @@ def fault(path: str) -> tuple[str, bool] | None:
     The header alone is read. Files without a suffix, and with one of an image, may be missed.
     """
     try:
-        with judged(), open(path, "rb") as file, opened(file) as image:
+        with open(path, "rb") as file, judged(), opened(file) as image:
             # Other bytes may pass for TGA, which has no signature.
             if image.format != "TGA":
                 return None
             raise BadImageError(_UNKNOWN)
     except BadImageError as error:
         return str(error), str(error) != _UNKNOWN or _suffix(path) in _UNCERTAIN | {""}
+    except OSError as error:
+        return f"cannot be read: {cause(error)}", True
 
 
 @contextmanager
