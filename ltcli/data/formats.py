@@ -1,6 +1,5 @@
 """Which files are images: by suffix where that is certain, else by what Pillow finds in them."""
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -25,22 +24,20 @@ _OTHERS = (
 )
 
 
-def _suffixes(text: str) -> frozenset[str]:
-    return frozenset(f".{word}" for word in text.split())
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
 # All suffixes of these formats in use; the content of a file decides in the end.
-SUFFIXES = _suffixes(
+SUFFIXES = _words(
     "jpg jpeg jpe jfif mpo png apng bmp dib gif webp tif tiff pbm pgm ppm pnm pfm jp2 j2k jpc jpf"
     " jpx j2c ico cur icns psd qoi pcx dcx dds sgi rgb rgba bw ras fit fits fli flc xbm xpm msp pxr"
     " blp ftc ftu gbr tga icb vda vst"
 )
 # Images that Pillow reads in some versions, with a plugin, or not at all.
-_UNCERTAIN = _suffixes(
-    "avif avifs heic heif hif jxl dcm raw dng cr2 cr3 nef arw orf rw2 raf pef srw"
-)
+_UNCERTAIN = _words("avif avifs heic heif hif jxl dcm raw dng cr2 cr3 nef arw orf rw2 raf pef srw")
 # Never opened: what lies beside images by the thousand, or must not be taken for an image.
-_NO_IMAGES = _suffixes(
+_NO_IMAGES = _words(
     "txt csv tsv json jsonl md rst xml html htm yaml yml toml ini cfg log py sh ipynb mat npy npz"
     " pkl parquet arrow h5 hdf5 db lmdb zip tar gz tgz bz2 xz 7z rar pdf svg eps ps ai doc docx xls"
     " xlsx mp4 avi mov mkv webm wav mp3 safetensors lock pt pth onnx tmp bak md5 sha1 sha256"
@@ -153,4 +150,6 @@ def _open(file: IO[bytes], formats: tuple[str, ...], max_pixels: int) -> "ImageF
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    # Several times faster than splitext, and there may be a million names.
+    _, dot, suffix = name.rpartition(".")
+    return suffix.lower() if dot and "/" not in suffix else ""
