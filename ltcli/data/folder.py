@@ -5,36 +5,33 @@ harmless (a text file among images) or bad (an image that will be missed).
 """
 
 import os
-import unicodedata
-from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from ltcli.core.errors import DataError, nearest
+from ltcli.core.errors import DataError
+from ltcli.core.text import nfc
+from ltcli.data.class_names import Labels, used_classes
 from ltcli.data.data_files import find_images, with_test
 from ltcli.data.formats import is_image
 from ltcli.data.listed import Listed, Rows
-from ltcli.data.source_table import Request
+from ltcli.data.source_table import PART_NAMES, PARTS, Request
 from ltcli.data.walk import Found, Left, entries, join, left_out
 
-# Names of the folder of each part.
-_PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
-# Names that no class has beside a folder of training images.
-_PART_NAMES = {"training", "testing", *(name for names in _PARTS.values() for name in names)}
 _OWN_FOLDER = "the images of each class must be in a sub-folder of their own"
 
 
 def read(request: Request) -> Listed:
     """Return the images of a folder, ordered by class and path.
 
-    Classes are the sub-folders of the root, sorted by name; or, if it holds a folder ``train``, the
-    sub-folders of that with images. Then ``test`` and ``val`` (``valid``, ``validation``, ``dev``)
-    are the other parts, and need not have all classes.
+    Classes are the sub-folders of the root, sorted by name; or, if it holds a folder ``train`` of
+    such, the sub-folders of that. Then ``val`` and ``test`` are the other parts, under any of their
+    names, and need not have all classes.
 
     Raises:
-        DataError: The folder is not of this form, or a class has no training image.
+        DataError: The folder is not of this form, or a class has test images and no training image.
     """
     root, seen = request.root, Found({})
     parts = _parts(root, seen)
@@ -42,47 +39,46 @@ def read(request: Request) -> Listed:
     found = find_images(root, [path for paths in folders.values() for path in paths.values()])
     seen.harmless.extend(found.harmless)
     seen.bad.extend(found.bad)
-    _leave_empty(root, folders, found, seen, request.on_bad_image == "skip")
-    names = [name for name, path in folders["train"].items() if found.files[path]]
-    rows = {}
+    declared = sorted({name for paths in folders.values() for name in paths})
+    files: dict[str, list[str]] = {}
+    labels: dict[str, Labels] = {}
     for part, paths in folders.items():
-        for name, path in paths.items():
-            if found.files[path] and name not in names:
-                rule = f"class '{name}' must have at least 1 training image, got 0"
-                raise DataError(root / path, rule, nearest(name, names))
-        by_class = [sorted(found.files.get(paths.get(name, ""), ())) for name in names]
-        labels = np.repeat(np.arange(len(names)), [len(files) for files in by_class])
-        if part == "train" or len(labels):
-            rows[part] = Rows([file for files in by_class for file in files], labels)
-    return Listed(tuple(names), with_test(rows, root), tuple(seen.harmless), tuple(seen.bad))
+        by_class = [sorted(found.files.get(paths.get(name, ""), ())) for name in declared]
+        if part == "train" or any(by_class):
+            files[part] = list(chain(*by_class))
+            labels[part] = np.repeat(np.arange(len(declared)), list(map(len, by_class)))
+    names, labels = used_classes(declared, labels, root)
+    if len(names) < 2 and (request.on_bad_image == "skip" or not seen.bad):
+        rule = f"number of class folders with images must be at least 2, got {len(names)}"
+        raise DataError(root, rule, _OWN_FOLDER)
+    rows = {part: Rows(files[part], labels[part]) for part in files}
+    return Listed(names, with_test(rows, root), tuple(seen.harmless), tuple(seen.bad))
 
 
 def _parts(root: Path, seen: Found) -> dict[str, str]:
     """Return the folder that holds the classes of each part; the root itself is ''."""
     top = Found({})
     names = list_folders(root, "", top)
-    # Case is folded to refuse Train and TEST by name, rather than to take them for classes.
-    told = [name for name in names if name.casefold() in _PART_NAMES]
-    alone, several = len(told) == len(names), "train" in told and len(told) > 1
+    told = {name: PART_NAMES[name.casefold()] for name in names if name.casefold() in PART_NAMES}
+    alone, several = len(told) == len(names), "train" in told.values() and len(told) > 1
     if not told or not (alone or several or any(_holds_classes(root / name) for name in told)):
         return {"train": ""}
     seen.harmless.extend(top.harmless)
     seen.bad.extend(top.bad)
     parts: dict[str, str] = {}
-    for part, known in _PARTS.items():
-        for name in (name for name in told if name in known):
-            if part in parts:
-                rule = f"{part} images must be in one folder, got '{parts[part]}' and '{name}'"
-                raise DataError(root, rule, "merge them, or move one out of this folder")
-            parts[part] = name
-    if "train" not in parts or len(parts) < len(told):
+    for name, part in told.items():
+        if part in parts:
+            rule = f"{part} images must be in one folder, got '{parts[part]}' and '{name}'"
+            raise DataError(root, rule, "merge them, or move one out of this folder")
+        parts[part] = name
+    if "train" not in parts:
         got = " and ".join(f"'{name}'" for name in told)
         hint = "rename them, or give the folder that holds the classes as --root"
         raise DataError(root, f"folders must be named train, val and test, got {got}", hint)
     for name in names:
         if name not in told:
             _require_no_images(root, name, seen)
-    return parts
+    return {part: parts[part] for part in PARTS if part in parts}
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -115,7 +111,7 @@ def _classes(root: Path, part: str, folder: str, seen: Found) -> dict[str, str]:
     folded: dict[str, str] = {}
     for name in names:
         # Systems spell one accented name in two ways, so that train and test may differ in it.
-        normal = unicodedata.normalize("NFC", name)
+        normal = nfc(name)
         # macOS and Windows take such names for one and the same folder.
         other = folded.setdefault(normal.casefold(), name)
         if other != name:
@@ -123,28 +119,6 @@ def _classes(root: Path, part: str, folder: str, seen: Found) -> dict[str, str]:
             raise DataError(root / folder, rule, "merge or rename the folders")
         classes[normal] = join(folder, name)
     return classes
-
-
-def _leave_empty(
-    root: Path, folders: Mapping[str, Mapping[str, str]], found: Found, seen: Found, skip: bool
-) -> None:
-    """Name the class folders without images; refuse a class that has bad files alone."""
-    left = [*found.bad, *found.harmless]
-    for part, paths in folders.items():
-        for path in paths.values():
-            if found.files[path] or any(one.path == path for one in left):
-                continue
-            below = [one for one in left if one.path.startswith(f"{path}/")]
-            missed = any(one.path.startswith(f"{path}/") for one in found.bad)
-            if missed and skip and part == "train":
-                hint = f"of {len(below)} other files, {below[0]}"
-                raise DataError(root / path, "class must have at least 1 image, got 0", hint)
-            if not missed:
-                seen.harmless.append(Left(path, "is a class folder without images"))
-    full = sum(len(found.files[path]) > 0 for path in folders["train"].values())
-    if full < 2 and (skip or not seen.bad):
-        rule = f"number of class folders with images must be at least 2, got {full}"
-        raise DataError(root, rule, _OWN_FOLDER)
 
 
 def list_folders(root: Path, folder: str, seen: Found) -> list[str]:

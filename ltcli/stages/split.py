@@ -13,7 +13,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.core.table import aligned
-from ltcli.core.text import first_few, printable
+from ltcli.core.text import first_few, lacking, printable
 from ltcli.data.data_files import fingerprint
 from ltcli.data.source_table import (
     FILE_PARAMETERS,
@@ -326,16 +326,15 @@ def _warn_of_short_classes(
         given = f"they give {sum(count for count, _ in short)} in all"
         shown = first_few([f"'{names[c]}' {count}" for count, c in short])
         logger.warning("split: %s, %s: %s", few, given, shown)
-    _warn_of_missing(names, test_counts, "test images, their accuracy cannot be measured")
+    if none := lacking(names, test_counts, "test images, their accuracy cannot be measured"):
+        logger.warning("split: %s", none)
     # Of a source that has validation images, none are wanted from a cut.
-    if wanted == 0 and any(val_counts):
-        _warn_of_missing(names, val_counts, "validation images")
-
-
-def _warn_of_missing(names: Sequence[str], counts: list[int], noun: str) -> None:
-    if missing := [f"'{name}'" for name, count in zip(names, counts, strict=True) if count == 0]:
-        none = f"{len(missing)} of {len(names)} classes have no {noun}"
-        logger.warning("split: %s: %s", none, first_few(missing))
+    if (
+        wanted == 0
+        and any(val_counts)
+        and (none := lacking(names, val_counts, "validation images"))
+    ):
+        logger.warning("split: %s", none)
 
 
 def show(header: Header) -> list[str]:
