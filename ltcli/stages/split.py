@@ -193,6 +193,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         "source": params.source,
         "store": pool.store,
         "image_size": image_size,
+        "max_pixels": params.max_pixels,
         "profile": profile,
         "skipped": len(pool.skipped),
     }

@@ -182,3 +182,30 @@ def test_what_took_the_place_of_a_file_since_it_was_listed_is_not_read(tmp_path)
     assert refuse_file(tmp_path / "pipe") == "cannot be read: not a regular file"
     assert refuse_file(tmp_path) == "cannot be read: not a regular file"
     assert refuse_file(tmp_path / "none") == "cannot be read: no such file or directory"
+
+
+def grey(most):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), most, np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("store", ["images", "files"])
+def test_values_of_fewer_bits_than_their_files_are_said(tmp_path, listed, store, caplog):
+    (tmp_path / "a.png").write_bytes(grey(65535))
+    load(tmp_path, listed, store, verify=True)
+    assert caplog.messages == []
+    (tmp_path / "v.png").write_bytes(grey(4095))
+    (tmp_path / "t.png").write_bytes(grey(4000))
+    load(tmp_path, listed, store, verify=True)
+    found = "2 hold 12-bit values, 1 hold 16-bit values"
+    rule = "each is scaled by the range of these"
+    assert caplog.messages == [f"split: {tmp_path}: of the 16-bit images, {found}; {rule}"]
+
+
+@pytest.mark.parametrize("store", ["images", "files"])
+def test_larger_images_are_taken_where_wanted(tmp_path, listed, store):
+    options = {"store": store, "on_bad_image": "skip", "verify": True}
+    pool = load(tmp_path, listed, **options, max_pixels=63)
+    assert pool.skipped[0] == "a.png: has 8 x 8 pixels, more than 63 (--max-pixels)"
+    assert load(tmp_path, listed, **options, max_pixels=64).skipped == ()
