@@ -168,7 +168,7 @@ SOURCES: dict[str, Source] = {
         Source(
             "folder",
             "folder",
-            "Your own images: one sub-folder per class, or train/ and test/ of such.",
+            "Your own images: one sub-folder per class, or train/, val/ and test/ of such.",
             of_files=True,
         ),
         Source(
