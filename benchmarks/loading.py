@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import ratios
 import torch
-from inference import compare
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
@@ -29,7 +29,8 @@ from ltcli.data.files import FileBatches, ImageFiles
 from ltcli.data.samplers import instance_balanced
 from ltcli.models import small_images
 
-SIDE, BATCH = 224, 64
+# The floats of larger batches leave the heap: each page of them would cost a fault, here and there.
+SIDE, BATCH = 224, 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -72,16 +73,13 @@ def exhaust(loader: Iterable[object]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths = photographs(Path(folder), args.images)
         sizes = [path.stat().st_size for path in paths]
-        print(
-            f"{args.images} files of {statistics.mean(sizes) / 1e3:.0f} kB, {args.workers} workers"
-        )
         alone = DataLoader(Decoded(paths), BATCH, num_workers=args.workers)
         transform = v2.Compose(
             [
@@ -92,9 +90,8 @@ def main() -> None:
                 v2.Normalize(MEAN, STD),
             ]
         )
-        plain = DataLoader(
-            ImageFolder(folder, transform), BATCH, shuffle=True, num_workers=args.workers
-        )
+        images = ImageFolder(folder, transform)
+        plain = DataLoader(images, BATCH, shuffle=True, num_workers=args.workers)
         names = [str(path.relative_to(folder)) for path in paths]
         backbone = small_images.backbone("resnet18", image_size=(SIDE, SIDE), in_files=True)
         files = ImageFiles(Path(folder), names, sizes, backbone, Augmentation())
@@ -109,9 +106,14 @@ def main() -> None:
             for number, rows in enumerate(torch.split(order, BATCH)):
                 ours.drawn(Batch(epoch, number, number * BATCH, rows))
 
-        for name, loader in (("against decoding alone", alone), ("against ImageFolder", plain)):
-            compare(name, partial(exhaust, loader), drawn, args.images, args.rounds)
+        decoded, folders, took = ratios.in_turns(
+            args.rounds, partial(exhaust, alone), partial(exhaust, plain), drawn
+        )
+        speed = args.images / statistics.median(took)
+        note = f"{speed:,.0f} images/s of {statistics.mean(sizes) / 1e3:.0f} kB"
+        ratios.check("files: decoding alone / ltcli", decoded, took, least=0.8, note=note)
+        ratios.check("files: ImageFolder / ltcli", folders, took, least=1.7)
 
 
 if __name__ == "__main__":
-    main()
+    ratios.run(main)

@@ -1,31 +1,36 @@
 """Artifacts written whole or not at all, and tensors loaded only from sound files."""
 
+import hashlib
 import json
 import logging
+import math
+import mmap
 import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ltcli import __version__
 from ltcli.artifacts.header import (
     BLANK_DIGEST,
+    DTYPE_BYTES,
     MAX_HEADER_BYTES,
     MAX_TENSORS,
     Header,
     check_digest,
     check_schema,
-    file_digest,
+    digest_start,
     opened,
     parse_header,
+    pieces,
+    read_into,
 )
 from ltcli.artifacts.kinds import KINDS
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause, disk_full
@@ -34,19 +39,39 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_DTYPES = {"BOOL": torch.bool, "U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16}
-_DTYPES |= {"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
-_DTYPES |= {"F32": torch.float32, "F64": torch.float64}
+# In a file tensors come from the last of these dtypes to the first, and then by name: safetensors'
+# own order, which aligns all of them.
+_DTYPES = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16}
+_DTYPES |= {"F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
+_DTYPES |= {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 _NAMES = dict(zip(_DTYPES.values(), _DTYPES, strict=True))
+# Bytes from which memory for a tensor is asked for in huge pages.
+_LARGE = 4 * 2**20
 
 
 class Artifact:
-    """An open, verified artifact. Header, digest and tensors come from one descriptor."""
+    """An open artifact. Header, digest and tensors come from one descriptor.
+
+    The first load verifies every byte of the file while it reads; where nothing is loaded,
+    ``verify`` does, at the latest when the artifact is closed.
+    """
 
     def __init__(self, header: Header, file: BinaryIO) -> None:
-        """Take over an open file, or raise ArtifactError for an altered byte."""
-        check_digest(header, file)
-        self.header, self._file = header, file
+        """Take over an open file."""
+        self.header, self._file, self._verified = header, file, False
+
+    def verify(self) -> None:
+        """Raise ArtifactError for an altered byte, unless an earlier call looked for one."""
+        self._fill({})
+
+    def _fill(self, wanted: Mapping[str, memoryview]) -> None:
+        """Read tensors into memory, the first time in one pass over the file that verifies it."""
+        if not self._verified:
+            check_digest(self.header, self._file, wanted)
+            self._verified = True
+            return
+        for name, memory in wanted.items():
+            read_into(self.header.path, self._file, memory, self.header.spans[name][0])
 
     def load(self, *names: str, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
         """Return tensors by name, loaded straight to a device.
@@ -54,7 +79,7 @@ class Artifact:
         A name that ends in ``*`` loads every tensor with that prefix, and drops the prefix.
 
         Raises:
-            ArtifactError: A tensor is missing or holds NaN or infinity.
+            ArtifactError: A tensor is missing or holds NaN or infinity, or a byte was altered.
         """
         wanted: dict[str, str] = {}
         for name in names:
@@ -67,19 +92,15 @@ class Artifact:
                 wanted[name] = name
             else:
                 raise ArtifactError(self.header.path, f"has no tensor {name}")
+        spans = self.header.spans
+        memory = {name: _memory(spans[name][1] - spans[name][0]) for name in wanted}
+        self._fill({name: _bytes(flat) for name, flat in memory.items()})
         loaded = {}
-        # /dev/fd names the descriptor whose digest was checked, even if the path was replaced;
-        # pread gives private memory that nobody can truncate under us.
-        source = f"/dev/fd/{self._file.fileno()}"
-        try:
-            with safe_open(source, framework="pt", device=str(device), backend="pread") as file:
-                for name, short in wanted.items():
-                    loaded[short] = file.get_tensor(name)
-                    if not is_finite(loaded[short]):
-                        rule = f"{name} must be finite, got NaN or infinity"
-                        raise ArtifactError(self.header.path, rule)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(self.header.path, f"cannot be read: {error}") from None
+        for name, short in wanted.items():
+            dtype, shape = self.header.tensors[name]
+            tensor = memory.pop(name).view(_DTYPES[dtype]).view(shape)
+            _check_finite(self.header.path, name, tensor)
+            loaded[short] = tensor.to(device)
         return loaded
 
     def tensor(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -90,14 +111,43 @@ class Artifact:
         """Return one tensor whose rows are read when they are indexed."""
         if name not in self.header.tensors:
             raise ArtifactError(self.header.path, f"has no tensor {name}")
+        self.verify()
         return StoredRows(self.header, self._file, name)
 
 
 @contextmanager
 def open_artifact(path: Path) -> Iterator[Artifact]:
-    """Open an artifact and verify every byte of it, or raise ArtifactError."""
+    """Open an artifact, or raise ArtifactError, at the latest on leaving, for an altered byte."""
     with opened(path) as file:
-        yield Artifact(parse_header(path, file), file)
+        artifact = Artifact(parse_header(path, file), file)
+        try:
+            yield artifact
+        finally:
+            # After an error too: an altered header may have led to it.
+            artifact.verify()
+
+
+def _memory(size: int) -> torch.Tensor:
+    """Memory of that many bytes, uint8 [size]."""
+    if size >= _LARGE and sys.platform == "linux":
+        # The kernel takes as long to hand out small pages as to fill them from the page cache.
+        # Without huge pages, or memory, torch tries, and says what is wrong.
+        with suppress(OSError):
+            pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            pages.madvise(mmap.MADV_HUGEPAGE)
+            return torch.frombuffer(pages, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    # Along an axis of one or no value, torch calls any stride contiguous.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
+
+
+def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
+    if not is_finite(tensor):
+        raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
@@ -112,18 +162,15 @@ def is_finite(tensor: torch.Tensor) -> bool:
 class StoredRows:
     """Rows of one tensor in an open artifact, read when they are indexed; none are kept.
 
-    ``shape`` is that of the whole tensor. safetensors' own slices read the whole tensor for every
-    slice where the file is not mapped, and files are not mapped: they may be replaced.
+    ``shape`` is that of the whole tensor.
     """
 
     def __init__(self, header: Header, file: BinaryIO, name: str) -> None:
-        """Find the start of the tensor in a file whose digest was checked."""
+        """Find one tensor in a file whose digest was checked."""
         dtype, shape = header.tensors[name]
         self.shape, self._dtype = torch.Size(shape), _DTYPES[dtype]
-        self._path, self._name, self._descriptor = header.path, name, file.fileno()
-        length = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
-        entries = json.loads(os.pread(self._descriptor, length, 8))
-        self._start = 8 + length + entries[name]["data_offsets"][0]
+        self._path, self._name, self._file = header.path, name, file
+        self._start = header.spans[name][0]
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
         """Return the rows [B, ...] at the positions int64 [B], each in 0 ... N - 1, on the CPU.
@@ -134,26 +181,15 @@ class StoredRows:
         rows = torch.empty(len(index), *self.shape[1:], dtype=self._dtype)
         if not rows.numel():
             return rows
-        width = rows[0].nbytes
-        memory = rows.view(torch.uint8).numpy().data.cast("B")
+        width, memory = rows[0].nbytes, _bytes(rows)
         # A run of positions that follow each other is one piece of the file.
         first = [0, *((index.diff() != 1).nonzero().flatten() + 1).tolist(), len(index)]
         starts = index[first[:-1]].tolist()
         for start, begin, end in zip(starts, first[:-1], first[1:], strict=True):
-            self._read(memory[begin * width : end * width], self._start + start * width)
-        if not is_finite(rows):
-            raise ArtifactError(self._path, f"{self._name} must be finite, got NaN or infinity")
+            own = memory[begin * width : end * width]
+            read_into(self._path, self._file, own, self._start + start * width)
+        _check_finite(self._path, self._name, rows)
         return rows
-
-    def _read(self, memory: memoryview, position: int) -> None:
-        while memory:
-            try:
-                count = os.preadv(self._descriptor, [memory], position)
-            except OSError as error:
-                raise ArtifactError(self._path, f"cannot be read: {cause(error)}") from None
-            if not count:
-                raise ArtifactError(self._path, "cannot be read: it has become shorter")
-            memory, position = memory[count:], position + count
 
 
 def save(
@@ -185,18 +221,11 @@ def save(
     kind = KINDS[kind_name]
     ready: dict[str, torch.Tensor] = {}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
-    taken: set[int] = set()
-    size = 0
     for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
+        ready[name] = own = tensor.detach().cpu().contiguous()
         if not is_finite(own):
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
-        # safetensors refuses two tensors in one memory.
-        memory = own.untyped_storage().data_ptr()
-        ready[name] = own.clone() if memory in taken else own
-        taken.add(memory)
         shapes[name] = (_NAMES[own.dtype], tuple(own.shape))
-        size += own.nbytes
     check_schema(path, kind, shapes, dict(info))
     facts = {
         "digest": BLANK_DIGEST,
@@ -208,36 +237,56 @@ def save(
         "parameters": dict(parameters),
         "stage": stage,
     }
-    # One metadata key: with several, safetensors orders them differently in every process.
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    header, names = _serialised(text, shapes)
     # A file beyond these limits could not be read again.
-    metadata = "bytes of metadata", len(json.dumps(text)), MAX_HEADER_BYTES
+    metadata = "bytes of metadata", len(header), MAX_HEADER_BYTES
     for noun, got, most in (("tensors", len(ready), MAX_TENSORS), metadata):
         if got > most:
             raise ResourceError(path, f"number of {noun} must be at most {most}, got {got}")
 
-    def write(temporary: Path) -> str:
-        save_file(ready, temporary, metadata={"ltcli": text})
-        return _seal(temporary)
+    def write(file: BinaryIO) -> str:
+        digest = hashlib.sha256()
+        blocks = memoryview(header), *(_bytes(ready[name]) for name in names)
+        end = 0
+        for block in blocks:
+            start, end = end, end + len(block)
+            for first, stop in pieces(start, end):
+                piece = block[first - start : stop - start]
+                digest.update(piece)
+                file.write(piece)
+        file.seek(digest_start(path, header))
+        file.write(digest.hexdigest().encode())
+        return digest.hexdigest()
 
-    return _replaced(path, size + len(text), write)
+    return _replaced(path, len(text) + sum(own.nbytes for own in ready.values()), write)
+
+
+def _serialised(
+    text: str, shapes: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> tuple[bytes, list[str]]:
+    """Return what safetensors writes ahead of the tensors, and the names in the order of these."""
+    order = list(_DTYPES)
+    names = sorted(sorted(shapes), key=lambda name: -order.index(shapes[name][0]))
+    # One metadata key: with several, other writers of safetensors order them as they like.
+    document: dict[str, Any] = {"__metadata__": {"ltcli": text}}
+    end = 0
+    for name in names:
+        dtype, shape = shapes[name]
+        start, end = end, end + math.prod(shape) * DTYPE_BYTES[dtype]
+        document[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    raw = json.dumps(document, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw, names
 
 
 def save_bytes(path: Path, content: bytes) -> None:
     """Write one file, or leave it as it was and raise ResourceError."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-
-    _replaced(path, len(content), write)
+    _replaced(path, len(content), lambda file: file.write(content))
 
 
-def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
-    """Move the file that ``write`` makes to a path in one step, and return its result."""
-    # A folder, as safetensors writes by way of a temporary file whose name is its own choice.
+def _replaced(path: Path, size: int, write: Callable[[BinaryIO], _T]) -> _T:
+    """Move the file that ``write`` fills to a path in one step, and return its result."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,9 +295,15 @@ def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
         if disk.total and size > disk.free:
             rule = f"needs {size / 1e6:,.1f} MB of disk, {disk.free / 1e6:,.1f} MB are free"
             raise ResourceError(path, rule, "free some space or choose another folder")
-        temporary.mkdir(mode=0o700)  # Nobody else may change the file before it is sealed.
-        result = write(temporary / path.name)
-        os.replace(temporary / path.name, path)
+        # Nobody else may change the file before it is whole.
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            result = write(file)
+            file.flush()
+            umask = os.umask(0)  # The only way to read the umask is to set it.
+            os.umask(umask)
+            os.fchmod(file.fileno(), 0o666 & ~umask)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
         # Without this a power cut may undo the rename.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -257,31 +312,16 @@ def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
                 os.fsync(folder)
         finally:
             os.close(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise _unwritable(path, error) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            temporary.unlink()
     return result
 
 
-def _seal(temporary: Path) -> str:
-    """Put the digest into a freshly written file and bring it to the disk."""
-    umask = os.umask(0)  # The only way to read the umask is to set it.
-    os.umask(umask)
-    with temporary.open("r+b") as file:
-        digest, position = file_digest(temporary, file)
-        file.seek(position)
-        file.write(digest.encode())
-        file.flush()
-        # safetensors writes with mode 0600 whatever the umask, and never syncs.
-        os.fchmod(file.fileno(), 0o666 & ~umask)
-        os.fsync(file.fileno())
-    return digest
-
-
 def _unwritable(path: Path, error: Exception) -> ResourceError:
-    # Errors of safetensors have no number, only words.
-    if disk_full(error) or re.search("No space left|File too large", str(error)):
+    if disk_full(error):
         return ResourceError(path, "the disk is full", "free some space and run again")
     return ResourceError(path, f"cannot be written: {cause(error)}", "choose another --out")
 
@@ -318,7 +358,8 @@ def locked(path: Path, *also: str) -> Iterator[bool]:
         orphan = re.compile(rf"\.({names})\.[0-9]+\.[0-9a-f]{{8}}\.tmp")
         for left in path.parent.iterdir():
             if orphan.fullmatch(left.name):
-                shutil.rmtree(left, ignore_errors=True)
+                with suppress(OSError):
+                    left.unlink()
     except (OSError, NotImplementedError) as error:
         raise _unwritable(path, error) from None
     try:

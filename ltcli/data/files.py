@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,9 +20,10 @@ from ltcli.compute.parallel import World
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data.batches import AUGMENT, Augmentation, Batch, Normalisation
-from ltcli.data.decode import open_image, preparation
+from ltcli.data.decode import open_pixels, preparation
 from ltcli.data.formats import BadImageError
 from ltcli.data.image_files import read_file
+from ltcli.data.random_crops import augmented
 from ltcli.data.source_table import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,10 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         self._root, self._paths, self._sizes = root, paths, sizes
         self._image_size = backbone.image_size
         self._prepare, self._max_pixels = preparation(backbone, max_pixels), max_pixels
-        self._augment, self.seed = _transform(augmentation, backbone), augmentation.seed
+        self._augmentation, self.seed = augmentation, augmentation.seed
+        # Networks for small images have always had torchvision's own choice here.
+        boxed = backbone.crop_mode == "box"
+        self._interpolation = "bilinear" if boxed else backbone.interpolation
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -96,14 +99,10 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
                 return BadFile(path, rule)
             if seed is None:
                 return self._prepare(content)
-            image = open_image(content, self._max_pixels)
+            pixels = open_pixels(content, self._max_pixels)
         except BadImageError as error:
             return BadFile(path, str(error))
-        # The transforms draw from the global generator, which is not theirs to move.
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would seed the GPUs too, which a forked worker must not touch.
-            torch.default_generator.manual_seed(seed)
-            return self._augment(image)
+        return augmented(pixels, seed, self._augmentation, self._image_size, self._interpolation)
 
 
 class FileBatches:
@@ -157,6 +156,8 @@ class FileBatches:
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Announce the batches of each epoch, which workers then make before they are drawn."""
+        import torchvision.transforms.v2  # noqa: F401  - else each worker takes seconds for it
+
         self._order, self._batch_size, self._epoch = order, batch_size, -1
 
     def drawn(self, batch: Batch) -> torch.Tensor:
@@ -226,23 +227,6 @@ class FileBatches:
                 raise
             reason = " ".join(f"a process that decodes images died: {error}".split())
             raise ResourceError("loading", reason, _DIED) from None
-
-
-def _transform(augmentation: Augmentation, backbone: Backbone) -> Callable[[Any], torch.Tensor]:
-    """Return the random crop, jitter and flip of an image, to uint8 [3, H, W]."""
-    from torchvision.transforms import InterpolationMode, v2
-
-    # Networks for small images have always had torchvision's own choice here.
-    name = "bilinear" if backbone.crop_mode == "box" else backbone.interpolation
-    size, scale = list(backbone.image_size), (augmentation.least_area, 1.0)
-    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=InterpolationMode(name))
-    steps: list[Any] = [crop]
-    if augmentation.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if augmentation.jitter:
-        steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
-    made: Callable[[Any], torch.Tensor] = v2.Compose([*steps, v2.PILToTensor()])
-    return made
 
 
 def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> torch.Tensor | BadFile:

@@ -222,10 +222,10 @@ def read_file(path: Path) -> bytes:
     Raises:
         BadImageError: It is no regular file, empty, too large, or cannot be read.
     """
-    file_size(str(path))
+    size = file_size(str(path))
     try:
         # A pipe may have taken its place, and a file may grow while it is read.
         with open_regular(path) as file:
-            return file.read(MAX_FILE_BYTES)
+            return file.read(size + 1)
     except OSError as error:
         raise BadImageError(f"cannot be read: {cause(error)}") from error

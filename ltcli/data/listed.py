@@ -6,7 +6,6 @@ Representation and Classifier, ICLR 2020, arXiv 1910.09217); RFC 4180 for CSV.
 """
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +68,16 @@ def load_lists(lists: Mapping[str, Path], class_names: Path | None, request: Req
 
 def _read_list(path: Path) -> Entries:
     entries = Entries(path)
+    numbers: dict[bytes, str] = {}
     for number, line in enumerate(read_text(path, DataError).encode().split(b"\n"), start=1):
         # Blanks and tabs alone separate bytes, but every space of Unicode would separate text.
         fields = line.rsplit(None, 1)
-        if len(fields) == 2 and _NUMBER.fullmatch(fields[1]):
+        if len(fields) == 2 and (fields[1] in numbers or _NUMBER.fullmatch(fields[1])):
+            # Few labels differ, so each is converted once, to its shortest form.
+            if fields[1] not in numbers:
+                numbers[fields[1]] = str(int(fields[1].partition(b".")[0]))
             entries.paths.append(fields[0].decode())
-            # Few labels differ, and equal ones need no copies.
-            entries.labels.append(sys.intern(fields[1].decode()))
+            entries.labels.append(numbers[fields[1]])
             entries.lines.append(number)
         elif fields:
             got = printable(b" ".join(fields).decode())[:200]

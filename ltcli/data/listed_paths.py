@@ -15,6 +15,8 @@ from ltcli.data.source_table import SOURCES, Request
 
 # Of a longer path, only the last names are looked for.
 _MAX_NAMES = 16
+# Where no image is there, a search for each of many folders finds none either.
+_MAX_SEARCHES = 20
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def sound_paths(parts: Mapping[str, Entries], request: Request) -> dict[str, lis
     roots = [os.path.abspath(request.root), os.path.realpath(request.root)]
     prefixes = tuple(f"{root.rstrip('/')}/" for root in roots)
     suffix = request.options.get("suffix", "")
+    searches = _MAX_SEARCHES
     for part, entries in parts.items():
         sound[part] = []
         folders: set[str] = set()
@@ -60,7 +63,7 @@ def sound_paths(parts: Mapping[str, Entries], request: Request) -> dict[str, lis
             path = _relative(written, prefixes)
             if path is None:
                 raise _error(entries, row, written, request)
-            if not path.endswith(suffix):
+            if suffix and not path.endswith(suffix):
                 path += suffix
             # Two spellings of one path are one image: a test image must not hide in training.
             if path in seen:
@@ -74,8 +77,10 @@ def sound_paths(parts: Mapping[str, Entries], request: Request) -> dict[str, lis
             # A fault in the spelling of paths shows in each folder's first path.
             if folder not in folders:
                 folders.add(folder)
-                if not os.path.lexists(request.root / path) and _spelled(path, request.root):
-                    raise _error(entries, row, path, request)
+                if searches and not os.path.lexists(request.root / path):
+                    searches -= 1
+                    if _spelled(path, request.root) is not None:
+                        raise _error(entries, row, path, request)
     return sound
 
 

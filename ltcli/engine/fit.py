@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from ltcli.core.errors import NumericalError
 from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import Optimizer
 from ltcli.engine.state import Snapshots, TrainingState
-from ltcli.engine.steps import Steps
+from ltcli.engine.steps import Record, Steps
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -58,6 +59,7 @@ def train(
     context: Context,
     dtype: torch.dtype = torch.float32,
     keep: int = 0,
+    record: Record | None = None,
 ) -> tuple[Snapshots, dict[str, torch.Tensor]]:
     """Train a module in place to the end of its run, with checkpoints and a report of each epoch.
 
@@ -74,6 +76,7 @@ def train(
         batch_size=batch_size,
         seed=seed,
         context=context,
+        record=record,
     )
     device = next(module.parameters()).device
     for epoch in report(training, epochs, context, device, dtype, steps.facts):
@@ -92,6 +95,7 @@ def fit(
     batch_size: int,
     seed: int,
     context: Context,
+    record: Record | None = None,
 ) -> Iterator[Epoch]:
     """Train, yielding after each epoch; go on from a checkpoint where there is one.
 
@@ -99,14 +103,27 @@ def fit(
     epoch draws, int64 [M] on the CPU, a pure function of the epoch; its last step takes the rows
     left, unless there is a single one, of which batch-norm has no statistics. A group of the
     optimiser may have a multiple of the learning rate, ``rate``. ``seed`` is that of layers that
-    draw numbers in training, such as dropout.
+    draw numbers in training, such as dropout. ``record`` makes another form of the work of a step.
 
     Raises:
         NumericalError: A loss is not finite; epoch and step are named.
         StopError: A signal came; the state was saved after the step in progress.
     """
     device = next(state.module.parameters()).device
-    first_epoch, first_step, meters = _resume(state, context, device)
+    # MPS has no float64; float32 only blurs the printed loss there.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    # The summed loss, and the number of steps while it was finite.
+    meters = torch.zeros(2, dtype=dtype, device=device)
+    first_epoch, first_step = _resume(state, context, meters)
+    total, finite = meters
+
+    def work(batch: Batch) -> None:
+        loss = step(batch).detach()
+        # The meters stay on the device: no synchronisation in a step.
+        total.add_(loss, alpha=len(batch.rows))
+        finite.add_(torch.isfinite(total))
+
+    advance = work if record is None else record(work)
     saved_at = time.monotonic()
     with context.saves_on_stop():
         for epoch in range(first_epoch, epochs):
@@ -121,11 +138,7 @@ def fit(
             for start in range(first_step * batch_size, len(rows), batch_size):
                 batch = Batch(epoch, start // batch_size, start, rows[start : start + batch_size])
                 seed_layers(device, seed, epoch, batch.step)
-                loss = step(batch).detach()
-                # Sums and the first bad step stay on the device: no synchronisation in a step.
-                meters[0] += loss.to(meters.dtype) * len(batch.rows)
-                bad = ~torch.isfinite(loss) & (meters[1] < 0)
-                meters[1] = torch.where(bad, float(batch.step), meters[1])
+                advance(batch)
                 late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
                 if context.stop_signal or late:
                     _check_finite(meters, context.name, epoch)
@@ -136,8 +149,9 @@ def fit(
             seconds = time.monotonic() - began
             # A run that goes on after the last step of an epoch draws nothing more in it.
             drawn = max(0, len(rows) - first_step * batch_size)
-            yield Epoch(epoch, float(meters[0]) / len(rows), rate, seconds, drawn / seconds)
-            first_step, meters = 0, _fresh_meters(device)
+            yield Epoch(epoch, float(total) / len(rows), rate, seconds, drawn / seconds)
+            first_step = 0
+            meters.zero_()
             # The caller may have taken a snapshot: it belongs to this epoch's checkpoint.
             # Between epochs a checkpoint is cheap: it is worth less work than within one.
             worth = time.monotonic() - saved_at > CHECKPOINT_SECONDS / 10
@@ -147,24 +161,14 @@ def fit(
                 context.stop_here()
 
 
-def _fresh_meters(device: torch.device) -> torch.Tensor:
-    """Return float64 [2]: the summed loss, and the first step whose loss is not finite or -1."""
-    # MPS has no float64; float32 only blurs the printed loss there.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.tensor([0.0, -1.0], dtype=dtype, device=device)
-
-
-def _resume(
-    state: TrainingState, context: Context, device: torch.device
-) -> tuple[int, int, torch.Tensor]:
+def _resume(state: TrainingState, context: Context, meters: torch.Tensor) -> tuple[int, int]:
     saved = context.checkpoint.load()
     if saved is None:
-        return 0, 0, _fresh_meters(device)
+        return 0, 0
     tensors, position = saved
-    # It may come from a device with another precision.
-    meters = tensors.pop("meters").to(_fresh_meters(device))
+    meters.copy_(tensors.pop("meters"))
     state.restore(tensors)
-    return position["epoch"], position["step"], meters
+    return position["epoch"], position["step"]
 
 
 def _save(
@@ -175,9 +179,10 @@ def _save(
 
 
 def _check_finite(meters: torch.Tensor, where: str, epoch: int) -> None:
-    step = int(meters[1])
-    if step >= 0:
-        rule = f"loss must be finite, got NaN or infinity in epoch {epoch}, step {step}"
+    total, finite = meters.tolist()
+    if not math.isfinite(total):
+        # The sum stays as it is from the first loss on that is not finite.
+        rule = f"loss must be finite, got NaN or infinity in epoch {epoch}, step {int(finite)}"
         raise NumericalError(where, rule, "lower --lr, or check the inputs for extreme values")
 
 

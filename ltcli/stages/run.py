@@ -81,7 +81,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Opened:
-    """The input files of one command, opened and verified once for all of its runs.
+    """The input files of one command, opened once, and verified once, for all of its runs.
 
     They stay open as long as ``stack`` does.
     """
@@ -100,7 +100,7 @@ class Opened:
         return self._files[path][0]
 
     def artifact(self, path: Path) -> Artifact:
-        """Return an input of which every byte was verified, or raise ArtifactError."""
+        """Return an input whose header was read."""
         from ltcli.artifacts.store import Artifact
 
         if path not in self._artifacts:
@@ -220,9 +220,11 @@ def run(job: Job[P], files: Opened) -> tuple[bool, str | None]:
             now = planned(job, files)
         if not world.agreed(now.reason is not None):
             return False, now.digest if rank == 0 else None
-        digest = _make(job, now, files) if rank == 0 else None
-        if rank:
-            _follow(job, now, files)
+        smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
+        with memory_needed(job.stage.name, f"use {smaller}fewer images"):
+            digest = _make(job, now, files) if rank == 0 else None
+            if rank:
+                _follow(job, now, files)
         world.agreed(True)  # Nobody returns before the output is there.
         return True, digest
 
@@ -292,11 +294,14 @@ def _follow(job: Job[P], now: Plan, files: Opened) -> None:
 
 
 def _work(job: Job[P], files: Opened, context: Context) -> Result:
-    """Verify the inputs, of which only headers were read so far, and run the stage."""
+    """Run the stage; what it has not loaded of its inputs is verified behind it."""
     inputs = {role: files.artifact(path) for role, path in job.inputs.items()}
-    smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
-    with memory_needed(job.stage.name, f"use {smaller}fewer images"):
+    try:
         return job.stage.run(job.params, inputs, context)
+    finally:
+        # After an error too: an altered header may have led to it.
+        for artifact in inputs.values():
+            artifact.verify()
 
 
 @contextmanager
@@ -323,21 +328,29 @@ class ResumeFile:
         self._path = out.with_suffix(CHECKPOINT)
         self._stage, self._parameters, self._inputs = stage, now.parameters, dict(now.inputs)
         self._writes = writes
+        self._found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
 
     def exists(self) -> bool:
-        """Whether there is a sound checkpoint of this very run; any other one is removed."""
+        """Whether there is a sound checkpoint of this very run; any other one is removed.
+
+        It is read now, and kept until ``load`` hands it out.
+        """
+        from ltcli.artifacts.store import open_artifact
+
         # No file is no reason for a warning.
-        if not os.path.lexists(self._path):
-            return False
-        problem = "of another run"
-        try:
-            if self._fits(verify(self._path)):
-                return True
-        except LtcliError:
-            problem = "damaged"
-        logger.warning("%s: %s, starting afresh", self._path, problem)
-        self.remove()
-        return False
+        if self._found is None and os.path.lexists(self._path):
+            problem = "of another run"
+            try:
+                with open_artifact(self._path) as artifact:
+                    if self._fits(artifact.header):
+                        state = artifact.load("state.*")
+                        self._found = state, artifact.header.info["position"]
+            except LtcliError:
+                problem = "damaged"
+            if self._found is None:
+                logger.warning("%s: %s, starting afresh", self._path, problem)
+                self.remove()
+        return self._found is not None
 
     def _fits(self, header: Header) -> bool:
         return (
@@ -354,12 +367,9 @@ class ResumeFile:
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the saved state and position, or None."""
-        from ltcli.artifacts.store import open_artifact
-
-        if not self.exists():
-            return None
-        with open_artifact(self._path) as artifact:
-            return artifact.load("state.*"), artifact.header.info["position"]
+        self.exists()
+        found, self._found = self._found, None
+        return found
 
     def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
         """Replace the saved state."""

@@ -9,7 +9,16 @@ import torch
 from PIL import Image, ImageCms
 from timm.data import create_transform
 
-from ltcli.data.decode import as_stored, decode_image, grey_bits, open_image, preparation, side_of
+from ltcli.data import decode
+from ltcli.data.decode import (
+    as_stored,
+    decode_image,
+    grey_bits,
+    open_image,
+    open_pixels,
+    preparation,
+    side_of,
+)
 from ltcli.data.formats import BadImageError
 from ltcli.models import small_images
 
@@ -415,3 +424,98 @@ def test_the_shorter_side_of_a_file_is_read_from_its_header(tmp_path):
     (tmp_path / "b.png").write_bytes(b"no image")
     names = ("a.png", "b.png", "c.png")
     assert [side_of(tmp_path / name) for name in names] == [50, None, None]
+
+
+def outcome(opened, content):
+    """Pixels of a file, or the reason why there are none."""
+    try:
+        return torch.from_numpy(np.asarray(opened(content)).copy())
+    except BadImageError as error:
+        return str(error)
+
+
+def agree(content):
+    """Compare pixels or reason with those of Pillow alone; return whether there are pixels."""
+    made, expected = outcome(open_pixels, content), outcome(open_image, content)
+    if isinstance(expected, str):
+        assert made == expected
+        return False
+    assert made.dtype == torch.uint8
+    assert made.equal(expected)
+    return True
+
+
+# Smooth, so that subsampled colours and the coefficients of a JPEG are no mere noise.
+PHOTO = Image.fromarray(noise(5, 7)).resize((53, 37), Image.Resampling.BICUBIC)
+OF_TORCHVISION = {
+    "plain": (PHOTO, {}),
+    "progressive": (PHOTO, {"progressive": True}),
+    "full colours": (PHOTO, {"subsampling": 0}),
+    "half colours": (PHOTO, {"subsampling": 1}),
+    "rgb": (PHOTO, {"keep_rgb": True}),
+    "restarts": (PHOTO, {"restart_marker_blocks": 2}),
+    "coarse": (PHOTO, {"quality": 20}),
+    "grey": (PHOTO.convert("L"), {}),
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCHVISION)
+def test_torchvision_decodes_jpeg_files_to_the_pixels_of_pillow(name, monkeypatch):
+    image, options = OF_TORCHVISION[name]
+    content = encoded(image, "JPEG", **options)
+    assert agree(content)
+    monkeypatch.setattr(decode, "_to_rgb", None)
+    assert open_pixels(content).shape == (37, 53, 3)
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_pixels_are_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for image_format in ("JPEG", "PNG", "WEBP"):
+        assert agree(encoded(PHOTO, image_format, exif=exif))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
+def test_pixels_of_other_formats_are_those_of_pillow(image_format):
+    assert agree(encoded(PHOTO, image_format))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "LA", "RGBA", "I;16"])
+def test_pixels_of_other_modes_are_those_of_pillow(mode):
+    source = PHOTO.convert("L") if mode == "I;16" else PHOTO
+    assert agree(encoded(source.convert(mode), "TIFF"))
+    if mode == "CMYK":
+        assert agree(encoded(source.convert(mode), "JPEG"))
+
+
+@pytest.mark.parametrize("name", ["plain", "progressive", "grey"])
+def test_a_damaged_jpeg_is_judged_as_by_pillow(name):
+    image, options = OF_TORCHVISION[name]
+    exif = Image.Exif()
+    exif[0x010E] = "upright"
+    content = encoded(image, "JPEG", exif=exif, **options)
+    random = np.random.default_rng(0)
+    cut = [content[:end] for end in range(1, len(content), 7)]
+    assert not any(agree(part) for part in [*cut, content[:-1]])
+    assert agree(content + b"behind the end")
+    kept = []
+    for _ in range(150):
+        flipped = bytearray(content)
+        for position in random.integers(0, len(content), 2):
+            flipped[position] ^= 1 << int(random.integers(8))
+        kept.append(agree(bytes(flipped)))
+    assert 0 < sum(kept) < len(kept)
+
+
+def test_a_jpeg_that_is_too_large_is_refused_before_it_is_decoded(monkeypatch):
+    content = encoded(PHOTO, "JPEG")
+    monkeypatch.setattr(torch.ops.image, "decode_jpeg", None)
+    with pytest.raises(BadImageError) as caught:
+        open_pixels(content, 37 * 53 - 1)
+    assert str(caught.value) == "has 53 x 37 pixels, more than 1960 (--max-pixels)"
+
+
+def test_without_torchvision_s_decoder_pillow_decodes(monkeypatch):
+    monkeypatch.setattr(torch.ops.image, "decode_jpeg", None)
+    assert agree(encoded(PHOTO, "JPEG"))

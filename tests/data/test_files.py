@@ -57,10 +57,10 @@ def naive(root, row, seed):
     """One augmented image, by torchvision on a stream of its own."""
     transform = v2.Compose(
         [
+            v2.PILToTensor(),
             v2.RandomResizedCrop(SIDE, scale=(0.3, 1)),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(0.4, 0.4, 0.4),
-            v2.PILToTensor(),
         ]
     )
     torch.manual_seed(seed)
@@ -205,6 +205,14 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(root, monkeypatch):
     assert caught.value.hint == "if memory ran out, lower --workers; the same command again goes on"
 
 
+def test_images_larger_than_the_split_took_are_bad(root):
+    sizes = [(root / name).stat().st_size for name in NAMES]
+    files = ImageFiles(root, NAMES, sizes, BACKBONE, Augmentation(), 99)
+    for seed in (None, 7):
+        with pytest.raises(DataError, match=r"pixels, more than 99 \(--max-pixels\)$"):
+            files.images([(0, seed)])
+
+
 def test_a_long_pass_says_how_far_it_is(root, monkeypatch, caplog):
     clock = iter(range(0, 1000, 6))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
@@ -221,7 +229,7 @@ def test_networks_with_an_image_size_of_their_own_get_it_by_their_own_filter(roo
     crop = v2.RandomResizedCrop(size, (0.3, 1), interpolation=v2.InterpolationMode.BICUBIC)
     for row in (0, 5):
         torch.manual_seed(7)
-        expected = v2.PILToTensor()(crop(Image.open(root / NAMES[row])))
+        expected = crop(v2.functional.pil_to_tensor(Image.open(root / NAMES[row])))
         assert made[row, 7].equal(expected)
         assert made[row, None].shape == (3, *size)
     assert made.none().shape == (0, 3, *size)

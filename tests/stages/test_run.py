@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,12 @@ from ltcli.artifacts import store
 from ltcli.artifacts.header import read_header, verify
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.compute import environment
+from ltcli.core.errors import ArtifactError
 from ltcli.engine.optimizers import SGD
+from ltcli.stages import run
+from ltcli.stages.confusion import STAGE as CONFUSION
+from ltcli.stages.confusion import Params
+from ltcli.stages.stage import Result
 
 CRT = ("finetune", "--method", "crt", "--epochs", "2")
 # 454 images in batches of 128.
@@ -283,6 +289,26 @@ def test_a_damaged_input_stops_the_run_before_it_starts(ltcli, copy):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("failure", [None, KeyError("backbone")])
+def test_a_damaged_input_that_a_stage_has_not_loaded_is_named_before_a_result(copy, failure):
+    def loads_nothing(_params, inputs, _context):
+        assert inputs["features"].header.kind == "features"
+        if failure:
+            raise failure
+        with open_artifact(copy / "confusion.safetensors") as made:
+            return Result(made.load("*"), made.header.info)
+
+    path, out = copy / "dump-features.safetensors", copy / "o.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    job = run.Job(replace(CONFUSION, run=loads_nothing), Params(), {"features": path}, out)
+    with ExitStack() as stack, pytest.raises(ArtifactError) as caught:
+        run.run(job, run.Opened(stack))
+    assert str(caught.value) == f"{path}: content does not match its digest"
+    assert not out.exists()
+
+
 def test_artifacts_of_two_splits_are_not_mixed(ltcli, copy):
     other = saved_again(copy / "split.safetensors", copy / "other.safetensors", seed=1)
     done = ltcli("dump-features", "--split", other, "-d", copy)
@@ -535,6 +561,23 @@ def test_a_signal_in_any_step_saves_and_the_next_run_ends_the_same(
     ]
     assert not resume.exists()
     assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
+
+
+def test_a_run_that_goes_on_reads_its_checkpoint_once(ltcli, copy, signal_in_step, monkeypatch):
+    resume, verified = copy / "again.resume.safetensors", []
+    command = (*CRT, "-d", copy, "--out", copy / "again.safetensors")
+    signal_in_step(signal.SIGINT, 3)
+    assert ltcli(*command).code == 130
+    check = store.check_digest
+
+    def counted(header, file, wanted):
+        verified.append(header.path)
+        check(header, file, wanted)
+
+    monkeypatch.setattr(store, "check_digest", counted)
+    monkeypatch.setattr("ltcli.artifacts.header.check_digest", counted)
+    assert ltcli(*command).code == 0
+    assert verified.count(resume) == 1
 
 
 def test_a_whole_network_interrupted_twice_ends_the_same(ltcli, copy, signal_in_step):
