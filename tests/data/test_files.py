@@ -209,7 +209,7 @@ def test_images_larger_than_the_split_took_are_bad(root):
     sizes = [(root / name).stat().st_size for name in NAMES]
     files = ImageFiles(root, NAMES, sizes, BACKBONE, Augmentation(), 99)
     for seed in (None, 7):
-        with pytest.raises(DataError, match=r"pixels, more than 99 \(--max-pixels\)$"):
+        with pytest.raises(DataError, match=r": has more than 99 pixels \(--max-pixels\)$"):
             files.images([(0, seed)])
 
 
