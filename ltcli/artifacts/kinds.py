@@ -84,7 +84,7 @@ _SCORED = ("on", "images", "method", "stage", "recipe", "network_parameters", "h
 _KINDS = (
     Kind(
         "split",
-        2,
+        3,
         (
             *_part("train", "N"),
             *_part("val", "V"),
@@ -92,7 +92,7 @@ _KINDS = (
             Tensor("files", _BYTE, ("P",), _PATHS, False),
             Tensor("sizes", _INT, ("F",), "bytes of each of these files", False),
         ),
-        (*_CLASSES, "mean", "std", "source", "store", "image_size"),
+        (*_CLASSES, "mean", "std", "source", "store", "image_size", "max_pixels"),
         "long-tailed train, val and test images, the paths of their files, or embeddings",
     ),
     Kind(

@@ -1,9 +1,11 @@
 """Image files of a data set as a pool: decoded now, or kept as files with their sizes."""
 
 import hashlib
+import logging
 import math
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,10 +20,14 @@ from ltcli.core.errors import DataError, ResourceError, cause
 from ltcli.core.files import open_regular
 from ltcli.core.text import printable
 from ltcli.data.class_names import Labels
-from ltcli.data.decode import BadImageError, decode_image, open_image
-from ltcli.data.listed import Left, Listed, Rows
+from ltcli.data.decode import decode_image, grey_bits, open_image
+from ltcli.data.formats import BadImageError
+from ltcli.data.listed import Listed, Rows
 from ltcli.data.pool import Part, Pool
-from ltcli.data.source_table import SOURCES, Request
+from ltcli.data.source_table import MAX_PIXELS, SOURCES, Request
+from ltcli.data.walk import Left
+
+logger = logging.getLogger(__name__)
 
 # A split is loaded whole, to the device where it fits; one image file is read whole.
 MAX_BYTES = 4 * 2**30
@@ -30,10 +36,19 @@ MAX_FILE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images to squares, and collects bad ones, also copies in another class or part."""
+    """Decodes images to squares, and collects bad ones, also copies in another class or part.
+
+    Attributes:
+        image_size: Side of the squares in pixels.
+        max_pixels: Larger images are bad.
+        bad: Images left out.
+        bits: Number of 16-bit grey images by the bits that their values take.
+    """
 
     image_size: int
+    max_pixels: int = MAX_PIXELS
     bad: list[Left] = field(default_factory=list)
+    bits: Counter[int] = field(default_factory=Counter)
     # SHA-256 of a file to the part and class, and the name, of the first image that had it.
     _taken: dict[bytes, tuple[tuple[str, int], str]] = field(default_factory=dict)
 
@@ -50,13 +65,23 @@ class Decoder:
         for position, (name, read) in enumerate(contents):
             try:
                 content = read()
-                images[len(kept)] = decode_image(content, self.image_size)
+                images[len(kept)] = decode_image(
+                    content, self.image_size, max_pixels=self.max_pixels
+                )
+                self.bits.update(grey_bits(content, self.max_pixels))
                 digest = hashlib.sha256(content).digest()
                 self.require_new(part, int(labels[position]), name, digest)
                 kept.append(position)
             except BadImageError as error:
                 self.bad.append(Left(name, str(error)))
         return images[: len(kept)], kept
+
+    def warn_of_bits(self, root: Path) -> None:
+        """Warn of 16-bit images whose values take fewer bits, which sets how they are scaled."""
+        if self.bits.keys() - {16}:
+            each = ", ".join(f"{n} hold {bits}-bit values" for bits, n in sorted(self.bits.items()))
+            rule = "each is scaled by the range of these"
+            logger.warning("split: %s: of the 16-bit images, %s; %s", root, each, rule)
 
     def require_new(self, part: str, label: int, name: str, digest: bytes) -> None:
         """Raise BadImageError for an image whose SHA-256 another part or class has already."""
@@ -84,7 +109,7 @@ def load_files(request: Request, listed: Listed) -> Pool:
         check_size(root, num_images, size, "lower it, or keep the files with --store files")
     elif request.store == "auto" and SOURCES[request.source].counts is None:
         decoded = _bytes(num_images, size) <= MAX_BYTES
-    decoder = Decoder(size, list(listed.bad))
+    decoder = Decoder(size, request.max_pixels, list(listed.bad))
     parts = {}
     for part, rows in listed.parts.items():
         if decoded:
@@ -96,6 +121,7 @@ def load_files(request: Request, listed: Listed) -> Pool:
         parts[part] = Part(data, torch.from_numpy(rows.labels[kept]), files)
     bad = sorted(decoder.bad, key=lambda left: left.path)
     require_good(root, bad, request.on_bad_image)
+    decoder.warn_of_bits(root)
     skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
     return Pool(
         listed.class_names,
@@ -152,14 +178,15 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
     """Return why some files of a part cannot be taken, by path; several are decoded at once."""
     faults: dict[str, str] = {}
 
-    def digest(path: str) -> bytes | None:
+    def digest(path: str) -> tuple[bytes, list[int]] | None:
         try:
             content = read_file(root / path)
-            open_image(content)
+            open_image(content, decoder.max_pixels)
+            bits = grey_bits(content, decoder.max_pixels)
         except BadImageError as error:
             faults[path] = str(error)
             return None
-        return hashlib.sha256(content).digest()
+        return hashlib.sha256(content).digest(), bits
 
     # Threads suffice, as Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(usable_cores()) as threads:
@@ -167,7 +194,8 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
         for path, label, found in zip(rows.files, rows.labels.tolist(), digests, strict=True):
             try:
                 if found is not None:
-                    decoder.require_new(part, label, path, found)
+                    decoder.require_new(part, label, path, found[0])
+                    decoder.bits.update(found[1])
             except BadImageError as error:
                 faults[path] = str(error)
     return faults
@@ -176,11 +204,9 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
 def file_size(path: str) -> int:
     """Return the size of a file in bytes, or raise BadImageError where ``read_file`` would."""
     try:
-        status = os.lstat(path)
+        status = os.stat(path)
     except OSError as error:
         raise BadImageError(f"cannot be read: {cause(error)}") from error
-    if stat.S_ISLNK(status.st_mode):
-        raise BadImageError("is a link, and links are not followed")
     if not stat.S_ISREG(status.st_mode):
         raise BadImageError("cannot be read: not a regular file")
     if status.st_size == 0:
@@ -194,12 +220,12 @@ def read_file(path: Path) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        BadImageError: It is a link or no regular file, empty, too large, or cannot be read.
+        BadImageError: It is no regular file, empty, too large, or cannot be read.
     """
     size = file_size(str(path))
     try:
-        # A link or a pipe may have taken its place, and a file may grow while it is read.
-        with open_regular(path, os.O_NOFOLLOW) as file:
+        # A pipe may have taken its place, and a file may grow while it is read.
+        with open_regular(path) as file:
             # Asking for more takes the memory first; one byte more shows that the file has grown.
             return file.read(size + 1)
     except OSError as error:

@@ -18,6 +18,8 @@ PART_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# A file of a few kilobytes can claim any size and fill the memory.
+MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ SOURCES: dict[str, Source] = {
         Source(
             "folder",
             "folder",
-            "Your own images: one sub-folder per class, or train/ and test/ of such.",
+            "Your own images: one sub-folder per class, or train/, val/ and test/ of such.",
             of_files=True,
         ),
         Source(
@@ -234,6 +236,7 @@ class Request:
         root: Folder or file of the data set; unused where it comes with the package.
         named: Files that describe the data set, by parameter, as the user named them.
         image_size: Side of the images in pixels, where they are decoded to one size.
+        max_pixels: Larger images are bad.
         options: Columns, arrays and suffix by parameter, where the user named them.
     """
 
@@ -243,6 +246,7 @@ class Request:
     download: bool = False
     store: Literal["auto", "images", "files"] = "auto"
     image_size: int = 32
+    max_pixels: int = MAX_PIXELS
     on_bad_image: Literal["fail", "skip"] = "fail"
     partial: bool = False
     verify: bool = False
@@ -268,7 +272,8 @@ def require_options(name: str, root: str | None, given: Collection[str]) -> None
         raise ParamError("split", rule, "name the folder that holds the data set")
     read = {option for form in source.forms for option in form} | set(source.options)
     read |= {"store", "verify"} if source.of_files else set()
-    read |= {"image_size", "on_bad_image"} if source.of_files or source.of_images else set()
+    decoded = {"image_size", "max_pixels", "on_bad_image"}
+    read |= decoded if source.of_files or source.of_images else set()
     read |= {"partial"} if source.of_files and source.counts else set()
     for option in given:
         if option not in read:

@@ -296,8 +296,8 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             2,
             [
                 "split: source 'csv' does not read --train-list",
-                "it reads --image-size, --label-column, --on-bad-image, --path-column,"
-                " --split-column, --store, --suffix, --table, --verify",
+                "it reads --image-size, --label-column, --max-pixels, --on-bad-image,"
+                " --path-column, --split-column, --store, --suffix, --table, --verify",
             ],
         ),
         (["csv", "--root", "."], 2, ["split: source 'csv' needs --table", "name the file"]),
