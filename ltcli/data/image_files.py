@@ -226,6 +226,7 @@ def read_file(path: Path) -> bytes:
     try:
         # A pipe may have taken its place, and a file may grow while it is read.
         with open_regular(path) as file:
+            # Asking for more takes the memory first; one byte more shows that the file has grown.
             return file.read(size + 1)
     except OSError as error:
         raise BadImageError(f"cannot be read: {cause(error)}") from error

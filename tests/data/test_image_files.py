@@ -169,6 +169,12 @@ def test_a_regular_file_is_read_whole(tmp_path):
     assert read_file(tmp_path / "file") == bytes(range(256)) * 999
 
 
+def test_a_file_that_grows_while_it_is_read_has_another_size_than_before(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.setattr(image_files, "file_size", lambda _path: 3)
+    assert read_file(tmp_path / "file") == b"cont"
+
+
 def test_links_are_followed(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to("file")
