@@ -15,8 +15,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from ltcli.artifacts.header import pieces, read_header, verify
-from ltcli.artifacts.store import is_finite, locked, open_artifact, save, save_bytes
+from ltcli.artifacts.header import opened, pieces, read_header, verify
+from ltcli.artifacts.store import Artifact, is_finite, locked, open_artifact, save, save_bytes
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
 SAVED = {
@@ -197,20 +197,13 @@ def test_the_first_load_reads_each_byte_once_and_the_next_its_own_alone(out, rea
 def test_an_altered_byte_of_any_tensor_stops_the_load_of_each(out, name):
     save_state(out, {"a": torch.arange(5), "b": torch.arange(5)})
     damage(out, -1)
-
-    def attempt(function):
-        with pytest.raises(ArtifactError) as caught:
-            function(name)
-        assert str(caught.value) == f"{out}: content does not match its digest"
-
-    def each(artifact):
-        for function in (artifact.tensor, artifact.tensor, artifact.rows, artifact.load):
-            attempt(function)
-        raise EOFError
-
-    # An altered byte outranks what went wrong inside.
-    with pytest.raises(ArtifactError), open_artifact(out) as artifact:
-        each(artifact)
+    message = f"{out}: content does not match its digest"
+    with opened(out) as file:
+        artifact = Artifact(read_header(out), file)
+        for attempt in (artifact.tensor, artifact.tensor, artifact.rows, artifact.load):
+            with pytest.raises(ArtifactError) as caught:
+                attempt(name)
+            assert str(caught.value) == message
 
 
 def damage(path: Path, position: int) -> None:
