@@ -6,8 +6,9 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 # A split is loaded whole, to the device where it fits; one image file is read whole.
 MAX_BYTES = 4 * 2**30
 MAX_FILE_BYTES = 256 * 2**20
+# Files whose values are looked at where not all are decoded.
+_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,6 @@ class Decoder:
                 self.bad.append(Left(name, str(error)))
         return images[: len(kept)], kept
 
-    def warn_of_bits(self, root: Path) -> None:
-        """Warn of 16-bit images whose values take fewer bits, which sets how they are scaled."""
-        if self.bits.keys() - {16}:
-            each = ", ".join(f"{n} hold {bits}-bit values" for bits, n in sorted(self.bits.items()))
-            rule = "each is scaled by the range of these"
-            logger.warning("split: %s: of the 16-bit images, %s; %s", root, each, rule)
-
     def require_new(self, part: str, label: int, name: str, digest: bytes) -> None:
         """Raise BadImageError for an image whose SHA-256 another part or class has already."""
         # A test image among the training images makes accuracies too high. Copies within a class
@@ -121,7 +117,7 @@ def load_files(request: Request, listed: Listed) -> Pool:
         parts[part] = Part(data, torch.from_numpy(rows.labels[kept]), files)
     bad = sorted(decoder.bad, key=lambda left: left.path)
     require_good(root, bad, request.on_bad_image)
-    decoder.warn_of_bits(root)
+    warn_of_bits(root, decoder.bits)
     skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
     return Pool(
         listed.class_names,
@@ -131,6 +127,27 @@ def load_files(request: Request, listed: Listed) -> Pool:
         store="images" if decoded else "files",
         skipped=tuple(map(str, skipped)),
     )
+
+
+def warn_of_bits(root: Path, bits: Mapping[int, int], of: str = "") -> None:
+    """Warn of 16-bit images whose values take fewer bits, which sets how they are scaled.
+
+    ``bits`` has the number of 16-bit images by the bits that their values take.
+    """
+    if bits.keys() - {16}:
+        each = ", ".join(f"{n} hold {number}-bit values" for number, n in sorted(bits.items()))
+        rule = "each is scaled by the range of these"
+        logger.warning("split: %s: of the 16-bit images%s, %s; %s", root, of, each, rule)
+
+
+def look_at_bits(root: Path, files: Sequence[str]) -> None:
+    """Warn as ``warn_of_bits`` of some image files, spread over all, which stay files."""
+    step = -(-len(files) // _LOOKED_AT) or 1
+    bits: Counter[int] = Counter()
+    for path in files[::step]:
+        with suppress(BadImageError):
+            bits.update(grey_bits(read_file(root / path)))
+    warn_of_bits(root, bits, f" among {len(files[::step])} files looked at")
 
 
 def check_size(root: Path, num_images: int, image_size: int, remedy: str) -> None:
@@ -178,15 +195,14 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
     """Return why some files of a part cannot be taken, by path; several are decoded at once."""
     faults: dict[str, str] = {}
 
-    def digest(path: str) -> tuple[bytes, list[int]] | None:
+    def digest(path: str) -> bytes | None:
         try:
             content = read_file(root / path)
             open_image(content, decoder.max_pixels)
-            bits = grey_bits(content, decoder.max_pixels)
         except BadImageError as error:
             faults[path] = str(error)
             return None
-        return hashlib.sha256(content).digest(), bits
+        return hashlib.sha256(content).digest()
 
     # Threads suffice, as Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(usable_cores()) as threads:
@@ -194,8 +210,7 @@ def _faults(root: Path, part: str, rows: Rows, decoder: Decoder) -> dict[str, st
         for path, label, found in zip(rows.files, rows.labels.tolist(), digests, strict=True):
             try:
                 if found is not None:
-                    decoder.require_new(part, label, path, found[0])
-                    decoder.bits.update(found[1])
+                    decoder.require_new(part, label, path, found)
             except BadImageError as error:
                 faults[path] = str(error)
     return faults

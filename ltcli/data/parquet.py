@@ -22,7 +22,7 @@ from ltcli.data.class_names import number_classes
 from ltcli.data.columns import find_column, part_named
 from ltcli.data.data_files import find_shards, list_shards
 from ltcli.data.formats import BadImageError
-from ltcli.data.image_files import Decoder, check_size, require_good
+from ltcli.data.image_files import Decoder, check_size, require_good, warn_of_bits
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import PARTS, Request
 
@@ -127,7 +127,7 @@ def read(request: Request) -> Pool:
         images, kept = decoder.decode(part, labels[part], contents)
         parts[part] = Part(images, torch.from_numpy(labels[part][kept]))
     require_good(root, decoder.bad, request.on_bad_image)
-    decoder.warn_of_bits(root)
+    warn_of_bits(root, decoder.bits)
     skipped = tuple(map(str, decoder.bad))
     return Pool(names, parts["train"], parts.get("val"), parts.get("test"), skipped=skipped)
 

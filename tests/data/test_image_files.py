@@ -9,7 +9,7 @@ from PIL import Image
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import image_files
 from ltcli.data.formats import BadImageError
-from ltcli.data.image_files import MAX_FILE_BYTES, load_files, read_file
+from ltcli.data.image_files import MAX_FILE_BYTES, load_files, look_at_bits, read_file
 from ltcli.data.listed import Listed, Rows
 from ltcli.data.source_table import Request
 
@@ -196,17 +196,27 @@ def grey(most):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("store", ["images", "files"])
-def test_values_of_fewer_bits_than_their_files_are_said(tmp_path, listed, store, caplog):
+def test_values_of_fewer_bits_than_their_files_are_said(tmp_path, listed, caplog):
     (tmp_path / "a.png").write_bytes(grey(65535))
-    load(tmp_path, listed, store, verify=True)
+    load(tmp_path, listed, "images")
     assert caplog.messages == []
     (tmp_path / "v.png").write_bytes(grey(4095))
     (tmp_path / "t.png").write_bytes(grey(4000))
-    load(tmp_path, listed, store, verify=True)
+    load(tmp_path, listed, "images")
     found = "2 hold 12-bit values, 1 hold 16-bit values"
     rule = "each is scaled by the range of these"
     assert caplog.messages == [f"split: {tmp_path}: of the 16-bit images, {found}; {rule}"]
+
+
+@pytest.mark.parametrize(("number", "seen"), [(2, 2), (64, 64), (65, 33), (200, 50)])
+def test_some_files_are_looked_at_where_none_is_decoded(tmp_path, caplog, number, seen):
+    for name in range(number):
+        (tmp_path / f"{name}.png").write_bytes(grey(255 if name else 4095))
+    (tmp_path / "0.png").write_bytes(b"no image")
+    look_at_bits(tmp_path, [f"{name}.png" for name in range(number)])
+    found = f"among {seen} files looked at, {seen - 1} hold 8-bit values"
+    rule = "each is scaled by the range of these"
+    assert caplog.messages == [f"split: {tmp_path}: of the 16-bit images {found}; {rule}"]
 
 
 @pytest.mark.parametrize("store", ["images", "files"])
