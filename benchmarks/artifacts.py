@@ -1,10 +1,12 @@
 """CPU time of loading and saving an artifact of one large tensor, against plain files of its bytes.
 
-load: against reading the whole file, which the page cache holds. SHA-256 alone takes as long as the
-reading. Only huge pages leave room for it: where /sys/kernel/mm/transparent_hugepage/enabled says
-`never`, there are none, and where it says `always`, the plain reading has them too.
-save: against copying the file and bringing the copy to the disk, as saving does. The copy never
-sees the bytes outside the kernel: SHA-256 alone takes almost twice as long.
+load: against reading the whole file, which the page cache holds. SHA-256 alone takes as long as
+that. The memory of large tensors is in huge pages, which take far less time to get than small ones,
+where the kernel has them: /sys/kernel/mm/transparent_hugepage/enabled says `madvise` or `always`.
+With `always`, the plain reading has them too, and the ratio is lower. In a virtual machine that
+gives free memory back to its host, getting them back may take three times as long as the load.
+save: against copying the file and bringing the copy to the disk, as saving does too. The copy
+stays inside the kernel. SHA-256 alone takes almost twice as long.
 Needs 2 GB in the temporary folder, and of memory.
 
     python benchmarks/artifacts.py [--rounds 9] [--megabytes 512] [--folder DIR]

@@ -36,7 +36,7 @@ _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 # Bytes that are hashed at once, while they are in the processor's cache to be read or written.
-_PIECE = 2**19
+PIECE = 2**19
 _FIELDS = {"kind": str, "stage": str, "ltcli": str, "digest": str, "kind_version": int}
 _FIELDS |= {"parameters": dict, "inputs": dict, "info": dict}
 
@@ -221,23 +221,19 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _header_bytes(path: Path, file: BinaryIO) -> bytes:
-    file.seek(0)
-    prefix = _read(path, file, 8)
-    length = int.from_bytes(prefix, "little")
-    # The shortest mapping, {}, has 2 bytes.
-    if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
-        raise _damaged(path, "it does not start with a safetensors header")
-    raw = _read(path, file, length)
+    try:
+        file.seek(0)
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        # The shortest mapping, {}, has 2 bytes.
+        if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+            raise _damaged(path, "it does not start with a safetensors header")
+        raw = file.read(length)
+    except OSError as error:
+        raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
     if len(raw) < length:
         raise _damaged(path, "it ends inside the header")
     return raw
-
-
-def _read(path: Path, file: BinaryIO, size: int) -> bytes:
-    try:
-        return file.read(size)
-    except OSError as error:
-        raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
 
 
 def read_into(path: Path, file: BinaryIO, memory: memoryview, position: int) -> None:
@@ -372,13 +368,17 @@ def check_digest(header: Header, file: BinaryIO, wanted: Mapping[str, memoryview
     Nobody may use that memory if this function raises.
     """
     raw = _header_bytes(header.path, file)
-    start = digest_start(header.path, raw)
+    match = _DIGEST.search(raw)
+    if match is None:
+        raise _damaged(header.path, "it has no digest")
     digest = hashlib.sha256(len(raw).to_bytes(8, "little"))
     # No digest can contain itself, so blanks stand in its place.
-    digest.update(raw[:start] + BLANK_DIGEST.encode() + raw[start + len(BLANK_DIGEST) :])
-    unwanted = memoryview(bytearray(_PIECE))
+    digest.update(raw[: match.start(1)] + BLANK_DIGEST.encode() + raw[match.end(1) :])
+    unwanted = memoryview(bytearray(PIECE))
     for name, (start, end) in sorted(header.spans.items(), key=itemgetter(1)):
-        for first, stop in pieces(start, end):
+        # Pieces end at multiples of their size, as large pages of the page cache do.
+        for cut in range(start - start % PIECE, end, PIECE):
+            first, stop = max(start, cut), min(end, cut + PIECE)
             memory = wanted[name][first - start :] if name in wanted else unwanted
             memory = memory[: stop - first]
             read_into(header.path, file, memory, first)
@@ -386,22 +386,3 @@ def check_digest(header: Header, file: BinaryIO, wanted: Mapping[str, memoryview
     if digest.hexdigest() != header.digest:
         hint = "make it again with --force"
         raise ArtifactError(header.path, "content does not match its digest", hint)
-
-
-def pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Cut a span of a file into pieces that the page cache takes fastest.
-
-    Each ends at a multiple of their size, as large pages do.
-    """
-    while start < end:
-        stop = min(end, start - start % _PIECE + _PIECE)
-        yield start, stop
-        start = stop
-
-
-def digest_start(path: Path, raw: bytes) -> int:
-    """Return the position of the digest in some bytes of a header, or raise ArtifactError."""
-    match = _DIGEST.search(raw)
-    if match is None:
-        raise _damaged(path, "it has no digest")
-    return match.start(1)

@@ -93,7 +93,10 @@ _KINDS = (
             Tensor("files", _BYTE, ("P",), _PATHS, False),
             Tensor("sizes", _INT, ("F",), "bytes of each of these files", False),
         ),
-        (*_CLASSES, "mean", "std", "source", "store", "image_size", "source_counts", "groups"),
+        (
+            *(*_CLASSES, "mean", "std", "source", "store", "image_size", "max_pixels"),
+            *("source_counts", "groups"),
+        ),
         "long-tailed train, val and test images, the paths of their files, or embeddings",
     ),
     Kind(

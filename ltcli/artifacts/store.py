@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 import mmap
 import os
 import re
@@ -20,16 +19,14 @@ import torch
 from ltcli import __version__
 from ltcli.artifacts.header import (
     BLANK_DIGEST,
-    DTYPE_BYTES,
     MAX_HEADER_BYTES,
     MAX_TENSORS,
+    PIECE,
     Header,
     check_digest,
     check_schema,
-    digest_start,
     opened,
     parse_header,
-    pieces,
     read_into,
 )
 from ltcli.artifacts.kinds import KINDS
@@ -52,26 +49,12 @@ _LARGE = 4 * 2**20
 class Artifact:
     """An open artifact. Header, digest and tensors come from one descriptor.
 
-    The first load verifies every byte of the file while it reads; where nothing is loaded,
-    ``verify`` does, at the latest when the artifact is closed.
+    The first load, also one of no tensor, verifies every byte of the file while it reads.
     """
 
     def __init__(self, header: Header, file: BinaryIO) -> None:
         """Take over an open file."""
         self.header, self._file, self._verified = header, file, False
-
-    def verify(self) -> None:
-        """Raise ArtifactError for an altered byte, unless an earlier call looked for one."""
-        self._fill({})
-
-    def _fill(self, wanted: Mapping[str, memoryview]) -> None:
-        """Read tensors into memory, the first time in one pass over the file that verifies it."""
-        if not self._verified:
-            check_digest(self.header, self._file, wanted)
-            self._verified = True
-            return
-        for name, memory in wanted.items():
-            read_into(self.header.path, self._file, memory, self.header.spans[name][0])
 
     def load(self, *names: str, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
         """Return tensors by name, loaded straight to a device.
@@ -92,14 +75,21 @@ class Artifact:
                 wanted[name] = name
             else:
                 raise ArtifactError(self.header.path, f"has no tensor {name}")
-        spans = self.header.spans
+        path, spans = self.header.path, self.header.spans
         memory = {name: _memory(spans[name][1] - spans[name][0]) for name in wanted}
-        self._fill({name: _bytes(flat) for name, flat in memory.items()})
+        if self._verified:
+            for name, flat in memory.items():
+                read_into(path, self._file, _bytes(flat), spans[name][0])
+        else:
+            into = {name: _bytes(flat) for name, flat in memory.items()}
+            check_digest(self.header, self._file, into)
+            self._verified = True
         loaded = {}
         for name, short in wanted.items():
             dtype, shape = self.header.tensors[name]
             tensor = memory.pop(name).view(_DTYPES[dtype]).view(shape)
-            _check_finite(self.header.path, name, tensor)
+            if not is_finite(tensor):
+                raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
             loaded[short] = tensor.to(device)
         return loaded
 
@@ -111,7 +101,7 @@ class Artifact:
         """Return one tensor whose rows are read when they are indexed."""
         if name not in self.header.tensors:
             raise ArtifactError(self.header.path, f"has no tensor {name}")
-        self.verify()
+        self.load()  # Verifies the file.
         return StoredRows(self.header, self._file, name)
 
 
@@ -123,8 +113,8 @@ def open_artifact(path: Path) -> Iterator[Artifact]:
         try:
             yield artifact
         finally:
-            # After an error too: an altered header may have led to it.
-            artifact.verify()
+            # Verifies what was not loaded, after an error too: an altered byte may have led to it.
+            artifact.load()
 
 
 def _memory(size: int) -> torch.Tensor:
@@ -143,11 +133,6 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
     # Along an axis of one or no value, torch calls any stride contiguous.
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
-
-
-def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
-    if not is_finite(tensor):
-        raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
@@ -188,7 +173,8 @@ class StoredRows:
         for start, begin, end in zip(starts, first[:-1], first[1:], strict=True):
             own = memory[begin * width : end * width]
             read_into(self._path, self._file, own, self._start + start * width)
-        _check_finite(self._path, self._name, rows)
+        if not is_finite(rows):
+            raise ArtifactError(self._path, f"{self._name} must be finite, got NaN or infinity")
         return rows
 
 
@@ -221,11 +207,13 @@ def save(
     kind = KINDS[kind_name]
     ready: dict[str, torch.Tensor] = {}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    size = 0
     for name, tensor in tensors.items():
         ready[name] = own = tensor.detach().cpu().contiguous()
         if not is_finite(own):
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
         shapes[name] = (_NAMES[own.dtype], tuple(own.shape))
+        size += own.nbytes
     check_schema(path, kind, shapes, dict(info))
     facts = {
         "digest": BLANK_DIGEST,
@@ -238,7 +226,18 @@ def save(
         "stage": stage,
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    header, names = _serialised(text, shapes)
+    # One metadata key: with several, other writers of safetensors order them as they like.
+    document: dict[str, Any] = {"__metadata__": {"ltcli": text}}
+    in_order = sorted(ready)
+    names = [n for dtype in reversed(_DTYPES) for n in in_order if shapes[n][0] == dtype]
+    end = 0
+    for name in names:
+        dtype, shape = shapes[name]
+        start, end = end, end + ready[name].nbytes
+        document[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    raw = json.dumps(document, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    header = len(raw).to_bytes(8, "little") + raw
     # A file beyond these limits could not be read again.
     metadata = "bytes of metadata", len(header), MAX_HEADER_BYTES
     for noun, got, most in (("tensors", len(ready), MAX_TENSORS), metadata):
@@ -247,37 +246,20 @@ def save(
 
     def write(file: BinaryIO) -> str:
         digest = hashlib.sha256()
-        blocks = memoryview(header), *(_bytes(ready[name]) for name in names)
         end = 0
-        for block in blocks:
+        for block in [memoryview(header), *[_bytes(ready[name]) for name in names]]:
             start, end = end, end + len(block)
-            for first, stop in pieces(start, end):
-                piece = block[first - start : stop - start]
+            # In the pieces in which ``check_digest`` reads.
+            for cut in range(start - start % PIECE, end, PIECE):
+                piece = block[max(start, cut) - start : cut + PIECE - start]
                 digest.update(piece)
                 file.write(piece)
-        file.seek(digest_start(path, header))
+        # The digest is the first key of the first entry.
+        file.seek(header.index(BLANK_DIGEST.encode()))
         file.write(digest.hexdigest().encode())
         return digest.hexdigest()
 
-    return _replaced(path, len(text) + sum(own.nbytes for own in ready.values()), write)
-
-
-def _serialised(
-    text: str, shapes: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> tuple[bytes, list[str]]:
-    """Return what safetensors writes ahead of the tensors, and the names in the order of these."""
-    order = list(_DTYPES)
-    names = sorted(sorted(shapes), key=lambda name: -order.index(shapes[name][0]))
-    # One metadata key: with several, other writers of safetensors order them as they like.
-    document: dict[str, Any] = {"__metadata__": {"ltcli": text}}
-    end = 0
-    for name in names:
-        dtype, shape = shapes[name]
-        start, end = end, end + math.prod(shape) * DTYPE_BYTES[dtype]
-        document[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    raw = json.dumps(document, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    return len(raw).to_bytes(8, "little") + raw, names
+    return _replaced(path, size + len(text), write)
 
 
 def save_bytes(path: Path, content: bytes) -> None:
@@ -296,13 +278,14 @@ def _replaced(path: Path, size: int, write: Callable[[BinaryIO], _T]) -> _T:
             rule = f"needs {size / 1e6:,.1f} MB of disk, {disk.free / 1e6:,.1f} MB are free"
             raise ResourceError(path, rule, "free some space or choose another folder")
         # Nobody else may change the file before it is whole.
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
             result = write(file)
             file.flush()
             umask = os.umask(0)  # The only way to read the umask is to set it.
             os.umask(umask)
-            os.fchmod(file.fileno(), 0o666 & ~umask)
-            os.fsync(file.fileno())
+            os.fchmod(descriptor, 0o666 & ~umask)
+            os.fsync(descriptor)
         os.replace(temporary, path)
         # Without this a power cut may undo the rename.
         folder = os.open(path.parent, os.O_RDONLY)

@@ -57,6 +57,16 @@ def first_few(shown: Sequence[str]) -> str:
     return ", ".join(shown[:5]) + more
 
 
+def lacking(names: Sequence[str], counts: Iterable[int], noun: str) -> str | None:
+    """Return ``1 of 5 classes have no NOUN: 'gnu'``, of at most 5 named ones; None for none."""
+    without = [f"'{printable(n)}'" for n, count in zip(names, counts, strict=True) if count == 0]
+    return (
+        f"{len(without)} of {len(names)} classes have no {noun}: {first_few(without)}"
+        if without
+        else None
+    )
+
+
 def clipped(text: str, width: int = 60) -> str:
     """Return a printable text, with single spaces, that is short enough for a message."""
     line = printable(" ".join(text.split()))

@@ -20,9 +20,11 @@ from ltcli.compute.parallel import World
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data.batches import AUGMENT, Augmentation, Batch, Normalisation
-from ltcli.data.decode import BadImageError, open_pixels, preparation
+from ltcli.data.decode import open_pixels, preparation
+from ltcli.data.formats import BadImageError
 from ltcli.data.image_files import read_file
 from ltcli.data.random_crops import augmented
+from ltcli.data.source_table import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         sizes: Bytes of each file when the split was made.
         backbone: Size and preparation of the images.
         augmentation: Random crop, jitter and flip of the items that have a seed.
+        max_pixels: Larger images are bad.
     """
 
     def __init__(
@@ -61,11 +64,12 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         sizes: Sequence[int],
         backbone: Backbone,
         augmentation: Augmentation,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Keep the list; nothing is opened yet."""
         self._root, self._paths, self._sizes = root, paths, sizes
         self._image_size = backbone.image_size
-        self._prepare = preparation(backbone)
+        self._prepare, self._max_pixels = preparation(backbone, max_pixels), max_pixels
         self._augmentation, self.seed = augmentation, augmentation.seed
         # Networks for small images have always had torchvision's own choice here.
         boxed = backbone.crop_mode == "box"
@@ -95,7 +99,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
                 return BadFile(path, rule)
             if seed is None:
                 return self._prepare(content)
-            pixels = open_pixels(content)
+            pixels = open_pixels(content, self._max_pixels)
         except BadImageError as error:
             return BadFile(path, str(error))
         return augmented(pixels, seed, self._augmentation, self._image_size, self._interpolation)

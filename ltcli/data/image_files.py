@@ -1,11 +1,14 @@
 """Image files of a data set as a pool: decoded now, or kept as files with their sizes."""
 
 import hashlib
+import logging
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,25 +21,40 @@ from ltcli.core.errors import DataError, ResourceError, cause
 from ltcli.core.files import open_regular
 from ltcli.core.text import printable
 from ltcli.data.class_names import Labels
-from ltcli.data.decode import BadImageError, decode_image, open_image
+from ltcli.data.decode import decode_image, grey_bits, open_image
 from ltcli.data.duplicates import Mark, look, stacked
-from ltcli.data.listed import Left, Listed, Rows
+from ltcli.data.formats import BadImageError
+from ltcli.data.listed import Listed, Rows
 from ltcli.data.pool import Part, Pool
-from ltcli.data.source_table import SOURCES, Request
+from ltcli.data.source_table import MAX_PIXELS, SOURCES, Request
+from ltcli.data.walk import Left
+
+logger = logging.getLogger(__name__)
 
 # A split is loaded whole, to the device where it fits; one image file is read whole.
 MAX_BYTES = 4 * 2**30
 MAX_FILE_BYTES = 256 * 2**20
+# Files whose values are looked at where not all are decoded.
+_LOOKED_AT = 64
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images to squares, and collects bad ones, also copies in another class or part."""
+    """Decodes images to squares, and collects bad ones, also copies in another class or part.
+
+    Attributes:
+        image_size: Side of the squares in pixels.
+        max_pixels: Larger images are bad.
+        bad: Images left out.
+        bits: Number of 16-bit grey images by the bits that their values take.
+    """
 
     image_size: int
+    max_pixels: int = MAX_PIXELS
     bad: list[Left] = field(default_factory=list)
+    bits: Counter[int] = field(default_factory=Counter)
     # SHA-256 of a file to the part and class, and the name, of the first image that had it.
     _taken: dict[bytes, tuple[tuple[str, int], str]] = field(default_factory=dict)
 
@@ -53,7 +71,10 @@ class Decoder:
         for position, (name, read) in enumerate(contents):
             try:
                 content = read()
-                images[len(kept)] = decode_image(content, self.image_size)
+                images[len(kept)] = decode_image(
+                    content, self.image_size, max_pixels=self.max_pixels
+                )
+                self.bits.update(grey_bits(content, self.max_pixels))
                 digest = hashlib.sha256(content).digest()
                 self.require_new(part, int(labels[position]), name, digest)
                 kept.append(position)
@@ -87,7 +108,7 @@ def load_files(request: Request, listed: Listed) -> Pool:
         check_size(root, num_images, size, "lower it, or keep the files with --store files")
     elif request.store == "auto" and request.image_size and SOURCES[request.source].counts is None:
         decoded = _bytes(num_images, size) <= MAX_BYTES
-    decoder = Decoder(size, list(listed.bad))
+    decoder = Decoder(size, request.max_pixels, list(listed.bad))
     marks = _verified(request, listed, decoder) if request.verify else {}
     parts = {}
     for part, listed_rows in listed.parts.items():
@@ -106,6 +127,7 @@ def load_files(request: Request, listed: Listed) -> Pool:
         )
     bad = sorted(decoder.bad, key=lambda left: left.path)
     require_good(root, bad, request.on_bad_image)
+    warn_of_bits(root, decoder.bits)
     skipped = sorted([*listed.harmless, *bad], key=lambda left: left.path)
     return Pool(
         listed.class_names,
@@ -115,6 +137,27 @@ def load_files(request: Request, listed: Listed) -> Pool:
         store="images" if decoded else "files",
         skipped=tuple(map(str, skipped)),
     )
+
+
+def warn_of_bits(root: Path, bits: Mapping[int, int], of: str = "") -> None:
+    """Warn of 16-bit images whose values take fewer bits, which sets how they are scaled.
+
+    ``bits`` has the number of 16-bit images by the bits that their values take.
+    """
+    if bits.keys() - {16}:
+        each = ", ".join(f"{n} hold {number}-bit values" for number, n in sorted(bits.items()))
+        rule = "each is scaled by the range of these"
+        logger.warning("split: %s: of the 16-bit images%s, %s; %s", root, of, each, rule)
+
+
+def look_at_bits(root: Path, files: Sequence[str]) -> None:
+    """Warn as ``warn_of_bits`` of some image files, spread over all, which stay files."""
+    step = -(-len(files) // _LOOKED_AT) or 1
+    bits: Counter[int] = Counter()
+    for path in files[::step]:
+        with suppress(BadImageError):
+            bits.update(grey_bits(read_file(root / path)))
+    warn_of_bits(root, bits, f" among {len(files[::step])} files looked at")
 
 
 def check_size(root: Path, num_images: int, image_size: int, remedy: str) -> None:
@@ -165,7 +208,9 @@ def _verified(request: Request, listed: Listed, decoder: Decoder) -> dict[str, M
 
     def mark(path: str) -> Mark:
         content = read_file(root / path)
-        return Mark(hashlib.sha256(content).digest(), *look(open_image(content)))
+        return Mark(
+            hashlib.sha256(content).digest(), *look(open_image(content, request.max_pixels))
+        )
 
     good: list[str] = []
     for part, rows in listed.parts.items():
@@ -204,11 +249,9 @@ def _in_threads(work: Callable[[str], _T], paths: Sequence[str], decoder: Decode
 def file_size(path: str) -> int:
     """Return the size of a file in bytes, or raise BadImageError where ``read_file`` would."""
     try:
-        status = os.lstat(path)
+        status = os.stat(path)
     except OSError as error:
         raise BadImageError(f"cannot be read: {cause(error)}") from error
-    if stat.S_ISLNK(status.st_mode):
-        raise BadImageError("is a link, and links are not followed")
     if not stat.S_ISREG(status.st_mode):
         raise BadImageError("cannot be read: not a regular file")
     if status.st_size == 0:
@@ -222,12 +265,13 @@ def read_file(path: Path) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        BadImageError: It is a link or no regular file, empty, too large, or cannot be read.
+        BadImageError: It is no regular file, empty, too large, or cannot be read.
     """
     size = file_size(str(path))
     try:
-        # A link or a pipe may have taken its place, and a file may grow while it is read.
-        with open_regular(path, os.O_NOFOLLOW) as file:
+        # A pipe may have taken its place, and a file may grow while it is read.
+        with open_regular(path) as file:
+            # Asking for more takes the memory first; one byte more shows that the file has grown.
             return file.read(size + 1)
     except OSError as error:
         raise BadImageError(f"cannot be read: {cause(error)}") from error

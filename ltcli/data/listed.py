@@ -17,21 +17,10 @@ from ltcli.data.class_names import Labels, number_classes, read_names
 from ltcli.data.columns import filled, find_column, find_optional, part_named
 from ltcli.data.listed_paths import Entries, sound_paths
 from ltcli.data.source_table import PARTS, Request
+from ltcli.data.walk import Left
 
 # pandas writes whole numbers as floats where a column once had a gap.
 _NUMBER = re.compile(rb"[0-9]{1,18}(\.0*)?")
-
-
-@dataclass(frozen=True)
-class Left:
-    """A file or folder left out: its path relative to the root, and the reason, half a sentence."""
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        """Return ``path: reason`` on one line, whatever the path holds."""
-        return f"{printable(self.path) or '.'}: {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from unicodedata import normalize
 from ltcli.core.errors import DataError
 from ltcli.core.files import is_file_name
 from ltcli.core.text import nfc, printable
-from ltcli.data.data_files import SUFFIXES
+from ltcli.data.formats import SUFFIXES
 from ltcli.data.source_table import SOURCES, Request
 
 # Of a longer path, only the last names are looked for.
@@ -130,6 +130,7 @@ def _spelled(path: str, root: Path) -> str | None:
     there = "/".join(names) == path and os.path.isdir(os.path.dirname(root / path))
     tails = ["/".join(names[start:]) for start in range(1 if there else len(names))]
     forms = [normalize(form, tail) for tail in tails for form in ("NFC", "NFD")]
-    endings = ["", *SUFFIXES, *map(str.upper, SUFFIXES)]
+    suffixes = [f".{suffix}" for suffix in SUFFIXES]
+    endings = ["", *suffixes, *map(str.upper, suffixes)]
     candidates = (f"{tail}{ending}" for ending in endings for tail in [*tails, *forms])
     return next((file for file in candidates if os.path.isfile(root / file)), None)

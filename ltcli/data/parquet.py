@@ -21,8 +21,8 @@ from ltcli.core.text import nfc
 from ltcli.data.class_names import number_classes
 from ltcli.data.columns import find_column, find_optional, part_named
 from ltcli.data.data_files import find_shards, list_shards
-from ltcli.data.decode import BadImageError
-from ltcli.data.image_files import Decoder, check_size, require_good
+from ltcli.data.formats import BadImageError
+from ltcli.data.image_files import Decoder, check_size, require_good, warn_of_bits
 from ltcli.data.pool import Part, Pool
 from ltcli.data.source_table import PARTS, Request
 
@@ -115,7 +115,7 @@ def read(request: Request) -> Pool:
     check_size(root, sum(map(len, texts.values())), image_size, "lower it")
     declared = next(filter(None, map(_class_names, shards)), None)
     names, labels = number_classes(texts, declared, root)
-    decoder = Decoder(image_size)
+    decoder = Decoder(image_size, request.max_pixels)
     parts = {}
     for part in texts:
         contents = (
@@ -130,6 +130,7 @@ def read(request: Request) -> Pool:
         names_of = tuple(groups[row] for row in kept) if groups else ()
         parts[part] = Part(images, torch.from_numpy(labels[part][kept]), groups=names_of)
     require_good(root, decoder.bad, request.on_bad_image)
+    warn_of_bits(root, decoder.bits)
     skipped = tuple(map(str, decoder.bad))
     return Pool(names, parts["train"], parts.get("val"), parts.get("test"), skipped=skipped)
 

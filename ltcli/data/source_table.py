@@ -20,6 +20,8 @@ PART_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# A file of a few kilobytes can claim any size and fill the memory.
+MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ SOURCES: dict[str, Source] = {
         Source(
             "folder",
             "folder",
-            "Your own images: one sub-folder per class, or train/ and test/ of such.",
+            "Your own images: one sub-folder per class, or train/, val/ and test/ of such.",
             of_files=True,
         ),
         Source(
@@ -237,6 +239,7 @@ class Request:
         named: Files that describe the data set, by parameter, as the user named them.
         image_size: Side of the images in pixels, where they are decoded to one size; None if the
             user named none.
+        max_pixels: Larger images are bad.
         options: Columns, arrays and suffix by parameter, where the user named them.
     """
 
@@ -246,6 +249,7 @@ class Request:
     download: bool = False
     store: Literal["auto", "images", "files"] = "auto"
     image_size: int | None = None
+    max_pixels: int = MAX_PIXELS
     on_bad_image: Literal["fail", "skip"] = "fail"
     partial: bool = False
     verify: bool = False
@@ -276,7 +280,8 @@ def require_options(name: str, root: str | None, given: Collection[str]) -> None
         raise ParamError("split", rule, "name the folder that holds the data set")
     read = {option for form in source.forms for option in form} | set(source.options)
     read |= {"store", "verify"} if source.of_files else set()
-    read |= {"image_size", "on_bad_image"} if source.of_files or source.of_images else set()
+    decoded = {"image_size", "max_pixels", "on_bad_image"}
+    read |= decoded if source.of_files or source.of_images else set()
     read |= {"partial"} if source.of_files and source.counts else set()
     for option in given:
         if option not in read:

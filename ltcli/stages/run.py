@@ -294,14 +294,14 @@ def _follow(job: Job[P], now: Plan, files: Opened) -> None:
 
 
 def _work(job: Job[P], files: Opened, context: Context) -> Result:
-    """Run the stage; what it has not loaded of its inputs is verified behind it."""
+    """Run the stage; inputs that it has not loaded are verified behind it."""
     inputs = {role: files.artifact(path) for role, path in job.inputs.items()}
     try:
         return job.stage.run(job.params, inputs, context)
     finally:
-        # After an error too: an altered header may have led to it.
+        # Verifies what was not loaded, after an error too: an altered byte may have led to it.
         for artifact in inputs.values():
-            artifact.verify()
+            artifact.load()
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import param
 from ltcli.core.table import aligned
-from ltcli.core.text import clipped, first_few, printable
+from ltcli.core.text import clipped, first_few, lacking, printable
 from ltcli.data.data_files import fingerprint
 from ltcli.data.source_table import (
     FILE_PARAMETERS,
+    MAX_PIXELS,
     OPTION_PARAMETERS,
     PARTS,
     SOURCES,
@@ -144,6 +145,9 @@ class Params:
         ge=8,
         le=512,
     )
+    max_pixels: int = param(
+        MAX_PIXELS, "largest image in pixels; larger ones count as unreadable", ge=1
+    )
     on_bad_image: Literal["fail", "skip"] = param(
         "fail", "stop at unreadable images, or leave them out"
     )
@@ -172,6 +176,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         download=params.download,
         store=params.store,
         image_size=params.image_size,
+        max_pixels=params.max_pixels,
         on_bad_image=params.on_bad_image,
         partial=params.partial,
         verify=params.verify,
@@ -210,6 +215,7 @@ def run(params: Params, _inputs: Mapping[str, Any], context: Context) -> Result:
         "source": params.source,
         "store": pool.store,
         "image_size": image_size,
+        "max_pixels": params.max_pixels,
         "profile": profile,
         "skipped": len(pool.skipped),
     }
@@ -401,16 +407,15 @@ def _warn_of_short_classes(
         given = f"they give {sum(count for count, _ in short)} in all"
         shown = first_few([f"'{names[c]}' {count}" for count, c in short])
         logger.warning("split: %s, %s: %s", few, given, shown)
-    _warn_of_missing(names, test_counts, "test images, their accuracy cannot be measured")
+    if none := lacking(names, test_counts, "test images, their accuracy cannot be measured"):
+        logger.warning("split: %s", none)
     # Of a source that has validation images, none are wanted from a cut.
-    if wanted == 0 and any(val_counts):
-        _warn_of_missing(names, val_counts, "validation images")
-
-
-def _warn_of_missing(names: Sequence[str], counts: list[int], noun: str) -> None:
-    if missing := [f"'{name}'" for name, count in zip(names, counts, strict=True) if count == 0]:
-        none = f"{len(missing)} of {len(names)} classes have no {noun}"
-        logger.warning("split: %s: %s", none, first_few(missing))
+    if (
+        wanted == 0
+        and any(val_counts)
+        and (none := lacking(names, val_counts, "validation images"))
+    ):
+        logger.warning("split: %s", none)
 
 
 def show(header: Header) -> list[str]:
@@ -450,7 +455,15 @@ def check(params: Params, _headers: Mapping[str, Any]) -> Checked:
     require_factor(params.imbalance_factor)
     _require_one_grouping(params)
     # Not every source reads these.
-    some = (*OPTION_PARAMETERS, "store", "image_size", "on_bad_image", "partial", "verify")
+    some = (
+        *OPTION_PARAMETERS,
+        "store",
+        "image_size",
+        "max_pixels",
+        "on_bad_image",
+        "partial",
+        "verify",
+    )
     changed = [name for name in some if getattr(params, name) != getattr(Params, name)]
     require_options(params.source, params.root, [*_given(params, FILE_PARAMETERS), *changed])
     # An ignored factor would look as if it had shaped the classes.

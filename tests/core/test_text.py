@@ -4,6 +4,7 @@ from ltcli.core.errors import ParamError
 from ltcli.core.text import (
     clipped,
     first_few,
+    lacking,
     nfc,
     plain_names,
     plain_value,
@@ -53,6 +54,13 @@ def test_whole_numbers_written_as_floats_lose_their_point_if_all_are_whole():
 def test_a_long_list_is_cut_and_the_rest_counted():
     assert first_few(list("abcde")) == "a, b, c, d, e"
     assert first_few(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+def test_classes_without_images_are_counted_and_five_named():
+    assert lacking(["a", "b"], [1, 2], "test images") is None
+    assert lacking(["a", "b\x07"], [1, 0], "x") == "1 of 2 classes have no x: 'b\\u0007'"
+    shown = "'a', 'b', 'c', 'd', 'e' and 1 more"
+    assert lacking(list("abcdef"), [0] * 6, "x") == f"6 of 6 classes have no x: {shown}"
 
 
 def test_a_text_is_clipped_to_one_short_line():

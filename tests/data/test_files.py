@@ -205,6 +205,14 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(root, monkeypatch):
     assert caught.value.hint == "if memory ran out, lower --workers; the same command again goes on"
 
 
+def test_images_larger_than_the_split_took_are_bad(root):
+    sizes = [(root / name).stat().st_size for name in NAMES]
+    files = ImageFiles(root, NAMES, sizes, BACKBONE, Augmentation(), 99)
+    for seed in (None, 7):
+        with pytest.raises(DataError, match=r": has more than 99 pixels \(--max-pixels\)$"):
+            files.images([(0, seed)])
+
+
 def test_a_long_pass_says_how_far_it_is(root, monkeypatch, caplog):
     clock = iter(range(0, 1000, 6))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))

@@ -47,6 +47,7 @@ def write_split(path, store, tensors, **info):
         "std": [0.3] * 3,
         "source": "list",
         "store": store,
+        "max_pixels": 10**6,
         **info,
     }
     parameters = {"source": "folder", "profile": "natural", "imbalance_factor": 100.0}

@@ -431,8 +431,9 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             2,
             [
                 "split: source 'csv' does not read --train-list",
-                "it reads --group-column, --image-size, --label-column, --on-bad-image,"
-                " --path-column, --split-column, --store, --suffix, --table, --verify",
+                "it reads --group-column, --image-size, --label-column, --max-pixels,"
+                " --on-bad-image, --path-column, --split-column, --store, --suffix, --table,"
+                " --verify",
             ],
         ),
         (["csv", "--root", "."], 2, ["split: source 'csv' needs --table", "name the file"]),
