@@ -124,13 +124,14 @@ def read_folder(folder: Path, hint: str) -> list[Header]:
         raise ArtifactError(error.where, error.message, hint) from None
 
 
-def read_records(header: Header) -> list[dict[str, Any]]:
+def read_records(header: Header, suffix: str = SIDECAR) -> list[dict[str, Any]]:
     """Return the log of the run that made an artifact, oldest record first; never empty.
 
     Raises:
-        ArtifactError: There is no sidecar, it cannot be read, or another run wrote it.
+        ArtifactError: The file beside it, of this suffix, is missing, cannot be read, or is the log
+            of another run.
     """
-    path = header.path.with_suffix(SIDECAR)
+    path = header.path.with_suffix(suffix)
     with opened(path) as file:
         records = [record for record in map(_record, file) if record is not None]
     last = records[-1] if records else {}

@@ -187,6 +187,7 @@ def save(
     parameters: Mapping[str, Any],
     inputs: Mapping[str, str],
     info: Mapping[str, Any],
+    whole: Callable[[str], None] = lambda _digest: None,
 ) -> str:
     """Write one artifact, or leave the file as it was; return its digest.
 
@@ -198,6 +199,7 @@ def save(
         parameters: Parameters of the stage, plain JSON values.
         inputs: Role to SHA-256 of each input.
         info: Metadata of the kind, plain JSON values.
+        whole: Called with the digest when all is written, before the file takes its place.
 
     Raises:
         NumericalError: A tensor holds NaN or infinity.
@@ -257,6 +259,7 @@ def save(
         # The digest is the first key of the first entry.
         file.seek(header.index(BLANK_DIGEST.encode()))
         file.write(digest.hexdigest().encode())
+        whole(digest.hexdigest())
         return digest.hexdigest()
 
     return _replaced(path, size + len(text), write)
@@ -310,14 +313,15 @@ def _unwritable(path: Path, error: Exception) -> ResourceError:
 
 
 @contextmanager
-def locked(path: Path, *also: str) -> Iterator[bool]:
+def locked(path: Path, *also: str, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of an output; yield whether another process had it first.
 
     The folder is made. Leftovers of killed writers are removed, as only the holder of the lock
     writes the output and the files named ``also`` beside it.
 
     Raises:
-        ResourceError: The folder cannot be written.
+        ResourceError: The folder cannot be written; or, unless it is to ``wait``, another process
+            has the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -334,6 +338,8 @@ def locked(path: Path, *also: str) -> Iterator[bool]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if not wait:
+                raise ResourceError(path, "another process writes it") from None
             waited = True
             logger.info("%s: waiting for the process that writes it", path)
             lock.acquire()
