@@ -8,7 +8,7 @@ import sys
 import pytest
 
 # A stranger who follows this run has to read no more than this; see docs on the life of one run.
-MOST_FILES, MOST_FUNCTIONS = 30, 158
+MOST_FILES, MOST_FUNCTIONS = 30, 159
 
 TRACED = """
 import collections, inspect, json, os, sys
