@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 _REPAIR = "repair it, or leave it out with split --verify --on-bad-image skip"
 _DIED = "if memory ran out, lower --workers; the same command again goes on"
+_SHARED = "give a container more (docker run --shm-size 2g), or decode in one process: --workers 0"
+# Seconds that one batch may take, on the slowest disk.
+_LONGEST = 300.0
 # Seconds between two lines about a long pass.
 _REPORT = 10.0
 
@@ -213,7 +216,8 @@ class FileBatches:
             self._files,
             batch_sampler=batches,
             num_workers=self._workers,
-            collate_fn=partial(_joined, none=self._files.none()),
+            collate_fn=partial(_joined, none=self._files.none(), shared=self._workers > 0),
+            timeout=_LONGEST if self._workers else 0,
             # Pinned memory lets the copy to the device overlap with computing.
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals,
@@ -223,14 +227,35 @@ class FileBatches:
         try:
             yield from map(_whole, loader)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            fault = _fault_of_worker(" ".join(str(error).split()))
+            if fault is None:
                 raise
-            reason = " ".join(f"a process that decodes images died: {error}".split())
-            raise ResourceError("loading", reason, _DIED) from None
+            # Its frames would keep the loader, and with it the other workers, to the very end.
+            error.__traceback__ = None
+            raise fault from None
 
 
-def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> torch.Tensor | BadFile:
-    """Return images as one tensor, uint8 [B, 3, H, W], or the first bad file among them."""
+def _fault_of_worker(text: str) -> ResourceError | None:
+    """Return what the loader's error says of a process that decodes images, or None."""
+    if "shared memory" in text or "Bus error" in text:
+        rule = "shared memory is full: processes that decode images pass them on through it"
+        return ResourceError("/dev/shm", rule, _SHARED)
+    if "DataLoader timed out" in text:
+        rule = f"a process that decodes images took over {_LONGEST:.0f} s for a batch"
+        return ResourceError("loading", rule, _DIED)
+    if "DataLoader worker" in text:
+        return ResourceError("loading", f"a process that decodes images died: {text}", _DIED)
+    return None
+
+
+def _joined(
+    images: Sequence[torch.Tensor | BadFile], none: torch.Tensor, *, shared: bool = False
+) -> torch.Tensor | BadFile:
+    """Return images as one tensor, uint8 [B, 3, H, W], or the first bad file among them.
+
+    In ``shared`` memory if a worker returns them: left to the loader, a lack of it would leave the
+    worker alive and its parent waiting.
+    """
     good = []
     for image in images:
         # Returned, as an error with more than a text does not survive the way from a worker.
@@ -240,7 +265,10 @@ def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> tor
     if not good:
         return none
     # Channels last, as the decoder makes them and the network wants them in memory.
-    return torch.stack([image.permute(1, 2, 0) for image in good]).permute(0, 3, 1, 2)
+    joined = torch.stack([image.permute(1, 2, 0) for image in good]).permute(0, 3, 1, 2)
+    if shared:
+        joined.share_memory_()  # type: ignore[no-untyped-call]
+    return joined
 
 
 def _whole(images: torch.Tensor | BadFile) -> torch.Tensor:

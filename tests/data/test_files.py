@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -203,6 +204,35 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(root, monkeypatch):
         list(batches_of(root, 1).in_order(slice(0, 12), 5))
     assert str(caught.value).startswith("loading: a process that decodes images died: DataLoader")
     assert caught.value.hint == "if memory ran out, lower --workers; the same command again goes on"
+
+
+def test_too_little_shared_memory_ends_the_run_at_once(root, monkeypatch):
+    def refuse(_images):
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device"
+        )
+
+    # Workers are forked, and have this too.
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    children = set(multiprocessing.active_children())
+    with pytest.raises(ResourceError) as caught:
+        list(batches_of(root, 2).in_order(slice(0, 12), 5))
+    rule = "shared memory is full: processes that decode images pass them on through it"
+    assert str(caught.value) == f"/dev/shm: {rule}"
+    hint = "give a container more (docker run --shm-size 2g), or decode in one process: --workers 0"
+    assert caught.value.hint == hint
+    assert set(multiprocessing.active_children()) <= children
+    # One process needs none.
+    assert sum(map(len, batches_of(root, 0).in_order(slice(0, 12), 5))) == 12
+
+
+def test_no_worker_is_waited_for_without_end(root, monkeypatch):
+    monkeypatch.setattr("ltcli.data.files._LONGEST", 0.2)
+    monkeypatch.setattr(ImageFiles, "__getitem__", lambda _self, _item: time.sleep(0.3))
+    with pytest.raises(ResourceError) as caught:
+        list(batches_of(root, 1).in_order(slice(0, 12), 5))
+    rule = "a process that decodes images took over 0 s for a batch"
+    assert str(caught.value) == f"loading: {rule}"
 
 
 def test_images_larger_than_the_split_took_are_bad(root):
