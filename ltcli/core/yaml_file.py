@@ -70,7 +70,9 @@ def _value(path: Path, event: Any, events: Iterator[Any], depth: int = 1) -> Any
     values: dict[str, Any] = {}
     for (start, key), (_, value) in zip(inner[::2], inner[1::2], strict=True):
         where = f"{path}:{start.start_mark.line + 1}"
-        if not isinstance(key, str) or not key.isprintable() or key == "<<":
+        # In quotes, << is a key like any other; without, YAML would merge mappings.
+        merges = key == "<<" and start.implicit[0]
+        if not isinstance(key, str) or not key.isprintable() or merges:
             got = _COLLECTIONS.get(type(key)) or clipped(start.value or "nothing")
             raise ParamError(where, f"key must be one line of text, got {got}")
         if key in values:

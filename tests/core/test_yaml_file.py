@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ltcli.core.errors import ParamError
@@ -354,6 +354,7 @@ KEYS = TEXT.filter(str.isprintable)
 
 
 @FUZZ
+@example(values={"<<": {"b": 1}})
 @given(
     values=st.dictionaries(
         KEYS, LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(KEYS, LEAVES, max_size=3)
