@@ -271,7 +271,10 @@ def save_bytes(path: Path, content: bytes) -> None:
 
 
 def _replaced(path: Path, size: int, write: Callable[[BinaryIO], _T]) -> _T:
-    """Move the file that ``write`` fills to a path in one step, and return its result."""
+    """Move the file that ``write`` fills to a path in one step, and return its result.
+
+    ``size`` is the least size of the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -283,6 +286,9 @@ def _replaced(path: Path, size: int, write: Callable[[BinaryIO], _T]) -> _T:
         # Nobody else may change the file before it is whole.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
+            # Blocks that are asked for at once take less time; what is lacking shows in the end.
+            with suppress(AttributeError, OSError):
+                os.posix_fallocate(descriptor, 0, size)
             result = write(file)
             file.flush()
             umask = os.umask(0)  # The only way to read the umask is to set it.
