@@ -1,5 +1,6 @@
 """Artifacts written whole or not at all, and tensors loaded only from sound files."""
 
+import functools
 import json
 import logging
 import os
@@ -22,12 +23,12 @@ from ltcli.artifacts.header import (
     MAX_TENSORS,
     Header,
     check_digest,
-    check_schema,
     file_digest,
     opened,
     parse_header,
 )
 from ltcli.artifacts.kinds import KINDS
+from ltcli.artifacts.schema import check_schema, check_values
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause, disk_full
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Artifact:
         """Take over an open file, or raise ArtifactError for an altered byte."""
         check_digest(header, file)
         self.header, self._file = header, file
+        self._kind = KINDS[header.kind]
+        self._sizes = check_schema(header.path, self._kind, header.tensors, header.info)
 
     def load(self, *names: str, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
         """Return tensors by name, loaded straight to a device.
@@ -54,7 +57,7 @@ class Artifact:
         A name that ends in ``*`` loads every tensor with that prefix, and drops the prefix.
 
         Raises:
-            ArtifactError: A tensor is missing or holds NaN or infinity.
+            ArtifactError: A tensor is missing, holds NaN or infinity, or breaks its schema.
         """
         wanted: dict[str, str] = {}
         for name in names:
@@ -78,6 +81,7 @@ class Artifact:
                     if not is_finite(loaded[short]):
                         rule = f"{name} must be finite, got NaN or infinity"
                         raise ArtifactError(self.header.path, rule)
+                    self._check(name, loaded[short])
         except (OSError, SafetensorError) as error:
             raise ArtifactError(self.header.path, f"cannot be read: {error}") from None
         return loaded
@@ -90,7 +94,11 @@ class Artifact:
         """Return one tensor whose rows are read when they are indexed."""
         if name not in self.header.tensors:
             raise ArtifactError(self.header.path, f"has no tensor {name}")
-        return StoredRows(self.header, self._file, name)
+        return StoredRows(self.header, self._file, name, functools.partial(self._check, name))
+
+    def _check(self, name: str, tensor: torch.Tensor) -> None:
+        header = self.header
+        check_values(header.path, self._kind, self._sizes, header.info, name, tensor)
 
 
 @contextmanager
@@ -116,8 +124,11 @@ class StoredRows:
     slice where the file is not mapped, and files are not mapped: they may be replaced.
     """
 
-    def __init__(self, header: Header, file: BinaryIO, name: str) -> None:
+    def __init__(
+        self, header: Header, file: BinaryIO, name: str, check: Callable[[torch.Tensor], None]
+    ) -> None:
         """Find the start of the tensor in a file whose digest was checked."""
+        self._check = check
         dtype, shape = header.tensors[name]
         self.shape, self._dtype = torch.Size(shape), _DTYPES[dtype]
         self._path, self._name, self._descriptor = header.path, name, file.fileno()
@@ -129,7 +140,7 @@ class StoredRows:
         """Return the rows [B, ...] at the positions int64 [B], each in 0 ... N - 1, on the CPU.
 
         Raises:
-            ArtifactError: A row cannot be read, or holds NaN or infinity.
+            ArtifactError: A row cannot be read, holds NaN or infinity, or breaks its schema.
         """
         rows = torch.empty(len(index), *self.shape[1:], dtype=self._dtype)
         if not rows.numel():
@@ -143,6 +154,7 @@ class StoredRows:
             self._read(memory[begin * width : end * width], self._start + start * width)
         if not is_finite(rows):
             raise ArtifactError(self._path, f"{self._name} must be finite, got NaN or infinity")
+        self._check(rows)
         return rows
 
     def _read(self, memory: memoryview, position: int) -> None:
@@ -197,7 +209,6 @@ def save(
         taken.add(memory)
         shapes[name] = (_NAMES[own.dtype], tuple(own.shape))
         size += own.nbytes
-    check_schema(path, kind, shapes, dict(info))
     facts = {
         "digest": BLANK_DIGEST,
         "info": dict(info),
@@ -210,6 +221,8 @@ def save(
     }
     # One metadata key: with several, safetensors orders them differently in every process.
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    # As it will be read: tuples are lists then.
+    check_schema(path, kind, shapes, json.loads(text)["info"])
     # A file beyond these limits could not be read again.
     metadata = "bytes of metadata", len(json.dumps(text)), MAX_HEADER_BYTES
     for noun, got, most in (("tensors", len(ready), MAX_TENSORS), metadata):

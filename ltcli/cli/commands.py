@@ -21,7 +21,7 @@ from ltcli.compute.environment import processes
 from ltcli.core.errors import ArtifactError, LtcliError, ParamError, StopError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
 from ltcli.core.text import printable
-from ltcli.core.yaml_file import read_mapping
+from ltcli.core.yaml_file import read_lines, read_mapping
 from ltcli.stages.run import Job, Opened, planned, run
 from ltcli.stages.stage import Input, Stage
 
@@ -154,13 +154,12 @@ def _record(
     """
     values = given
     if config is not None:
-        in_file = {
-            name: value
-            for name, value in read_mapping(config).items()
-            if name not in left_out and not (name in _LISTS and name in given)
-        }
-        # Checked by itself, so that an error names the file.
-        values = {**checked(params, in_file, str(config), options), **given}
+        in_file: dict[str, Value] = {}
+        for name, (line, value) in read_lines(config).items():
+            if name not in left_out and not (name in _LISTS and name in given):
+                # Checked one by one, so that an error names the line.
+                in_file |= checked(params, {name: value}, f"{config}:{line}", options)
+        values = {**in_file, **given}
     return build(params, values, where, options=options, defaults=defaults)
 
 

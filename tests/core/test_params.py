@@ -309,7 +309,7 @@ def test_a_wrong_option_and_a_wrong_line_of_a_file_name_their_place(ltcli, tmp_p
     done = ltcli("split", "digits", "--config", config, "-d", tmp_path)
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [
-        f"error: {config}: no parameter 'seeds'",
+        f"error: {config}:1: no parameter 'seeds'",
         "hint: did you mean 'seed'?",
     ]
 
