@@ -29,6 +29,10 @@ from ltcli.artifacts.rules import (
 )
 
 
+Info = Mapping[str, Rule | Record]
+"""Rule of each key of the metadata."""
+
+
 @dataclass(frozen=True)
 class Values:
     """Range of the numbers of a tensor.
@@ -93,7 +97,7 @@ class Kind:
     name: str
     version: int
     tensors: tuple[Tensor, ...]
-    metadata: Mapping[str, Rule | Record]
+    metadata: Info
     summary: str
 
 
@@ -139,15 +143,15 @@ _SQUARE = ("C", "C")
 _SQUARED, _OFFSETS = "feature units squared", "class c has rows offsets[c]:offsets[c+1]"
 
 _COUNTS = listed(count(), "a list of counts", length="C")
-_CLASSES = {"class_names": listed(TEXT, "a list of text", length="C"), "class_counts": _COUNTS}
+_CLASSES: Info = {"class_names": listed(TEXT, "a list of text", length="C"), "class_counts": _COUNTS}
 # Merged covariances have no single split.
-_OF_MODEL = {"split": nullable(TEXT), "model": TEXT, "epoch": optional(count(1))}
-_MADE_OF = _CLASSES | _OF_MODEL
+_OF_MODEL: Info = {"split": nullable(TEXT), "model": TEXT, "epoch": optional(count(1))}
+_MADE_OF: Info = {**_CLASSES, **_OF_MODEL}
 _UNIT, _ON = "three numbers in 0 ... 1, or nothing", one_of("test", "val")
 _STEP = Rule(
     lambda value: isinstance(value, list) and list(map(type, value)) == [str, dict], "a pair"
 )
-_TRAINED = {
+_TRAINED: Info = {
     "method": TEXT,
     "recipe": listed(_STEP, "a list of stages with their parameters"),
     "backbone": BACKBONE,
@@ -190,8 +194,8 @@ _KINDS = (
             Tensor("files", _BYTE, ("P",), _PATHS, ("store", "files"), _FILES),
             Tensor("sizes", _INT, ("F",), "bytes of each of them", ("store", "files"), _SIZES),
         ),
-        _CLASSES
-        | {
+        {
+            **_CLASSES,
             "val_counts": optional(_COUNTS),
             "mean": listed(number(0, 1), _UNIT, length=3, empty=True),
             "std": listed(number(1e-6, 1), _UNIT, length=3, empty=True),
@@ -216,9 +220,9 @@ _KINDS = (
             Tensor("snapshots.*", (), ("E", "..."), "the same state after those epochs", False),
             Tensor("method.*", (), None, "state of the method at the end of training", False),
         ),
-        _CLASSES
-        | _TRAINED
-        | {
+        {
+            **_CLASSES,
+            **_TRAINED,
             "split": TEXT,
             "classifier": one_of(*CLASSIFIERS),
             "balanced": FLAG,
@@ -239,7 +243,7 @@ _KINDS = (
             Tensor("train.views", _STORED, ("Q", "N", "D"), "features of augmented images", False),
             Tensor("train.maps", _STORED, ("N", "D", "Y", "X"), "before pooling", False),
         ),
-        _MADE_OF | {"backbone": BACKBONE},
+        {**_MADE_OF, "backbone": BACKBONE},
         "features and labels of every image, logits of those not trained on",
     ),
     Kind(
@@ -253,8 +257,8 @@ _KINDS = (
             Tensor("rows", _REAL, ("R", "D"), "F with covariance F'F", _WITH_ROWS),
             Tensor("offsets", _INT, ("O",), _OFFSETS, _WITH_ROWS, Values(spans="R")),
         ),
-        _MADE_OF
-        | {
+        {
+            **_MADE_OF,
             "form": one_of("full", "factor", "low-rank", "diagonal"),
             "splits": optional(listed(TEXT, "a list of text")),
             "single_image_classes": optional(count()),
@@ -284,7 +288,7 @@ _KINDS = (
             Tensor("mean_mlp.*", (), None, "network of the mean of differences"),
             Tensor("variance_mlp.*", (), None, "network of their variance, before softplus"),
         ),
-        _MADE_OF | {"width": count(1), "layers": count(1, 1000)},
+        {**_MADE_OF, "width": count(1), "layers": count(1, 1000)},
         "generator of differences between features of a class",
     ),
     Kind(
@@ -296,9 +300,9 @@ _KINDS = (
             Tensor("snapshots.epoch", _INT, ("E",), "epochs from 0, ascending", False, _EPOCHS),
             Tensor("snapshots.predicted", _INT, ("E", "M"), "class per epoch", False, _CLASS),
         ),
-        _MADE_OF
-        | _TRAINED
-        | {
+        {
+            **_MADE_OF,
+            **_TRAINED,
             "on": _ON,
             "images": TEXT,
             "stage": TEXT,
@@ -348,8 +352,7 @@ _KINDS = (
             Tensor("pictures.source", _BYTE, ("I", "H", "W", 3), "its image", False),
             Tensor("pictures.nearest", _BYTE, ("I", "K", "H", "W", 3), "neighbours", False),
         ),
-        _MADE_OF
-        | {"predictions": Record({"before": _COMPARED, "after": _COMPARED})},
+        {**_MADE_OF, "predictions": Record({"before": _COMPARED, "after": _COMPARED})},
         "spectra, confusion, neighbours and donors of the classes",
     ),
     Kind(

@@ -46,7 +46,7 @@ class Record:
         required: Whether the mapping must be there.
     """
 
-    rules: Mapping[str, Rule]
+    rules: "Mapping[str, Rule | Record]"
     whole: Callable[[Mapping[str, Any]], str | None] = lambda _values: None
     required: bool = True
 

@@ -31,14 +31,14 @@ def check_schema(where: object, kind: Kind, tensors: Shapes, info: object) -> di
         raise ArtifactError(where, "info must be a mapping")
     # One axis letter is one size within a file; the second part says who set it.
     sizes: dict[str, tuple[int, str]] = {}
-    for key, rule in kind.metadata.items():
+    for key, entry in kind.metadata.items():
         if key not in info:
-            if rule.required:
+            if entry.required:
                 raise ArtifactError(where, f"{kind.name} metadata must have {key}")
             continue
-        if fault := rule.fault(key, info[key]):
+        if fault := entry.fault(key, info[key]):
             raise ArtifactError(where, fault)
-        for axis, size in rule.axes(info[key]).items():
+        for axis, size in entry.axes(info[key]).items():
             _check_axis(where, sizes, axis, size, key)
     exact: dict[str, Tensor] = {}
     prefixes: dict[str, Tensor] = {}
@@ -114,12 +114,20 @@ def check_values(
     tensor: torch.Tensor,
 ) -> None:
     """Raise ArtifactError where the numbers of a tensor, or of some rows of it, break its rule."""
-    # Of a tensor that a schema knows by its beginning alone, the ending tells what it is.
     spec = next((spec for spec in kind.tensors if spec.name == name), None)
-    by_ending = (values for ending, values in BY_ENDING.items() if name.endswith(ending))
-    values = spec.values if spec is not None else next(by_ending, _ANY)
-    if fault := fault_of(values, sizes, info, tensor):
+    if spec is None:
+        fault = fault_by_ending(name, tensor)
+    else:
+        fault = fault_of(spec.values, sizes, info, tensor)
+    if fault:
         raise ArtifactError(where, f"{name} must {fault}")
+
+
+def fault_by_ending(name: str, tensor: torch.Tensor) -> str | None:
+    """Return the rule that a tensor of a network or an optimiser breaks; see ``fault_of``."""
+    # A schema knows the beginnings of such names alone; their ending tells what they are.
+    found = (values for ending, values in BY_ENDING.items() if name.endswith(ending))
+    return fault_of(next(found, _ANY), {}, {}, tensor)
 
 
 def fault_of(

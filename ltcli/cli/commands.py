@@ -227,10 +227,18 @@ def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
     return Usage(stage, details, described, defaults, call, tuple(own.values()), method_names)
 
 
+class _Shown(logging.Formatter):
+    """Messages in which what a terminal obeys is escaped, as in names of classes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a message."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
 def fail(message: str, hint: str | None, code: int) -> dict[str, Any]:
     """Print a message and its hint on standard error; return them for a JSON document."""
-    # A file's name need not be text.
-    message = message.replace("\n", " ").encode(errors="backslashreplace").decode()
+    # A file's name need not be text, and may hold what a terminal obeys.
+    message = printable(message.replace("\n", " "))
     typer.echo(f"error: {message}", err=True)
     if hint is not None:
         typer.echo(f"hint: {hint}", err=True)
@@ -290,7 +298,7 @@ def log_to_stderr(verbosity: int, *, first: bool = True) -> None:
         level = logging.WARNING if verbosity < 0 else logging.DEBUG
     # Standard output is for results, which scripts read.
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Shown("%(message)s"))
     logger = logging.getLogger("ltcli")
     # A second command in one process replaces the handler of the first.
     logger.handlers[:] = [handler]

@@ -15,7 +15,7 @@ from torch import nn
 
 from ltcli.compute.device import seed_layers
 from ltcli.core.context import Context
-from ltcli.core.errors import NumericalError
+from ltcli.core.errors import ArtifactError, NumericalError
 from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import Optimizer
 from ltcli.engine.state import Snapshots, TrainingState
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds of work that a crash may cost.
 CHECKPOINT_SECONDS = 30.0
+_REMOVE = "remove the .resume.safetensors file beside the output"
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,12 @@ def fit(
     draw numbers in training, such as dropout.
 
     Raises:
+        ArtifactError: The checkpoint is not one of this run.
         NumericalError: A loss is not finite; epoch and step are named.
         StopError: A signal came; the state was saved after the step in progress.
     """
     device = next(state.module.parameters()).device
-    first_epoch, first_step, meters = _resume(state, context, device)
+    first_epoch, first_step, meters = _resume(state, context, device, epochs)
     saved_at = time.monotonic()
     with context.saves_on_stop():
         for epoch in range(first_epoch, epochs):
@@ -115,6 +117,10 @@ def fit(
             rows = order(epoch).to(device)
             if len(rows) % batch_size == 1 and len(rows) > 1:
                 rows = rows[:-1]
+            steps = -(-len(rows) // batch_size)
+            if first_step > steps:
+                rule = f"checkpoint must be at a step in 0 ... {steps}, got {first_step}"
+                raise ArtifactError(context.name, rule, _REMOVE)
             rate = learning_rate(epoch)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate * group.get("rate", 1.0)
@@ -155,16 +161,26 @@ def _fresh_meters(device: torch.device) -> torch.Tensor:
 
 
 def _resume(
-    state: TrainingState, context: Context, device: torch.device
+    state: TrainingState, context: Context, device: torch.device, epochs: int
 ) -> tuple[int, int, torch.Tensor]:
     saved = context.checkpoint.load()
     if saved is None:
         return 0, 0, _fresh_meters(device)
     tensors, position = saved
-    # It may come from a device with another precision.
-    meters = tensors.pop("meters").to(_fresh_meters(device))
-    state.restore(tensors)
-    return position["epoch"], position["step"], meters
+    epoch, step = position.get("epoch"), position.get("step")
+    # Not isinstance: True is an int.
+    if type(epoch) is not int or type(step) is not int or not (0 <= epoch < epochs and step >= 0):
+        got = f"got epoch {epoch!r:.40}, step {step!r:.40}"
+        rule = f"checkpoint must be at an epoch in 0 ... {epochs - 1}, {got}"
+        raise ArtifactError(context.name, rule, _REMOVE)
+    try:
+        # It may come from a device with another precision.
+        meters = tensors.pop("meters").to(_fresh_meters(device)).reshape(2)
+        state.restore(tensors)
+    except (IndexError, KeyError, RuntimeError, ValueError):
+        rule = "tensors of the checkpoint do not fit this run"
+        raise ArtifactError(context.name, rule, _REMOVE) from None
+    return epoch, step, meters
 
 
 def _save(

@@ -147,6 +147,10 @@ def load_part(model: Artifact, part: str, epoch: int | None = None) -> dict[str,
     """Return the tensors of ``backbone`` or ``classifier`` by name; see ``load_network``."""
     if epoch is None:
         return model.load(f"{part}.*")
-    position = model.tensor("snapshots.epoch").tolist().index(epoch)
+    known = model.tensor("snapshots.epoch").tolist()
+    if epoch not in known:
+        rule = f"snapshots.epoch must hold {epoch}, one of the last epochs"
+        raise ArtifactError(model.header.path, rule)
+    position = known.index(epoch)
     kept = model.load(f"snapshots.{part}.*")
     return {name: stacked[position] for name, stacked in kept.items()}

@@ -94,7 +94,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
             raise ArtifactError(after.path, rule, "name predictions of one test set")
     if "generator" in headers:
         made = headers["generator"]
-        rule, value = made.parameters["head"], made.parameters["head_at"]
+        rule, value = made.parameters.get("head", "share"), made.parameters.get("head_at")
         if head != head_of(HeadRule(rule, value), counts, "diagnose"):
             hint = f"it was trained with --head {rule}" + ("" if value is None else f" {value:g}")
             raise ArtifactError(made.path, "has other head classes", hint)
@@ -118,7 +118,7 @@ def _check_learned(bank: Header, model: Header) -> None:
     known = [model.digest]
     if model.parameters.get("train") == "classifier":
         # Its backbone is still that of the model it started from.
-        known.append(model.inputs["model"])
+        known.append(model.inputs.get("model", ""))
     if bank.info["model"] not in known:
         rule = f"has another backbone than the features of {bank.path}"
         raise ArtifactError(model.path, rule, "run dump-features on it, and name its features")
