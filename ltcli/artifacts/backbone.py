@@ -73,7 +73,9 @@ class Backbone:
 
 SIDES = listed(count(1, _MOST_SIDE), "a height and a width, or nothing", length=2, empty=True)
 _THREE, _STD = "three numbers, or nothing", Rule(lambda value: is_number(value) and value > 0, "")
-_NAME = Rule(lambda value: isinstance(value, str) and value.isprintable(), "a text")
+_NAME = Rule(
+    lambda value: isinstance(value, str) and value.isprintable() and len(value) <= 200, "a text"
+)
 BACKBONE = Record(
     {
         "source": _NAME,

@@ -153,7 +153,7 @@ _STEP = Rule(
 )
 _TRAINED: Info = {
     "method": TEXT,
-    "recipe": listed(_STEP, "a list of stages with their parameters"),
+    "recipe": listed(_STEP, "a list of stages with their parameters", empty=True),
     "backbone": BACKBONE,
 }
 # Named here too, as this table loads no torch.

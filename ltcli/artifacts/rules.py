@@ -4,12 +4,9 @@ A digest only tells that a file is whole. Whoever forges a file gives it a right
 value that a stage reads has a rule here.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
-
-from ltcli.core.text import clipped
 
 # No sound value comes near: larger ones would overflow a tensor, or work for ever.
 MOST_COUNT, MOST_NUMBER = 2**40, 1e6
@@ -33,7 +30,7 @@ class Rule:
 
     def fault(self, name: str, value: object) -> str | None:
         """Return the broken rule as a message; None where the value keeps it."""
-        return None if self.sound(value) else f"{name} must be {self.words}, got {shown(value)}"
+        return None if self.sound(value) else f"{name} must be {self.words}, got {value!r:.80}"
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,6 @@ class Record:
 
 
 _R = TypeVar("_R", Rule, Record)
-
-
-def shown(value: object) -> str:
-    """Return a JSON value that is short enough for a message, without control characters."""
-    return clipped(json.dumps(value), 80)
 
 
 def is_count(value: object, least: int = 0, most: int = MOST_COUNT) -> bool:
