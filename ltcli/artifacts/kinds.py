@@ -10,8 +10,9 @@ The table says of every number and every text that a stage reads what it may be.
 when they are read, tensors when they are loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ltcli.artifacts.backbone import BACKBONE, SIDES
 from ltcli.artifacts.rules import (
@@ -92,6 +93,7 @@ class Kind:
         tensors: The tensors.
         metadata: Rule of each key of ``info`` in the header.
         summary: One line.
+        whole: Broken rule of several keys together; None where there is none.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Kind:
     tensors: tuple[Tensor, ...]
     metadata: Info
     summary: str
+    whole: Callable[[Mapping[str, Any]], str | None] = lambda _info: None
 
 
 _BYTE, _INT, _FLAG = ("U8",), ("I64",), ("BOOL",)
@@ -147,6 +150,7 @@ _CLASSES: Info = {"class_names": listed(TEXT, "a list of text", length="C"), "cl
 # Merged covariances have no single split.
 _OF_MODEL: Info = {"split": nullable(TEXT), "model": TEXT, "epoch": optional(count(1))}
 _MADE_OF: Info = {**_CLASSES, **_OF_MODEL}
+_ALONE = "features"
 _UNIT, _ON = "three numbers in 0 ... 1, or nothing", one_of("test", "val")
 _STEP = Rule(
     lambda value: isinstance(value, list) and list(map(type, value)) == [str, dict], "a pair"
@@ -200,12 +204,15 @@ _KINDS = (
             "mean": listed(number(0, 1), _UNIT, length=3, empty=True),
             "std": listed(number(1e-6, 1), _UNIT, length=3, empty=True),
             "source": TEXT,
-            "store": one_of("images", "files", "features"),
+            "store": one_of("images", "files", _ALONE),
             "image_size": replace(SIDES, axes=lambda value: dict(zip("HW", value, strict=False))),
             "profile": optional(TEXT),
             "skipped": optional(count()),
         },
         "long-tailed train, val and test images, the paths of their files, or embeddings",
+        lambda info: None
+        if {bool(info[key]) for key in ("mean", "std", "image_size")} == {info["store"] != _ALONE}
+        else "mean, std and image_size must be given for images alone",
     ),
     Kind(
         "model",

@@ -40,6 +40,8 @@ def check_schema(where: object, kind: Kind, tensors: Shapes, info: object) -> di
             raise ArtifactError(where, fault)
         for axis, size in entry.axes(info[key]).items():
             _check_axis(where, sizes, axis, size, key)
+    if fault := kind.whole(info):
+        raise ArtifactError(where, fault)
     exact: dict[str, Tensor] = {}
     prefixes: dict[str, Tensor] = {}
     for spec in kind.tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.artifacts.backbone import Backbone, backbone_of
 from ltcli.core.errors import ArtifactError, LtcliError
-from ltcli.core.params import build, checked
+from ltcli.core.params import build
 from ltcli.core.text import plural
 from ltcli.data.source_table import SOURCES
 from ltcli.methods import METHODS
 from ltcli.stages import finetune, pretrain
-from ltcli.stages.split import Params as Split
 
 if TYPE_CHECKING:
     from ltcli.artifacts.header import Header
@@ -68,11 +68,12 @@ def read_provenance(header: Header) -> tuple[League, Benchmark]:
     info, backbone = header.info, backbone_of(header)
     with sound_recipe(header):
         split = dict(info["recipe"])["split"]
-        checked(Split, split, "split")
         profile = str(split["profile"])
         if profile == "auto":
             profile = "natural" if SOURCES[split["source"]].natural else "exp"
         factor = float(split["imbalance_factor"])
+        if not math.isfinite(factor):
+            raise ValueError(factor)
         benchmark = Benchmark(str(split["source"]), profile, factor, backbone.label)
         return _league(info, backbone), benchmark
 
