@@ -50,8 +50,8 @@ def _given(name: str, default: int, least: int, most: int = 2**31) -> int:
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
-        limit = "" if most == 2**31 else f" ... {most}"
-        rule = f"{name} must be a whole number of {'' if limit else 'at least '}{least}{limit}"
+        limit = f"of at least {least}" if most == 2**31 else f"in {least} ... {most}"
+        rule = f"{name} must be a whole number {limit}"
         hint = "torchrun sets it: remove it from the environment for a single process"
         raise ParamError("environment", f"{rule}, got {clipped(text)}", hint)
     return int(text)

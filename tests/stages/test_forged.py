@@ -53,7 +53,6 @@ READERS = {
         ["finetune", "--method", "crt", *TRAINING, "--features", "FILE"],
     ],
     "covariances": [
-        ["finetune", "--method", "isda", *TRAINING, "--covariances", "FILE"],
         ["finetune", "--method", "risda", *TRAINING, "--covariances", "FILE"],
         ["merge-covariances", "--covariances", "FILE", "--other", "other.safetensors"],
     ],
