@@ -226,7 +226,7 @@ def main() -> None:
     # The name of a file need not be text; standard error escapes what is not by itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    if isinstance(sys.stderr, io.TextIOWrapper):
+    if type(sys.stderr) is io.TextIOWrapper:  # Not what a program put in its place.
         encoding = sys.stderr.encoding
         sys.stderr = _Messages(sys.stderr.detach(), encoding, "backslashreplace", line_buffering=True)
     sys.exit(run(sys.argv[1:]))
