@@ -93,9 +93,11 @@ BACKBONE = Record(
         "crop_mode": one_of("box", "center", "squash", "border"),
         "crop_share": Rule(lambda value: is_number(value, 0, 1) and value > 0, "in 0 ... 1"),
     },
-    lambda found: None
-    if bool(found["image_size"]) == bool(found["mean"] and found["std"])
-    else "image_size, mean and std of the backbone must be given together",
+    lambda found: (
+        None
+        if bool(found["image_size"]) == bool(found["mean"] and found["std"])
+        else "image_size, mean and std of the backbone must be given together"
+    ),
 )
 
 

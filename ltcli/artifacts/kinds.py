@@ -29,7 +29,6 @@ from ltcli.artifacts.rules import (
     optional,
 )
 
-
 Info = Mapping[str, Rule | Record]
 """Rule of each key of the metadata."""
 
@@ -115,7 +114,7 @@ _RISING_CLASS, _AMONG_SAMPLES = Values(0, below="C", rising=True), Values(0, bel
 _FILES, _SIZES = Values(rows="NVT", paths=True), Values(0, rows="NVT")
 _EPOCHS, _VARIANCES = Values(0, rising=True), Values(0, diagonal=True)
 # Of networks and optimisers, whose tensors a schema knows by their beginning alone.
-BY_ENDING = {ending: _COUNT for ending in (".running_var", ".exp_avg_sq", ".step")}
+BY_ENDING = dict.fromkeys((".running_var", ".exp_avg_sq", ".step"), _COUNT)
 
 
 def _part(part: str, letter: str, labels: Values = _CLASS) -> tuple[Tensor, ...]:
@@ -146,9 +145,11 @@ _SQUARE = ("C", "C")
 _SQUARED, _OFFSETS = "feature units squared", "class c has rows offsets[c]:offsets[c+1]"
 
 _COUNTS = listed(count(), "a list of counts", length="C")
-_CLASSES: Info = {"class_names": listed(TEXT, "a list of text", length="C"), "class_counts": _COUNTS}
-# Merged covariances have no single split.
-_OF_MODEL: Info = {"split": nullable(TEXT), "model": TEXT, "epoch": optional(count(1))}
+_CLASSES: Info = {
+    "class_names": listed(TEXT, "a list of text", length="C"),
+    "class_counts": _COUNTS,
+}
+_OF_MODEL: Info = {"split": TEXT, "model": TEXT, "epoch": optional(count(1))}
 _MADE_OF: Info = {**_CLASSES, **_OF_MODEL}
 _ALONE = "features"
 _UNIT, _ON = "three numbers in 0 ... 1, or nothing", one_of("test", "val")
@@ -210,9 +211,12 @@ _KINDS = (
             "skipped": optional(count()),
         },
         "long-tailed train, val and test images, the paths of their files, or embeddings",
-        lambda info: None
-        if {bool(info[key]) for key in ("mean", "std", "image_size")} == {info["store"] != _ALONE}
-        else "mean, std and image_size must be given for images alone",
+        lambda info: (
+            None
+            if {bool(info[key]) for key in ("mean", "std", "image_size")}
+            == {info["store"] != _ALONE}
+            else "mean, std and image_size must be given for images alone"
+        ),
     ),
     Kind(
         "model",
@@ -266,6 +270,7 @@ _KINDS = (
         ),
         {
             **_MADE_OF,
+            "split": nullable(TEXT),
             "form": one_of("full", "factor", "low-rank", "diagonal"),
             "splits": optional(listed(TEXT, "a list of text")),
             "single_image_classes": optional(count()),
@@ -273,12 +278,19 @@ _KINDS = (
             "relative_error": optional(number(0)),
         },
         "class means and covariances",
+        lambda info: (
+            None
+            if (info["split"] is None) == ("splits" in info)
+            else "split must be null for merged covariances alone, which have splits"
+        ),
     ),
     Kind(
         "confusion",
         1,
         (
-            Tensor("graph", _REAL, _SQUARE, "share of class-i images predicted as j", values=_SHARE),
+            Tensor(
+                "graph", _REAL, _SQUARE, "share of class-i images predicted as j", values=_SHARE
+            ),
             Tensor("scores", _REAL, _SQUARE, "mean probability of j over class i", values=_SHARE),
             Tensor("top", _INT, ("C", "K"), "most confusing other classes, first", values=_CLASS),
         ),
@@ -340,11 +352,15 @@ _KINDS = (
                 Tensor(f"captured.{name}", _EXACT, ("C",), _CAPTURED.format(name), False, _SHARE)
                 for name in ("estimated", "learned", "oracle")
             ),
-            Tensor("confusion.before", _EXACT, _SQUARE, "class-i images taken for j", False, _COUNT),
+            Tensor(
+                "confusion.before", _EXACT, _SQUARE, "class-i images taken for j", False, _COUNT
+            ),
             Tensor("confusion.after", _EXACT, _SQUARE, "class-i images taken for j", False, _COUNT),
             Tensor("samples.features", _REAL, ("S", "D"), "real and augmented features"),
             Tensor("samples.labels", _INT, ("S",), "class, 0..C-1", values=_CLASS),
-            Tensor("samples.origin", _INT, ("S",), "0 real, 1 Gaussian, 2 made", values=Values(0, 2)),
+            Tensor(
+                "samples.origin", _INT, ("S",), "0 real, 1 Gaussian, 2 made", values=Values(0, 2)
+            ),
             Tensor("samples.row", _INT, ("S",), "training image it was made from", values=_COUNT),
             Tensor("samples.head", _INT, ("S",), "nearest head class of that", values=_CLASS),
             Tensor("neighbours.row", _INT, ("S", "K"), "nearest other images", values=_COUNT),

@@ -228,5 +228,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     if type(sys.stderr) is io.TextIOWrapper:  # Not what a program put in its place.
         encoding = sys.stderr.encoding
-        sys.stderr = _Messages(sys.stderr.detach(), encoding, "backslashreplace", line_buffering=True)
+        sys.stderr = _Messages(
+            sys.stderr.detach(), encoding, "backslashreplace", line_buffering=True
+        )
     sys.exit(run(sys.argv[1:]))

@@ -67,7 +67,7 @@ def _unpickled(path: Path, content: bytes) -> Any:
 
 
 def _state_of(path: Path, found: Any) -> dict[str, torch.Tensor]:
-    # Checkpoints of trainers wrap the state dict, sometimes more than once. A pickle may hold itself.
+    # Trainers wrap the state dict, sometimes more than once; a forged file, without end.
     for _ in range(_DEPTH):
         if not isinstance(found, dict):
             break

@@ -314,7 +314,11 @@ CASES: list[tuple[str, str, Forge]] = [
         "axis C is 2 in class_counts but 3 in class_names",
         info(class_counts=[7, 3]),
     ),
-    ("class names as text", 'class_names must be a list of text, got \'abc\'', info(class_names="abc")),
+    (
+        "class names as text",
+        "class_names must be a list of text, got 'abc'",
+        info(class_names="abc"),
+    ),
     (
         "class names as numbers",
         "class_names must be a list of text, got [0, 1, 2]",

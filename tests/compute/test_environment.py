@@ -23,7 +23,11 @@ def test_peak_memory_is_in_millions_of_bytes(monkeypatch, platform, expected):
         ("RANK", "", "RANK must be a whole number in 0 ... 1, got "),
         ("WORLD_SIZE", "0", "WORLD_SIZE must be a whole number of at least 1, got 0"),
         ("WORLD_SIZE", "1_0", "WORLD_SIZE must be a whole number of at least 1, got 1_0"),
-        ("WORLD_SIZE", "9" * 5000, "WORLD_SIZE must be a whole number of at least 1, got " + "9" * 57),
+        (
+            "WORLD_SIZE",
+            "9" * 5000,
+            "WORLD_SIZE must be a whole number of at least 1, got " + "9" * 57,
+        ),
     ],
     ids=lambda value: value[:12],
 )

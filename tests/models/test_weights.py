@@ -186,7 +186,10 @@ def cyclic(state):
         (lambda s: s | {"w": torch.eye(3).to_sparse()}, "numbers, got a sparse one"),
         (lambda s: s | {"w": torch.eye(3).to_sparse_csr()}, "numbers, got a sparse one"),
         (lambda s: s | {"w": torch.empty(3, device="meta")}, "numbers, got one without numbers"),
-        (lambda s: s | {"w": torch.zeros(3, dtype=torch.complex64)}, "numbers, got a complex64 one"),
+        (
+            lambda s: s | {"w": torch.zeros(3, dtype=torch.complex64)},
+            "numbers, got a complex64 one",
+        ),
     ],
     ids=["cyclic", "cyclic inside", "sparse", "sparse rows", "meta", "complex"],
 )
@@ -211,7 +214,10 @@ def test_wrapped_weights_are_found_below_four_wrappers(tmp_path):
             {"conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int8)},
             "conv1.weight must be of type float32, got int8",
         ),
-        ({"bn1.running_var": torch.full((64,), -1.0)}, "bn1.running_var must be at least 0, got -1"),
+        (
+            {"bn1.running_var": torch.full((64,), -1.0)},
+            "bn1.running_var must be at least 0, got -1",
+        ),
     ],
     ids=["whole numbers", "variance"],
 )
