@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.core.params import param
+from ltcli.core.params import build, param
 from ltcli.methods.options import HeadRule, head_of
 from ltcli.stages.diagnosis_tables import ORIGINS, PAIRS, lines_of
 from ltcli.stages.stage import Input, Result, Stage, check_epoch, of_bank
@@ -94,9 +94,15 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
             raise ArtifactError(after.path, rule, "name predictions of one test set")
     if "generator" in headers:
         made = headers["generator"]
-        rule, value = made.parameters.get("head", "share"), made.parameters.get("head_at")
-        if head != head_of(HeadRule(rule, value), counts, "diagnose"):
-            hint = f"it was trained with --head {rule}" + ("" if value is None else f" {value:g}")
+        given = {name: made.parameters.get(name) for name in ("head", "head_at")}
+        try:
+            chosen = build(HeadRule, given, "parameters")
+            theirs = head_of(chosen, counts, "parameters")
+        except ParamError as error:
+            raise ArtifactError(made.path, str(error)) from None
+        if head != theirs:
+            hint = f"it was trained with --head {chosen.head}"
+            hint += "" if chosen.head_at is None else f" {chosen.head_at:g}"
             raise ArtifactError(made.path, "has other head classes", hint)
 
 

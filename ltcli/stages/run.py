@@ -23,8 +23,8 @@ from ltcli.artifacts.header import SIDECAR, Header, opened, parse_header, verify
 from ltcli.compute.environment import processes
 from ltcli.compute.memory import memory_needed
 from ltcli.core.context import Context
-from ltcli.core.errors import ArtifactError, LtcliError, ParamError, ResourceError, cause
-from ltcli.core.params import NoOptions, as_dict, build
+from ltcli.core.errors import ArtifactError, LtcliError, ResourceError, cause
+from ltcli.core.params import as_dict
 from ltcli.core.text import printable
 from ltcli.stages.stage import Checked, P, Stage, check_processes, check_together
 
@@ -121,7 +121,6 @@ def planned(job: Job[P], files: Opened) -> Plan:
         if header.kind != entry.kind:
             rule = f"{entry.name} must be of kind {entry.kind}, got {header.kind}"
             raise ArtifactError(path, rule, f"name another file with --{entry.name}")
-        _check_made(header)
         headers[entry.name] = header
         inputs[entry.name], spared[entry.name] = header.digest, entry.may_differ
     check_together(stage.name, headers, spared)
@@ -134,24 +133,6 @@ def planned(job: Job[P], files: Opened) -> Plan:
         check_writable(job.out)
     preview = [] if stage.preview is None else stage.preview(job.params, headers)
     return Plan(parameters, inputs, headers, reason, digest, preview, checked)
-
-
-def _check_made(header: Header) -> None:
-    """Check that a stage of this version makes such an artifact with the recorded parameters."""
-    from ltcli.methods import METHODS
-    from ltcli.stages import STAGES
-
-    maker = next((one for one in STAGES if one.name == header.stage), None)
-    if maker is None or maker.output != header.kind:
-        rule = f"must be made by a stage that writes {header.kind}, got {printable(header.stage)}"
-        raise ArtifactError(header.path, rule)
-    method = METHODS.get(str(header.parameters.get("method"))) if maker.has_methods else None
-    try:
-        options = NoOptions if method is None else method.options
-        build(maker.params, header.parameters, "its parameters", options=options)
-    except ParamError as error:
-        rule = f"{error.message}, in its parameters"
-        raise ArtifactError(header.path, rule, "make it again with --force") from None
 
 
 def check_name(out: Path, inputs: Iterable[Path]) -> None:

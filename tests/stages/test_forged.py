@@ -135,7 +135,7 @@ def lies(path: Path, draw: random.Random) -> Iterator[Lie]:
                 ranges[name] = values
     ranged = [n for n in ranges if false_numbers(ranges[n], sizes, tensors[n]) and len(tensors[n])]
     while True:
-        what = draw.choice(["info", "info", "info", "tensor", "tensor", "parameter"])
+        what = draw.choice(["info"] * 3 + ["tensor"] * 2 + ["parameter"])
         if what == "info":
             key = draw.choice([*header.info])
             # Long lists would take nearly every draw.
