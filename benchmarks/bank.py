@@ -7,6 +7,7 @@ Wall seconds by the log of each run, three epochs each, on random images of CIFA
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import ratios
@@ -18,26 +19,36 @@ from ltcli.artifacts.store import save
 IMAGES = 12_800
 
 
-def bank(folder: Path) -> None:
-    """Measure epochs of fine-tuning on a bank and on images, of CIFAR's size, by their own log."""
+def random_split(path: Path, counts: Sequence[int], val: int, test: int) -> None:
+    """Save a split of random images of CIFAR's size, with these numbers of images in its parts."""
     rng = torch.Generator().manual_seed(0)
+    labels = {
+        "train": torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
+        "val": torch.arange(val) % len(counts),
+        "test": torch.arange(test) % len(counts),
+    }
     tensors = {}
-    for part, count in (("train", IMAGES), ("val", 10), ("test", 10)):
-        pixels = torch.randint(256, (count, 32, 32, 3), generator=rng, dtype=torch.uint8)
-        tensors[f"{part}.images"] = pixels
-        tensors[f"{part}.labels"] = torch.arange(count) % 10
-        tensors[f"{part}.index"] = torch.arange(count)
+    for part, known in labels.items():
+        pixels = torch.randint(256, (len(known), 32, 32, 3), generator=rng, dtype=torch.uint8)
+        tensors |= {f"{part}.images": pixels, f"{part}.labels": known}
+        tensors[f"{part}.index"] = torch.arange(len(known))
     info = {
-        "class_names": [str(c) for c in range(10)],
-        "class_counts": [IMAGES // 10] * 10,
+        "class_names": [str(c) for c in range(len(counts))],
+        "class_counts": list(counts),
         "mean": [0.5] * 3,
         "std": [0.25] * 3,
         "source": "folder",
         "store": "images",
         "image_size": [32, 32],
+        "source_counts": [IMAGES // 10 + 2] * 10,
+        "groups": {},
     }
-    split = folder / "split.safetensors"
-    save(split, "split", tensors, stage="split", parameters={}, inputs={}, info=info)
+    save(path, "split", tensors, stage="split", parameters={}, inputs={}, info=info)
+
+
+def bank(folder: Path) -> None:
+    """Measure epochs of fine-tuning on a bank and on images, of CIFAR's size, by their own log."""
+    random_split(folder / "split.safetensors", [IMAGES // 10] * 10, 10, 10)
     for words in (("pretrain", "--epochs", "1"), ("dump-features",), ("covariances",)):
         ltcli(*words, "-q", "-d", folder)()
     ltcli("confusion", "-q", "-d", folder)()

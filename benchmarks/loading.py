@@ -1,52 +1,33 @@
-"""Random crops of image files, against what decoding alone allows and against a plain DataLoader.
+"""Random crops of image files, against what decoding alone allows and against ImageFolder.
 
-JPEG files of 500 x 375 pixels, about the size of ImageNet's, in the page cache. Plain: torchvision
-with ImageFolder and v2 transforms to float tensors in a DataLoader. All have as many processes.
-Rounds alternate, so that a noisy machine slows all alike. Prints images per second and ratios.
+JPEG files of 500 x 375 pixels, about the size of ImageNet's, in the page cache; all in one process.
+Crops are batches of bytes, as a worker makes them; normalised: as floats, as a network takes them.
+ImageFolder: torchvision with v2 transforms to normalised floats, in a DataLoader. Decoding alone is
+by Pillow. Prints ratios, all at least their bounds.
 
-    python benchmarks/loading.py [--rounds 3] [--images 2000] [--workers 2]
+    python benchmarks/loading.py [--rounds 5] [--images 500]
 """
 
 import argparse
-import itertools
 import statistics
 import tempfile
-from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import ratios
 import torch
-from inference import compare
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ltcli.data.batches import Augmentation, Batch
 from ltcli.data.decode import open_image
 from ltcli.data.files import FileBatches, ImageFiles
-from ltcli.data.samplers import instance_balanced
 from ltcli.models import small_images
 
 SIDE, BATCH = 224, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class Decoded(Dataset[int]):
-    """Files that are decoded, and of which nothing is kept."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        """Keep the list."""
-        self._paths = paths
-
-    def __len__(self) -> int:
-        """Return the number of files."""
-        return len(self._paths)
-
-    def __getitem__(self, row: int) -> int:
-        """Decode a file and return its width."""
-        return open_image(self._paths[row].read_bytes()).width
 
 
 def photographs(root: Path, count: int) -> list[Path]:
@@ -63,26 +44,15 @@ def photographs(root: Path, count: int) -> list[Path]:
     return paths
 
 
-def exhaust(loader: Iterable[object]) -> None:
-    """Have all batches."""
-    for _ in loader:
-        pass
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=500)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths = photographs(Path(folder), args.images)
         sizes = [path.stat().st_size for path in paths]
-        print(
-            f"{args.images} files of {statistics.mean(sizes) / 1e3:.0f} kB, {args.workers} workers"
-        )
-        alone = DataLoader(Decoded(paths), BATCH, num_workers=args.workers)
         transform = v2.Compose(
             [
                 v2.RandomResizedCrop(SIDE),
@@ -92,26 +62,38 @@ def main() -> None:
                 v2.Normalize(MEAN, STD),
             ]
         )
-        plain = DataLoader(
-            ImageFolder(folder, transform), BATCH, shuffle=True, num_workers=args.workers
-        )
+        plain = DataLoader(ImageFolder(folder, transform), BATCH, shuffle=True)
         names = [str(path.relative_to(folder)) for path in paths]
         backbone = small_images.backbone("resnet18", image_size=(SIDE, SIDE), in_files=True)
         files = ImageFiles(Path(folder), names, sizes, backbone, Augmentation())
-        ours = FileBatches(files, MEAN, STD, torch.device("cpu"), args.workers)
-        ours.read_ahead(lambda epoch: instance_balanced(len(paths), seed=0, epoch=epoch), BATCH)
+        batches = FileBatches(files, MEAN, STD, torch.device("cpu"), workers=0)
+        parts = torch.split(torch.arange(args.images), BATCH)
 
-        epochs = itertools.count()
+        def decoded() -> None:
+            for path in paths:
+                open_image(path.read_bytes())
 
-        def drawn() -> None:
-            epoch = next(epochs)
-            order = instance_balanced(len(paths), seed=0, epoch=epoch)
-            for number, rows in enumerate(torch.split(order, BATCH)):
-                ours.drawn(Batch(epoch, number, number * BATCH, rows))
+        def by_folder() -> None:
+            for _ in plain:
+                pass
 
-        for name, loader in (("against decoding alone", alone), ("against ImageFolder", plain)):
-            compare(name, partial(exhaust, loader), drawn, args.images, args.rounds)
+        def crops() -> None:
+            for rows in parts:
+                files.images([(row, row) for row in rows.tolist()])
+
+        def normalised() -> None:
+            for number, rows in enumerate(parts):
+                batches.drawn(Batch(0, number, number * BATCH, rows))
+
+        alone, folders, cropped, ours = ratios.in_turns(
+            args.rounds, decoded, by_folder, crops, normalised
+        )
+        speed = args.images / statistics.median(ours)
+        note = f"{speed:,.0f} images/s of {statistics.mean(sizes) / 1e3:.0f} kB"
+        ratios.check("files: decoding alone / crops", alone, cropped, least=0.8)
+        ratios.check("files: decoding alone / normalised", alone, ours, least=0.65)
+        ratios.check("files: ImageFolder / normalised", folders, ours, least=1.7, note=note)
 
 
 if __name__ == "__main__":
-    main()
+    ratios.run(main)

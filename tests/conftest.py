@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -32,6 +33,14 @@ class Done:
         lines = self.err.splitlines()
         starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
         return lines[starts[0] :] if starts else lines
+
+
+@pytest.fixture(autouse=True)
+def _log() -> None:
+    """Let caplog see the log, which a command line of an earlier test has sent elsewhere."""
+    logger = logging.getLogger("ltcli")
+    logger.handlers[:], logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -54,3 +54,10 @@ def test_presets_are_what_the_table_says():
         preset, method = PRESETS[name], METHODS[base]
         assert (preset.loss, preset.options) == (method.loss, method.options)
         assert all(preset.defaults[stage] == said for stage in preset.stages), name
+
+
+def test_the_methods_whose_steps_need_the_cpu_are_named():
+    text = (ROOT / "docs" / "several-gpus.md").read_text()
+    named = text.partition("choose rows on the CPU:")[2].partition(".")[0]
+    own = [name for name, method in METHODS.items() if method.on_host]
+    assert sorted(re.findall(r"`([\w-]+)`", named)) == sorted(own)

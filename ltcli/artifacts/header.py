@@ -12,9 +12,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,8 +35,8 @@ DTYPE_BYTES |= {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 # One level of escaping: the same words inside a class name would carry two.
 _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Hashing in pieces, as a bank of feature maps may be larger than memory.
-_CHUNK = 4 * 2**20
+# Bytes that are hashed at once, while they are in the processor's cache to be read or written.
+PIECE = 2**19
 _FIELDS = {"kind": str, "stage": str, "ltcli": str, "digest": str, "kind_version": int}
 _FIELDS |= {"parameters": dict, "inputs": dict, "info": dict}
 
@@ -50,6 +51,8 @@ class Header:
         digest: SHA-256 that identifies the content.
         writer: Version of ltcli that wrote the file.
         tensors: Name to (dtype, shape).
+        spans: Name to the positions of a tensor's first byte in the file and of the one behind its
+            last.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class Header:
     digest: str
     writer: str
     tensors: dict[str, tuple[str, tuple[int, ...]]]
+    spans: dict[str, tuple[int, int]]
 
     def size(self, name: str, axis: int) -> int:
         """Return one size of a tensor."""
@@ -86,7 +90,7 @@ def verify(path: Path) -> Header:
     """
     with opened(path) as file:
         header = parse_header(path, file)
-        check_digest(header, file)
+        check_digest(header, file, {})
         return header
 
 
@@ -120,13 +124,14 @@ def read_folder(folder: Path, hint: str) -> list[Header]:
         raise ArtifactError(error.where, error.message, hint) from None
 
 
-def read_records(header: Header) -> list[dict[str, Any]]:
+def read_records(header: Header, suffix: str = SIDECAR) -> list[dict[str, Any]]:
     """Return the log of the run that made an artifact, oldest record first; never empty.
 
     Raises:
-        ArtifactError: There is no sidecar, it cannot be read, or another run wrote it.
+        ArtifactError: The file beside it, of this suffix, is missing, cannot be read, or is the log
+            of another run.
     """
-    path = header.path.with_suffix(SIDECAR)
+    path = header.path.with_suffix(suffix)
     with opened(path) as file:
         records = [record for record in map(_record, file) if record is not None]
     last = records[-1] if records else {}
@@ -179,7 +184,7 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
     if not isinstance(document, dict):
         raise _damaged(path, "the header is not a mapping")
     metadata = document.pop("__metadata__", None)
-    tensors = _tensors(path, document, size - 8 - len(raw))
+    tensors, spans = _tensors(path, document, 8 + len(raw), size)
     if not isinstance(metadata, dict) or list(metadata) != ["ltcli"]:
         raise ArtifactError(path, "not written by ltcli: it has no ltcli metadata")
     try:
@@ -206,7 +211,7 @@ def parse_header(path: Path, file: BinaryIO) -> Header:
         raise ArtifactError(path, rule, "make it again with this version of ltcli")
     check_schema(path, kind, tensors, found["info"])
     known = {name: found[name] for name in _FIELDS if name != "ltcli"}
-    return Header(path, writer=found["ltcli"], tensors=tensors, **known)
+    return Header(path, writer=found["ltcli"], tensors=tensors, spans=spans, **known)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -217,33 +222,41 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _header_bytes(path: Path, file: BinaryIO) -> bytes:
-    file.seek(0)
-    prefix = _read(path, file, 8)
-    length = int.from_bytes(prefix, "little")
-    # The shortest mapping, {}, has 2 bytes.
-    if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
-        raise _damaged(path, "it does not start with a safetensors header")
-    raw = _read(path, file, length)
+    try:
+        file.seek(0)
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        # The shortest mapping, {}, has 2 bytes.
+        if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+            raise _damaged(path, "it does not start with a safetensors header")
+        raw = file.read(length)
+    except OSError as error:
+        raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
     if len(raw) < length:
         raise _damaged(path, "it ends inside the header")
     return raw
 
 
-def _read(path: Path, file: BinaryIO, size: int) -> bytes:
-    try:
-        return file.read(size)
-    except OSError as error:
-        raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
+def read_into(path: Path, file: BinaryIO, memory: memoryview, position: int) -> None:
+    """Fill memory with the bytes of an open file from a position on, or raise ArtifactError."""
+    while memory:
+        try:
+            count = os.preadv(file.fileno(), [memory], position)
+        except OSError as error:
+            raise ArtifactError(path, f"cannot be read: {cause(error)}") from None
+        if not count:
+            raise ArtifactError(path, "cannot be read: it has become shorter")
+        memory, position = memory[count:], position + count
 
 
 def _tensors(
-    path: Path, document: dict[str, Any], data_bytes: int
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return name to (dtype, shape), where the tensors fill the rest of the file exactly."""
+    path: Path, document: dict[str, Any], data_start: int, file_size: int
+) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, tuple[int, int]]]:
+    """Return name to (dtype, shape) and name to span: the tensors fill the file to its end."""
     if len(document) > MAX_TENSORS:
         raise _damaged(path, f"it has more than {MAX_TENSORS} tensors")
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    spans: list[tuple[int, int]] = []
+    spans: dict[str, tuple[int, int]] = {}
     for name, entry in document.items():
         try:
             dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -264,36 +277,42 @@ def _tensors(
             # Clipped, as a forged name may be long.
             raise _damaged(path, f"tensor {name[:80]!r} has a forged entry")
         tensors[name] = (dtype, tuple(shape))
-        spans.append((start, end))
-    position = 0
+        spans[name] = data_start + start, data_start + end
+    position = data_start
     # Without gaps and overlaps, every byte of the file belongs to one tensor that the schema
     # checks.
-    for start, end in sorted(spans):
+    for start, end in sorted(spans.values()):
         if start != position:
             raise _damaged(path, "its tensors overlap or leave a hole")
         position = end
-    if position != data_bytes:
-        raise _damaged(path, f"it holds {data_bytes} bytes of tensors instead of {position}")
-    return tensors
+    if position != file_size:
+        held, named = file_size - data_start, position - data_start
+        raise _damaged(path, f"it holds {held} bytes of tensors instead of {named}")
+    return tensors, spans
 
 
-def check_digest(header: Header, file: BinaryIO) -> None:
-    """Raise ArtifactError where the digest in the header is not that of the open file."""
-    if file_digest(header.path, file)[0] != header.digest:
-        hint = "make it again with --force"
-        raise ArtifactError(header.path, "content does not match its digest", hint)
+def check_digest(header: Header, file: BinaryIO, wanted: Mapping[str, memoryview]) -> None:
+    """Raise ArtifactError where the digest in the header is not that of the open file.
 
-
-def file_digest(path: Path, file: BinaryIO) -> tuple[str, int]:
-    """Return the SHA-256 of an open artifact in hex, and the position of its digest in the file."""
-    raw = _header_bytes(path, file)
+    The same pass over the file copies the tensors named in ``wanted`` into the memory given there.
+    Nobody may use that memory if this function raises.
+    """
+    raw = _header_bytes(header.path, file)
     match = _DIGEST.search(raw)
     if match is None:
-        raise _damaged(path, "it has no digest")
-    start, end = match.span(1)
+        raise _damaged(header.path, "it has no digest")
     digest = hashlib.sha256(len(raw).to_bytes(8, "little"))
     # No digest can contain itself, so blanks stand in its place.
-    digest.update(raw[:start] + BLANK_DIGEST.encode() + raw[end:])
-    while chunk := _read(path, file, _CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest(), 8 + start
+    digest.update(raw[: match.start(1)] + BLANK_DIGEST.encode() + raw[match.end(1) :])
+    unwanted = memoryview(bytearray(PIECE))
+    for name, (start, end) in sorted(header.spans.items(), key=itemgetter(1)):
+        # Pieces end at multiples of their size, as large pages of the page cache do.
+        for cut in range(start - start % PIECE, end, PIECE):
+            first, stop = max(start, cut), min(end, cut + PIECE)
+            memory = wanted[name][first - start :] if name in wanted else unwanted
+            memory = memory[: stop - first]
+            read_into(header.path, file, memory, first)
+            digest.update(memory)
+    if digest.hexdigest() != header.digest:
+        hint = "make it again with --force"
+        raise ArtifactError(header.path, "content does not match its digest", hint)

@@ -125,6 +125,7 @@ def _part(part: str, letter: str, labels: Values = _CLASS) -> tuple[Tensor, ...]
         Tensor(f"{part}.features", _REAL, (letter, "D"), "embeddings, no images", of_features),
         Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1", values=labels),
         Tensor(f"{part}.index", _INT, (letter,), pool, values=_COUNT),
+        Tensor(f"{part}.groups", _INT, (letter,), "group that stays in one part", False, _COUNT),
     )
 
 
@@ -191,7 +192,7 @@ _WITH_ROWS, _WITH_DIAGONAL = ("form", "factor", "low-rank"), ("form", "diagonal"
 _KINDS = (
     Kind(
         "split",
-        2,
+        3,
         (
             *_part("train", "N", _EVERY_CLASS),
             *_part("val", "V"),
@@ -207,6 +208,9 @@ _KINDS = (
             "source": TEXT,
             "store": one_of("images", "files", _ALONE),
             "image_size": replace(SIDES, axes=lambda value: dict(zip("HW", value, strict=False))),
+            "max_pixels": nullable(count(1)),
+            "source_counts": _COUNTS,
+            "groups": Record(dict.fromkeys(("train", "val", "test"), optional(count()))),
             "profile": optional(TEXT),
             "skipped": optional(count()),
         },

@@ -1,31 +1,33 @@
 """Artifacts written whole or not at all, and tensors loaded only from sound files."""
 
 import functools
+import hashlib
 import json
 import logging
+import mmap
 import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ltcli import __version__
 from ltcli.artifacts.header import (
     BLANK_DIGEST,
     MAX_HEADER_BYTES,
     MAX_TENSORS,
+    PIECE,
     Header,
     check_digest,
-    file_digest,
     opened,
     parse_header,
+    read_into,
 )
 from ltcli.artifacts.kinds import KINDS
 from ltcli.artifacts.schema import check_schema, check_values
@@ -35,19 +37,25 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_DTYPES = {"BOOL": torch.bool, "U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16}
-_DTYPES |= {"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
-_DTYPES |= {"F32": torch.float32, "F64": torch.float64}
+# In a file tensors come from the last of these dtypes to the first, and then by name: safetensors'
+# own order, which aligns all of them.
+_DTYPES = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16}
+_DTYPES |= {"F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
+_DTYPES |= {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 _NAMES = dict(zip(_DTYPES.values(), _DTYPES, strict=True))
+# Bytes from which memory for a tensor is asked for in huge pages.
+_LARGE = 4 * 2**20
 
 
 class Artifact:
-    """An open, verified artifact. Header, digest and tensors come from one descriptor."""
+    """An open artifact. Header, digest and tensors come from one descriptor.
+
+    The first load, also one of no tensor, verifies every byte of the file while it reads.
+    """
 
     def __init__(self, header: Header, file: BinaryIO) -> None:
-        """Take over an open file, or raise ArtifactError for an altered byte."""
-        check_digest(header, file)
-        self.header, self._file = header, file
+        """Take over an open file."""
+        self.header, self._file, self._verified = header, file, False
         self._kind = KINDS[header.kind]
         self._sizes = check_schema(header.path, self._kind, header.tensors, header.info)
 
@@ -57,7 +65,8 @@ class Artifact:
         A name that ends in ``*`` loads every tensor with that prefix, and drops the prefix.
 
         Raises:
-            ArtifactError: A tensor is missing, holds NaN or infinity, or breaks its schema.
+            ArtifactError: A tensor is missing, holds NaN or infinity, or breaks its schema, or a
+                byte was altered.
         """
         wanted: dict[str, str] = {}
         for name in names:
@@ -70,20 +79,23 @@ class Artifact:
                 wanted[name] = name
             else:
                 raise ArtifactError(self.header.path, f"has no tensor {name}")
+        path, spans = self.header.path, self.header.spans
+        memory = {name: _memory(spans[name][1] - spans[name][0]) for name in wanted}
+        if self._verified:
+            for name, flat in memory.items():
+                read_into(path, self._file, _bytes(flat), spans[name][0])
+        else:
+            into = {name: _bytes(flat) for name, flat in memory.items()}
+            check_digest(self.header, self._file, into)
+            self._verified = True
         loaded = {}
-        # /dev/fd names the descriptor whose digest was checked, even if the path was replaced;
-        # pread gives private memory that nobody can truncate under us.
-        source = f"/dev/fd/{self._file.fileno()}"
-        try:
-            with safe_open(source, framework="pt", device=str(device), backend="pread") as file:
-                for name, short in wanted.items():
-                    loaded[short] = file.get_tensor(name)
-                    if not is_finite(loaded[short]):
-                        rule = f"{name} must be finite, got NaN or infinity"
-                        raise ArtifactError(self.header.path, rule)
-                    self._check(name, loaded[short])
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(self.header.path, f"cannot be read: {error}") from None
+        for name, short in wanted.items():
+            dtype, shape = self.header.tensors[name]
+            tensor = memory.pop(name).view(_DTYPES[dtype]).view(shape)
+            if not is_finite(tensor):
+                raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
+            self._check(name, tensor)
+            loaded[short] = tensor.to(device)
         return loaded
 
     def tensor(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -94,6 +106,7 @@ class Artifact:
         """Return one tensor whose rows are read when they are indexed."""
         if name not in self.header.tensors:
             raise ArtifactError(self.header.path, f"has no tensor {name}")
+        self.load()  # Verifies the file.
         return StoredRows(self.header, self._file, name, functools.partial(self._check, name))
 
     def _check(self, name: str, tensor: torch.Tensor) -> None:
@@ -103,9 +116,32 @@ class Artifact:
 
 @contextmanager
 def open_artifact(path: Path) -> Iterator[Artifact]:
-    """Open an artifact and verify every byte of it, or raise ArtifactError."""
+    """Open an artifact, or raise ArtifactError, at the latest on leaving, for an altered byte."""
     with opened(path) as file:
-        yield Artifact(parse_header(path, file), file)
+        artifact = Artifact(parse_header(path, file), file)
+        try:
+            yield artifact
+        finally:
+            # Verifies what was not loaded, after an error too: an altered byte may have led to it.
+            artifact.load()
+
+
+def _memory(size: int) -> torch.Tensor:
+    """Memory of that many bytes, uint8 [size]."""
+    if size >= _LARGE and sys.platform == "linux":
+        # The kernel takes as long to hand out small pages as to fill them from the page cache.
+        # Without huge pages, or memory, torch tries, and says what is wrong.
+        with suppress(OSError):
+            pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            pages.madvise(mmap.MADV_HUGEPAGE)
+            return torch.frombuffer(pages, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    # Along an axis of one or no value, torch calls any stride contiguous.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
@@ -120,21 +156,18 @@ def is_finite(tensor: torch.Tensor) -> bool:
 class StoredRows:
     """Rows of one tensor in an open artifact, read when they are indexed; none are kept.
 
-    ``shape`` is that of the whole tensor. safetensors' own slices read the whole tensor for every
-    slice where the file is not mapped, and files are not mapped: they may be replaced.
+    ``shape`` is that of the whole tensor.
     """
 
     def __init__(
         self, header: Header, file: BinaryIO, name: str, check: Callable[[torch.Tensor], None]
     ) -> None:
-        """Find the start of the tensor in a file whose digest was checked."""
+        """Find one tensor in a file whose digest was checked."""
         self._check = check
         dtype, shape = header.tensors[name]
         self.shape, self._dtype = torch.Size(shape), _DTYPES[dtype]
-        self._path, self._name, self._descriptor = header.path, name, file.fileno()
-        length = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
-        entries = json.loads(os.pread(self._descriptor, length, 8))
-        self._start = 8 + length + entries[name]["data_offsets"][0]
+        self._path, self._name, self._file = header.path, name, file
+        self._start = header.spans[name][0]
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
         """Return the rows [B, ...] at the positions int64 [B], each in 0 ... N - 1, on the CPU.
@@ -145,27 +178,17 @@ class StoredRows:
         rows = torch.empty(len(index), *self.shape[1:], dtype=self._dtype)
         if not rows.numel():
             return rows
-        width = rows[0].nbytes
-        memory = rows.view(torch.uint8).numpy().data.cast("B")
+        width, memory = rows[0].nbytes, _bytes(rows)
         # A run of positions that follow each other is one piece of the file.
         first = [0, *((index.diff() != 1).nonzero().flatten() + 1).tolist(), len(index)]
         starts = index[first[:-1]].tolist()
         for start, begin, end in zip(starts, first[:-1], first[1:], strict=True):
-            self._read(memory[begin * width : end * width], self._start + start * width)
+            own = memory[begin * width : end * width]
+            read_into(self._path, self._file, own, self._start + start * width)
         if not is_finite(rows):
             raise ArtifactError(self._path, f"{self._name} must be finite, got NaN or infinity")
         self._check(rows)
         return rows
-
-    def _read(self, memory: memoryview, position: int) -> None:
-        while memory:
-            try:
-                count = os.preadv(self._descriptor, [memory], position)
-            except OSError as error:
-                raise ArtifactError(self._path, f"cannot be read: {cause(error)}") from None
-            if not count:
-                raise ArtifactError(self._path, "cannot be read: it has become shorter")
-            memory, position = memory[count:], position + count
 
 
 def save(
@@ -177,6 +200,7 @@ def save(
     parameters: Mapping[str, Any],
     inputs: Mapping[str, str],
     info: Mapping[str, Any],
+    whole: Callable[[str], None] = lambda _digest: None,
 ) -> str:
     """Write one artifact, or leave the file as it was; return its digest.
 
@@ -188,6 +212,7 @@ def save(
         parameters: Parameters of the stage, plain JSON values.
         inputs: Role to SHA-256 of each input.
         info: Metadata of the kind, plain JSON values.
+        whole: Called with the digest when all is written, before the file takes its place.
 
     Raises:
         NumericalError: A tensor holds NaN or infinity.
@@ -197,16 +222,11 @@ def save(
     kind = KINDS[kind_name]
     ready: dict[str, torch.Tensor] = {}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
-    taken: set[int] = set()
     size = 0
     for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
+        ready[name] = own = tensor.detach().cpu().contiguous()
         if not is_finite(own):
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
-        # safetensors refuses two tensors in one memory.
-        memory = own.untyped_storage().data_ptr()
-        ready[name] = own.clone() if memory in taken else own
-        taken.add(memory)
         shapes[name] = (_NAMES[own.dtype], tuple(own.shape))
         size += own.nbytes
     facts = {
@@ -219,38 +239,53 @@ def save(
         "parameters": dict(parameters),
         "stage": stage,
     }
-    # One metadata key: with several, safetensors orders them differently in every process.
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     # As it will be read: tuples are lists then.
     check_schema(path, kind, shapes, json.loads(text)["info"])
+    # One metadata key: with several, other writers of safetensors order them as they like.
+    document: dict[str, Any] = {"__metadata__": {"ltcli": text}}
+    in_order = sorted(ready)
+    names = [n for dtype in reversed(_DTYPES) for n in in_order if shapes[n][0] == dtype]
+    end = 0
+    for name in names:
+        dtype, shape = shapes[name]
+        start, end = end, end + ready[name].nbytes
+        document[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    raw = json.dumps(document, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    header = len(raw).to_bytes(8, "little") + raw
     # A file beyond these limits could not be read again.
-    metadata = "bytes of metadata", len(json.dumps(text)), MAX_HEADER_BYTES
+    metadata = "bytes of metadata", len(header), MAX_HEADER_BYTES
     for noun, got, most in (("tensors", len(ready), MAX_TENSORS), metadata):
         if got > most:
             raise ResourceError(path, f"number of {noun} must be at most {most}, got {got}")
 
-    def write(temporary: Path) -> str:
-        save_file(ready, temporary, metadata={"ltcli": text})
-        return _seal(temporary)
+    def write(file: BinaryIO) -> str:
+        digest = hashlib.sha256()
+        end = 0
+        for block in [memoryview(header), *[_bytes(ready[name]) for name in names]]:
+            start, end = end, end + len(block)
+            # In the pieces in which ``check_digest`` reads.
+            for cut in range(start - start % PIECE, end, PIECE):
+                piece = block[max(start, cut) - start : cut + PIECE - start]
+                digest.update(piece)
+                file.write(piece)
+        # The digest is the first key of the first entry.
+        file.seek(header.index(BLANK_DIGEST.encode()))
+        file.write(digest.hexdigest().encode())
+        whole(digest.hexdigest())
+        return digest.hexdigest()
 
     return _replaced(path, size + len(text), write)
 
 
 def save_bytes(path: Path, content: bytes) -> None:
     """Write one file, or leave it as it was and raise ResourceError."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-
-    _replaced(path, len(content), write)
+    _replaced(path, len(content), lambda file: file.write(content))
 
 
-def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
-    """Move the file that ``write`` makes to a path in one step, and return its result."""
-    # A folder, as safetensors writes by way of a temporary file whose name is its own choice.
+def _replaced(path: Path, size: int, write: Callable[[BinaryIO], _T]) -> _T:
+    """Move the file that ``write`` fills to a path in one step, and return its result."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -259,9 +294,16 @@ def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
         if disk.total and size > disk.free:
             rule = f"needs {size / 1e6:,.1f} MB of disk, {disk.free / 1e6:,.1f} MB are free"
             raise ResourceError(path, rule, "free some space or choose another folder")
-        temporary.mkdir(mode=0o700)  # Nobody else may change the file before it is sealed.
-        result = write(temporary / path.name)
-        os.replace(temporary / path.name, path)
+        # Nobody else may change the file before it is whole.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            result = write(file)
+            file.flush()
+            umask = os.umask(0)  # The only way to read the umask is to set it.
+            os.umask(umask)
+            os.fchmod(descriptor, 0o666 & ~umask)
+            os.fsync(descriptor)
+        os.replace(temporary, path)
         # Without this a power cut may undo the rename.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -270,44 +312,30 @@ def _replaced(path: Path, size: int, write: Callable[[Path], _T]) -> _T:
                 os.fsync(folder)
         finally:
             os.close(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise _unwritable(path, error) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            temporary.unlink()
     return result
 
 
-def _seal(temporary: Path) -> str:
-    """Put the digest into a freshly written file and bring it to the disk."""
-    umask = os.umask(0)  # The only way to read the umask is to set it.
-    os.umask(umask)
-    with temporary.open("r+b") as file:
-        digest, position = file_digest(temporary, file)
-        file.seek(position)
-        file.write(digest.encode())
-        file.flush()
-        # safetensors writes with mode 0600 whatever the umask, and never syncs.
-        os.fchmod(file.fileno(), 0o666 & ~umask)
-        os.fsync(file.fileno())
-    return digest
-
-
 def _unwritable(path: Path, error: Exception) -> ResourceError:
-    # Errors of safetensors have no number, only words.
-    if disk_full(error) or re.search("No space left|File too large", str(error)):
+    if disk_full(error):
         return ResourceError(path, "the disk is full", "free some space and run again")
     return ResourceError(path, f"cannot be written: {cause(error)}", "choose another --out")
 
 
 @contextmanager
-def locked(path: Path, *also: str) -> Iterator[bool]:
+def locked(path: Path, *also: str, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of an output; yield whether another process had it first.
 
     The folder is made. Leftovers of killed writers are removed, as only the holder of the lock
     writes the output and the files named ``also`` beside it.
 
     Raises:
-        ResourceError: The folder cannot be written.
+        ResourceError: The folder cannot be written; or, unless it is to ``wait``, another process
+            has the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -324,6 +352,8 @@ def locked(path: Path, *also: str) -> Iterator[bool]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if not wait:
+                raise ResourceError(path, "another process writes it") from None
             waited = True
             logger.info("%s: waiting for the process that writes it", path)
             lock.acquire()
@@ -331,7 +361,8 @@ def locked(path: Path, *also: str) -> Iterator[bool]:
         orphan = re.compile(rf"\.({names})\.[0-9]+\.[0-9a-f]{{8}}\.tmp")
         for left in path.parent.iterdir():
             if orphan.fullmatch(left.name):
-                shutil.rmtree(left, ignore_errors=True)
+                with suppress(OSError):
+                    left.unlink()
     except (OSError, NotImplementedError) as error:
         raise _unwritable(path, error) from None
     try:

@@ -376,6 +376,8 @@ def _done(job: Job[P], files: Opened, dry_run: bool) -> dict[str, Any]:
         made, digest = run(job, files)
         return about | {"status": "made" if made else "up to date", "digest": digest}
     plan = planned(job, files)
+    for path in job.inputs.values():
+        files.check(path)
     return about | {
         "status": "up to date" if plan.reason is None else f"would run: {plan.reason}",
         "inputs": {role: str(path) for role, path in job.inputs.items()},

@@ -60,8 +60,9 @@ def run(params: Params, as_json: bool) -> None:
     # Loads torch, which no refusal above needs.
     from ltcli.stats.comparison import compare
 
+    runs = read_runs(headers)
     rows = compare(
-        read_runs(headers),
+        runs,
         level=params.level,
         resamples=params.resamples,
         many_above=params.many_above,
@@ -71,7 +72,11 @@ def run(params: Params, as_json: bool) -> None:
     )
     placed = place(headers, rows)
     papers = _papers(headers) if params.published else []
-    images = f"{headers[0].size('labels', 0):,} {headers[0].info['on']} images"
+    labels = runs[0].outcomes.labels
+    images = table.images_of(headers[0], labels)
+    if (as_json or params.csv) and (none := table.untested(headers[0], labels)):
+        # These forms have no notes.
+        typer.echo(f"compare: {none}", err=True)
     if as_json:
         table.print_json(placed, papers, params.level)
     elif params.csv:

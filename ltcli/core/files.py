@@ -12,23 +12,27 @@ from typing import BinaryIO
 from ltcli.core.errors import LtcliError, cause
 
 
-def open_regular(path: Path, flags: int = 0) -> BinaryIO:
+def open_regular(path: Path) -> BinaryIO:
     """Return a regular file, open for reading bytes.
-
-    Args:
-        path: The file.
-        flags: Further flags of ``os.open``, such as ``os.O_NOFOLLOW``.
 
     Raises:
         OSError: It is missing, not readable, or a folder, pipe or device.
         ValueError: The path holds a NUL.
     """
     # Without O_NONBLOCK, opening a pipe waits for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(None, "not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def is_file_name(text: str) -> bool:
+    """Return whether a text can be a path: opening others raises ValueError, not OSError."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 @contextmanager

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ltcli.core.errors import DataError
+from ltcli.core.text import nfc
 from ltcli.data import listed
+from ltcli.data.class_names import warn_of_unused
 from ltcli.data.listed import Listed, checked
+from ltcli.data.listed_paths import Entries
 from ltcli.data.source_table import Request
 
 FORM: Mapping[str, Mapping[str, type]] = {
@@ -30,10 +33,10 @@ def read(request: Request) -> Listed:
     files = request.files()
     if "train_json" not in files:
         return listed.read(request)
-    return load_annotations(files["train_json"], files.get("val_json"))
+    return load_annotations(files["train_json"], files.get("val_json"), request)
 
 
-def load_annotations(train: Path, test: Path | None) -> Listed:
+def load_annotations(train: Path, test: Path | None, request: Request) -> Listed:
     """Return the images of the classes that have training images, in the order of their numbers.
 
     Both files are JSON with ``images``, ``annotations`` and ``categories``. Without the one of the
@@ -49,7 +52,9 @@ def load_annotations(train: Path, test: Path | None) -> Listed:
     if test is not None and categories["test"] != categories["train"]:
         raise DataError(test, f"categories must be those of {train}, got others")
     joined = {part: _join(files[part], document) for part, document in documents.items()}
-    found = checked(joined, None, train)
+    found = checked(joined, None, request)
+    unused = categories["train"].keys() - set(found.class_names)
+    warn_of_unused([categories["train"][number] for number in sorted(unused, key=int)], train)
     names = [categories["train"][number] for number in found.class_names]
     times = Counter(names)
     # Two species of one name are told apart by their numbers.
@@ -73,6 +78,9 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         for place, entry in enumerate(entries):
             for key, wanted in keys.items():
                 value = entry.get(key) if isinstance(entry, dict) else None
+                if wanted is int and type(value) is float and value.is_integer():
+                    # pandas writes whole numbers as floats where a column once had a gap.
+                    value = entry[key] = int(value)
                 # Not isinstance: True is an int.
                 if type(value) is not wanted:
                     kind = "text" if wanted is str else "a whole number"
@@ -82,10 +90,10 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _categories(document: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
-    return {str(entry["id"]): entry["name"] for entry in document["categories"]}
+    return {str(entry["id"]): nfc(entry["name"]) for entry in document["categories"]}
 
 
-def _join(path: Path, document: Mapping[str, list[dict[str, Any]]]) -> tuple[list[str], list[str]]:
+def _join(path: Path, document: Mapping[str, list[dict[str, Any]]]) -> Entries:
     """Return file name and category of each image, in the order of the images."""
     for group, key in (("images", "id"), ("annotations", "image_id"), ("categories", "id")):
         number, times = Counter(entry[key] for entry in document[group]).most_common(1)[0]
@@ -102,4 +110,5 @@ def _join(path: Path, document: Mapping[str, list[dict[str, Any]]]) -> tuple[lis
         rule = f"category_id must be one of the categories, got {min(unknown)}"
         raise DataError(path, rule)
     images = document["images"]
-    return [entry["file_name"] for entry in images], [category[entry["id"]] for entry in images]
+    labels = [category[entry["id"]] for entry in images]
+    return Entries(path, [entry["file_name"] for entry in images], labels)

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from ltcli.compute.seeds import derive
+from ltcli.compute.transfer import to_device
 
 _BLOCK = 4096  # images that get their border at once
 AUGMENT = "augment"
@@ -51,6 +52,8 @@ class Batch:
         stream: Name of the random stream that augments them. A second batch of the same step has
             a stream of its own.
         host: The rows on the CPU, for a stream that no reading ahead serves.
+        draws: int64 [B, 3] on the device, random numbers of the augmentation; None for those of
+            stream, epoch and position.
     """
 
     epoch: int
@@ -59,6 +62,7 @@ class Batch:
     rows: torch.Tensor
     stream: str = AUGMENT
     host: torch.Tensor | None = None
+    draws: torch.Tensor | None = None
 
 
 class Samples(Protocol):
@@ -103,8 +107,8 @@ class Normalisation:
     ) -> None:
         """Put the numbers on the device."""
         self._device, self._size, self._interpolation = device, size, interpolation
-        self._mean = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._scale = 1 / (255 * torch.tensor(std, device=device).view(1, 3, 1, 1))
+        self._mean = 255 * torch.tensor(mean, device=device)
+        self._scale = 1 / (255 * torch.tensor(std, device=device))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return float [B, 3, H, W] in channels-last memory, of uint8 [B, 3, H, W]."""
@@ -114,8 +118,11 @@ class Normalisation:
         images = images.contiguous(memory_format=torch.channels_last).float()
         if self._size is not None:
             images = resized(images, self._size, self._interpolation)
+        # A row at once: a CPU takes eight numbers at a time, and a pixel has three.
+        rows, width = images.permute(0, 2, 3, 1).flatten(2), images.shape[3]
         # In place, as the float copy is ours; a product is faster than a quotient.
-        return images.sub_(self._mean).mul_(self._scale)
+        rows.sub_(self._mean.repeat(width)).mul_(self._scale.repeat(width))
+        return rows.view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
 
 
 def resized(images: torch.Tensor, size: Sequence[int], interpolation: str) -> torch.Tensor:
@@ -187,16 +194,22 @@ class ImageBatches:
 
     def drawn(self, batch: Batch) -> torch.Tensor:
         """Return augmented images; see ``Samples``."""
+        draws = self.draws(batch) if batch.draws is None else batch.draws
+        return self.augmented(batch.rows, draws)
+
+    def draws(self, batch: Batch) -> torch.Tensor:
+        """Return the random numbers of a batch's augmentation, int64 [B, 3], on the device."""
         last = batch.first + len(batch.rows)
         known, draws = self._draws.get(batch.stream, (-1, batch.rows))
         if known != batch.epoch or len(draws) < last:
             # Longer tables begin like shorter ones, so that an epoch may turn out longer.
             count = max(2 * last, self.size)
-            draws = augmentation_draws(
+            made = augmentation_draws(
                 count, seed=self._seed, epoch=batch.epoch, stream=batch.stream
-            ).to(self.device)
+            )
+            draws = to_device(made, self.device)
             self._draws[batch.stream] = batch.epoch, draws
-        return self.augmented(batch.rows, draws[batch.first : last])
+        return draws[batch.first : last]
 
     def plain(self, rows: torch.Tensor | slice) -> torch.Tensor:
         """Return images as they are, normalised, float [B, 3, H, W] in channels-last memory."""

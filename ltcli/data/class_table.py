@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ltcli.core.errors import ParamError, nearest
 from ltcli.core.files import read_table
-from ltcli.core.text import clipped
+from ltcli.core.text import clipped, plain_names
 
 
 def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> list[float]:
     """Return one number above zero for each class, in the order of the classes.
 
-    The CSV file has the header ``class,COLUMN`` and a line for every class, in any order.
+    The CSV file has the header ``class,COLUMN`` and a line for every class, in any order. Names may
+    be spelled as ``plain_names`` allows.
 
     Raises:
         ParamError: The file cannot be read, a class is unknown, missing or listed twice, or a
@@ -25,15 +26,22 @@ def read_class_table(path: Path, column: str, class_names: Sequence[str]) -> lis
         matrix = "a matrix of costs is no fixed change of logits; give one cost for each class"
         raise ParamError(path, rule, matrix if column == "cost" and len(header) > 2 else None)
     # Names, not line numbers, say the class: a table made for another split must not fit by chance.
-    known = set(class_names)
+    rows = list(lines)
+    known = {plain: name for name, plain in plain_names(class_names).items()}
+    known |= {name: name for name in class_names}
+    for given, plain in plain_names(cells[0] for _, cells in rows).items():
+        if plain in known:
+            known.setdefault(given, known[plain])
     values: dict[str, float] = {}
-    for number, cells in lines:
+    for number, cells in rows:
         where = f"{path}:{number}"
         if len(cells) != 2:
             raise ParamError(where, f"must have 2 columns, got {len(cells)}")
-        name, text = cells
-        if name not in known:
-            raise ParamError(where, f"no class '{clipped(name)}'", nearest(name, list(class_names)))
+        given, text = cells
+        if given not in known:
+            hint = nearest(given, list(class_names))
+            raise ParamError(where, f"no class '{clipped(given)}'", hint)
+        name = known[given]
         if name in values:
             raise ParamError(where, f"class '{clipped(name)}' must be there once, got it again")
         values[name] = _positive(where, column, text)

@@ -1,34 +1,56 @@
 """The files of a data set: recognised by their names, downloaded, and hashed to notice changes."""
 
 import hashlib
-import os
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from ltcli.core.errors import DataError, ResourceError, cause, disk_full
+from ltcli.data.formats import fault, is_image, is_none
 from ltcli.data.source_table import SOURCES, files_of
+from ltcli.data.walk import Found, Left, walk
 
-# Formats that are decoded, by all suffixes in use; the content of a file decides in the end.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
-    *(".pbm", ".pgm", ".ppm"),
-)
-JUNK = ("__macosx", "thumbs.db", "desktop.ini")
+logger = logging.getLogger(__name__)
+
+Images = TypeVar("Images")
 _PART = re.compile(r"(train|validation|val|test)(?![A-Za-z0-9])")
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file of this name counts as an image."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+def find_images(root: Path, folders: Iterable[str], *, once: bool = True) -> Found:
+    """Return the images below some folders of a root, in whatever files they are; see ``walk``.
+
+    Files of a common suffix of images count unread, those of a suffix of other files do not; of all
+    others the header is read.
+    """
+
+    def unwanted(name: str) -> str | None:
+        return "has no image suffix" if is_none(name) else None
+
+    found = walk(root, folders, unwanted, once=once)
+    for files in found.files.values():
+        for path in [path for path in files if not is_image(path)]:
+            if (why := fault(f"{root}/{path}")) is not None:
+                reason, missed = why
+                (found.bad if missed else found.harmless).append(Left(path, reason))
+                del files[path]
+    return found
 
 
-def left_out(name: str) -> str | None:
-    """Return why a file or folder of this name belongs to no data set, or None."""
-    if name.startswith("."):
-        return "is hidden"
-    return "is left by an operating system" if name.lower() in JUNK else None
+def with_test(parts: Mapping[str, Images], root: Path) -> dict[str, Images]:
+    """Return the parts of a data set, of which val becomes test where there is no test.
+
+    Papers report on the official validation images of such sets. A test part cut from train would
+    take images from training, and give figures that fit no paper; choices made by the images that
+    are reported on would flatter, so validation images are cut from train.
+    """
+    if "val" not in parts or "test" in parts:
+        return dict(parts)
+    rule = "its validation images are the test part, as there is no other"
+    logger.info("split: %s: %s; validation images are cut from train", root, rule)
+    return {"test" if part == "val" else part: images for part, images in parts.items()}
 
 
 def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
@@ -58,19 +80,13 @@ def find_shards(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
     if "train" not in shards:
         wanted = " or ".join(f"train*{suffix}" for suffix in suffixes)
         raise DataError(root, f"must hold a file {wanted}, got none")
-    return shards
+    return with_test(shards, root)
 
 
 def list_shards(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the files below a folder that have one of some suffixes, in the order of paths."""
-    return [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.suffix in suffixes
-        and path.is_file()
-        and not path.is_symlink()
-        and not any(map(left_out, path.relative_to(root).parts))
-    ]
+    found = walk(root, [""], lambda name: None if Path(name).suffix in suffixes else "is another")
+    return sorted(root / path for path in found.files[""])
 
 
 def fingerprint(name: str, root: Path, named: Mapping[str, str]) -> dict[str, str]:
@@ -85,7 +101,8 @@ def fingerprint(name: str, root: Path, named: Mapping[str, str]) -> dict[str, st
     source = SOURCES[name]
     if source.of_files and source.forms == ({},):
         # Reading a million images to hash them would take longer than the split.
-        return {"folder": _digest(_names_and_sizes(root))}
+        images = find_images(root, [""]).files[""]
+        return {"folder": _digest([f"{path}\0{size}" for path, size in images.items()])}
     files = files_of(name, root, named)
     if not files and not source.suffixes:
         return {}
@@ -112,19 +129,6 @@ def downloading(root: Path) -> Iterator[None]:
             raise ResourceError(root, rule, "free some space") from error
         hint = "check the network and try again, or put the files there by other means"
         raise DataError(root, rule, hint) from error
-
-
-def _names_and_sizes(root: Path) -> list[str]:
-    lines = []
-    for folder, folders, files in os.walk(root):
-        # In place, so that the walk skips the others.
-        folders[:] = [name for name in folders if left_out(name) is None]
-        for name in files:
-            path = os.path.join(folder, name)
-            seen = is_image(name) and left_out(name) is None
-            if seen and os.path.isfile(path) and not os.path.islink(path):
-                lines.append(f"{os.path.relpath(path, root)}\0{os.path.getsize(path)}")
-    return lines
 
 
 def _content(path: Path) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,13 +20,19 @@ from ltcli.compute.parallel import World
 from ltcli.compute.seeds import derive
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data.batches import AUGMENT, Augmentation, Batch, Normalisation
-from ltcli.data.decode import BadImageError, open_image, preparation
+from ltcli.data.decode import open_pixels, preparation
+from ltcli.data.formats import BadImageError
 from ltcli.data.image_files import read_file
+from ltcli.data.random_crops import augmented
+from ltcli.data.source_table import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 
 _REPAIR = "repair it, or leave it out with split --verify --on-bad-image skip"
 _DIED = "if memory ran out, lower --workers; the same command again goes on"
+_SHARED = "give a container more (docker run --shm-size 2g), or decode in one process: --workers 0"
+# Seconds that one batch may take, on the slowest disk.
+_LONGEST = 300.0
 # Seconds between two lines about a long pass.
 _REPORT = 10.0
 
@@ -52,6 +57,7 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         sizes: Bytes of each file when the split was made.
         backbone: Size and preparation of the images.
         augmentation: Random crop, jitter and flip of the items that have a seed.
+        max_pixels: Larger images are bad.
     """
 
     def __init__(
@@ -61,12 +67,16 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
         sizes: Sequence[int],
         backbone: Backbone,
         augmentation: Augmentation,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Keep the list; nothing is opened yet."""
         self._root, self._paths, self._sizes = root, paths, sizes
         self._image_size = backbone.image_size
-        self._prepare = preparation(backbone)
-        self._augment, self.seed = _transform(augmentation, backbone), augmentation.seed
+        self._prepare, self._max_pixels = preparation(backbone, max_pixels), max_pixels
+        self._augmentation, self.seed = augmentation, augmentation.seed
+        # Networks for small images have always had torchvision's own choice here.
+        boxed = backbone.crop_mode == "box"
+        self._interpolation = "bilinear" if boxed else backbone.interpolation
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -92,14 +102,10 @@ class ImageFiles(Dataset[torch.Tensor | BadFile]):
                 return BadFile(path, rule)
             if seed is None:
                 return self._prepare(content)
-            image = open_image(content)
+            pixels = open_pixels(content, self._max_pixels)
         except BadImageError as error:
             return BadFile(path, str(error))
-        # The transforms draw from the global generator, which is not theirs to move.
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would seed the GPUs too, which a forked worker must not touch.
-            torch.default_generator.manual_seed(seed)
-            return self._augment(image)
+        return augmented(pixels, seed, self._augmentation, self._image_size, self._interpolation)
 
 
 class FileBatches:
@@ -153,6 +159,8 @@ class FileBatches:
 
     def read_ahead(self, order: Callable[[int], torch.Tensor], batch_size: int) -> None:
         """Announce the batches of each epoch, which workers then make before they are drawn."""
+        import torchvision.transforms.v2  # noqa: F401  - else each worker takes seconds for it
+
         self._order, self._batch_size, self._epoch = order, batch_size, -1
 
     def drawn(self, batch: Batch) -> torch.Tensor:
@@ -208,7 +216,8 @@ class FileBatches:
             self._files,
             batch_sampler=batches,
             num_workers=self._workers,
-            collate_fn=partial(_joined, none=self._files.none()),
+            collate_fn=partial(_joined, none=self._files.none(), shared=self._workers > 0),
+            timeout=_LONGEST if self._workers else 0,
             # Pinned memory lets the copy to the device overlap with computing.
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals,
@@ -218,31 +227,35 @@ class FileBatches:
         try:
             yield from map(_whole, loader)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            fault = _fault_of_worker(" ".join(str(error).split()))
+            if fault is None:
                 raise
-            reason = " ".join(f"a process that decodes images died: {error}".split())
-            raise ResourceError("loading", reason, _DIED) from None
+            # Its frames would keep the loader, and with it the other workers, to the very end.
+            error.__traceback__ = None
+            raise fault from None
 
 
-def _transform(augmentation: Augmentation, backbone: Backbone) -> Callable[[Any], torch.Tensor]:
-    """Return the random crop, jitter and flip of an image, to uint8 [3, H, W]."""
-    from torchvision.transforms import InterpolationMode, v2
-
-    # Networks for small images have always had torchvision's own choice here.
-    name = "bilinear" if backbone.crop_mode == "box" else backbone.interpolation
-    size, scale = list(backbone.image_size), (augmentation.least_area, 1.0)
-    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=InterpolationMode(name))
-    steps: list[Any] = [crop]
-    if augmentation.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if augmentation.jitter:
-        steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
-    made: Callable[[Any], torch.Tensor] = v2.Compose([*steps, v2.PILToTensor()])
-    return made
+def _fault_of_worker(text: str) -> ResourceError | None:
+    """Return what the loader's error says of a process that decodes images, or None."""
+    if "shared memory" in text or "Bus error" in text:
+        rule = "shared memory is full: processes that decode images pass them on through it"
+        return ResourceError("/dev/shm", rule, _SHARED)
+    if "DataLoader timed out" in text:
+        rule = f"a process that decodes images took over {_LONGEST:.0f} s for a batch"
+        return ResourceError("loading", rule, _DIED)
+    if "DataLoader worker" in text:
+        return ResourceError("loading", f"a process that decodes images died: {text}", _DIED)
+    return None
 
 
-def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> torch.Tensor | BadFile:
-    """Return images as one tensor, uint8 [B, 3, H, W], or the first bad file among them."""
+def _joined(
+    images: Sequence[torch.Tensor | BadFile], none: torch.Tensor, *, shared: bool = False
+) -> torch.Tensor | BadFile:
+    """Return images as one tensor, uint8 [B, 3, H, W], or the first bad file among them.
+
+    In ``shared`` memory if a worker returns them: left to the loader, a lack of it would leave the
+    worker alive and its parent waiting.
+    """
     good = []
     for image in images:
         # Returned, as an error with more than a text does not survive the way from a worker.
@@ -252,7 +265,10 @@ def _joined(images: Sequence[torch.Tensor | BadFile], none: torch.Tensor) -> tor
     if not good:
         return none
     # Channels last, as the decoder makes them and the network wants them in memory.
-    return torch.stack([image.permute(1, 2, 0) for image in good]).permute(0, 3, 1, 2)
+    joined = torch.stack([image.permute(1, 2, 0) for image in good]).permute(0, 3, 1, 2)
+    if shared:
+        joined.share_memory_()  # type: ignore[no-untyped-call]
+    return joined
 
 
 def _whole(images: torch.Tensor | BadFile) -> torch.Tensor:

@@ -5,41 +5,39 @@ an Open World, CVPR 2019, arXiv 1904.05160) and of iNaturalist (Kang et al., Dec
 Representation and Classifier, ICLR 2020, arXiv 1910.09217); RFC 4180 for CSV.
 """
 
-import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ltcli.core.errors import DataError, nearest
+from ltcli.core.errors import DataError
 from ltcli.core.files import read_table, read_text
-from ltcli.core.text import clipped, printable
+from ltcli.core.text import printable
+from ltcli.data.class_names import Labels, number_classes, read_names
+from ltcli.data.columns import filled, find_column, find_optional, part_named
+from ltcli.data.listed_paths import Entries, sound_paths
 from ltcli.data.source_table import PARTS, Request
+from ltcli.data.walk import Left
 
-Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Left:
-    """A file or folder left out: its path relative to the root, and the reason, half a sentence."""
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        """Return ``path: reason`` on one line, whatever the path holds."""
-        return f"{printable(self.path) or '.'}: {self.reason}"
+# pandas writes whole numbers as floats where a column once had a gap.
+_NUMBER = re.compile(rb"[0-9]{1,18}(\.0*)?")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The images of one part: paths relative to the root with ``/``, and classes, int64 [N]."""
+    """The images of one part: paths relative to the root with ``/``, and classes, int64 [N].
+
+    Where the source names groups, each image has one.
+    """
 
     files: list[str]
     labels: Labels
+    groups: Sequence[str] = ()
+
+    def at(self, kept: Sequence[int]) -> "Rows":
+        """Return some of the images, by their positions."""
+        groups = [self.groups[row] for row in kept] if self.groups else ()
+        return Rows([self.files[row] for row in kept], self.labels[list(kept)], groups)
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,12 @@ def read(request: Request) -> Listed:
     """Return the images that a table or the lists of the parts name."""
     files = request.files()
     if "table" in files:
-        return load_table(files["table"])
+        return load_table(files["table"], request)
     lists = {part: files[f"{part}_list"] for part in PARTS if f"{part}_list" in files}
-    return load_lists(lists, files.get("class_names"))
+    return load_lists(lists, files.get("class_names"), request)
 
 
-def load_lists(lists: Mapping[str, Path], class_names: Path | None) -> Listed:
+def load_lists(lists: Mapping[str, Path], class_names: Path | None, request: Request) -> Listed:
     """Return the images in the list of each part.
 
     Each line is a path relative to the root, which may hold blanks, then blanks or tabs, then a
@@ -73,178 +71,69 @@ def load_lists(lists: Mapping[str, Path], class_names: Path | None) -> Listed:
     Raises:
         DataError: A file is not of this form, or a path cannot be taken.
     """
-    columns = {part: _read_list(path) for part, path in lists.items()}
-    return checked(columns, read_names(class_names), lists["train"])
+    entries = {part: _read_list(path) for part, path in lists.items()}
+    return checked(entries, read_names(class_names), request)
 
 
-def _read_list(path: Path) -> tuple[list[str], list[str]]:
-    """Return the paths and the labels, as whole numbers in shortest form."""
-    names: list[bytes] = []
-    labels: list[bytes] = []
+def _read_list(path: Path) -> Entries:
+    entries = Entries(path)
+    numbers: dict[bytes, str] = {}
     for number, line in enumerate(read_text(path, DataError).encode().split(b"\n"), start=1):
         # Blanks and tabs alone separate bytes, but every space of Unicode would separate text.
         fields = line.rsplit(None, 1)
-        # Numbers of 18 digits always fit in an int64.
-        if len(fields) == 2 and fields[1].isdigit() and len(fields[1]) <= 18:
-            names.append(fields[0])
-            labels.append(fields[1])
+        if len(fields) == 2 and (fields[1] in numbers or _NUMBER.fullmatch(fields[1])):
+            # Few labels differ, so each is converted once, to its shortest form.
+            if fields[1] not in numbers:
+                numbers[fields[1]] = str(int(fields[1].partition(b".")[0]))
+            entries.paths.append(fields[0].decode())
+            entries.labels.append(numbers[fields[1]])
+            entries.lines.append(number)
         elif fields:
             got = printable(b" ".join(fields).decode())[:200]
             rule = f"must be a path and a class number from 0, got '{got}'"
             raise DataError(f"{path}:{number}", rule)
-    # Few labels differ, so each is converted once.
-    shortest = {label: str(int(label)) for label in set(labels)}
-    return [name.decode() for name in names], [shortest[label] for label in labels]
+    return entries
 
 
-def read_names(path: Path | None) -> list[str] | None:
-    """Return the class names of a file, one a line from class 0 on, or None for no file."""
-    if path is None:
-        return None
-    names = [line.strip() for line in read_text(path, DataError).rstrip().split("\n")]
-    if "" in names:
-        where = f"{path}:{names.index('') + 1}"
-        raise DataError(where, "must be a class name, got an empty line")
-    return names
-
-
-def load_table(path: Path) -> Listed:
-    """Return the images in a CSV table with the columns path, label and perhaps split.
+def load_table(path: Path, request: Request) -> Listed:
+    """Return the images in a CSV table with columns for path and label, and perhaps for the part.
 
     Further columns are ignored. Labels are text, or whole numbers, which are then the order of the
-    classes; split is train, val or test.
+    classes. Without a column for the part, all are training images.
 
     Raises:
         DataError: The file is not of this form, or a path cannot be taken.
     """
-    found: dict[str, tuple[list[str], list[str]]] = {part: ([], []) for part in PARTS}
+    found = {part: Entries(path) for part in PARTS}
     rows = read_table(path, DataError)
     header = [name.strip() for name in next(rows, (0, []))[1]]
-    path_at, label_at, split_at = _columns(path, header)
+    path_at = header.index(find_column("path_column", header, request.options, path))
+    label_at = header.index(find_column("label_column", header, request.options, path))
+    split = find_optional("split_column", header, request.options, path)
+    split_at = None if split is None else header.index(split)
+    group = find_optional("group_column", header, request.options, path)
+    group_at = None if group is None else header.index(group)
     for number, row in rows:
+        where = f"{path}:{number}"
         if len(row) != len(header):
-            rule = f"must have {len(header)} cells, got {len(row)}"
-            raise DataError(f"{path}:{number}", rule)
-        part = "train" if split_at is None else row[split_at].strip()
-        if part not in found:
-            rule = f"split must be train, val or test, got '{clipped(part)}'"
-            raise DataError(f"{path}:{number}", rule, nearest(part, PARTS))
-        paths, labels = found[part]
-        paths.append(row[path_at])
-        labels.append(row[label_at].strip())
+            raise DataError(where, f"must have {len(header)} cells, got {len(row)}")
+        entries = found["train" if split_at is None else part_named(row[split_at], where)]
+        entries.paths.append(row[path_at])
+        entries.labels.append(filled(row[label_at], where))
+        entries.lines.append(number)
+        if group_at is not None:
+            entries.groups.append(filled(row[group_at], where, "group"))
     # The data set lacks a part without rows, but training images it must have.
-    used = {part: columns for part, columns in found.items() if columns[0] or part == "train"}
-    return checked(used, None, path)
-
-
-def _columns(path: Path, header: list[str]) -> tuple[int, int, int | None]:
-    for name in ("path", "label", "split"):
-        if header.count(name) > 1 or (name != "split" and name not in header):
-            got = clipped(",".join(header), 200)
-            rule = f"header must have one column '{name}', got '{got}'"
-            raise DataError(path, rule, _hint_on(header, name))
-    split = header.index("split") if "split" in header else None
-    return header.index("path"), header.index("label"), split
-
-
-def _hint_on(header: list[str], name: str) -> str | None:
-    """Return the likely fault of a header that lacks a column."""
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        return "separate the columns by commas"
-    if name not in header and name in map(str.lower, header):
-        return f"write '{name}' in lower case"
-    return None
+    used = {part: rows for part, rows in found.items() if rows.paths or part == "train"}
+    return checked(used, None, request)
 
 
 def checked(
-    parts: Mapping[str, tuple[Sequence[str], Sequence[str]]],
-    class_names: Sequence[str] | None,
-    where: Path,
+    parts: Mapping[str, Entries], class_names: Sequence[str] | None, request: Request
 ) -> Listed:
-    """Return images from paths and labels by part; see ``sound_paths`` and ``number_classes``."""
-    paths = sound_paths({part: paths for part, (paths, _) in parts.items()}, where)
-    texts = {part: labels for part, (_, labels) in parts.items()}
-    names, labels = number_classes(texts, class_names, where)
-    return Listed(names, {part: Rows(paths[part], labels[part]) for part in parts})
-
-
-def number_classes(
-    labels: Mapping[str, Sequence[str]], class_names: Sequence[str] | None, where: object
-) -> tuple[tuple[str, ...], dict[str, Labels]]:
-    """Return the class names, and the class of each sample from 0, int64 [N] of each part.
-
-    Where names of the classes 0 ... C-1 are given, labels are these numbers as text. Otherwise the
-    classes are the different labels of the training samples: by value if all are whole numbers,
-    else by text.
-
-    Raises:
-        DataError: A label is none of the classes, or one number is written in two ways.
-    """
-    if class_names is None:
-        names = tuple(sorted(set(labels["train"])))
-        # As text, class 10 would come before class 9.
-        if all(map(_is_whole, names)):
-            names = tuple(sorted(names, key=int))
-            for one, other in pairwise(names):
-                if int(one) == int(other):
-                    rule = "each class number must be written in one way"
-                    raise DataError(where, f"{rule}, got '{one}' and '{other}'")
-        ranks = {name: rank for rank, name in enumerate(names)}
-    else:
-        names = tuple(class_names)
-        ranks = {str(rank): rank for rank in range(len(names))}
-    numbered = {}
-    for part, texts in labels.items():
-        try:
-            numbered[part] = np.array([ranks[text] for text in texts], np.int64)
-        except KeyError as error:
-            label = printable(str(error.args[0]))
-            if class_names is None:
-                rule = f"class '{label}' must have at least 1 training image, got 0"
-                raise DataError(where, rule, f"it stands in the {part} part") from None
-            rule = f"labels must be from 0 to {len(names) - 1} as there are class names, got"
-            raise DataError(where, f"{rule} '{label}'") from None
-    return names, numbered
-
-
-def _is_whole(text: str) -> bool:
-    # More digits than an int64 holds are names, not numbers.
-    digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) <= 18
-
-
-def sound_paths(parts: Mapping[str, Sequence[str]], where: object) -> dict[str, list[str]]:
-    """Return the paths of each part, relative to the root, in their shortest form.
-
-    Raises:
-        DataError: A path is absolute, leads out of the root, cannot be a name, or occurs twice.
-    """
-    sound: dict[str, list[str]] = {}
-    seen: dict[str, str] = {}
-    for part, paths in parts.items():
-        # Two spellings of one path are one image: a test image must not hide among training images.
-        sound[part] = [_shortest(path, where) for path in paths]
-        for path in sound[part]:
-            if path in seen:
-                both = f"in {seen[path]} and in {part}"
-                places = f"twice in {part}" if seen[path] == part else both
-                rule = f"each path must be listed once, got '{printable(path)}' {places}"
-                raise DataError(where, rule, "remove one of the two")
-            seen[path] = part
-    return sound
-
-
-def _shortest(path: str, where: object) -> str:
-    short = posixpath.normpath(path)
-    if short in (".", "..") or short.startswith(("/", "../")) or not _is_name(path):
-        rule = f"paths must lead to a file below the root, got '{printable(path)}'"
-        raise DataError(where, rule)
-    return short
-
-
-def _is_name(path: str) -> bool:
-    # Opening a name that is no UTF-8 or holds a NUL would raise a bare ValueError.
-    try:
-        return b"\0" not in path.encode()
-    except UnicodeEncodeError:
-        return False
+    """Return the listed images of each part; see ``sound_paths`` and ``number_classes``."""
+    paths = sound_paths(parts, request)
+    labels = {part: entries.labels for part, entries in parts.items()}
+    names, numbered = number_classes(labels, class_names, parts["train"].file)
+    rows = {part: Rows(paths[part], numbered[part], of.groups) for part, of in parts.items()}
+    return Listed(names, rows)

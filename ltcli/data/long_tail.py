@@ -109,47 +109,70 @@ def cao_indices(labels: Indices, counts: Sequence[int], seed: int) -> Indices:
     return np.concatenate(parts)
 
 
-def holdout_indices(labels: Indices, per_class: int, seed: int) -> tuple[Indices, Indices]:
-    """Return the positions of images held out of each class, and of the others, int64.
+def counts_for_test(counts: Sequence[int], fraction: float) -> list[int]:
+    """Return the number of test images to cut off each class.
 
-    Held-out ones are ordered by class and draw, the others ascend. A class gives at most half of
-    its images.
-
-    Source: the protocol of MetaSAug (Li et al., CVPR 2021, arXiv 2103.12579), which holds 10 images
-    per class out of the balanced 50,000 before it makes them long-tailed.
+    The fraction is rounded down; at least one image is cut, but never the last one, which leaves
+    none to train on.
     """
-    parts = [np.empty(0, np.int64)]
-    num_classes = int(labels.max()) + 1 if len(labels) else 0
-    for positions in _shuffled_classes(labels, num_classes, seed):
-        parts.append(positions[: min(per_class, len(positions) // 2)])
-    held = np.concatenate(parts)
-    return held, _others(held, len(labels))
+    return [min(max(1, int(count * fraction)), max(0, count - 1)) for count in counts]
 
 
-def cut_test(labels: Indices, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Return the positions of test images cut out of a pool, and of the others, int64.
+def counts_for_validation(counts: Sequence[int], per_class: int | None) -> list[int]:
+    """Return the number of validation images to cut off each class.
 
-    Test positions are ordered by class and draw, the others ascend. The fraction of each class is
-    rounded down; at least one image is cut, but never the last one, which leaves none to train on.
+    At most half of a class is cut. None stands for what leaves the tail alone: a tenth of a class,
+    rounded down, so that a class of fewer than 10 images gives none.
     """
-    counts = np.bincount(labels).tolist()
-    per_class = [min(max(1, int(count * fraction)), max(0, count - 1)) for count in counts]
-    test = cao_indices(labels, per_class, seed)
-    return test, _others(test, len(labels))
+    return [count // 10 if per_class is None else min(per_class, count // 2) for count in counts]
 
 
-def _others(positions: Indices, length: int) -> Indices:
-    free = np.ones(length, np.bool_)
-    free[positions] = False
-    return np.flatnonzero(free).astype(np.int64, copy=False)
-
-
-def cut_validation(
-    labels: Indices, chosen: Indices, per_class: int, seed: int
+def cut(
+    labels: Indices, counts: Sequence[int], seed: int, groups: Indices | None = None
 ) -> tuple[Indices, Indices]:
-    """Return validation and training positions, cut from chosen training positions, in their order.
+    """Return the positions of the images cut out of a pool, and of the others, int64.
 
-    A class gives at most half of its images.
+    The others ascend.
+
+    Args:
+        labels: Class of each image of the pool, int64 [N].
+        counts: Images to cut off each class.
+        seed: Of the draw.
+        groups: Group of each image, int64 [N]. A group stays together: the cut then meets the
+            counts as well as whole groups can, and leaves each class an image. None cuts image by
+            image: the positions are ordered by class and draw.
+
+    Source: the protocol of MetaSAug (Li et al., CVPR 2021, arXiv 2103.12579) holds 10 images per
+    class out of the balanced 50,000 before it makes them long-tailed.
     """
-    held, rest = holdout_indices(labels[chosen], per_class, seed)
-    return chosen[np.sort(held)], chosen[rest]
+    if groups is None:
+        taken = cao_indices(labels, counts, seed)
+    else:
+        taken = _whole_groups(labels, counts, seed, groups)
+    free = np.ones(len(labels), np.bool_)
+    free[taken] = False
+    return taken, np.flatnonzero(free).astype(np.int64, copy=False)
+
+
+def _whole_groups(labels: Indices, counts: Sequence[int], seed: int, groups: Indices) -> Indices:
+    """Return the positions of whole groups that come close to the counts, ascending.
+
+    A group is taken if that lowers the sum over classes of the distance from the count, as a share
+    of the class. Large groups come first, as small ones fill what they leave; groups of one size
+    are drawn.
+    """
+    wanted, sizes = np.array(counts), np.bincount(labels, minlength=len(counts))
+    have = np.zeros_like(wanted)
+    order = np.argsort(groups, kind="stable").astype(np.int64, copy=False)
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    np.random.RandomState(seed).shuffle(members)
+    taken = [np.empty(0, np.int64)]
+    for positions in sorted(members, key=len, reverse=True):
+        classes, amounts = np.unique(labels[positions], return_counts=True)
+        now, goal, size = have[classes], wanted[classes], sizes[classes]
+        farther = (np.abs(now + amounts - goal) - np.abs(now - goal)) / size
+        # The last image of a class is left to train on.
+        if farther.sum() < 0 and (now + amounts < size).all():
+            have[classes] += amounts
+            taken.append(positions)
+    return np.sort(np.concatenate(taken))

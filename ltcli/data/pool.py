@@ -1,12 +1,16 @@
 """All samples of a data set, as a source hands them to ``split``, and the rules they must keep."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from ltcli.core.errors import DataError
+from ltcli.core.files import is_file_name
+from ltcli.core.text import nfc
+from ltcli.data.class_names import used_classes
+from ltcli.data.duplicates import Looks
 
 Store = Literal["images", "files", "features"]
 
@@ -27,11 +31,15 @@ class Part:
             features float32 [N, D], as the store of the pool says.
         labels: int64 [N], class of each sample, 0..C-1.
         files: Relative path of each image, with ``/``; empty where images have no files.
+        groups: Name of the group of each image; empty where the source names none.
+        looks: What the images look like, where they were verified.
     """
 
     data: torch.Tensor
     labels: torch.Tensor
     files: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Pool:
     """Everything a source offers; ``split`` cuts parts that it lacks out of the training part.
 
     Class names are all different and in label order. ``skipped`` has one line ``path: reason`` for
-    each file left out.
+    each file left out. ``published`` is whether checksums say that the samples stand in the
+    published order; None for a data set without such checksums.
     """
 
     class_names: tuple[str, ...]
@@ -48,10 +57,17 @@ class Pool:
     test: Part | None = None
     store: Store = "images"
     skipped: tuple[str, ...] = ()
+    published: bool | None = None
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that the source has, by name."""
+        found = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in found.items() if part is not None}
 
 
-def check(pool: Pool, where: object) -> None:
-    """Refuse a pool that cannot be split, trained on or scored.
+def checked(pool: Pool, where: object) -> Pool:
+    """Return a pool that can be split, trained on and scored: without classes that have no samples.
 
     A class may lack validation and test samples, as one with a single sample must.
 
@@ -59,8 +75,7 @@ def check(pool: Pool, where: object) -> None:
         DataError: Fewer than two classes, equal or empty class names, no samples, a class without
             training samples, labels out of range, or tensors that do not fit each other.
     """
-    if len(pool.class_names) < 2:
-        raise DataError(where, f"number of classes must be at least 2, got {len(pool.class_names)}")
+    pool = replace(pool, class_names=tuple(map(nfc, pool.class_names)))
     name, times = Counter(pool.class_names).most_common(1)[0]
     if times > 1:
         raise DataError(where, f"class names must all be different, got '{name}' twice")
@@ -68,15 +83,19 @@ def check(pool: Pool, where: object) -> None:
     for name in pool.class_names:
         if not name or not name.isprintable():
             raise DataError(where, f"class names must be printable text, got {name!a}")
-    parts = {"training": pool.train, "validation": pool.val, "test": pool.test}
-    for word, part in parts.items():
-        if part is not None:
-            _check_part(part, pool, where, word)
-    # Methods weight classes by 1 / n, so each needs a training image.
-    counts = torch.bincount(pool.train.labels, minlength=len(pool.class_names))
-    if empty := (counts == 0).nonzero().flatten().tolist():
-        rule = f"class '{pool.class_names[empty[0]]}' must have at least 1 training image, got 0"
-        raise DataError(where, rule, "leave out classes without images")
+    words = {"train": "training", "val": "validation", "test": "test"}
+    parts = {name: part for name in words if (part := getattr(pool, name)) is not None}
+    for name, part in parts.items():
+        _check_part(part, pool, where, words[name])
+    # Bad images that were left out may have been all of a class.
+    labels = {name: part.labels.numpy() for name, part in parts.items()}
+    class_names, labels = used_classes(pool.class_names, labels, where)
+    if len(class_names) < 2:
+        raise DataError(where, f"number of classes must be at least 2, got {len(class_names)}")
+    numbered = {
+        name: replace(part, labels=torch.from_numpy(labels[name])) for name, part in parts.items()
+    }
+    return replace(pool, class_names=class_names, **numbered)
 
 
 def _check_part(part: Part, pool: Pool, where: object, word: str) -> None:
@@ -100,6 +119,9 @@ def _check_part(part: Part, pool: Pool, where: object, word: str) -> None:
         raise DataError(where, f"{word} {pool.store} must be {size} like the others, got {own}")
     if part.files and len(part.files) != num_samples:
         raise DataError(where, f"files must be one per {word} image, got {len(part.files)}")
+    for name in part.files:
+        if not is_file_name(name):
+            raise DataError(where, f"names of files must be UTF-8 without NUL, got {name!a:.80}")
 
 
 def _name(dtype: torch.dtype) -> str:

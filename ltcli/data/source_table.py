@@ -12,6 +12,16 @@ from typing import Literal
 from ltcli.core.errors import DataError, ParamError
 
 PARTS = ("train", "val", "test")
+# Side of decoded images in pixels, where nobody names one.
+STORED_SIZE = 32
+# Names of folders, and of a table's parts, in use for each part.
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# A file of a few kilobytes can claim any size and fill the memory.
+MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Source:
         forms: Alternative sets of files that describe it; the first set found is read. Each maps a
             parameter to the published file name under the root, None where it has no such name.
         required: Parameters that must be given.
+        options: Parameters that name its columns, its arrays, or the suffix of its paths.
         suffixes: Suffixes of the files that hold the samples, where these are no image files.
         counts: Size of a complete copy of a published data set.
     """
@@ -70,6 +81,7 @@ class Source:
     of_images: bool = False
     forms: tuple[Mapping[str, str | None], ...] = ({},)
     required: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
     counts: Counts | None = None
 
@@ -133,6 +145,9 @@ def _cifar(classes: int) -> Source:
     )
 
 
+# Parameters that name the columns of a table.
+_COLUMNS = ("path_column", "label_column", "split_column", "group_column")
+
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
@@ -155,7 +170,7 @@ SOURCES: dict[str, Source] = {
         Source(
             "folder",
             "folder",
-            "Your own images: one sub-folder per class, or train/ and test/ of such.",
+            "Your own images: one sub-folder per class, or train/, val/ and test/ of such.",
             of_files=True,
         ),
         Source(
@@ -165,14 +180,16 @@ SOURCES: dict[str, Source] = {
             of_files=True,
             forms=({"train_list": None, "val_list": None, "test_list": None, "class_names": None},),
             required=("train_list",),
+            options=("suffix",),
         ),
         Source(
             "csv",
             "listed",
-            "Your own images: a table with the columns path, label and perhaps split.",
+            "Your own images: a table with a path and a label in each line, and perhaps a split.",
             of_files=True,
             forms=({"table": None},),
             required=("table",),
+            options=(*_COLUMNS, "suffix"),
         ),
         Source(
             "inat",
@@ -189,8 +206,9 @@ SOURCES: dict[str, Source] = {
         Source(
             "parquet",
             "parquet",
-            "Images in Parquet files as Hugging Face writes them: columns image and label.",
+            "Images in Parquet files as Hugging Face writes them, with a label in each row.",
             of_images=True,
+            options=_COLUMNS,
             suffixes=(".parquet",),
         ),
         Source(
@@ -198,6 +216,7 @@ SOURCES: dict[str, Source] = {
             "embeddings",
             "Features of images, of any model: safetensors, npy, npz, Parquet or CSV.",
             forms=({"labels": None, "class_names": None},),
+            options=("features_key", "labels_key", "path_column"),
             suffixes=(".safetensors", ".npy", ".npz", ".parquet", ".csv"),
         ),
     )
@@ -206,6 +225,8 @@ SOURCES: dict[str, Source] = {
 _FORMS = [form for source in SOURCES.values() for form in source.forms]
 # Every parameter that names a file beside the root.
 FILE_PARAMETERS = tuple(dict.fromkeys(option for form in _FORMS for option in form))
+# Every parameter that names a column, an array or a suffix.
+OPTION_PARAMETERS = tuple(dict.fromkeys(o for source in SOURCES.values() for o in source.options))
 
 
 @dataclass(frozen=True)
@@ -216,7 +237,10 @@ class Request:
         source: Name in the table.
         root: Folder or file of the data set; unused where it comes with the package.
         named: Files that describe the data set, by parameter, as the user named them.
-        image_size: Side of the images in pixels, where they are decoded to one size.
+        image_size: Side of the images in pixels, where they are decoded to one size; None if the
+            user named none.
+        max_pixels: Larger images are bad.
+        options: Columns, arrays and suffix by parameter, where the user named them.
     """
 
     source: str
@@ -224,10 +248,17 @@ class Request:
     named: Mapping[str, str] = field(default_factory=dict)
     download: bool = False
     store: Literal["auto", "images", "files"] = "auto"
-    image_size: int = 32
+    image_size: int | None = None
+    max_pixels: int = MAX_PIXELS
     on_bad_image: Literal["fail", "skip"] = "fail"
     partial: bool = False
     verify: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def stored_size(self) -> int:
+        """The side of the images in pixels that a split of decoded images has."""
+        return self.image_size or STORED_SIZE
 
     def files(self) -> dict[str, Path]:
         """Return the files that describe the data set, by parameter, or raise DataError."""
@@ -247,9 +278,10 @@ def require_options(name: str, root: str | None, given: Collection[str]) -> None
     if root is None and source.needs_root:
         rule = f"source '{name}' needs --root"
         raise ParamError("split", rule, "name the folder that holds the data set")
-    read = {option for form in source.forms for option in form}
+    read = {option for form in source.forms for option in form} | set(source.options)
     read |= {"store", "verify"} if source.of_files else set()
-    read |= {"image_size", "on_bad_image"} if source.of_files or source.of_images else set()
+    decoded = {"image_size", "max_pixels", "on_bad_image"}
+    read |= decoded if source.of_files or source.of_images else set()
     read |= {"partial"} if source.of_files and source.counts else set()
     for option in given:
         if option not in read:

@@ -5,7 +5,7 @@ from importlib import import_module
 
 from ltcli.core.errors import DataError, cause
 from ltcli.data import pool as pools
-from ltcli.data.image_files import load_files
+from ltcli.data.image_files import load_files, look_at_bits
 from ltcli.data.listed import Listed
 from ltcli.data.pool import Pool
 from ltcli.data.source_table import PARTS, SOURCES, Request
@@ -33,11 +33,12 @@ def load_source(request: Request) -> Pool:
         _check_counts(request, pool)
         if isinstance(pool, Listed):
             pool = load_files(request, pool)
+            if pool.store == "files":
+                look_at_bits(root, pool.train.files)
     except OSError as error:
         raise DataError(error.filename or where, f"cannot be read: {cause(error)}") from error
     # Here for all sources, so that no reader has to check by itself.
-    pools.check(pool, where)
-    return pool
+    return pools.checked(pool, where)
 
 
 def _check_counts(request: Request, found: Pool | Listed) -> None:

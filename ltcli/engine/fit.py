@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from ltcli.core.errors import ArtifactError, NumericalError
 from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import Optimizer
 from ltcli.engine.state import Snapshots, TrainingState
-from ltcli.engine.steps import Steps
+from ltcli.engine.steps import Record, Steps
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -59,6 +60,7 @@ def train(
     context: Context,
     dtype: torch.dtype = torch.float32,
     keep: int = 0,
+    record: Record | None = None,
 ) -> tuple[Snapshots, dict[str, torch.Tensor]]:
     """Train a module in place to the end of its run, with checkpoints and a report of each epoch.
 
@@ -75,6 +77,7 @@ def train(
         batch_size=batch_size,
         seed=seed,
         context=context,
+        record=record,
     )
     device = next(module.parameters()).device
     for epoch in report(training, epochs, context, device, dtype, steps.facts):
@@ -93,6 +96,7 @@ def fit(
     batch_size: int,
     seed: int,
     context: Context,
+    record: Record | None = None,
 ) -> Iterator[Epoch]:
     """Train, yielding after each epoch; go on from a checkpoint where there is one.
 
@@ -100,7 +104,7 @@ def fit(
     epoch draws, int64 [M] on the CPU, a pure function of the epoch; its last step takes the rows
     left, unless there is a single one, of which batch-norm has no statistics. A group of the
     optimiser may have a multiple of the learning rate, ``rate``. ``seed`` is that of layers that
-    draw numbers in training, such as dropout.
+    draw numbers in training, such as dropout. ``record`` makes another form of the work of a step.
 
     Raises:
         ArtifactError: The checkpoint is not one of this run.
@@ -108,7 +112,20 @@ def fit(
         StopError: A signal came; the state was saved after the step in progress.
     """
     device = next(state.module.parameters()).device
-    first_epoch, first_step, meters = _resume(state, context, device, epochs)
+    # MPS has no float64; float32 only blurs the printed loss there.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    # The summed loss, and the number of steps while it was finite.
+    meters = torch.zeros(2, dtype=dtype, device=device)
+    first_epoch, first_step = _resume(state, context, meters, epochs)
+    total, finite = meters
+
+    def work(batch: Batch) -> None:
+        loss = step(batch).detach()
+        # The meters stay on the device: no synchronisation in a step.
+        total.add_(loss, alpha=len(batch.rows))
+        finite.add_(torch.isfinite(total))
+
+    advance = work if record is None else record(work)
     saved_at = time.monotonic()
     with context.saves_on_stop():
         for epoch in range(first_epoch, epochs):
@@ -127,11 +144,7 @@ def fit(
             for start in range(first_step * batch_size, len(rows), batch_size):
                 batch = Batch(epoch, start // batch_size, start, rows[start : start + batch_size])
                 seed_layers(device, seed, epoch, batch.step)
-                loss = step(batch).detach()
-                # Sums and the first bad step stay on the device: no synchronisation in a step.
-                meters[0] += loss.to(meters.dtype) * len(batch.rows)
-                bad = ~torch.isfinite(loss) & (meters[1] < 0)
-                meters[1] = torch.where(bad, float(batch.step), meters[1])
+                advance(batch)
                 late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
                 if context.stop_signal or late:
                     _check_finite(meters, context.name, epoch)
@@ -142,8 +155,9 @@ def fit(
             seconds = time.monotonic() - began
             # A run that goes on after the last step of an epoch draws nothing more in it.
             drawn = max(0, len(rows) - first_step * batch_size)
-            yield Epoch(epoch, float(meters[0]) / len(rows), rate, seconds, drawn / seconds)
-            first_step, meters = 0, _fresh_meters(device)
+            yield Epoch(epoch, float(total) / len(rows), rate, seconds, drawn / seconds)
+            first_step = 0
+            meters.zero_()
             # The caller may have taken a snapshot: it belongs to this epoch's checkpoint.
             # Between epochs a checkpoint is cheap: it is worth less work than within one.
             worth = time.monotonic() - saved_at > CHECKPOINT_SECONDS / 10
@@ -153,19 +167,12 @@ def fit(
                 context.stop_here()
 
 
-def _fresh_meters(device: torch.device) -> torch.Tensor:
-    """Return float64 [2]: the summed loss, and the first step whose loss is not finite or -1."""
-    # MPS has no float64; float32 only blurs the printed loss there.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.tensor([0.0, -1.0], dtype=dtype, device=device)
-
-
 def _resume(
-    state: TrainingState, context: Context, device: torch.device, epochs: int
-) -> tuple[int, int, torch.Tensor]:
+    state: TrainingState, context: Context, meters: torch.Tensor, epochs: int
+) -> tuple[int, int]:
     saved = context.checkpoint.load()
     if saved is None:
-        return 0, 0, _fresh_meters(device)
+        return 0, 0
     tensors, position = saved
     epoch, step = position.get("epoch"), position.get("step")
     # Not isinstance: True is an int.
@@ -174,13 +181,12 @@ def _resume(
         rule = f"checkpoint must be at an epoch in 0 ... {epochs - 1}, {got}"
         raise ArtifactError(context.name, rule, _REMOVE)
     try:
-        # It may come from a device with another precision.
-        meters = tensors.pop("meters").to(_fresh_meters(device)).reshape(2)
+        meters.copy_(tensors.pop("meters"))
         state.restore(tensors)
     except (IndexError, KeyError, RuntimeError, ValueError):
         rule = "tensors of the checkpoint do not fit this run"
         raise ArtifactError(context.name, rule, _REMOVE) from None
-    return epoch, step, meters
+    return epoch, step
 
 
 def _save(
@@ -191,9 +197,10 @@ def _save(
 
 
 def _check_finite(meters: torch.Tensor, where: str, epoch: int) -> None:
-    step = int(meters[1])
-    if step >= 0:
-        rule = f"loss must be finite, got NaN or infinity in epoch {epoch}, step {step}"
+    total, finite = meters.tolist()
+    if not math.isfinite(total):
+        # The sum stays as it is from the first loss on that is not finite.
+        rule = f"loss must be finite, got NaN or infinity in epoch {epoch}, step {int(finite)}"
         raise NumericalError(where, rule, "lower --lr, or check the inputs for extreme values")
 
 

@@ -16,6 +16,8 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 _Slots: TypeAlias = list[dict[str, Tensor]]
+# One launch updates all parameters, and reads the learning rate on the device.
+_FUSED = ("cuda",)
 
 
 class Optimizer(ABC):
@@ -50,7 +52,9 @@ class Optimizer(ABC):
             moving = [parameter for parameter in group["params"] if parameter.grad is not None]
             gradients = [parameter.grad for parameter in moving]
             slots = [self.state.setdefault(parameter, {}) for parameter in moving]
-            self._update(moving, gradients, slots, group)
+            # None leaves the choice to torch.
+            fused = True if moving and moving[0].device.type in _FUSED else None
+            self._update(moving, gradients, slots, group, fused)
 
     def parameters(self) -> list[Tensor]:
         """Every parameter, in the order that numbers their state in a checkpoint."""
@@ -58,7 +62,12 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _update(
-        self, moving: list[Tensor], gradients: list[Tensor], slots: _Slots, group: Mapping[str, Any]
+        self,
+        moving: list[Tensor],
+        gradients: list[Tensor],
+        slots: _Slots,
+        group: Mapping[str, Any],
+        fused: bool | None,
     ) -> None:
         """Move some parameters in place by their gradients and state, and change the state."""
 
@@ -80,7 +89,12 @@ class SGD(Optimizer):
         super().__init__(params, lr=lr, **defaults)
 
     def _update(
-        self, moving: list[Tensor], gradients: list[Tensor], slots: _Slots, group: Mapping[str, Any]
+        self,
+        moving: list[Tensor],
+        gradients: list[Tensor],
+        slots: _Slots,
+        group: Mapping[str, Any],
+        fused: bool | None,
     ) -> None:
         momenta = [slot.get("momentum_buffer") for slot in slots]
         sgd(
@@ -93,6 +107,7 @@ class SGD(Optimizer):
             dampening=0.0,
             nesterov=group["nesterov"],
             maximize=False,
+            fused=fused,
         )
         # The first step of a parameter makes its momentum.
         for slot, momentum in zip(slots, momenta, strict=True):
@@ -108,12 +123,16 @@ class Adam(Optimizer):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
 
     def _update(
-        self, moving: list[Tensor], gradients: list[Tensor], slots: _Slots, group: Mapping[str, Any]
+        self,
+        moving: list[Tensor],
+        gradients: list[Tensor],
+        slots: _Slots,
+        group: Mapping[str, Any],
+        fused: bool | None,
     ) -> None:
         for parameter, slot in zip(moving, slots, strict=True):
             if not slot:
-                # The number of steps stays on the CPU, so that reading it never waits.
-                slot["step"] = torch.tensor(0.0)
+                slot["step"] = torch.tensor(0.0, device=home_of_numbers(parameter))
                 slot["exp_avg"] = torch.zeros_like(parameter)
                 slot["exp_avg_sq"] = torch.zeros_like(parameter)
         names = ("exp_avg", "exp_avg_sq", "step")
@@ -132,4 +151,11 @@ class Adam(Optimizer):
             weight_decay=group["weight_decay"],
             eps=1e-8,
             maximize=False,
+            fused=fused,
         )
+
+
+def home_of_numbers(parameter: Tensor) -> torch.device:
+    """Device of the numbers in a parameter's state, such as the number of its steps."""
+    # Where the CPU reads them they stay there, so that reading never waits.
+    return parameter.device if parameter.device.type in _FUSED else torch.device("cpu")

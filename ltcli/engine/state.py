@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from ltcli.engine.optimizers import Optimizer
+from ltcli.engine.optimizers import Optimizer, home_of_numbers
 
 
 class Stateful(Protocol):
@@ -108,6 +108,8 @@ class TrainingState:
             if tensor.dim():
                 # In the memory layout of the weights: the order of additions decides the bits.
                 tensor = torch.empty_like(parameter).copy_(tensor)
+            else:
+                tensor = tensor.to(home_of_numbers(parameter))
             self.optimizer.state.setdefault(parameter, {})[name] = tensor
         if self.method is not None:
             self.method.restore(groups.get("method", {}))

@@ -36,6 +36,9 @@ class Steps:
     facts: Callable[[], dict[str, float]] = dict
 
 
+Record = Callable[[Callable[[Batch], None]], Callable[[Batch], None]]
+"""Makes another form of the work of a step, such as a CUDA graph."""
+
 Inputs = Callable[[Batch], torch.Tensor]
 """Makes the inputs of a step, float [B, ...], on the device."""
 
@@ -157,7 +160,7 @@ def second_batches(
     def drawn(epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         times = {"seed": derive("second", seed), "epoch": epoch, "epochs": epochs}
         order = order_of(sampler, known, num_classes, **times)
-        return order.to(labels.device), order
+        return to_device(order, labels.device), order
 
     def second(batch: Batch) -> Batch:
         part = slice(batch.first, batch.first + len(batch.rows))

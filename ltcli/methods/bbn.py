@@ -72,6 +72,7 @@ METHOD = Method(
     defaults={"pretrain": {"schedule": "bbn"}},
     steps=make_steps,
     alone=True,
+    on_host=True,
     check=lambda _options, run: refuse_class_weights(
         run, "the second branch sees rare classes more often instead"
     ),

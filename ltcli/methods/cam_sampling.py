@@ -166,6 +166,7 @@ METHOD = Method(
     options=Options,
     defaults={"finetune": {**bilevel.SECOND_STAGE, "epochs": 10, "milestones": (5,)}},
     steps=make_steps,
+    on_host=True,
     balances=lambda options, _run: options.at_most != 0,
     check=check,
 )

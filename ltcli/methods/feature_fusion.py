@@ -264,6 +264,7 @@ METHOD = Method(
     # Steps without milestones are a constant rate.
     defaults={"finetune": {"epochs": 66, "lr": 1e-3, "decay": "steps"}},
     steps=make_steps,
+    on_host=True,
     reads=lambda options, _run: ("maps", "confusion") if options.donors_per_image else (),
     check=check,
 )

@@ -172,6 +172,7 @@ METHOD = Method(
     options=Options,
     defaults={"finetune": {"sampler": "class-aware"}},
     steps=make_steps,
+    on_host=True,
     head=lambda _options, _run: Head(start="fresh", trainable=("weight",), form="cosine"),
     balances=lambda _options, _run: False,
     check=check,

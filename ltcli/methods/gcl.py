@@ -98,6 +98,7 @@ METHOD = Method(
         },
     },
     loss=make_loss,
+    on_host=True,
     head=lambda options, _run: Head(trainable=("weight",), form="cosine", scale=options.scale),
     check=check,
 )

@@ -103,4 +103,5 @@ METHOD = Method(
         }
     },
     steps=make_steps,
+    on_host=True,
 )

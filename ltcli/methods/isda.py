@@ -129,6 +129,7 @@ METHOD = Method(
     stages=FINETUNE,
     options=Options,
     steps=make_steps,
+    on_host=True,
     balances=lambda _options, _run: False,
     reads=reads,
     check=check,

@@ -50,4 +50,5 @@ METHOD = Method(
     set_aside=bilevel.set_aside,
     steps=make_steps,
     alone=True,
+    on_host=True,
 )

@@ -76,6 +76,7 @@ METHOD = Method(
     },
     steps=make_steps,
     alone=True,
+    on_host=True,
     reads=bilevel.reads,
     set_aside=bilevel.set_aside,
     check=bilevel.check,

@@ -119,6 +119,7 @@ METHOD = Method(
     defaults={"pretrain": {"schedule": "mwn"}, "finetune": bilevel.SECOND_STAGE},
     steps=make_steps,
     alone=True,
+    on_host=True,
     reads=bilevel.reads,
     set_aside=bilevel.set_aside,
     check=bilevel.check_weights,

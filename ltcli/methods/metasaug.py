@@ -180,6 +180,7 @@ METHOD = Method(
     defaults={"finetune": {**bilevel.SECOND_STAGE, "beta": 0.9999}},
     steps=make_steps,
     alone=True,
+    on_host=True,
     reads=lambda options, run: (*bilevel.reads(options, run), *isda.reads(options, run)),
     set_aside=bilevel.set_aside,
     check=check,

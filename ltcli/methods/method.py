@@ -75,7 +75,7 @@ class Training(Reading):
         4, "border in pixels for the random crop; 0 is no crop", ge=0, group=_AUGMENTATION
     )
     pad_mode: Literal["constant", "reflect"] | None = param(
-        None, "content of that border, black or mirrored", group=_AUGMENTATION
+        None, "border, black or mirrored", group=_AUGMENTATION
     )
     flip: bool = param(True, "flip images horizontally at random", group=_AUGMENTATION)
     least_area: float = param(
@@ -92,6 +92,7 @@ class Training(Reading):
     seed: int = param(
         0, "seed of initial weights, order and augmentation", ge=0, lt=2**32, group=_RUNNING
     )
+    cuda_graph: bool = param(False, "repeat the training step as a CUDA graph", group=_RUNNING)
 
 
 def with_given(
@@ -292,6 +293,8 @@ class Method(Generic[Options]):
         balances: Whether it takes the class prior out of the classifier by itself, without class
             weights or a sampler.
         alone: Whether one process must run it, as its steps use more than a batch's features.
+        on_host: Whether its steps draw numbers, read labels or choose rows on the CPU, so that no
+            CUDA graph can repeat them.
         backbone: Variant of the backbone, see ``ltcli.models``; empty for the plain one.
         reads: Inputs beside model and data: covariances, confusion, generator, maps, held-out.
         set_aside: Number of training images per class that it does not train on.
@@ -308,6 +311,7 @@ class Method(Generic[Options]):
     solve: Callable[[Options, SolvingRun], tuple[Classifier, dict[str, Any]]] | None = None
     balances: Callable[[Options, Run], bool] = lambda _options, _run: True
     alone: bool = False
+    on_host: bool = False
     head: Callable[[Options, Run], Head] = lambda _options, _run: Head()
     backbone: Callable[[Options, Run], str] = lambda _options, _run: ""
     reads: Callable[[Options, Run], tuple[str, ...]] = lambda _options, _run: ()

@@ -196,6 +196,7 @@ METHOD = Method(
     # Of three rates, 0.01 had the lowest validation loss on CIFAR-10-LT at factor 100.
     defaults={"finetune": {"lr": 0.01, "beta": 0.9999}},
     steps=make_steps,
+    on_host=True,
     # The code variant moves features by means from before fine-tuning.
     reads=lambda options, _run: (
         ("confusion",)

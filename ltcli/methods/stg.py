@@ -145,6 +145,7 @@ METHOD = Method(
         "finetune": {"optimizer": "adam", "lr": 1e-3, "decay": "steps", "sampler": "class-aware"}
     },
     steps=make_steps,
+    on_host=True,
     head=head,
     reads=lambda _options, _run: ("generator",),
     check=lambda _options, run: require_frozen_backbone(

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from ltcli.core.table import aligned
+from ltcli.core.text import lacking
 from ltcli.data.published import Published
 from ltcli.stages.comparison import Placed
 from ltcli.stages.league import names_of_differences, words
 
 if TYPE_CHECKING:
+    import torch
+
+    from ltcli.artifacts.header import Header
     from ltcli.stats.comparison import Row
 
 Line = TypeVar("Line")
@@ -173,6 +177,19 @@ def _paper_cells(paper: Published) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def untested(header: Header, labels: torch.Tensor) -> str | None:
+    """Return the classes that no image is of, among the labels int64 [N] of predictions."""
+    names, noun = header.info["class_names"], f"{header.info['on']} images"
+    counts = labels.bincount(minlength=len(names)).tolist()
+    return lacking(names, counts, f"{noun}, and no part in averages over classes")
+
+
+def images_of(header: Header, labels: torch.Tensor) -> str:
+    """Return the number and part of the images of predictions, and the classes that lack them."""
+    none = untested(header, labels)
+    return f"{len(labels):,} {header.info['on']} images" + (f" ({none})" if none else "")
 
 
 def footer(rows: Sequence[Placed], level: float, images: str) -> list[str]:

@@ -35,7 +35,7 @@ def page(folder: Path, found: Sequence[Header], headers: Sequence[Header], group
     names, counts = found[0].info["class_names"], models[0].counts
     order = sorted(range(len(names)), key=lambda c: (-counts[c], c))
     heads, lines = comparison_table.table(placed, _LEVEL)
-    images = f"{found[0].size('labels', 0):,} {found[0].info['on']} images"
+    images = comparison_table.images_of(found[0], runs[0].outcomes.labels)
     curves, without_curves = trained(files)
     # Where rows were trained on other splits, the counts are those of the first row.
     whose = f" of {models[0].row.name}" if any(m.counts != counts for m in models) else ""

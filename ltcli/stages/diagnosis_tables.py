@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.errors import ArtifactError
 from ltcli.core.table import aligned
+from ltcli.core.text import lacking
 
 if TYPE_CHECKING:
     import torch
@@ -220,9 +221,12 @@ def _error_lines(found: Diagnosis) -> list[str]:
             before, after = (numbers["rates"][side] for numbers in table.values())
             row.append("-" if before is None or after is None else f"{100 * (after - before):+.2f}")
         rows.append(row)
-    on = next(iter(found.predictions.values()))["on"]
-    title = f"confusion on {on} images: % of the side's images, every class counting alike"
-    return _table(title, heads, rows)
+    role, of = next(iter(found.predictions.items()))
+    title = f"confusion on {of['on']} images: % of the side's images, every class counting alike"
+    # Only a class without images has a row of zeros.
+    sums = found.tensors[f"confusion.{role}"].sum(1).tolist()
+    none = lacking(found.names, sums, f"{of['on']} images and no part in it")
+    return [*_table(title, heads, rows), *([none] if none else [])]
 
 
 def _neighbour_lines(found: Diagnosis) -> list[str]:

@@ -13,6 +13,7 @@ from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
+from ltcli.core.text import lacking
 from ltcli.data.reading import Reading
 from ltcli.stages.samples import check_alike, check_samples, files_of, open_samples
 from ltcli.stages.stage import Input, Result, Stage
@@ -93,6 +94,9 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     found = outcomes(logits, labels)
     shown = f"accuracy {100 * accuracy(found):.2f} %"
     shown += f", balanced {100 * balanced_accuracy(found):.2f} %"
+    tested = labels.bincount(minlength=len(info["class_names"])).tolist()
+    if none := lacking(info["class_names"], tested, f"{params.on} images and no part in it"):
+        shown += f" ({none})"
     logger.info("evaluate: %s on %s: %s", model.header.path.stem, params.on, shown)
     kept = ("class_names", "class_counts", "method", "recipe", "backbone")
     return Result(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.errors import ArtifactError, DataError, NumericalError
 from ltcli.core.params import param
+from ltcli.data.source_table import MAX_PIXELS
+from ltcli.data.walk import Left
 
 if TYPE_CHECKING:
     import torch
@@ -34,34 +36,44 @@ class Params:
     on_bad_image: Literal["fail", "skip"] = param(
         "fail", "stop at a file that is no image, or skip it and say so"
     )
+    max_pixels: int = param(
+        MAX_PIXELS, "largest image in pixels; larger ones count as no image", ge=1
+    )
     device: str = param("auto", "auto, cpu, cuda, cuda:N or mps")
     precision: Literal["auto", "fp32", "tf32", "bf16"] = param(
         "auto", "precision of the backbone; auto is bf16 where the device has it; tf32 is for GPUs"
     )
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Named files, and the images in named folders and all folders below, sorted by name.
+def find_images(params: Params) -> tuple[list[Path], list[Left], list[Left]]:
+    """Files to predict, by name in each folder; entries left out without loss; and bad ones.
 
-    In folders, links and files without an image suffix are skipped.
+    Files are the named ones, and the images in named folders and all folders below.
     """
-    from ltcli.data.folder import list_images
+    from ltcli.data import data_files
 
     files: list[Path] = []
-    for path in paths:
+    harmless: list[Left] = []
+    bad: list[Left] = []
+    for path in params.images:
         if not path.exists():
-            raise DataError(path, "no such file or folder")
-        if not path.is_dir():
+            if params.on_bad_image == "fail":
+                raise DataError(path, "no such file or folder")
+            bad.append(Left(str(path), "no such file or folder"))
+        elif not path.is_dir():
             files.append(path)
-            continue
-        listing = list_images(path, "")
-        # A prediction for a part of a folder would look complete.
-        if listing.bad:
-            raise DataError(path, f"must be read whole: {listing.bad[0]}")
-        if not listing.found:
-            raise DataError(path, "has no images")
-        files += [path / name for name in listing.found]
-    return files
+        else:
+            found = data_files.find_images(path, [""], once=False)
+            # A prediction for a part of a folder would look complete.
+            if found.bad and params.on_bad_image == "fail":
+                raise DataError(path, f"must be read whole: {found.bad[0]}")
+            names = sorted(found.files[""])
+            if not names and not found.bad:
+                raise DataError(path, "has no images")
+            files += [path / name for name in names]
+            harmless += [Left(str(path / left.path), left.reason) for left in found.harmless]
+            bad += [Left(str(path / left.path), left.reason) for left in found.bad]
+    return files, harmless, bad
 
 
 def predict(
@@ -83,7 +95,7 @@ def predict(
     if not backbone.image_size:
         rule = "must be a model of images, as predict reads image files, got one of embeddings"
         raise ArtifactError(header.path, rule, "ltcli export takes it elsewhere")
-    prepare = preparation(as_stored(backbone))
+    prepare = preparation(as_stored(backbone), params.max_pixels)
     with open_artifact(header.path) as model:
         network = load_network(model, where)
     for start in range(0, len(files), _CHUNK):
@@ -120,7 +132,7 @@ def _decode(
     file: Path, prepare: Callable[[bytes], torch.Tensor], on_bad_image: str
 ) -> torch.Tensor | str:
     """An image, uint8 [3, H, W], or the defect of the file as half a sentence."""
-    from ltcli.data.decode import BadImageError
+    from ltcli.data.formats import BadImageError
     from ltcli.data.image_files import read_file
 
     try:

@@ -41,8 +41,8 @@ class Params(Training):
 
     backbone: str = param(
         "auto",
-        "resnet20/32/44/56/110 or resnet10/18/34 for small images, or any network of timm:"
-        " timm.NAME; auto is resnet32, or none for embeddings",
+        "resnet20/32/44/56/110 or resnet10/18/34 for small images, or timm.NAME, a network"
+        " of timm; auto is resnet32, none for embeddings",
     )
     weights: str | None = param(
         None, "file of initial weights, or default: those of timm", identity=False

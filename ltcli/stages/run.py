@@ -1,12 +1,7 @@
-"""The run of one stage: check everything first, skip what is up to date, write one artifact.
-
-Beside ``NAME.safetensors`` a run keeps a checkpoint ``NAME.resume.safetensors`` and a log
-``NAME.resume.jsonl``. When it ends, the checkpoint goes and the log becomes the sidecar.
-"""
+"""The run of one stage: check everything first, skip what is up to date, write one artifact."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -18,28 +13,25 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic
 
-from ltcli import __version__
-from ltcli.artifacts.header import SIDECAR, Header, opened, parse_header, verify
+from ltcli.artifacts.header import Header, opened, parse_header, read_records, verify
 from ltcli.compute.environment import processes
 from ltcli.compute.memory import memory_needed
 from ltcli.core.context import Context
-from ltcli.core.errors import ArtifactError, LtcliError, ResourceError, cause
+from ltcli.core.errors import ArtifactError, ResourceError, StopError, cause
 from ltcli.core.params import as_dict
-from ltcli.core.text import printable
 from ltcli.stages.stage import Checked, P, Stage, check_processes, check_together
+from ltcli.stages.unfinished import Saved, Unfinished, changed
 
 if TYPE_CHECKING:
-    import torch
-
     from ltcli.artifacts.store import Artifact
     from ltcli.stages.stage import Result
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = ".resume.safetensors"
-_LOG = ".resume.jsonl"
 _NO_OUTPUT = "no output yet"
 _REPLACES = "--force replaces it, --out writes elsewhere"
+# Seconds of training in an artifact that another recipe may replace without being asked.
+_CHEAP = 60.0
 _OTHER_OUT = "choose another --out"
 
 
@@ -68,6 +60,7 @@ class Plan:
         reason: Why the output must be made; None where it is up to date.
         digest: SHA-256 of the output where it is up to date.
         preview: Lines for people about the output.
+        unfinished: What an earlier try of this run may have left.
     """
 
     parameters: dict[str, Any]
@@ -77,11 +70,12 @@ class Plan:
     digest: str | None
     preview: list[str]
     checked: Checked
+    unfinished: Unfinished
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The input files of one command, opened and verified once for all of its runs.
+    """The input files of one command, opened once, and verified once, for all of its runs.
 
     They stay open as long as ``stack`` does.
     """
@@ -89,6 +83,7 @@ class Opened:
     stack: ExitStack
     _files: dict[Path, tuple[Header, BinaryIO]] = field(default_factory=dict, init=False)
     _artifacts: dict[Path, Artifact] = field(default_factory=dict, init=False)
+    _sound: set[Path] = field(default_factory=set, init=False)
 
     def header(self, path: Path) -> Header:
         """Return the header of an input, or raise ArtifactError."""
@@ -99,8 +94,14 @@ class Opened:
             self._files[path] = parse_header(path, file), file
         return self._files[path][0]
 
+    def check(self, path: Path) -> None:
+        """Compare every byte of an input with its digest, without a result to come from it."""
+        if path not in self._sound:
+            verify(path)
+            self._sound.add(path)
+
     def artifact(self, path: Path) -> Artifact:
-        """Return an input of which every byte was verified, or raise ArtifactError."""
+        """Return an input whose header was read."""
         from ltcli.artifacts.store import Artifact
 
         if path not in self._artifacts:
@@ -129,10 +130,13 @@ def planned(job: Job[P], files: Opened) -> Plan:
     parameters = as_dict(job.params)
     check_name(job.out, job.inputs.values())
     reason, digest = _reason(job, parameters, inputs)
+    unfinished = Unfinished(job.out, stage.name, parameters, inputs)
     if reason is not None:
         check_writable(job.out)
+        if not job.force:
+            unfinished.require_own()
     preview = [] if stage.preview is None else stage.preview(job.params, headers)
-    return Plan(parameters, inputs, headers, reason, digest, preview, checked)
+    return Plan(parameters, inputs, headers, reason, digest, preview, checked, unfinished)
 
 
 def check_name(out: Path, inputs: Iterable[Path]) -> None:
@@ -179,14 +183,22 @@ def _reason(
     if (old.kind, old.stage) != (job.stage.output, job.stage.name):
         rule = f"was made by {old.stage}, not by {job.stage.name}"
         raise ArtifactError(job.out, rule, _REPLACES)
-    for role in sorted(inputs.keys() | old.inputs.keys()):
-        if inputs.get(role) != old.inputs.get(role):
-            return f"{role} changed", None
-    for name in sorted(parameters.keys() | old.parameters.keys()):
-        before, after = old.parameters.get(name), parameters.get(name)
-        if before != after:
-            return printable(f"{name} changed from {before} to {after}"), None
-    return None, old.digest
+    reason, by_recipe = changed(old, parameters, inputs)
+    if reason is None:
+        return None, old.digest
+    if by_recipe and (seconds := _trained(old)) > _CHEAP:
+        rule = f"has {seconds:.0f} s of training by another recipe: {reason}"
+        raise ArtifactError(job.out, rule, _REPLACES)
+    return reason, None
+
+
+def _trained(header: Header) -> float:
+    """Seconds of the epochs that made an artifact, as far as its log is there."""
+    with suppress(ArtifactError):
+        epochs = [record for record in read_records(header) if record.get("event") == "epoch"]
+        seconds = [record.get("seconds") for record in epochs]
+        return float(sum(s for s in seconds if isinstance(s, int | float)))
+    return 0.0
 
 
 def run(job: Job[P], files: Opened) -> tuple[bool, str | None]:
@@ -201,7 +213,7 @@ def run(job: Job[P], files: Opened) -> tuple[bool, str | None]:
     with ExitStack() as stack:
         if now.reason is None:
             if rank == 0:
-                ResumeFile(job.out, job.stage.name, now).remove_leftover()
+                now.unfinished.end_of_killed()
             return False, now.digest if rank == 0 else None
         # Heavy imports start here: nothing above needs torch.
         from ltcli.artifacts.store import locked
@@ -213,22 +225,24 @@ def run(job: Job[P], files: Opened) -> tuple[bool, str | None]:
         stale = False
         if rank == 0:
             # The first process alone locks, logs and writes.
-            waited = stack.enter_context(locked(job.out, job.out.with_suffix(CHECKPOINT).name))
+            waited = stack.enter_context(locked(job.out, now.unfinished.checkpoint.name))
             # Another process may have made the output meanwhile.
             stale = waited or (now.reason == _NO_OUTPUT and job.out.exists())
         if world.agreed(stale):  # Else the work of the other process would be done again.
             now = planned(job, files)
         if not world.agreed(now.reason is not None):
             return False, now.digest if rank == 0 else None
-        digest = _make(job, now, files) if rank == 0 else None
-        if rank:
-            _follow(job, now, files)
+        smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
+        with memory_needed(job.stage.name, f"use {smaller}fewer images"):
+            digest, stopped = _make(job, now, files) if rank == 0 else _follow(job, now, files)
         world.agreed(True)  # Nobody returns before the output is there.
+        if stopped:
+            raise StopError(job.stage.name, stopped, f"{job.out} is complete")
         return True, digest
 
 
-def _make(job: Job[P], now: Plan, files: Opened) -> str:
-    """Do the work, log it and save the result; return its digest."""
+def _make(job: Job[P], now: Plan, files: Opened) -> tuple[str, int]:
+    """Do the work, log it and save the result; its digest, and the signal that came meanwhile."""
     from ltcli.artifacts.store import save
     from ltcli.compute.environment import describe, peak_memory
 
@@ -236,29 +250,26 @@ def _make(job: Job[P], now: Plan, files: Opened) -> str:
     logger.info("%s", "\n".join([f"{name}: starting ({now.reason})", *now.preview]))
     for line in now.checked.warnings:
         logger.warning("%s: %s", name, line)
-    checkpoint = ResumeFile(job.out, name, now)
-    # The sidecar belongs to the artifact beside it until another one replaces that.
-    sidecar, unfinished = job.out.with_suffix(SIDECAR), job.out.with_suffix(_LOG)
-    started = time.time()
-
-    def log(record: Mapping[str, Any], mode: str = "a") -> None:
-        try:
-            with unfinished.open(mode) as file:
-                file.write(json.dumps(record, sort_keys=True) + "\n")
-        except OSError as error:
-            raise ResourceError(unfinished, f"cannot be written: {cause(error)}") from None
+    unfinished, started = now.unfinished, time.time()
 
     def ask_to_stop(number: int, _frame: FrameType | None) -> None:
         # The first signal saves and ends the run; a second one kills at once.
         signal.signal(number, signal.SIG_DFL)
         context.stop_signal = number
-        if not context.resumable:  # Without a loop that saves, waiting would gain nothing.
+        # Without a loop that saves, waiting would gain nothing; a result is soon written.
+        if not context.resumable and result is None:
             context.stop_here()
 
+    def end(digest: str) -> None:
+        # Before the artifact is in its place: after a kill, the log is known by the digest.
+        seconds = round(time.time() - started, 3)
+        unfinished.log({"event": "end", "seconds": seconds, "digest": digest, **peak_memory()})
+
     # A new run must not inherit lines of an abandoned one.
-    event, mode = ("resume", "a") if checkpoint.exists() else ("start", "w")
-    log({"event": event, "time": started, **describe(job.device)}, mode)
-    context = Context(name, job.device, checkpoint, log, now.checked.start)
+    event, mode = ("resume", "a") if unfinished.exists() else ("start", "w")
+    unfinished.log({"event": event, "time": started, **describe(job.device)}, mode)
+    context = Context(name, job.device, unfinished, unfinished.log, now.checked.start)
+    result: Result | None = None
     with _signals(ask_to_stop):
         result = _work(job, files, context)
         digest = save(
@@ -269,34 +280,33 @@ def _make(job: Job[P], now: Plan, files: Opened) -> str:
             parameters=now.parameters,
             inputs=now.inputs,
             info=result.info,
+            whole=end,
         )
-    checkpoint.remove()  # Not before the save: a crash in it can still be resumed.
-    seconds = round(time.time() - started, 3)
-    log({"event": "end", "seconds": seconds, "digest": digest, **peak_memory()})
-    try:
-        unfinished.replace(sidecar)  # One rename: no sidecar is half old, half new.
-    except OSError as error:
-        raise ResourceError(sidecar, f"cannot be written: {cause(error)}") from None
-    logger.info("%s: done in %.1f s", name, seconds)
-    return digest
+        unfinished.end()  # Not before the save: a crash in it can still be resumed.
+    logger.info("%s: done in %.1f s", name, time.time() - started)
+    return digest, context.stop_signal
 
 
-def _follow(job: Job[P], now: Plan, files: Opened) -> None:
+def _follow(job: Job[P], now: Plan, files: Opened) -> tuple[None, int]:
     """Share the work of the first process, which alone saves and logs."""
-    checkpoint = ResumeFile(job.out, job.stage.name, now, writes=False)
+    saved = Saved(now.unfinished)
     start = now.checked.start
-    context = Context(job.stage.name, job.device, checkpoint, lambda _record: None, start)
+    context = Context(job.stage.name, job.device, saved, lambda _record: None, start)
     # A signal goes to all processes of a run: the first one saves and ends, the others follow it.
     with _signals(lambda *_: None):
         _work(job, files, context)
+    return None, 0
 
 
 def _work(job: Job[P], files: Opened, context: Context) -> Result:
-    """Verify the inputs, of which only headers were read so far, and run the stage."""
+    """Run the stage; inputs that it has not loaded are verified behind it."""
     inputs = {role: files.artifact(path) for role, path in job.inputs.items()}
-    smaller = "a smaller --batch-size, or " if hasattr(job.params, "batch_size") else ""
-    with memory_needed(job.stage.name, f"use {smaller}fewer images"):
+    try:
         return job.stage.run(job.params, inputs, context)
+    finally:
+        # Verifies what was not loaded, after an error too: an altered byte may have led to it.
+        for artifact in inputs.values():
+            artifact.load()
 
 
 @contextmanager
@@ -313,72 +323,3 @@ def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-
-
-class ResumeFile:
-    """The checkpoint beside an unfinished output, valid for one identity only."""
-
-    def __init__(self, out: Path, stage: str, now: Plan, *, writes: bool = True) -> None:
-        """Remember the run that the checkpoint belongs to, and whether this process saves it."""
-        self._path = out.with_suffix(CHECKPOINT)
-        self._stage, self._parameters, self._inputs = stage, now.parameters, dict(now.inputs)
-        self._writes = writes
-
-    def exists(self) -> bool:
-        """Whether there is a sound checkpoint of this very run; any other one is removed."""
-        # No file is no reason for a warning.
-        if not os.path.lexists(self._path):
-            return False
-        problem = "of another run"
-        try:
-            if self._fits(verify(self._path)):
-                return True
-        except LtcliError:
-            problem = "damaged"
-        logger.warning("%s: %s, starting afresh", self._path, problem)
-        self.remove()
-        return False
-
-    def _fits(self, header: Header) -> bool:
-        return (
-            (header.kind, header.stage, header.writer) == ("checkpoint", self._stage, __version__)
-            and header.parameters == self._parameters
-            and header.inputs == self._inputs
-        )
-
-    def remove_leftover(self) -> None:
-        """Delete a checkpoint of this run, which was killed between its result and its end."""
-        with suppress(LtcliError):
-            if self._fits(verify(self._path)):
-                self.remove()
-
-    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Return the saved state and position, or None."""
-        from ltcli.artifacts.store import open_artifact
-
-        if not self.exists():
-            return None
-        with open_artifact(self._path) as artifact:
-            return artifact.load("state.*"), artifact.header.info["position"]
-
-    def save(self, state: Mapping[str, torch.Tensor], position: Mapping[str, Any]) -> None:
-        """Replace the saved state."""
-        from ltcli.artifacts.store import save
-
-        if self._writes:
-            save(
-                self._path,
-                "checkpoint",
-                {f"state.{name}": tensor for name, tensor in state.items()},
-                stage=self._stage,
-                parameters=self._parameters,
-                inputs=self._inputs,
-                info={"position": dict(position)},
-            )
-
-    def remove(self) -> None:
-        """Delete the checkpoint."""
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            raise ResourceError(self._path, f"cannot be removed: {cause(error)}") from None

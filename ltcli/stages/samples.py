@@ -155,7 +155,8 @@ def image_files(
     folder = _root(root, split.header)
     assert folder is not None
     names, sizes = files_of(split, part)
-    return ImageFiles(folder, names, sizes, backbone, augmentation)
+    most = split.header.info["max_pixels"]
+    return ImageFiles(folder, names, sizes, backbone, augmentation, most)
 
 
 def files_of(split: Artifact, part: str) -> tuple[list[str], list[int]]:

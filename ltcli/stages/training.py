@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,19 +16,23 @@ from ltcli.artifacts.store import Artifact
 from ltcli.compute.device import autocast
 from ltcli.compute.parallel import here
 from ltcli.core.context import Context
-from ltcli.data.batches import Augmentation, Batch, Samples
+from ltcli.core.errors import ResourceError
+from ltcli.data.batches import Augmentation, Batch, ImageBatches, Samples
 from ltcli.data.samplers import order_of
 from ltcli.engine import fit
+from ltcli.engine.graph import Recorded, cuda_graph, own_stream
 from ltcli.engine.infer import backbone_features, backbone_maps
 from ltcli.engine.optimizers import SGD, Adam, Optimizer
 from ltcli.engine.schedules import Schedule, learning_rate
-from ltcli.engine.steps import Inputs, Mixing, Steps, plain_step, weighted_mean
+from ltcli.engine.steps import Inputs, Mixing, Record, Steps, plain_step, weighted_mean
 from ltcli.methods.method import Head, Method, Run, TrainingRun
 from ltcli.models.classifier import Classifier
 from ltcli.models.generator import load_generator
 from ltcli.models.network import Network
 from ltcli.stages.samples import open_samples
 from ltcli.stats import quadratic
+
+logger = logging.getLogger(__name__)
 
 
 def assemble(
@@ -46,6 +53,9 @@ def assemble(
     batch-norms of a frozen backbone follow the images of the run.
     """
     params, options, device = run.params, run.params.options, network.classifier.weight.device
+    if params.cuda_graph and device.type != "cuda":
+        hint = "only GPUs of NVIDIA have CUDA graphs"
+        raise ResourceError("--cuda-graph", f"device must be cuda, got {device}", hint)
     head, reads = method.head(options, run), method.reads(options, run)
     # Gradients of a frozen backbone would only cost memory.
     network.backbone.requires_grad_(run.whole)
@@ -126,20 +136,50 @@ def train(
     if run.samples is not None:
         # Later batches are decoded while this one is trained.
         run.samples.read_ahead(steps.order or run.order, run.batch_size)
-    snapshots, state = fit.train(
-        run.network if every else run.network.classifier,
-        run.optimizer,
-        steps,
-        run.order,
-        lambda epoch: learning_rate(run.schedule, run.epochs, epoch),
-        epochs=run.epochs,
-        batch_size=run.batch_size,
-        seed=run.seed,
-        context=context,
-        dtype=run.dtype,
-        keep=run.params.snapshots,
-    )
+    record = _recorder(method, run, mixing, context) if run.params.cuda_graph else None
+    with nullcontext() if record is None else own_stream(run.labels.device):
+        snapshots, state = fit.train(
+            run.network if every else run.network.classifier,
+            run.optimizer,
+            steps,
+            run.order,
+            lambda epoch: learning_rate(run.schedule, run.epochs, epoch),
+            epochs=run.epochs,
+            batch_size=run.batch_size,
+            seed=run.seed,
+            context=context,
+            dtype=run.dtype,
+            keep=run.params.snapshots,
+            record=record,
+        )
     return {**snapshots.stacked("" if every else "classifier."), **state}
+
+
+def _recorder(
+    method: Method[Any], run: TrainingRun, mixing: Mixing | None, context: Context
+) -> Record | None:
+    """Form of a step that a GPU repeats by itself; None, with a line in the log, if none can be."""
+    reasons = {
+        f"steps of {run.params.method} need the CPU": method.on_host,
+        "mixup needs the CPU": mixing is not None,
+        "images are in files": run.samples is not None and run.data.info["store"] == "files",
+        "several processes share a step": here().size > 1,
+    }
+    reason = next((words for words, holds in reasons.items() if holds), None)
+    context.log({"event": "graph", "recorded": reason is None, "reason": reason})
+    if reason is not None:
+        logger.info("%s: no CUDA graph: %s", context.name, reason)
+        return None
+    draws = run.samples.draws if isinstance(run.samples, ImageBatches) else None
+    # Class weights begin in a later epoch.
+    return partial(
+        Recorded,
+        optimizer=run.optimizer,
+        batch_size=run.batch_size,
+        draws=draws,
+        phase=lambda epoch: epoch >= run.deferred,
+        record=cuda_graph,
+    )
 
 
 def make_steps(method: Method[Any], run: TrainingRun, mixing: Mixing | None) -> Steps:

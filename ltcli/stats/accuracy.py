@@ -53,19 +53,18 @@ def outcomes(logits: Rows, labels: Tensor) -> Outcomes:
         DataError: A label is none of the classes.
     """
     class_counts(labels, logits.shape[1])  # refuses labels outside the classes
-    found = []
+    predicted = torch.empty_like(labels)
+    losses, confidence = torch.empty(2, len(labels), dtype=torch.float64).unbind()
+    # Filled in place: results kept between the blocks would split the memory that each block frees.
     for first in range(0, len(labels), BLOCK):
         rows = torch.arange(first, min(first + BLOCK, len(labels)))
         block, own = logits[rows], labels[rows].unsqueeze(1)
-        predicted = predictions(block, first)
-        top = block.gather(1, predicted.unsqueeze(1)).squeeze(1).double()
+        best = predictions(block, first)
+        top = block.gather(1, best.unsqueeze(1)).squeeze(1).double()
         normalisers = block.double().logsumexp(dim=1)
-        losses = normalisers - block.gather(1, own).squeeze(1).double()
-        found.append((predicted, losses, (top - normalisers).exp()))
-    if not found:
-        none = torch.zeros(0, dtype=torch.float64)
-        found = [(labels, none, none)]
-    predicted, losses, confidence = map(torch.cat, zip(*found, strict=True))
+        predicted[rows] = best
+        losses[rows] = normalisers - block.gather(1, own).squeeze(1).double()
+        confidence[rows] = (top - normalisers).exp()
     return Outcomes(predicted, losses, confidence, labels, logits.shape[1])
 
 

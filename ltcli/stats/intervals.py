@@ -106,8 +106,13 @@ def resampled_scores(
     images = values.shape[1]
     dtype = torch.float32 if strata is None else torch.float64
     columns = values.to(device="cpu", dtype=dtype).T.contiguous()
-    drawn = bootstrap_weights(images, resamples, seed, strata)
-    return torch.cat([weights @ columns for weights in drawn]).double() / images
+    # Filled in place: scores kept between the chunks would split the memory that each chunk frees.
+    scores = torch.empty(resamples, len(values), dtype=dtype)
+    first = 0
+    for weights in bootstrap_weights(images, resamples, seed, strata):
+        scores[first : first + len(weights)] = weights @ columns
+        first += len(weights)
+    return scores.double() / images
 
 
 def resampled_rows(

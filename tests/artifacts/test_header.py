@@ -361,7 +361,7 @@ def test_a_file_taken_apart_and_put_together_is_the_same(small):
 def test_the_header_says_what_was_saved(small, tmp_path):
     path = tmp_path / "small.safetensors"
     path.write_bytes(small)
-    header = read_header(path)
+    header, end = read_header(path), len(small)
     assert header == verify(path)
     assert header == Header(
         path=path,
@@ -379,6 +379,11 @@ def test_the_header_says_what_was_saved(small, tmp_path):
         digest=header.digest,
         writer=header.writer,
         tensors={"top": ("I64", (3, 1)), "graph": ("F32", (3, 3)), "scores": ("F32", (3, 3))},
+        spans={
+            "top": (end - 96, end - 72),
+            "graph": (end - 72, end - 36),
+            "scores": (end - 36, end),
+        },
     )
     assert header.size("top", 0) == 3
 

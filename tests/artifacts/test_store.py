@@ -1,3 +1,5 @@
+import gc
+import hashlib
 import json
 import os
 import resource
@@ -10,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
-from ltcli.artifacts.header import verify
-from ltcli.artifacts.store import is_finite, locked, open_artifact, save, save_bytes
+from ltcli.artifacts.header import opened, read_header, verify
+from ltcli.artifacts.store import Artifact, is_finite, locked, open_artifact, save, save_bytes
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError
 
 SAVED = {
@@ -91,6 +94,134 @@ def test_all_of_them_in_one_file_come_back_under_their_names(out):
     assert {name.replace("_", " "): raw(tensor) for name, tensor in back.items()} == {
         name: raw(tensor) for name, tensor in SAVED.items()
     }
+
+
+def test_the_bytes_are_those_of_safetensors_with_the_digest_in_its_place(out):
+    tensors = {f"state.{name.replace(' ', '_')}": tensor for name, tensor in SAVED.items()}
+    tensors |= {f"state.{i}.{'x' * (i % 7)}": torch.full((i % 5,), i) for i in range(300)}
+    tensors["state.half"] = torch.tensor([True])  # An odd number of bytes before those of others.
+    digest = save_state(out, {name.removeprefix("state."): t for name, t in tensors.items()})
+    data = out.read_bytes()
+    text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["ltcli"]
+    blank = safetensors.torch.save(tensors, {"ltcli": text.replace(digest, "0" * 64)})
+    assert hashlib.sha256(blank).hexdigest() == digest
+    assert data == blank.replace(b"0" * 64, digest.encode(), 1)
+
+
+def test_an_artifact_has_the_digest_that_it_always_had(out, monkeypatch):
+    # Every input digest in every header depends on it.
+    monkeypatch.setattr("ltcli.artifacts.store.__version__", "0")
+    digest = save_state(out, {name.replace(" ", "_"): tensor for name, tensor in SAVED.items()})
+    assert digest == "b4db37281799a55a9b9dcace78f3ba64b9a4c6ac3dade3a80a543ec32e7e78c9"
+
+
+def test_values_whose_stride_is_odd_are_saved(out):
+    odd = {
+        "none": torch.zeros(0, dtype=torch.int64).expand(0),
+        "one": torch.arange(8.0)[5::4][:1],
+        "spread": torch.tensor(7).expand(3),
+        "column": torch.arange(6.0).reshape(2, 3)[:, 1:2],
+    }
+    assert odd["one"].is_contiguous()
+    assert odd["one"].stride() == (4,)
+    save_state(out, odd)
+    with open_artifact(out) as artifact:
+        back = artifact.load("state.*")
+    assert {name: tensor.tolist() for name, tensor in back.items()} == {
+        "none": [],
+        "one": [5],
+        "spread": [7, 7, 7],
+        "column": [[1], [4]],
+    }
+
+
+def test_a_tensor_of_many_pieces_outlives_its_file_and_may_be_changed(out):
+    large = torch.arange(1_500_000).float()  # 6 MB: in huge pages, where there are any.
+    digest = save_state(out, {"large": large, "small": torch.tensor([True] * 3)})
+    blank = out.read_bytes().replace(digest.encode(), b"0" * 64)
+    assert hashlib.sha256(blank).hexdigest() == digest
+    with open_artifact(out) as artifact:
+        back = artifact.tensor("state.large")
+    del artifact
+    out.unlink()
+    gc.collect()
+    assert torch.equal(back, large)
+    back += 1
+    assert back[-1] == 1_500_000
+
+
+# One pass over the file verifies it.
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Spans of bytes that were read behind the header, in their order."""
+    spans, real = [], os.preadv
+
+    def noted(descriptor, buffers, position):
+        count = real(descriptor, buffers, position)
+        spans.append((position, position + count))
+        return count
+
+    monkeypatch.setattr(os, "preadv", noted)
+    return spans
+
+
+def test_the_first_load_reads_each_byte_once_and_the_next_its_own_alone(out, reads):
+    save_state(out, {"a": torch.arange(5), "b": torch.arange(400_000.0), "c": torch.zeros(3)})
+    spans = read_header(out).spans
+    with open_artifact(out) as artifact:
+        assert reads == []
+        assert torch.equal(artifact.tensor("state.b"), torch.arange(400_000.0))
+        size = out.stat().st_size
+        assert [start for start, _ in reads[1:]] == [end for _, end in reads[:-1]]
+        assert (reads[0][0], reads[-1][1]) == (spans["state.a"][0], size)
+        reads.clear()
+        assert artifact.tensor("state.a").tolist() == [0, 1, 2, 3, 4]
+        assert artifact.rows("state.c").shape == (3,)
+        assert artifact.load() == {}
+    assert reads == [spans["state.a"]]
+
+
+@pytest.mark.parametrize("name", ["state.a", "state.b"])
+def test_an_altered_byte_of_any_tensor_stops_the_load_of_each(out, name):
+    save_state(out, {"a": torch.arange(5), "b": torch.arange(5)})
+    damage(out, -1)
+    message = f"{out}: content does not match its digest"
+    with opened(out) as file:
+        artifact = Artifact(read_header(out), file)
+        for attempt in (artifact.tensor, artifact.tensor, artifact.rows, artifact.load):
+            with pytest.raises(ArtifactError) as caught:
+                attempt(name)
+            assert str(caught.value) == message
+
+
+def damage(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_is_not_loaded_is_verified_on_leaving_also_after_an_error(out):
+    save_state(out, {"a": torch.arange(5)})
+    with pytest.raises(KeyError), open_artifact(out):
+        raise KeyError
+    damage(out, -1)
+    with pytest.raises(ArtifactError) as quiet, open_artifact(out):
+        pass
+    with pytest.raises(ArtifactError) as failed, open_artifact(out):
+        raise KeyError
+    for caught in (quiet, failed):
+        assert str(caught.value) == f"{out}: content does not match its digest"
+
+
+def test_an_altered_byte_is_named_before_a_value_that_is_not_finite(out):
+    save_state(out, {"a": torch.zeros(2)})
+    data = out.read_bytes()
+    out.write_bytes(data[:-4] + b"\xff\xff\xff\x7f")
+    with pytest.raises(ArtifactError) as caught, open_artifact(out) as artifact:
+        artifact.tensor("state.a")
+    assert str(caught.value) == f"{out}: content does not match its digest"
 
 
 def test_views_and_trained_parameters_are_saved_as_their_values(out):
@@ -357,8 +488,7 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(out, tm
         ".outxsafetensors.7.0123abcd.tmp",
     )
     for name in (*mine, *others):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / ".tmpAbCdEf").write_bytes(b"half")
+        (tmp_path / name).write_bytes(b"half")
     save_graph(out)
     assert set(mine) < set(names_in(tmp_path)), "only the holder of the lock may remove them"
     with locked(out, out.with_suffix(".resume.safetensors").name):

@@ -72,24 +72,56 @@ def test_a_bad_file_stops_it_before_anything_is_printed(ltcli, chain, photos):
     ]
 
 
-def test_a_link_is_named_as_one(ltcli, chain, photos, tmp_path):
-    link = tmp_path / "link.png"
-    link.symlink_to(next(photos.rglob("*.png")))
-    done = ltcli("predict", link, "--model", chain / "pretrain.safetensors")
-    line = f"error: {link}: is a link, and links are not followed"
-    assert (done.code, done.lines[0]) == (5, line)
+def test_links_and_odd_suffixes_get_a_row_and_all_else_a_line(ltcli, chain, photos, tmp_path):
+    (photos / "link.png").symlink_to("0.png")
+    (photos / "dir").symlink_to(tmp_path)
+    (photos / "bare").write_bytes((photos / "1.png").read_bytes())
+    (photos / "2.png").rename(photos / "2.png_large")
+    Image.open(photos / "3.png").save(photos / "3.avif")
+    (photos / "notes.txt").write_text("x")
+    for command in ([photos], sorted(photos.glob("*.png"))):
+        done = ltcli("predict", *command, "--model", model(chain))
+        assert done.code == 0
+    names = ["0.png", "1.png", "2.png_large", "3.avif", "3.png", "bare", "link.png"]
+    done = ltcli("predict", photos, "--model", model(chain))
+    rows = [row["file"] for row in csv.DictReader(io.StringIO(done.out))]
+    assert rows == [str(photos / name) for name in [*names, "more/4.png", "more/5.png"]]
+    assert done.err.splitlines() == [
+        f"predict: skipped {photos}/notes.txt: has no image suffix",
+        f"predict: skipped {photos}/dir/photos: is the same folder as .",
+    ]
 
 
 def test_or_is_skipped_and_named(ltcli, chain, photos):
     bad = photos / "0.png"
     bad.write_bytes(b"")
-    done = ltcli("predict", photos, "--on-bad-image", "skip", "--model", model(chain))
-    assert done.code == 0
-    assert done.err.splitlines()[-1] == f"predict: skipped {bad}: is empty"
-    first = next(csv.DictReader(io.StringIO(done.out)))
-    assert first["file"] == str(photos / "1.png")
+    (photos / "dangling").symlink_to("nowhere")
+    command = ("predict", photos, photos / "none", "--on-bad-image", "skip")
+    done = ltcli(*command, "--model", model(chain))
+    lines = [
+        f"predict: skipped {photos}/dangling: is a link that leads nowhere",
+        f"predict: skipped {photos}/none: no such file or folder",
+        f"predict: skipped {bad}: is empty",
+        "error: predict: number of files left out must be 0, got 3",
+    ]
+    assert (done.code, done.err.splitlines()) == (5, lines)
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert len(rows) == 5
+    assert rows[0]["file"] == str(photos / "1.png")
+    found = ltcli(*command, "--json", "--model", model(chain))
+    document = json.loads(found.out)
+    assert (found.code, len(document["images"])) == (5, 5)
+    assert document["error"]["message"] == lines[-1].removeprefix("error: ")
     alone = ltcli("predict", bad, "--on-bad-image", "skip", "--model", model(chain))
-    assert (alone.code, alone.out) == (0, f"{HEAD}\n")
+    assert (alone.code, alone.out) == (5, f"{HEAD}\n")
+
+
+def test_larger_images_are_taken_where_wanted(ltcli, chain, photos):
+    command = ("predict", photos / "0.png", "--model", model(chain), "--max-pixels")
+    done = ltcli(*command, "63")
+    line = f"error: {photos}/0.png: has 8 x 8 pixels, more than 63 (--max-pixels)"
+    assert (done.code, done.lines[0]) == (5, line)
+    assert ltcli(*command, "64").code == 0
 
 
 def test_names_that_need_quotes_get_them(ltcli, chain, photos):
@@ -186,7 +218,7 @@ def test_a_folder_that_cannot_be_listed_is_named(ltcli, chain, tmp_path, monkeyp
     def refuse(_path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("ltcli.data.folder._entries", refuse)
+    monkeypatch.setattr("ltcli.data.walk.entries", refuse)
     done = ltcli("predict", tmp_path, "--model", chain / "pretrain.safetensors")
     line = f"error: {tmp_path}: must be read whole: .: cannot be listed: permission denied"
     assert (done.code, done.lines) == (5, [line])

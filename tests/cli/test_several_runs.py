@@ -123,9 +123,9 @@ def test_inputs_are_opened_once(folder, ltcli, monkeypatch):
         parsed.append(path.name)
         return parse(path, file)
 
-    def checked(header, file):
+    def checked(header, file, wanted):
         verified.append(header.path.name)
-        return check(header, file)
+        return check(header, file, wanted)
 
     monkeypatch.setattr(run, "parse_header", counted)
     monkeypatch.setattr(store, "check_digest", checked)

@@ -162,3 +162,17 @@ def test_layers_draw_anew_in_each_step_and_process_and_the_same_again(monkeypatc
     ranks = [drawn(0, 0, 0, rank=rank) for rank in (0, 1, 2)]
     assert ranks[0] == first
     assert len({*others, *ranks}) == 6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_products_in_tf32_have_a_mantissa_of_ten_bits():
+    device = resolve_device("cuda")
+    a = torch.randn(256, 256, dtype=torch.float64)
+    errors = {}
+    for name in ("fp32", "tf32"):
+        assert resolve_precision(name, device) == torch.float32
+        product = a.float().to(device) @ a.float().to(device)
+        errors[name] = ((product.cpu().double() - a @ a).norm() / (a @ a).norm()).item()
+    resolve_device("cuda")  # Without TF32 from here on.
+    assert errors["fp32"] < 1e-5 < 1e-4 < errors["tf32"] < 1e-2

@@ -1,7 +1,17 @@
 import pytest
 
 from ltcli.core.errors import ParamError
-from ltcli.core.text import clipped, plain_value, plural, printable, refuse_control
+from ltcli.core.text import (
+    clipped,
+    first_few,
+    lacking,
+    nfc,
+    plain_names,
+    plain_value,
+    plural,
+    printable,
+    refuse_control,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +36,31 @@ def test_what_a_terminal_would_obey_is_escaped_and_the_rest_left_alone():
 def test_a_path_is_shown_on_one_line_of_printable_text():
     assert printable("caf\u00e9/\U0001f408 1.png") == "caf\u00e9/\U0001f408 1.png"
     assert printable("a\nb\x1b[31m\udcff\u202e") == "a\\nb\\u001b[31m\\udcff\\u202e"
+
+
+def test_two_spellings_of_one_name_in_unicode_become_equal():
+    assert nfc("cafe\u0301") == nfc("caf\u00e9") == "caf\u00e9"
+    assert nfc("\ufb01sh") == "\ufb01sh"
+
+
+def test_whole_numbers_written_as_floats_lose_their_point_if_all_are_whole():
+    given = ["10.0", "2.00", "-1.", "7"]
+    assert list(map(plain_names(given).get, given)) == ["10", "2", "-1", "7"]
+    for other in ("1.5", "cat", "1e3", "nan", ".0", "\u0662.0", "1" * 19 + ".0"):
+        assert plain_names(["2.0", other]) == {"2.0": "2.0", other: other}
+    assert plain_names(["e\u0301", "2.0"]) == {"e\u0301": "\u00e9", "2.0": "2.0"}
+
+
+def test_a_long_list_is_cut_and_the_rest_counted():
+    assert first_few(list("abcde")) == "a, b, c, d, e"
+    assert first_few(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+def test_classes_without_images_are_counted_and_five_named():
+    assert lacking(["a", "b"], [1, 2], "test images") is None
+    assert lacking(["a", "b\x07"], [1, 0], "x") == "1 of 2 classes have no x: 'b\\u0007'"
+    shown = "'a', 'b', 'c', 'd', 'e' and 1 more"
+    assert lacking(list("abcdef"), [0] * 6, "x") == f"6 of 6 classes have no x: {shown}"
 
 
 def test_a_text_is_clipped_to_one_short_line():

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from ltcli.core.errors import DataError
-from ltcli.data.annotations import load_annotations
+from ltcli.data import annotations
+from ltcli.data.source_table import Request
 
 CATEGORIES = [{"id": 7, "name": "fox"}, {"id": 2, "name": "elk"}, {"id": 5, "name": "unseen"}]
 
@@ -25,6 +26,10 @@ def document(pairs, categories=CATEGORIES, start=100):
 TRAIN = [("p/2.jpg", 2), ("p/1.jpg", 2), ("q/3.jpg", 7)]
 
 
+def load_annotations(train, test):
+    return annotations.load_annotations(train, test, Request("inat"))
+
+
 def write(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
@@ -40,6 +45,21 @@ def test_images_and_annotations_are_joined_by_number(tmp_path):
     assert listed.parts["test"].files == ["v/9.jpg"]
     assert listed.parts["test"].labels.tolist() == [1]
     assert list(load_annotations(train, None).parts) == ["train"]
+
+
+def test_a_category_without_images_is_left_out_and_said(tmp_path, caplog):
+    train = write(tmp_path / "train.json", document(TRAIN))
+    load_annotations(train, None)
+    assert caplog.messages == [f"{train}: 1 class without images left out: 'unseen'"]
+
+
+def test_whole_numbers_written_as_floats_are_whole_numbers(tmp_path):
+    made = document(TRAIN)
+    made["annotations"] = [
+        {key: float(value) for key, value in entry.items()} for entry in made["annotations"]
+    ]
+    found = load_annotations(write(tmp_path / "train.json", made), None)
+    assert (found.class_names, found.parts["train"].labels.tolist()) == (("elk", "fox"), [0, 0, 1])
 
 
 def test_categories_of_one_name_are_told_apart(tmp_path):

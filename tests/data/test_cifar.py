@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import pickle
 from pathlib import Path
@@ -117,6 +118,23 @@ def test_python_layout_and_binary_layout_give_the_same_images(tmp_path, monkeypa
         for part, other in ((pool.train, binary.train), (pool.test, binary.test)):
             torch.testing.assert_close(part.data, other.data)
             torch.testing.assert_close(part.labels, other.labels)
+
+
+def test_the_published_order_is_known_by_checksums_alone(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-bin"
+    write_cifar10(folder)
+    assert load(tmp_path).published is False
+    files = [folder / name for name in (*BATCHES, "test_batch.bin")]
+    checksums = [hashlib.sha1(file.read_bytes()).hexdigest() for file in files]
+    layout = dataclasses.replace(cifar._LAYOUTS["cifar10"], checksums=tuple(checksums))
+    monkeypatch.setitem(cifar._LAYOUTS, "cifar10", layout)
+    assert load(tmp_path).published is True
+    # The same images in another order are the same set and another draw.
+    records = files[1].read_bytes()
+    files[1].write_bytes(records[3073:] + records[:3073])
+    assert load(tmp_path).published is False
+    write_python(tmp_path / "cifar-10-batches-py", monkeypatch)
+    assert load(tmp_path / "cifar-10-batches-py").published is True
 
 
 def test_binary_layout_is_preferred(tmp_path):

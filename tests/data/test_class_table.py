@@ -85,6 +85,18 @@ def test_a_wrong_table_names_its_line(tmp_path, text, line, message, hint):
     assert caught.value.exit_code == 2
 
 
+def test_names_may_be_spelled_in_another_form_of_unicode_or_as_floats(tmp_path):
+    path = table(tmp_path, "class,cost\ncafe\u0301,2\n\u00f1u,3\n")
+    assert read_class_table(path, "cost", ["n\u0303u", "caf\u00e9"]) == [3, 2]
+    path = table(tmp_path, "class,cost\n10.0,2\n2.0,3\n")
+    assert read_class_table(path, "cost", ["2", "10"]) == [3, 2]
+    assert read_class_table(path, "cost", ["2.0", "10.0"]) == [3, 2]
+    path = table(tmp_path, "class,cost\ne\u0301,2\n\u00e9,3\n")
+    with pytest.raises(ParamError) as caught:
+        read_class_table(path, "cost", ["\u00e9", "a"])
+    assert str(caught.value) == f"{path}:3: class '\u00e9' must be there once, got it again"
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     for path, reason in ((tmp_path / "x.csv", "no such file"), (tmp_path, "not a regular file")):
         with pytest.raises(ParamError, match=reason) as caught:

@@ -36,6 +36,32 @@ def test_links_and_hidden_files_are_passed_over(tmp_path):
     assert find_shards(root, (".csv",)) == {"train": [root / "train.csv"]}
 
 
+def test_links_to_files_and_folders_are_followed(tmp_path):
+    """The cache of the Hugging Face hub: names that are links to files named by their digest."""
+    touch(tmp_path, "blobs/0a1b", "blobs/2c3d", "more/test.csv")
+    (tmp_path / "data").mkdir()
+    for name, target in (("train-0.csv", "blobs/0a1b"), ("validation-0.csv", "blobs/2c3d")):
+        (tmp_path / "data" / name).symlink_to(tmp_path / target)
+    (tmp_path / "data" / "extra").symlink_to(tmp_path / "more")
+    assert find_shards(tmp_path / "data", (".csv",)) == {
+        "train": [tmp_path / "data" / "train-0.csv"],
+        "val": [tmp_path / "data" / "validation-0.csv"],
+        "test": [tmp_path / "data" / "extra" / "test.csv"],
+    }
+
+
+def test_validation_files_are_the_test_part_where_there_is_no_other(tmp_path, caplog):
+    caplog.set_level("INFO")
+    touch(tmp_path, "train.csv", "validation.csv")
+    assert find_shards(tmp_path, (".csv",)) == {
+        "train": [tmp_path / "train.csv"],
+        "test": [tmp_path / "validation.csv"],
+    }
+    rule = "its validation images are the test part, as there is no other"
+    line = f"split: {tmp_path}: {rule}; validation images are cut from train"
+    assert caplog.messages == [line]
+
+
 def test_one_file_is_the_training_part_whatever_its_name(tmp_path):
     touch(tmp_path, "test.npz")
     assert find_shards(tmp_path / "test.npz", (".npz",)) == {"train": [tmp_path / "test.npz"]}
@@ -66,6 +92,15 @@ def test_a_folder_is_known_by_names_and_sizes(tmp_path):
     assert list(first) == ["folder"]
 
 
+def test_images_behind_links_count(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "cat").symlink_to(tmp_path / "store")
+    first = fingerprint("folder", tmp_path / "root", {})
+    (tmp_path / "store" / "1.png").write_bytes(b"1234")
+    assert fingerprint("folder", tmp_path / "root", {}) != first
+
+
 def test_what_is_left_out_of_a_folder_does_not_count(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.png").write_bytes(b"1234")
@@ -75,8 +110,10 @@ def test_what_is_left_out_of_a_folder_does_not_count(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "cat" / "link.png").symlink_to(tmp_path / "cat" / "1.png")
     assert fingerprint("folder", tmp_path, {}) == first
-    (tmp_path / "cat" / "2.pgm").write_bytes(b"x")
-    assert fingerprint("folder", tmp_path, {}) != first
+    for name in ("2.pgm", "bare", "odd.foo"):
+        before = fingerprint("folder", tmp_path, {})
+        (tmp_path / "cat" / name).write_bytes(b"P5 1 1 255 x")
+        assert fingerprint("folder", tmp_path, {}) != before
 
 
 def test_lists_are_known_by_content_and_role_and_not_by_name(tmp_path):

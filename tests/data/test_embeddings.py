@@ -11,15 +11,15 @@ FEATURES = np.array([[0.5, -2], [1e-3, 7], [3, 0.25], [4, 5]], np.float32)
 LABELS = np.array([3, 12, 3, 7])
 
 
-def load(root, labels=None, class_names=None):
+def load(root, labels=None, class_names=None, **options):
     named = {"labels": labels, "class_names": class_names}
     named = {option: str(path) for option, path in named.items() if path is not None}
-    return embeddings.read(Request("embeddings", root, named))
+    return embeddings.read(Request("embeddings", root, named, options=options))
 
 
-def refused(root, labels=None, error=DataError):
+def refused(root, labels=None, error=DataError, **options):
     with pytest.raises(error) as caught:
-        load(root, labels)
+        load(root, labels, **options)
     return [str(caught.value), caught.value.hint]
 
 
@@ -128,7 +128,11 @@ def with_value(value):
 
 BAD = {
     "no labels": ({"features": FEATURES}, "must have labels beside features, got none"),
-    "nothing": ({"x": FEATURES}, "must have features and labels of the training part, got none"),
+    "nothing": ({"x": FEATURES, "y": LABELS}, "must have features and labels, got x, y"),
+    "an empty label": (
+        {"features": FEATURES, "labels": np.array(["a", "b", "", "a"])},
+        "labels must be classes, got an empty one in row 2 of the train part",
+    ),
     "test alone": (
         {"test_features": FEATURES, "test_labels": LABELS},
         "must have features and labels of the training part, got none",
@@ -177,11 +181,19 @@ BAD = {
 }
 
 
+NAMED = "say which they are with --features-key and --labels-key"
+HINTS = {
+    "nothing": NAMED,
+    "test alone": NAMED,
+    "an empty label": "fill it in, or leave the row out",
+}
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_arrays_of_another_form_are_refused(tmp_path, name):
     arrays, rule = BAD[name]
     np.savez(tmp_path / "x.npz", **arrays)
-    hint = "name them features and labels" if "training part" in rule else None
+    hint = HINTS.get(name)
     assert refused(tmp_path / "x.npz") == [f"{tmp_path}/x.npz: {rule}", hint]
 
 
@@ -202,14 +214,25 @@ def test_columns_that_may_be_no_features_are_refused(tmp_path):
     assert refused(path) == [f"{path}: header must have each column once, got 'a' again", None]
 
 
+LABEL = "header must have one of the columns label, labels, class, fine_label, got"
 CSV = {
-    "": ": header must have one column 'label' and columns of features, got ''",
-    "a,b\n1,2\n": ": header must have one column 'label' and columns of features, got 'a,b'",
-    "label\n1\n": ": header must have one column 'label' and columns of features, got 'label'",
-    "label,a,b\n1,2,3\n1,2\n": ":3: must have 3 cells, got 2",
-    "label,a,b\n1,2,x\n": ":2: must be numbers: could not convert string to float: 'x'",
-    "label,a,b\n1,2,inf\n": ": features must be finite, got NaN or infinity in row 0",
-    'label,a,b\n1,2,"3\n': ":2: must be CSV: unexpected end of data",
+    "": (f": {LABEL} ''", "say which it is with --labels-key"),
+    "a,b\n1,2\n": (f": {LABEL} 'a,b'", "say which it is with --labels-key"),
+    "label\n1\n": (
+        ": header must have columns of features, got 'label'",
+        "say how their names start with --features-key",
+    ),
+    "label,a,b\n1,2,3\n1,2\n": (":3: must have 3 cells, got 2", None),
+    "label,a,b\n1,2,x\n": (
+        ":2: must be numbers: could not convert string to float: 'x'",
+        "say how the columns of features start with --features-key",
+    ),
+    "label,a,b\n1,2,inf\n": (": features must be finite, got NaN or infinity in row 0", None),
+    'label,a,b\n1,2,"3\n': (":2: must be CSV: unexpected end of data", None),
+    "a,label\n1,x\n2,\n": (
+        ":3: label must be a class, got an empty cell",
+        "fill it in, or remove the line",
+    ),
 }
 
 
@@ -217,7 +240,112 @@ CSV = {
 def test_a_table_of_another_form_is_refused(tmp_path, text):
     path = tmp_path / "x.csv"
     path.write_text(text)
-    assert refused(path) == [f"{path}{CSV[text]}", None]
+    line, hint = CSV[text]
+    assert refused(path) == [f"{path}{line}", hint]
+
+
+FILES = ["a/1.jpg", "b.jpg", "c.jpg", "d.jpg"]
+
+
+def named_npz(path):
+    parts = {"train_X": FEATURES, "train_y": LABELS, "train_id": FILES}
+    np.savez(path, **parts, test_X=FEATURES[:1], test_y=LABELS[:1], test_id=["t.jpg"])
+
+
+def named_table(path):
+    lines = [
+        f"9,{file},{a},{b},{label}.0"
+        for file, (a, b), label in zip(FILES, FEATURES.tolist(), LABELS, strict=True)
+    ]
+    path.write_text("\n".join([",id,X0,X1,y", *lines, ""]))
+
+
+def named_parquet(path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as pq
+
+    columns = {"X": list(FEATURES), "y": LABELS.astype(float), "id": FILES, "image": [b"x"] * 4}
+    pq.write_table(pyarrow.table(columns), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("x.npz", named_npz), ("x.csv", named_table), ("x.parquet", named_parquet)]
+)
+def test_arrays_and_columns_are_named_by_options(tmp_path, name, write):
+    write(tmp_path / name)
+    options = {"features_key": "X", "labels_key": "y"}
+    pool = load(tmp_path / name, **options, path_column="id")
+    check(pool)
+    assert pool.train.files == tuple(FILES)
+    assert pool.test is None or pool.test.files == ("t.jpg",)
+    assert load(tmp_path / name, **options).train.files == ()
+
+
+def test_names_of_files_are_kept_under_their_common_name(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, features=FEATURES, labels=LABELS, files=FILES)
+    assert load(path).train.files == tuple(FILES)
+    table(tmp_path / "x.csv", "float32")
+    lines = (tmp_path / "x.csv").read_text().splitlines()
+    cells = ["filename", *FILES]
+    rows = [f"{cell},{line}" for cell, line in zip(cells, lines, strict=True)]
+    (tmp_path / "x.csv").write_text("\n".join(rows))
+    pool = load(tmp_path / "x.csv")
+    check(pool)
+    assert pool.train.files == tuple(FILES)
+    # Two files of one part are joined with their names.
+    for number, rows in enumerate((slice(0, 3), slice(3, 4))):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        arrays = {"features": FEATURES[rows], "labels": LABELS[rows], "files": FILES[rows]}
+        np.savez(tmp_path / "d" / f"train-{number}.npz", **arrays)
+    assert load(tmp_path / "d").train.files == tuple(FILES)
+
+
+def test_names_of_files_are_of_every_part_or_of_none(tmp_path):
+    path = tmp_path / "x.npz"
+    parts = {"test_features": FEATURES[:1], "test_labels": LABELS[:1]}
+    np.savez(path, features=FEATURES, labels=LABELS, files=FILES, **parts)
+    rule = "must have names of files in every part or in none, got those of train"
+    assert refused(path) == [f"{path}: {rule}", None]
+    np.savez(path, features=FEATURES, labels=LABELS)
+    rule = "must have id beside features, got none"
+    assert refused(path, path_column="id") == [f"{path}: {rule}", None]
+    np.savez(path, features=FEATURES, labels=LABELS, files=FILES[:3])
+    assert refused(path) == [f"{path}: files must be as many as features, 4, got 3", None]
+    (tmp_path / "d").mkdir()
+    np.savez(tmp_path / "d" / "train-0.npz", features=FEATURES, labels=LABELS, files=FILES)
+    np.savez(tmp_path / "d" / "train-1.npz", features=FEATURES, labels=LABELS)
+    rule = f"must have names of files as {tmp_path}/d/train-0.npz, or neither of them"
+    assert refused(tmp_path / "d") == [f"{tmp_path}/d/train-1.npz: {rule}", None]
+
+
+def test_wrong_keys_are_refused(tmp_path):
+    npz(tmp_path / "x.npz", "float32")
+    line = f"{tmp_path}/x.npz: must have features and labels, got features, labels, other"
+    assert refused(tmp_path / "x.npz", features_key="X", labels_key="y") == [line, NAMED]
+    table(tmp_path / "x.csv", "float32")
+    line = f"{tmp_path}/x.csv: header must have columns that start with 'X', got 'x0,label,x1'"
+    hint = "say how their names start with --features-key"
+    assert refused(tmp_path / "x.csv", features_key="X") == [line, hint]
+    labels = npy(tmp_path / "x.npy", "float32")
+    line = "split: features_key must not be given for an npy file, which holds one array"
+    assert refused(tmp_path / "x.npy", labels, ParamError, features_key="X") == [
+        line,
+        "leave the option out",
+    ]
+    parquet(tmp_path / "x.parquet", "float32")
+    line = f"{tmp_path}/x.parquet: must have one column 'X', got 'features,label'"
+    assert refused(tmp_path / "x.parquet", features_key="X") == [line, NAMED]
+
+
+def test_labels_may_be_whole_numbers_written_as_floats(tmp_path):
+    for dtype in (np.float32, np.float64):
+        np.savez(tmp_path / "x.npz", features=FEATURES, labels=LABELS.astype(dtype))
+        check(load(tmp_path / "x.npz"))
+    for value in (np.nan, np.inf, 1e300, 0.5):
+        np.savez(tmp_path / "x.npz", features=FEATURES, labels=np.array([0, 1, 2, value]))
+        rule = "labels must be whole numbers or text [N], got float64 [4]"
+        assert refused(tmp_path / "x.npz") == [f"{tmp_path}/x.npz: {rule}", None]
 
 
 def test_lists_of_several_lengths_are_refused(tmp_path):

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -57,10 +58,10 @@ def naive(root, row, seed):
     """One augmented image, by torchvision on a stream of its own."""
     transform = v2.Compose(
         [
+            v2.PILToTensor(),
             v2.RandomResizedCrop(SIDE, scale=(0.3, 1)),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(0.4, 0.4, 0.4),
-            v2.PILToTensor(),
         ]
     )
     torch.manual_seed(seed)
@@ -165,7 +166,8 @@ def test_a_run_that_goes_on_begins_in_the_middle_and_reads_no_image_twice(root, 
 def test_batches_may_be_left_out_or_come_again(root, workers):
     plain, ahead = batches_of(root), batches_of(root, workers)
     ahead.read_ahead(order, 2)
-    for first in (0, 6, 8, 2, 4):
+    # The last batch of an epoch ends the worker.
+    for first in (0, 6, 8, 2, 4, 10):
         part = order(1)[first : first + 2]
         assert drawn(ahead, part, 1, first).equal(drawn(plain, part, 1, first))
 
@@ -205,6 +207,43 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(root, monkeypatch):
     assert caught.value.hint == "if memory ran out, lower --workers; the same command again goes on"
 
 
+def test_too_little_shared_memory_ends_the_run_at_once(root, monkeypatch):
+    def refuse(_images):
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device"
+        )
+
+    # Workers are forked, and have this too.
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    children = set(multiprocessing.active_children())
+    with pytest.raises(ResourceError) as caught:
+        list(batches_of(root, 2).in_order(slice(0, 12), 5))
+    rule = "shared memory is full: processes that decode images pass them on through it"
+    assert str(caught.value) == f"/dev/shm: {rule}"
+    hint = "give a container more (docker run --shm-size 2g), or decode in one process: --workers 0"
+    assert caught.value.hint == hint
+    assert set(multiprocessing.active_children()) <= children
+    # One process needs none.
+    assert sum(map(len, batches_of(root, 0).in_order(slice(0, 12), 5))) == 12
+
+
+def test_no_worker_is_waited_for_without_end(root, monkeypatch):
+    monkeypatch.setattr("ltcli.data.files._LONGEST", 0.2)
+    monkeypatch.setattr(ImageFiles, "__getitem__", lambda _self, _item: time.sleep(0.3))
+    with pytest.raises(ResourceError) as caught:
+        list(batches_of(root, 1).in_order(slice(0, 12), 5))
+    rule = "a process that decodes images took over 0 s for a batch"
+    assert str(caught.value) == f"loading: {rule}"
+
+
+def test_images_larger_than_the_split_took_are_bad(root):
+    sizes = [(root / name).stat().st_size for name in NAMES]
+    files = ImageFiles(root, NAMES, sizes, BACKBONE, Augmentation(), 99)
+    for seed in (None, 7):
+        with pytest.raises(DataError, match=r": has more than 99 pixels \(--max-pixels\)$"):
+            files.images([(0, seed)])
+
+
 def test_a_long_pass_says_how_far_it_is(root, monkeypatch, caplog):
     clock = iter(range(0, 1000, 6))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
@@ -221,7 +260,7 @@ def test_networks_with_an_image_size_of_their_own_get_it_by_their_own_filter(roo
     crop = v2.RandomResizedCrop(size, (0.3, 1), interpolation=v2.InterpolationMode.BICUBIC)
     for row in (0, 5):
         torch.manual_seed(7)
-        expected = v2.PILToTensor()(crop(Image.open(root / NAMES[row])))
+        expected = crop(v2.functional.pil_to_tensor(Image.open(root / NAMES[row])))
         assert made[row, 7].equal(expected)
         assert made[row, None].shape == (3, *size)
     assert made.none().shape == (0, 3, *size)

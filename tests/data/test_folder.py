@@ -15,6 +15,7 @@ from ltcli.data.folder import list_folders
 from ltcli.data.image_files import MAX_FILE_BYTES
 from ltcli.data.source_table import Request
 from ltcli.data.sources import load_source
+from ltcli.data.walk import Found
 
 REPAIR = "repair or remove them, or leave them out with --on-bad-image skip"
 OWN_FOLDER = "the images of each class must be in a sub-folder of their own"
@@ -138,47 +139,143 @@ def test_fewer_than_two_classes_are_refused(tmp_path):
     assert refuse(tmp_path) == [f"{tmp_path}/train: {line} 1", OWN_FOLDER]
 
 
-@pytest.mark.parametrize("name", ["val", "Validation"])
-def test_a_validation_folder_is_refused(tmp_path, name):
-    for part in ("train", "test", name):
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
+def test_train_val_and_test_folders_are_the_three_parts(tmp_path, caplog, name):
+    """The layout of ultralytics, lightly-train, timm and Kaggle."""
+    caplog.set_level("INFO")
+    names = ["train/cat/1.png", "train/dog/1.png", f"{name}/cat/2.png", "test/dog/3.png"]
+    write(tmp_path, names)
+    for store in ("images", "files"):
+        pool = load_folder(tmp_path, 8, "fail", store)
+        assert pool.class_names == ("cat", "dog")
+        files = [part.files for part in (pool.train, pool.val, pool.test)]
+        assert files == [("train/cat/1.png", "train/dog/1.png"), (names[2],), (names[3],)]
+        assert [part.labels.tolist() for part in (pool.val, pool.test)] == [[0], [1]]
+        assert (pool.skipped, caplog.messages) == ((), [])
+
+
+def test_validation_images_without_test_images_are_the_test_part(tmp_path, caplog):
+    """The layout of ImageNet, of which papers report the validation images."""
+    caplog.set_level("INFO")
+    write(tmp_path, ["train/cat/1.png", "train/dog/1.png", "val/dog/2.png", "val/cat/3.png"])
+    pool = load_folder(tmp_path, 8, "fail")
+    assert (pool.val, pool.test.files) == (None, ("val/cat/3.png", "val/dog/2.png"))
+    rule = "its validation images are the test part, as there is no other"
+    line = f"split: {tmp_path}: {rule}; validation images are cut from train"
+    assert caplog.messages == [line]
+
+
+@pytest.mark.parametrize("extra", ["unlabeled", "cat", "extra/deep"])
+@pytest.mark.parametrize("parts", [["train"], ["train", "test"], ["train", "val", "test"]])
+def test_a_third_folder_with_images_is_named_and_no_class(tmp_path, parts, extra):
+    for part in parts:
         sound(tmp_path / part)
+    write(tmp_path, [f"{extra}/1.png", f"{extra}/2.png"])
+    got = f"got '{extra.partition('/')[0]}' with 2 images"
     assert refuse(tmp_path, "skip") == [
-        f"{tmp_path}/{name}: folders must be train and test, got a validation folder too",
-        "ltcli cuts its own validation set; move its images into train, or remove it",
+        f"{tmp_path}: folders beside train must be val and test, {got}",
+        "move it out of this folder; images without labels have no use",
     ]
 
 
-@pytest.mark.parametrize("names", [["Test", "Train"], ["testing", "training"], ["test"]])
-def test_parts_under_other_names_are_not_taken_for_classes(tmp_path, names):
+def test_unlabelled_images_beside_train_and_test_are_refused(tmp_path):
+    """STL-10, in whatever depth its images lie."""
+    write(tmp_path, ["train/1.png", "test/1.png", "unlabeled/1.png"])
+    assert refuse(tmp_path)[0].endswith("must be val and test, got 'unlabeled' with 1 images")
+
+
+def test_a_third_folder_without_images_is_said(tmp_path):
+    for part in ("train", "test"):
+        sound(tmp_path / part)
+        for file in (tmp_path / part).rglob("*.png"):
+            # No test image is a training image.
+            file.write_bytes(encoded(len(part)) + file.name.encode() + part.encode())
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "notes.txt").write_text("x")
+    pool = load_folder(tmp_path, 8, "fail", "files")
+    assert pool.class_names == ("cat", "dog")
+    assert pool.skipped == ("docs: is no part of the data set, and has no images",)
+
+
+def test_two_folders_of_one_part_are_refused(tmp_path):
+    for part in ("train", "val", "dev"):
+        sound(tmp_path / part)
+    assert refuse(tmp_path) == [
+        f"{tmp_path}: val images must be in one folder, got 'dev' and 'val'",
+        "merge them, or move one out of this folder",
+    ]
+
+
+@pytest.mark.parametrize("names", [["Train", "Test"], ["training", "testing"], ["TRAIN", "Dev"]])
+def test_parts_have_other_names_too(tmp_path, names):
+    write(tmp_path, [f"{name}/{label}/1.png" for name in names for label in ("cat", "dog")])
+    pool = load_folder(tmp_path, 8, "fail")
+    files = [part.files[0] for part in (pool.train, pool.test)]
+    assert files == [f"{name}/cat/1.png" for name in names]
+
+
+@pytest.mark.parametrize("names", [["test"], ["dev", "test"]])
+def test_parts_without_train_are_not_taken_for_classes(tmp_path, names):
     for name in names:
         sound(tmp_path / name)
     got = " and ".join(f"'{name}'" for name in names)
     assert refuse(tmp_path) == [
-        f"{tmp_path}: folders must be named train and test, got {got}",
+        f"{tmp_path}: folders must be named train, val and test, got {got}",
         "rename them, or give the folder that holds the classes as --root",
     ]
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_a_class_of_one_part_only_is_refused(tmp_path, part):
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_class_without_training_images_is_refused_before_any_is_read(tmp_path, part):
     sound(tmp_path / "train")
-    write(tmp_path, [f"{part}/eel/1.png", "test/cat/7.png", "test/dog/7.png"])
-    rule = f"classes must be the same in train and test, got 'eel' in {part} only"
-    assert refuse(tmp_path, "skip") == [
-        f"{tmp_path}/{part}/eel: {rule}",
-        "add or remove the folder",
-    ]
+    write(tmp_path, ["test/cat/7.png", "test/dog/7.png"])
+    put(f"{part}/eel/1.png", b"no image")(tmp_path)
+    rule = "class 'eel' must have at least 1 training image, got 0"
+    assert refuse(tmp_path) == [f"{tmp_path}: {rule}", f"it stands in the {part} part"]
+
+
+def test_a_class_without_test_or_validation_images_is_taken(tmp_path):
+    sound(tmp_path / "train")
+    write(tmp_path, ["train/eel/1.png", "test/dog/7.png", "val/cat/7.png"])
+    (tmp_path / "test" / "cat").mkdir()
+    pool = load_folder(tmp_path, 8, "fail", "files")
+    assert pool.class_names == ("cat", "dog", "eel")
+    assert (pool.val.labels.tolist(), pool.test.labels.tolist()) == ([0], [1])
+
+
+def test_one_accented_name_in_two_spellings_is_one_class(tmp_path):
+    one, other = "caf\u00e9", "cafe\u0301"
+    write(tmp_path, [f"train/{other}/1.png", "train/dog/1.png", f"test/{one}/2.png"])
+    pool = load_folder(tmp_path, 8, "fail")
+    assert (pool.class_names, pool.test.labels.tolist()) == ((one, "dog"), [0])
 
 
 @pytest.mark.parametrize("policy", ["fail", "skip"])
-def test_an_empty_class_is_refused(tmp_path, policy):
+def test_empty_classes_are_said_and_left_out(tmp_path, policy, caplog):
     sound(tmp_path)
-    (tmp_path / "eel").mkdir()
-    line = f"{tmp_path}/eel: class must have at least 1 image, got 0"
-    assert refuse(tmp_path, policy) == [line, "add images or remove it"]
+    for name in ("ant", "eel"):
+        (tmp_path / name).mkdir()
     (tmp_path / "eel" / "notes.txt").write_text("none yet")
-    hint = "of 1 other files, eel/notes.txt: has no image suffix"
-    assert refuse(tmp_path, policy) == [line, hint]
+    pool = load_folder(tmp_path, 8, policy)
+    assert (pool.class_names, pool.train.labels.tolist()) == (("cat", "dog"), [0, 0, 1, 1])
+    assert pool.skipped == ("eel/notes.txt: has no image suffix",)
+    assert caplog.messages == [f"{tmp_path}: 2 classes without images left out: 'ant', 'eel'"]
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_fewer_than_two_classes_with_images_are_refused(tmp_path, part):
+    write(tmp_path, [f"{part}/cat/1.png"] if part else ["cat/1.png"])
+    for name in ("dog", "eel"):
+        (tmp_path / part / name).mkdir()
+    rule = "number of class folders with images must be at least 2, got 1"
+    assert refuse(tmp_path) == [f"{tmp_path}: {rule}", OWN_FOLDER]
+
+
+def test_a_part_without_class_folders_is_refused(tmp_path):
+    sound(tmp_path / "train")
+    write(tmp_path, ["test/1.png"])
+    rule = "number of class folders must be at least 1, got 0"
+    assert refuse(tmp_path) == [f"{tmp_path}/test: {rule}", OWN_FOLDER]
 
 
 @pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")])
@@ -274,32 +371,30 @@ HARMLESS = {
     "Thumbs.db": (put("cat/Thumbs.db", b"x"), "cat/Thumbs.db: is left by an operating system"),
     "desktop.ini": (put("desktop.ini", b"x"), "desktop.ini: is left by an operating system"),
     "text": (put("cat/labels.csv", b"x"), "cat/labels.csv: has no image suffix"),
-    "no suffix": (put("cat/image", encoded(9)), "cat/image: has no image suffix"),
+    "odd suffix": (put("cat/1.foo", b"x"), "cat/1.foo: is no image of a known format"),
+    "text without suffix": (put("cat/README", b"x"), "cat/README: has no image suffix"),
     "other suffix": (put("cat/1.svg", b"<svg/>"), "cat/1.svg: has no image suffix"),
     "loose image": (put("loose.png", encoded(9)), "loose.png: is not in a class folder"),
     "pipe": (pipe, "cat/pipe.png: is a pipe, socket or device"),
     "socket": (unix_socket, "cat/socket.png: is a pipe, socket or device"),
     "linked file": (
-        lambda root: link(root, "cat/9.png", "1.png"),
-        "cat/9.png: is a link, and links are not followed",
+        lambda root: link(root, "cat/00.png", "1.png"),
+        "cat/00.png: is the same file as cat/1.png",
     ),
     "linked device": (
         lambda root: link(root, "cat/zero.png", "/dev/zero"),
-        "cat/zero.png: is a link, and links are not followed",
+        "cat/zero.png: is a pipe, socket or device",
     ),
-    "dangling link": (
-        lambda root: link(root, "cat/9.png", "nowhere"),
-        "cat/9.png: is a link, and links are not followed",
+    "dangling link to text": (
+        lambda root: link(root, "cat/9.txt", "nowhere"),
+        "cat/9.txt: has no image suffix",
     ),
-    "self loop": (
-        lambda root: link(root, "cat/loop", "."),
-        "cat/loop: is a link, and links are not followed",
-    ),
+    "self loop": (lambda root: link(root, "cat/loop", "."), "cat/loop: is the same folder as cat"),
     "loop to the root": (
         lambda root: link(root, "cat/loop", ".."),
-        "cat/loop: is a link, and links are not followed",
+        "cat/loop: is the same folder as .",
     ),
-    "link to itself": (lambda root: link(root, "self", "self"), "self: is not in a class folder"),
+    "loop at the root": (lambda root: link(root, "loop", "."), "loop: is the same folder as ."),
     "hard link": (hard_link, "cat/3.png: is the same file as cat/2.png"),
     "newline in text": (put("cat/a\nb.txt", b"x"), "cat/a\\nb.txt: has no image suffix"),
 }
@@ -330,7 +425,32 @@ BAD = {
         put("cat/0.bmp", encoded(9, "BMP")[:-1]),
         "cat/0.bmp: is damaged: image file is truncated (23 bytes not processed)",
     ),
-    "bomb": (put("cat/0.ppm", b"P6 20000 20000 255\n"), "cat/0.ppm: has more than 64000000 pixels"),
+    "bomb": (
+        put("cat/0.ppm", b"P6 20000 20000 255\n"),
+        "cat/0.ppm: has more than 64000000 pixels (--max-pixels)",
+    ),
+    "no suffix": (put("cat/0", b"x"), "cat/0: is no image of a known format"),
+    "raw photo": (put("cat/0.CR3", b"x"), "cat/0.CR3: is no image of a known format"),
+    "damage under an odd suffix": (
+        put("cat/0.foo", b"P6 x y 255\n"),
+        "cat/0.foo: is damaged: invalid literal for int() with base 10: b'x'",
+    ),
+    "dangling link": (
+        lambda root: link(root, "cat/9.png", "nowhere"),
+        "cat/9.png: is a link that leads nowhere",
+    ),
+    "link to itself": (
+        lambda root: link(root, "self", "self"),
+        "self: is a link that leads nowhere",
+    ),
+    "link to another class": (
+        lambda root: link(root, "cat/to-dog", "../dog"),
+        "cat/to-dog: is the same folder as dog",
+    ),
+    "link to an image of another class": (
+        lambda root: link(root, "cat/01.png", "../dog/1.png"),
+        "cat/01.png: is the same file as dog/1.png",
+    ),
     "large": (large, f"cat/large.tif: is larger than {MAX_FILE_BYTES} bytes"),
     "name that is not UTF-8": (
         make_raw(b"0\xff.png"),
@@ -339,11 +459,8 @@ BAD = {
     "newline in a name": (put("cat/0\n.png", b""), "cat/0\\n.png: is empty"),
     "escape in a name": (put("cat/0\x1b[2J.png", b""), "cat/0\\u001b[2J.png: is empty"),
     "copy in another class": (copy_across, "dog/3.jpg: has the same bytes as cat/2.png"),
-    "hard link in another class": (hard_link_across, "dog/3.png: has the same bytes as cat/2.png"),
-    "linked class": (
-        lambda root: link(root, "eel", "dog"),
-        "eel: is a link to a folder, and links are not followed",
-    ),
+    "hard link in another class": (hard_link_across, "dog/3.png: is the same file as cat/2.png"),
+    "linked class": (lambda root: link(root, "eel", "dog"), "eel: is the same folder as dog"),
     "class with a control character": (
         put("eel\x07/1.png", encoded(9)),
         "eel\\u0007: is a class name that cannot be printed",
@@ -381,6 +498,12 @@ GOOD = {
     "grey with alpha": ("cat/0.png", encoded(9, mode="LA")),
     "one bit": ("cat/0.png", encoded(9, mode="1")),
     "copy within a class": ("cat/copy.png", encoded(0)),
+    "no suffix": ("cat/0", encoded(9)),
+    "odd suffix": ("cat/0.jpg_large", encoded(9, "JPEG")),
+    "avif": ("cat/0.avif", encoded(9, "AVIF")),
+    "jpeg 2000": ("cat/0.jp2", encoded(9, "JPEG2000")),
+    "tga": ("cat/0.tga", encoded(9, "TGA")),
+    "ico": ("cat/0.ico", encoded(9, "ICO", (16, 16))),
 }
 
 
@@ -407,12 +530,44 @@ def test_a_copy_of_a_training_image_among_the_test_images_is_bad(tmp_path):
 def test_crossing_links_end_and_no_image_is_seen_twice(tmp_path):
     sound(tmp_path)
     crossing_links(tmp_path)
-    pool = load_folder(tmp_path, 8, "fail")
+    pool = load_folder(tmp_path, 8, "skip")
     assert len(pool.train.files) == 4
     assert pool.skipped == (
-        "cat/to-dog: is a link, and links are not followed",
-        "dog/to-cat: is a link, and links are not followed",
+        "cat/to-dog: is the same folder as dog",
+        "dog/to-cat: is the same folder as cat",
     )
+    assert refuse(tmp_path) == bad_files(tmp_path, 2, pool.skipped[0])
+
+
+def test_links_to_folders_and_files_are_followed(tmp_path):
+    store = tmp_path / "store"
+    write(store, ["a/1.png", "a/deep/2.png", "b/3.png", "c.dat/4"])
+    root = tmp_path / "root"
+    (root / "dog").mkdir(parents=True)
+    link(root, "cat", store / "a")
+    link(root, "dog/b.png", store / "b" / "3.png")
+    link(root, "dog/more", store / "c.dat")
+    pool = load_folder(root, 8, "fail")
+    assert pool.train.files == ("cat/1.png", "cat/deep/2.png", "dog/b.png", "dog/more/4")
+    assert (pool.train.labels.tolist(), pool.skipped) == ([0, 0, 1, 1], ())
+
+
+def test_parts_may_be_links(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path / "store", [f"{part}/cat/1.png", f"{part}/dog/1.png"])
+        (tmp_path / "root").mkdir(exist_ok=True)
+        link(tmp_path, f"root/{part}", tmp_path / "store" / part)
+    pool = load_folder(tmp_path / "root", 8, "fail", "files")
+    assert pool.test.files == ("test/cat/1.png", "test/dog/1.png")
+
+
+def test_a_test_image_that_is_a_link_to_a_training_image_is_bad(tmp_path):
+    write(tmp_path, ["train/cat/1.png", "train/dog/1.png", "test/cat/0.png"])
+    link(tmp_path, "test/cat/9.png", tmp_path / "train" / "cat" / "1.png")
+    line = "test/cat/9.png: is the same file as train/cat/1.png"
+    for store in ("images", "files"):
+        assert load_folder(tmp_path, 8, "skip", store).skipped == (line,)
+    assert refuse(tmp_path) == bad_files(tmp_path, 1, line)
 
 
 def test_everything_at_once_is_counted_and_listed(tmp_path):
@@ -431,23 +586,25 @@ def test_everything_at_once_is_counted_and_listed(tmp_path):
     assert sorted(listed) == sorted({line.split(": ")[0] for _, line in made})
     assert len(listed) >= 30
     line, hint = refuse(tmp_path)
-    assert line.startswith(f"{tmp_path}: number of bad files must be 0, got 1")
+    first = "cat/0: is no image of a known format"
+    assert line == f"{tmp_path}: number of bad files must be 0, got 20, first {first}"
     assert hint == REPAIR
     # A pipe or a device that was opened would hold this up for ever.
     assert time.monotonic() - start < 60
 
 
-def test_a_class_that_has_bad_files_only_is_empty_when_they_are_skipped(tmp_path):
+def test_a_class_that_has_bad_files_only_is_empty_when_they_are_skipped(tmp_path, caplog):
     sound(tmp_path)
+    write(tmp_path, ["eel/1.png", "eel/2.png"])
     make_raw(b"\xff.png")(tmp_path)
     for name in ("1.png", "2.png"):
         (tmp_path / "cat" / name).unlink()
     line = "cat/\\udcff.png: has a name that is not UTF-8"
     assert refuse(tmp_path) == bad_files(tmp_path, 1, line)
-    assert refuse(tmp_path, "skip") == [
-        f"{tmp_path}/cat: class must have at least 1 image, got 0",
-        f"of 1 other files, {line}",
-    ]
+    caplog.clear()
+    pool = load_folder(tmp_path, 8, "skip")
+    assert (pool.class_names, pool.skipped) == (("dog", "eel"), (line,))
+    assert caplog.messages == [f"{tmp_path}: 1 class without images left out: 'cat'"]
 
 
 def test_what_may_not_be_read_is_bad(tmp_path):
@@ -467,9 +624,9 @@ def test_what_may_not_be_read_is_bad(tmp_path):
 def test_folders_are_listed_by_name(tmp_path):
     for name in ("b", "B", "a", ".c"):
         (tmp_path / "top" / name).mkdir(parents=True)
-    listing = list_folders(tmp_path, "top")
-    assert listing.found == ["B", "a", "b"]
-    assert [str(left) for left in listing.harmless] == ["top/.c: is hidden"]
+    seen = Found({})
+    assert list_folders(tmp_path, "top", seen) == ["B", "a", "b"]
+    assert [str(left) for left in seen.harmless] == ["top/.c: is hidden"]
 
 
 def test_a_folder_of_artifacts_is_no_class(tmp_path):
@@ -477,7 +634,7 @@ def test_a_folder_of_artifacts_is_no_class(tmp_path):
     for name in (*names, "c/deep/3.png", "c/own.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"x")
-    listing = list_folders(tmp_path, "")
-    assert listing.found == ["a", "b", "c"]
-    assert list(map(str, listing.harmless)) == ["art: holds artifacts and no images"]
-    assert listing.bad == []
+    seen = Found({})
+    assert list_folders(tmp_path, "", seen) == ["a", "b", "c"]
+    assert list(map(str, seen.harmless)) == ["art: holds artifacts and no images"]
+    assert seen.bad == []

@@ -8,8 +8,8 @@ from PIL import Image
 
 from ltcli.core.errors import DataError, ResourceError
 from ltcli.data import image_files
-from ltcli.data.decode import BadImageError
-from ltcli.data.image_files import MAX_FILE_BYTES, load_files, read_file
+from ltcli.data.formats import BadImageError
+from ltcli.data.image_files import MAX_FILE_BYTES, load_files, look_at_bits, read_file
 from ltcli.data.listed import Listed, Rows
 from ltcli.data.source_table import Request
 
@@ -96,10 +96,13 @@ BAD = {
     "large": (large, *[f"is larger than {MAX_FILE_BYTES} bytes"] * 2),
     "folder": (lambda path: path.mkdir(), *["cannot be read: not a regular file"] * 2),
     "pipe": (os.mkfifo, *["cannot be read: not a regular file"] * 2),
-    "link": (
-        lambda path: path.symlink_to("v.png"),
-        "is a link, and links are not followed",
-        "is a link, and links are not followed",
+    "dangling link": (
+        lambda path: path.symlink_to("none"),
+        *["cannot be read: no such file or directory"] * 2,
+    ),
+    "link to a pipe": (
+        lambda path: (os.mkfifo(path.parent / "pipe"), path.symlink_to("pipe")),
+        *["cannot be read: not a regular file"] * 2,
     ),
 }
 
@@ -166,11 +169,59 @@ def test_a_regular_file_is_read_whole(tmp_path):
     assert read_file(tmp_path / "file") == bytes(range(256)) * 999
 
 
-def test_what_took_the_place_of_a_file_since_it_was_listed_is_not_read(tmp_path):
+def test_a_file_that_grows_while_it_is_read_has_another_size_than_before(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.setattr(image_files, "file_size", lambda _path: 3)
+    assert read_file(tmp_path / "file") == b"cont"
+
+
+def test_links_are_followed(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to("file")
+    assert read_file(tmp_path / "link") == b"content"
+
+
+def test_what_took_the_place_of_a_file_since_it_was_listed_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert refuse_file(tmp_path / "link") == "is a link, and links are not followed"
+    (tmp_path / "link").symlink_to("pipe")
+    assert refuse_file(tmp_path / "link") == "cannot be read: not a regular file"
     assert refuse_file(tmp_path / "pipe") == "cannot be read: not a regular file"
     assert refuse_file(tmp_path) == "cannot be read: not a regular file"
     assert refuse_file(tmp_path / "none") == "cannot be read: no such file or directory"
+
+
+def grey(most):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), most, np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_values_of_fewer_bits_than_their_files_are_said(tmp_path, listed, caplog):
+    (tmp_path / "a.png").write_bytes(grey(65535))
+    load(tmp_path, listed, "images")
+    assert caplog.messages == []
+    (tmp_path / "v.png").write_bytes(grey(4095))
+    (tmp_path / "t.png").write_bytes(grey(4000))
+    load(tmp_path, listed, "images")
+    found = "2 hold 12-bit values, 1 hold 16-bit values"
+    rule = "each is scaled by the range of these"
+    assert caplog.messages == [f"split: {tmp_path}: of the 16-bit images, {found}; {rule}"]
+
+
+@pytest.mark.parametrize(("number", "seen"), [(2, 2), (64, 64), (65, 33), (200, 50)])
+def test_some_files_are_looked_at_where_none_is_decoded(tmp_path, caplog, number, seen):
+    for name in range(number):
+        (tmp_path / f"{name}.png").write_bytes(grey(255 if name else 4095))
+    (tmp_path / "0.png").write_bytes(b"no image")
+    look_at_bits(tmp_path, [f"{name}.png" for name in range(number)])
+    found = f"among {seen} files looked at, {seen - 1} hold 8-bit values"
+    rule = "each is scaled by the range of these"
+    assert caplog.messages == [f"split: {tmp_path}: of the 16-bit images {found}; {rule}"]
+
+
+@pytest.mark.parametrize("store", ["images", "files"])
+def test_larger_images_are_taken_where_wanted(tmp_path, listed, store):
+    options = {"store": store, "on_bad_image": "skip", "verify": True}
+    pool = load(tmp_path, listed, **options, max_pixels=63)
+    assert pool.skipped[0] == "a.png: has 8 x 8 pixels, more than 63 (--max-pixels)"
+    assert load(tmp_path, listed, **options, max_pixels=64).skipped == ()

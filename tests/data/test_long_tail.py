@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from ltcli.core.errors import DataError, ParamError
 from ltcli.data.long_tail import (
     cao_indices,
-    cut_test,
-    cut_validation,
-    holdout_indices,
+    counts_for_test,
+    counts_for_validation,
+    cut,
     profile_counts,
 )
 
@@ -165,63 +165,86 @@ def test_a_pool_with_too_few_images_is_refused():
 
 
 def test_holding_out_leaves_a_balanced_pool(labels):
-    held, rest = holdout_indices(labels, 10, seed=0)
+    held, rest = cut(labels, [10] * 10, seed=0)
     assert held.dtype == rest.dtype == np.int64
     assert labels[held].tolist() == np.repeat(np.arange(10), 10).tolist()
     assert np.bincount(labels[rest]).tolist() == [4990] * 10
     assert sorted([*held, *rest]) == list(range(50_000))
     assert (np.diff(rest) > 0).all()
-    again, other = holdout_indices(labels, 10, seed=0)[0], holdout_indices(labels, 10, seed=1)[0]
+    again, other = cut(labels, [10] * 10, seed=0)[0], cut(labels, [10] * 10, seed=1)[0]
     assert held.tolist() == again.tolist()
     assert held.tolist() != other.tolist()
 
 
-def test_a_class_gives_at_most_half_of_its_images():
-    labels = np.repeat(np.arange(5), [1, 2, 3, 0, 9])
+def test_a_class_gives_at_most_half_of_its_images_to_validation():
     for per_class, expected in ((0, [0] * 5), (2, [0, 1, 1, 0, 2]), (100, [0, 1, 1, 0, 4])):
-        held, rest = holdout_indices(labels, per_class, seed=0)
-        assert np.bincount(labels[held], minlength=5).tolist() == expected
-        assert len(held) + len(rest) == len(labels)
+        assert counts_for_validation([1, 2, 3, 0, 9], per_class) == expected
+
+
+def test_the_validation_cut_of_own_data_leaves_the_tail_alone():
+    counts = [0, 1, 9, 10, 19, 20, 399, 400]
+    assert counts_for_validation(counts, None) == [0, 0, 0, 1, 1, 2, 39, 40]
 
 
 def test_an_empty_pool_gives_nothing():
-    held, rest = holdout_indices(np.empty(0, np.int64), 3, seed=0)
+    held, rest = cut(np.empty(0, np.int64), [], seed=0)
     assert held.tolist() == rest.tolist() == cao_indices(rest, [], seed=0).tolist() == []
 
 
-def test_validation_is_cut_out_of_the_chosen_images_in_their_order(labels):
-    chosen = cao_indices(labels, profile_counts("exp", [5000] * 10, 200), seed=0)
-    val, train = cut_validation(labels, chosen, 20, seed=0)
-    assert val.dtype == train.dtype == np.int64
-    assert np.bincount(labels[val]).tolist() == [20] * 9 + [12]
-    place = {position: rank for rank, position in enumerate(chosen.tolist())}
-    for part in (val, train):
-        assert (np.diff([place[position] for position in part.tolist()]) > 0).all()
-    assert sorted([*val, *train]) == sorted(chosen)
-    assert val.tolist() == cut_validation(labels, chosen, 20, seed=0)[0].tolist()
-    assert val.tolist() != cut_validation(labels, chosen, 20, seed=1)[0].tolist()
-
-
 def test_the_test_cut_leaves_every_class_an_image():
-    labels = np.repeat(np.arange(6), [1, 2, 3, 6, 10, 0])
-    for fraction, expected in ((0.3, [0, 1, 1, 1, 3]), (0.99, [0, 1, 2, 5, 9])):
-        test, rest = cut_test(labels, fraction, seed=0)
-        assert np.bincount(labels[test], minlength=5).tolist() == expected
-        assert sorted([*test, *rest]) == list(range(22))
-        assert (np.diff(rest) > 0).all()
-        assert test.dtype == rest.dtype == np.int64
+    counts = [1, 2, 3, 6, 10, 0]
+    assert counts_for_test(counts, 0.3) == [0, 1, 1, 1, 3, 0]
+    assert counts_for_test(counts, 0.99) == [0, 1, 2, 5, 9, 0]
 
 
 @given(
     st.lists(st.integers(0, 12), min_size=1).map(np.array),
     st.sampled_from([0.01, 0.3, 0.9]),
-    st.integers(0, 30),
+    st.none() | st.integers(0, 30),
+    st.none() | st.integers(1, 9),
 )
-def test_no_cut_takes_the_last_image_of_a_class(labels, fraction, per_class):
-    _, rest = cut_test(labels, fraction, seed=3)
-    _, kept = holdout_indices(labels[rest], per_class, seed=3)
-    _, train = cut_validation(labels, rest, per_class, seed=3)
-    assert set(labels[rest][kept]) == set(labels[train]) == set(labels)
+def test_no_cut_takes_the_last_image_of_a_class(labels, fraction, per_class, num_groups):
+    groups = None if num_groups is None else np.arange(len(labels)) % num_groups
+    counts = np.bincount(labels, minlength=13).tolist()
+    test, rest = cut(labels, counts_for_test(counts, fraction), 3, groups)
+    assert sorted([*test, *rest]) == list(range(len(labels)))
+    assert (np.diff(rest) > 0).all()
+    own = None if groups is None else groups[rest]
+    counts = np.bincount(labels[rest], minlength=13).tolist()
+    held, kept = cut(labels[rest], counts_for_validation(counts, per_class), 3, own)
+    assert set(labels[rest][kept]) == set(labels)
+    if groups is not None:
+        parts = [set(groups[part]) for part in (test, rest[held], rest[kept])]
+        assert len(set().union(*parts)) == sum(map(len, parts))
+
+
+def test_whole_groups_come_as_close_to_the_counts_as_by_hand():
+    # Class 0 has groups of 5, 3, 2 and 2 images, class 1 one of 6 and four of 1.
+    labels = np.repeat([0, 1], [12, 10])
+    groups = np.repeat(np.arange(9), [5, 3, 2, 2, 6, 1, 1, 1, 1])
+    for seed in range(4):
+        taken, _ = cut(labels, [4, 3], seed, groups)
+        # 5 of class 0 is 1 too many, and nothing smaller brings it closer; 6 of class 1 would be
+        # as far from 3 as none, and three single images meet it.
+        assert np.bincount(labels[taken]).tolist() == [5, 3]
+        assert set(groups[taken]) >= {0}
+
+
+def test_a_group_over_several_classes_is_taken_by_its_sum():
+    # The first group helps class 0 by 2 of 10 and harms class 1 by 1 of 2: it stays.
+    labels = np.array([0, 0, 1, *[0] * 8, 1])
+    groups = np.array([0, 0, 0, *range(1, 10)])
+    taken, _ = cut(labels, [2, 0], 0, groups)
+    assert np.bincount(labels[taken], minlength=2).tolist() == [2, 0]
+    assert 0 not in groups[taken]
+
+
+def test_groups_of_one_image_give_the_counts_and_the_seed_draws_them(labels):
+    groups = np.arange(len(labels))
+    wanted = [3, 0, *[1] * 8]
+    draws = [cut(labels, wanted, seed, groups)[0] for seed in (0, 0, 1)]
+    assert all(np.bincount(labels[taken]).tolist() == [3, 0, *[1] * 8] for taken in draws)
+    assert draws[0].tolist() == draws[1].tolist() != draws[2].tolist()
 
 
 def test_positions_of_classes_are_those_of_a_search_for_each(labels):

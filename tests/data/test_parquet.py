@@ -9,7 +9,7 @@ from PIL import Image
 
 from ltcli.core.errors import DataError, ParamError, ResourceError
 from ltcli.data import image_files, parquet
-from ltcli.data.parquet import read_labels
+from ltcli.data.parquet import read_texts
 from ltcli.data.source_table import Request
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -45,13 +45,14 @@ def repository(root, **options):
     write(data / "test-00000-of-00001.parquet", [encoded(4)], [0], **options)
 
 
-def load(root, on_bad_image="fail"):
-    return parquet.read(Request("parquet", root, image_size=8, on_bad_image=on_bad_image))
+def load(root, on_bad_image="fail", **options):
+    request = Request("parquet", root, image_size=8, on_bad_image=on_bad_image, options=options)
+    return parquet.read(request)
 
 
-def refused(root, error=DataError):
+def refused(root, error=DataError, **options):
     with pytest.raises(error) as caught:
-        load(root)
+        load(root, **options)
     return [str(caught.value), caught.value.hint]
 
 
@@ -90,16 +91,92 @@ def test_bad_images_are_counted_named_and_left_out(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("image", "label"), [("img", "label"), ("image", "labels"), ("img", "fine_label")]
+)
+def test_columns_have_the_names_that_the_hub_uses(tmp_path, image, label):
+    names = {"info": {"features": {label: {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    path = tmp_path / "train.parquet"
+    write(path, [encoded(0), encoded(1)], [1, 0], names=names, image=image, label=label)
+    pool = load(path)
+    assert (pool.class_names, pool.train.labels.tolist()) == (("cat", "dog"), [1, 0])
+
+
+def several(path):
+    """Write a file with two columns that hold images, two of labels, and one of parts."""
+    images = [encoded(seed) for seed in range(4)]
+    columns = {
+        "image": pyarrow.array(images),
+        "mask": pyarrow.array(images[::-1]),
+        "image_id": ["a", "b", "c", "d"],
+        "label": [0, 1, 1, 0],
+        "class": ["cat", "dog", "dog", "cat"],
+        "fold": ["train", "validation", "train", "train"],
+    }
+    pq.write_table(pyarrow.table(columns), path)
+
+
+def test_columns_are_named_by_options(tmp_path):
+    path = tmp_path / "all.parquet"
+    several(path)
+    line = f"{path}: header must have one of the columns label, labels, class, fine_label, got"
+    hint = "say which it is with --label-column"
+    assert refused(path) == [f"{line} 'image,mask,image_id,label,class,fold'", hint]
+    # The column image_id has the name of a path, and holds no images.
+    assert load(path, label_column="class").class_names == ("cat", "dog")
+    pool = load(path, label_column="class", path_column="mask")
+    with Image.open(io.BytesIO(encoded(3))) as original:
+        assert (pool.train.data[0].numpy() == np.asarray(original)).all()
+    # Named by its columns alone, in a folder whose files say nothing.
+    pool = load(tmp_path, label_column="class", split_column="fold")
+    assert (pool.train.labels.tolist(), pool.val.labels.tolist()) == ([0, 1, 0], [1])
+    with Image.open(io.BytesIO(encoded(1))) as original:
+        assert (pool.val.data[0].numpy() == np.asarray(original)).all()
+    assert pool.test is None
+    line = f"{path}: must have one column 'part', got 'image,mask,image_id,label,class,fold'"
+    assert refused(path, label_column="class", split_column="part")[0] == line
+    line = f"{path} row 0: split must be train, val or test, got 'a'"
+    assert refused(path, label_column="class", split_column="image_id")[0] == line
+    line = f"{path}: column 'image_id' must hold bytes of images, got others"
+    hint = "for a table of paths use source csv, with the table saved as CSV"
+    assert refused(path, label_column="class", path_column="image_id") == [line, hint]
+    (tmp_path / "empty").mkdir()
+    line = f"{tmp_path}/empty: must hold a file *.parquet, got none"
+    assert refused(tmp_path / "empty", split_column="fold") == [line, None]
+
+
+def test_a_declared_class_without_images_is_left_out_and_said(tmp_path, caplog):
+    write(tmp_path / "train.parquet", [encoded(0), encoded(1)], [2, 0])
+    pool = load(tmp_path)
+    assert (pool.class_names, pool.train.labels.tolist()) == (("cat", "eel"), [1, 0])
+    assert caplog.messages == [f"{tmp_path}: 1 class without images left out: 'dog'"]
+    # One with test images alone is a fault.
+    write(tmp_path / "test.parquet", [encoded(2)], [1])
+    line = f"{tmp_path}: class 'dog' must have at least 1 training image, got 0"
+    assert refused(tmp_path) == [line, "it stands in the test part"]
+
+
+def test_labels_may_be_whole_numbers_written_as_floats(tmp_path):
+    write(tmp_path / "train.parquet", [encoded(0), encoded(1)], [10.0, 2.0], names=None)
+    pool = load(tmp_path)
+    assert (pool.class_names, pool.train.labels.tolist()) == (("2", "10"), [1, 0])
+
+
 def test_other_columns_are_refused(tmp_path):
     path = tmp_path / "train.parquet"
-    write(path, [encoded(0)], [0], label="fine_label")
-    assert refused(path)[0] == f"{path}: must have one column 'label', got image, fine_label"
-    write(path, [encoded(0)], [0], image="img")
-    assert refused(path)[0] == f"{path}: must have one column 'image', got img, label"
+    write(path, [encoded(0)], [0], label="species")
+    line = "header must have one of the columns label, labels, class, fine_label, got"
+    hint = "say which it is with --label-column"
+    assert refused(path) == [f"{path}: {line} 'image,species'", hint]
+    write(path, [encoded(0)], [0], image="photo")
+    line = "header must have one of the columns path, file, filename, image, img, image_id, got"
+    hint = "say which it is with --path-column"
+    assert refused(path) == [f"{path}: {line} 'photo,label'", hint]
     write(path, [encoded(0)], [0.5])
     assert refused(path)[0] == f"{path}: column 'label' must be whole numbers or text, got double"
     write(path, [encoded(0), encoded(1)], [0, None])
-    assert refused(path)[0] == f"{path}: column 'label' must have no empty cells, got 1"
+    line = "column 'label' must have no empty cells, got 1, first in row 1"
+    assert refused(path)[0] == f"{path}: {line}"
     write(path, [encoded(0)], [-1])
     rule = "labels must be from 0 to 2 as there are class names, got '-1'"
     assert refused(path)[0] == f"{path}: {rule}"
@@ -109,7 +186,7 @@ def test_labels_may_be_categories(tmp_path):
     path = tmp_path / "train.parquet"
     labels = pyarrow.array(["dog", "cat", "dog"]).dictionary_encode()
     pq.write_table(pyarrow.table({"label": labels}), path)
-    assert read_labels(path) == ["dog", "cat", "dog"]
+    assert read_texts(path, "label") == ["dog", "cat", "dog"]
 
 
 def test_another_file_and_a_damaged_one_are_refused(tmp_path):

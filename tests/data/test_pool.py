@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from ltcli.core.errors import DataError
-from ltcli.data.pool import Part, Pool, check
+from ltcli.data.pool import Part, Pool, checked
 
 TRAIN = Part(torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]), tuple("abcd"))
 TEST = Part(torch.zeros(3, 8, 8, 3, dtype=torch.uint8), torch.tensor([2, 1, 0]), tuple("efg"))
 POOL = Pool(("cat", "dog", "eel"), TRAIN, test=TEST)
 SIZES = Part(torch.ones(4, dtype=torch.int64), TRAIN.labels, TRAIN.files)
 FEATURES = Part(torch.zeros(4, 5), TRAIN.labels)
-HINT = "leave out classes without images"
+HINT = "it stands in the test part"
 
 
 def but(part, **changes):
@@ -19,26 +19,50 @@ def but(part, **changes):
 
 
 def test_a_sound_pool_passes_with_any_parts_and_in_any_store():
-    check(POOL, "here")
-    check(but(POOL, test=None), "here")
-    check(but(POOL, val=TEST), "here")
-    check(but(POOL, train=but(TRAIN, files=())), "here")
-    check(but(POOL, train=SIZES, test=SIZES, store="files"), "here")
-    check(but(POOL, train=FEATURES, test=None, store="features"), "here")
+    checked(POOL, "here")
+    checked(but(POOL, test=None), "here")
+    checked(but(POOL, val=TEST), "here")
+    checked(but(POOL, train=but(TRAIN, files=())), "here")
+    checked(but(POOL, train=SIZES, test=SIZES, store="files"), "here")
+    checked(but(POOL, train=FEATURES, test=None, store="features"), "here")
 
 
 def test_a_class_may_lack_validation_and_test_images():
     rare = but(TEST, labels=torch.tensor([1, 1, 1]))
-    check(but(POOL, val=rare, test=rare), "here")
+    checked(but(POOL, val=rare, test=rare), "here")
+
+
+def test_class_names_come_in_one_form_of_unicode():
+    names = checked(but(POOL, class_names=("cafe\u0301", "dog", "eel")), "here").class_names
+    assert names == ("caf\u00e9", "dog", "eel")
+
+
+def test_a_class_without_samples_is_left_out_and_the_others_keep_their_order(caplog):
+    one = but(TRAIN, labels=torch.tensor([2, 0, 2, 0]))
+    pool = checked(but(POOL, train=one, test=but(TEST, labels=torch.tensor([2, 2, 0]))), "here")
+    assert pool.class_names == ("cat", "eel")
+    assert pool.train.labels.tolist() == [1, 0, 1, 0]
+    assert pool.test.labels.tolist() == [1, 1, 0]
+    assert (pool.train.files, pool.val) == (TRAIN.files, None)
+    assert caplog.messages == ["here: 1 class without images left out: 'dog'"]
 
 
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
-        ({"class_names": ("cat",)}, "number of classes must be at least 2, got 1", None),
+        (
+            {"train": but(TRAIN, labels=torch.zeros(4, dtype=torch.int64)), "test": None},
+            "number of classes must be at least 2, got 1",
+            None,
+        ),
         (
             {"class_names": ("cat", "dog", "cat")},
             "class names must all be different, got 'cat' twice",
+            None,
+        ),
+        (
+            {"class_names": ("caf\u00e9", "dog", "cafe\u0301")},
+            "class names must all be different, got 'caf\u00e9' twice",
             None,
         ),
         ({"class_names": ("cat", "", "eel")}, "class names must be printable text, got ''", None),
@@ -113,6 +137,11 @@ def test_a_class_may_lack_validation_and_test_images():
             None,
         ),
         (
+            {"train": but(TRAIN, files=("a", "b", "c\ud800", "d"))},
+            "names of files must be UTF-8 without NUL, got 'c\\ud800'",
+            None,
+        ),
+        (
             {"train": but(TRAIN, files=("a", "b"))},
             "files must be one per training image, got 2",
             None,
@@ -121,5 +150,5 @@ def test_a_class_may_lack_validation_and_test_images():
 )
 def test_an_unsound_pool_is_refused(change, message, hint):
     with pytest.raises(DataError) as caught:
-        check(but(POOL, **change), "here")
+        checked(but(POOL, **change), "here")
     assert (str(caught.value), caught.value.hint) == (f"here: {message}", hint)

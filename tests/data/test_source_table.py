@@ -36,8 +36,8 @@ def test_options_that_a_source_does_not_read_are_refused():
     require_options("digits", "root", [])
     require_options("parquet", "root", ["image_size", "on_bad_image"])
     hint = (
-        "it reads --class-names, --image-size, --on-bad-image, --store, --test-list, --train-list,"
-        " --val-list, --verify"
+        "it reads --class-names, --image-size, --max-pixels, --on-bad-image, --store, --suffix,"
+        " --test-list, --train-list, --val-list, --verify"
     )
     assert refused("list", "train_list", "table") == ["source 'list' does not read --table", hint]
     assert refused("list", "partial") == ["source 'list' does not read --partial", hint]

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from ltcli.engine import optimizers
 from ltcli.engine.optimizers import SGD, Adam
+from ltcli.engine.state import Snapshots, TrainingState
 
 
 def trained(make, steps=4):
@@ -76,3 +78,34 @@ def test_training_loads_no_compiler():
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_one_launch_for_all_parameters_gives_the_same_weights(monkeypatch, kind):
+    settings = {"momentum": 0.9} if kind is SGD else {}
+    net, _ = trained(lambda groups: kind(groups, lr=0.1, weight_decay=0.1, **settings))
+    monkeypatch.setattr(optimizers, "_FUSED", ("cpu",))
+    launched, original = [], getattr(torch, f"_fused_{kind.__name__.lower()}_")
+    spied = lambda *args, **more: launched.append(len(args[0])) or original(*args, **more)  # noqa: E731
+    monkeypatch.setattr(torch, f"_fused_{kind.__name__.lower()}_", spied)
+    twin, _ = trained(lambda groups: kind(groups, lr=0.1, weight_decay=0.1, **settings))
+    for parameter, expected in zip(twin.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected)
+    # Once for each group with gradients, in each of four steps.
+    assert launched == [2, 2] * 4
+
+
+def test_the_number_of_steps_is_where_the_update_reads_it(monkeypatch):
+    net, optimizer = trained(lambda groups: Adam(groups, lr=0.1))
+    parameter = optimizer.parameters()[0]
+    assert optimizers.home_of_numbers(parameter) == torch.device("cpu")
+    monkeypatch.setattr(optimizers, "_FUSED", ("meta",))
+    there = torch.empty(2, device="meta")
+    assert optimizers.home_of_numbers(there) == torch.device("meta")
+    # A checkpoint, which lies on the CPU, goes back there, too.
+    state = TrainingState(net, optimizer, Snapshots(net, 9))
+    saved = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    monkeypatch.setattr("ltcli.engine.state.home_of_numbers", lambda _parameter: there.device)
+    state.restore(saved)
+    assert optimizer.state[parameter]["step"].device == there.device
+    assert optimizer.state[parameter]["exp_avg"].device == parameter.device

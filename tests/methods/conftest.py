@@ -52,7 +52,7 @@ def header(
     path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]] = {}, **info: object
 ) -> Header:
     """The header of a model, without the file."""
-    return Header(path, "model", 2, "pretrain", {}, {}, info, "0" * 64, "0", dict(tensors))
+    return Header(path, "model", 2, "pretrain", {}, {}, info, "0" * 64, "0", dict(tensors), {})
 
 
 def balances(name: str, stage: str, **given: object) -> bool:

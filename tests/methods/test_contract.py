@@ -8,18 +8,32 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltcli import methods
 from ltcli.artifacts.header import read_header
 from ltcli.core.params import specs
 from ltcli.data.batches import Batch
-from ltcli.engine import steps
+from ltcli.engine import optimizers, steps
+from ltcli.engine.graph import Recorded
 from ltcli.methods import METHODS
 from ltcli.methods.method import Method
 from ltcli.methods.presets import PRESETS
+from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
+from ltcli.models.network import Network, build_classifier, build_network
 from ltcli.stages import STAGES
-from tests.methods.conftest import balances, loss_and_run, parameters, planned, solved, solving_run
+from ltcli.stages.training import make_steps, start_classifier
+from tests.methods.conftest import (
+    balances,
+    loss_and_run,
+    parameters,
+    planned,
+    solved,
+    solving_run,
+    training_run,
+)
 
 WITH_METHODS = {stage.name: stage for stage in STAGES if stage.has_methods}
 # Options that every command has, by the name their value gets.
@@ -260,7 +274,10 @@ def test_an_unknown_parameter_is_refused(ltcli, tmp_path, name, stage):
     config.write_text(f"method: {name}\nepochz: 3\n")
     done = ltcli(stage, "--config", config, "-d", tmp_path)
     assert done.code == 2
-    assert done.lines == [f"error: {config}:2: no parameter 'epochz'", "hint: did you mean 'epochs'?"]
+    assert done.lines == [
+        f"error: {config}:2: no parameter 'epochz'",
+        "hint: did you mean 'epochs'?",
+    ]
 
 
 def test_a_parameter_of_another_method_is_refused(ltcli, tmp_path):
@@ -282,3 +299,96 @@ def test_a_method_of_the_other_stage_is_refused(ltcli, tmp_path):
         "error: pretrain: method crt is not one for pretrain",
         "hint: use finetune",
     ]
+
+
+class Waits(TorchDispatchMode):
+    """Notices what needs a result on the host, which would wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        masks = any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool
+            for index in (args[1] if name in ("index", "index_put_") else ())
+        )
+        reading = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
+        if masks or name in reading:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def noted(self, name, function):
+        def noting(tensor):
+            self.found.append(name)
+            return function(tensor)
+
+        return noting
+
+
+def stepped(name, stage):
+    """A run on tiny images, or on features if the backbone is frozen."""
+    plan = planned(name, stage, epochs=4, batch_size=4, lr=2**-6, weight_decay=0.0)
+    method, options = METHODS[name], plan.params.options
+    form = method.head(options, plan).form
+    rng = torch.Generator().manual_seed(1)
+    if plan.whole:
+        record = small_images.backbone("resnet20", method.backbone(options, plan))
+        network, shape = build_network(record, 4, 0, form).train(), (3, 8, 8)
+    else:
+        network, shape = Network(torch.nn.Identity(), build_classifier(5, 4, 0, form)), (5,)
+    start_classifier(network.classifier, method.head(options, plan), fresh=False)
+    data, held_out = (torch.randn(size, *shape, generator=rng) for size in (24, 8))
+    return training_run(
+        plan,
+        network,
+        data,
+        held_out=lambda batch: held_out[batch.rows],
+        held_out_labels=torch.arange(8) % 4,
+        means=torch.randn(4, network.classifier.weight.shape[1], generator=rng),
+    )
+
+
+# These need artifacts of a model beside samples. They draw numbers or read labels on the CPU.
+WITH_MORE = {"cam-sampling", "risda", "feature-fusion", "stg"}
+
+
+# One stage of each method: its formula is the same in both.
+REPEATED = {name: stage for name, stage in PAIRS if name not in WITH_MORE | set(PRESETS)}
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [(n, stage) for n, stage in REPEATED.items() if METHODS[n].steps or METHODS[n].loss],
+)
+def test_a_step_can_be_repeated_exactly_where_the_record_says_so(monkeypatch, name, stage):
+    monkeypatch.setattr(optimizers, "_FUSED", ("cpu",))
+    # On a CPU torch reads the labels to check them, on a GPU it does not.
+    monkeypatch.setattr(F, "one_hot", lambda y, size: y.unsqueeze(1).eq(torch.arange(size)).long())
+    waits, found = Waits(), {}
+    for recorded in (False, True):
+        run = stepped(name, stage)
+        steps = make_steps(METHODS[name], run, None)
+
+        def work(batch, steps=steps):
+            steps.step(batch)
+
+        def record(work):
+            def repeat():
+                with monkeypatch.context() as patch, waits:
+                    # Copies to the CPU are no operations on a CPU.
+                    for copy in ("cpu", "tolist", "numpy"):
+                        original = getattr(torch.Tensor, copy)
+                        patch.setattr(torch.Tensor, copy, waits.noted(copy, original))
+                    work()
+
+            return repeat
+
+        step = Recorded(work, run.optimizer, 4, None, lambda _epoch: 0, record)
+        for number in range(5):
+            rows = torch.arange(4) * 5 + number
+            (step if recorded else work)(Batch(0, number, number * 4, rows))
+        found[recorded] = {n: t.clone() for n, t in run.network.state_dict().items()}
+    same = all(tensor.equal(found[True][name]) for name, tensor in found[False].items())
+    assert (same and not waits.found) == (not METHODS[name].on_host), waits.found

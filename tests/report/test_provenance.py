@@ -31,7 +31,7 @@ def epoch(number, **measures):
 @pytest.fixture
 def sidecar(tmp_path):
     """Write records and read them back as the sidecar of an artifact."""
-    header = Header(tmp_path / "a.safetensors", "model", 1, "x", {}, {}, {}, "d" * 64, "0", {})
+    header = Header(tmp_path / "a.safetensors", "model", 1, "x", {}, {}, {}, "d" * 64, "0", {}, {})
 
     def read(*records):
         lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]

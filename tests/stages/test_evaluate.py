@@ -1,3 +1,6 @@
+import html
+
+import numpy as np
 import pytest
 import torch
 
@@ -133,3 +136,37 @@ def test_without_validation_images_there_is_nothing_to_evaluate_on(ltcli, copy):
         f"error: {other}/split.safetensors: has no val images",
         "hint: make the split with --val-per-class",
     ]
+
+
+def test_classes_without_test_images_are_named_wherever_averages_leave_them_out(ltcli, tmp_path):
+    random = np.random.default_rng(0)
+    for part, labels in (("train", [0, 1, 2] * 8), ("test", [0, 1] * 5)):
+        features = random.normal(size=(len(labels), 4)) + np.eye(3, 4)[labels]
+        np.savez(tmp_path / f"{part}.npz", features=features.astype(np.float32), labels=labels)
+    out = tmp_path / "out"
+    split = ("embeddings", "--root", tmp_path, "--val-per-class", 2, "-d", out)
+    assert "split: 1 of 3 classes have no test images, their accuracy" in ltcli("split", *split).err
+    assert ltcli("pretrain", "-d", out).code == 0
+    none, averages = "1 of 3 classes have no test images", "and no part in averages over classes"
+    done = ltcli("evaluate", "-d", out)
+    assert f" % ({none} and no part in it: '2')" in done.err
+    # By hand: the mean over the two classes that have images.
+    made = tensors_of(out / "evaluate-pretrain.safetensors")
+    right = (made["logits"].argmax(1) == made["labels"]).double()
+    mean = 100 * (right[::2].mean() + right[1::2].mean()) / 2
+    assert f"balanced {mean:.2f} % (" in done.err
+    note = f"10 test images ({none}, {averages}: '2'), last epoch."
+    plain = ltcli("compare", "--wide", "-d", out)
+    assert note in plain.out.splitlines()
+    assert note in ltcli("compare", "--markdown", "-d", out).out.splitlines()
+    for form in ("--json", "--csv"):
+        other = ltcli("compare", form, "-d", out)
+        assert other.err.splitlines() == [f"compare: {none}, {averages}: '2'"]
+    assert ltcli("report", "-d", out).code == 0
+    page = (out / "report.html").read_text()
+    assert f"<p>{note}</p>" in html.unescape(page)
+    assert ltcli("dump-features", "-d", out).code == 0
+    before = ("--before", out / "evaluate-pretrain.safetensors")
+    done = ltcli("diagnose", *before, "-d", out)
+    assert done.code == 0
+    assert f"{none} and no part in it: '2'" in done.out.splitlines()

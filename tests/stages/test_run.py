@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,12 @@ from ltcli.artifacts import store
 from ltcli.artifacts.header import read_header, verify
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.compute import environment
+from ltcli.core.errors import ArtifactError
 from ltcli.engine.optimizers import SGD
+from ltcli.stages import run
+from ltcli.stages.confusion import STAGE as CONFUSION
+from ltcli.stages.confusion import Params
+from ltcli.stages.stage import Result
 
 CRT = ("finetune", "--method", "crt", "--epochs", "2")
 # 454 images in batches of 128.
@@ -283,6 +289,26 @@ def test_a_damaged_input_stops_the_run_before_it_starts(ltcli, copy):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("failure", [None, KeyError("backbone")])
+def test_a_damaged_input_that_a_stage_has_not_loaded_is_named_before_a_result(copy, failure):
+    def loads_nothing(_params, inputs, _context):
+        assert inputs["features"].header.kind == "features"
+        if failure:
+            raise failure
+        with open_artifact(copy / "confusion.safetensors") as made:
+            return Result(made.load("*"), made.header.info)
+
+    path, out = copy / "dump-features.safetensors", copy / "o.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    job = run.Job(replace(CONFUSION, run=loads_nothing), Params(), {"features": path}, out)
+    with ExitStack() as stack, pytest.raises(ArtifactError) as caught:
+        run.run(job, run.Opened(stack))
+    assert str(caught.value) == f"{path}: content does not match its digest"
+    assert not out.exists()
+
+
 def test_artifacts_of_two_splits_are_not_mixed(ltcli, copy):
     other = saved_again(copy / "split.safetensors", copy / "other.safetensors", seed=1)
     done = ltcli("dump-features", "--split", other, "-d", copy)
@@ -537,6 +563,23 @@ def test_a_signal_in_any_step_saves_and_the_next_run_ends_the_same(
     assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
 
 
+def test_a_run_that_goes_on_reads_its_checkpoint_once(ltcli, copy, signal_in_step, monkeypatch):
+    resume, verified = copy / "again.resume.safetensors", []
+    command = (*CRT, "-d", copy, "--out", copy / "again.safetensors")
+    signal_in_step(signal.SIGINT, 3)
+    assert ltcli(*command).code == 130
+    check = store.check_digest
+
+    def counted(header, file, wanted):
+        verified.append(header.path)
+        check(header, file, wanted)
+
+    monkeypatch.setattr(store, "check_digest", counted)
+    monkeypatch.setattr("ltcli.artifacts.header.check_digest", counted)
+    assert ltcli(*command).code == 0
+    assert verified.count(resume) == 1
+
+
 def test_a_whole_network_interrupted_twice_ends_the_same(ltcli, copy, signal_in_step):
     out, config = copy / "again.safetensors", copy / "pretrain.yaml"
     config.write_text(json.dumps(read_header(copy / "pretrain.safetensors").parameters))
@@ -560,30 +603,18 @@ def test_snapshots_survive_an_interruption(ltcli, copy, signal_in_step):
     assert broken.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("what", ["parameters", "input", "version", "damaged", "cut", "folder"])
-def test_a_checkpoint_that_does_not_fit_is_left_with_a_warning(ltcli, copy, signal_in_step, what):
+@pytest.mark.parametrize("what", ["damaged", "cut", "folder"])
+def test_a_damaged_checkpoint_is_left_with_a_warning(ltcli, copy, signal_in_step, what):
     out, resume = copy / "again.safetensors", copy / "again.resume.safetensors"
     command = (*CRT, "-d", copy, "--out", out)
     signal_in_step(signal.SIGINT, 3)
-    lr = "0.2" if what == "parameters" else "0.1"
-    assert ltcli(*command, "--lr", lr).code == 130
+    assert ltcli(*command).code == 130
     data = resume.read_bytes()
-    why = "of another run"
-    if what == "input":
-        bank = copy / "dump-features.safetensors"
-        saved_again(bank, bank, note=1)
-        (copy / "finetune-crt.safetensors").unlink()
-        assert ltcli(*CRT, "-q", "-d", copy).code == 0
-    elif what == "version":
-        forged = data.replace(rb"\"ltcli\":\"" + __version__.encode(), rb"\"ltcli\":\"9.9.9", 1)
-        resume.write_bytes(resealed(forged))
-    elif what == "damaged":
+    if what == "damaged":
         resume.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        why = "damaged"
     elif what == "cut":
         resume.write_bytes(data[:100])
-        why = "damaged"
-    elif what == "folder":
+    else:
         resume.unlink()
         resume.mkdir()
         done = ltcli(*command)
@@ -592,11 +623,167 @@ def test_a_checkpoint_that_does_not_fit_is_left_with_a_warning(ltcli, copy, sign
         return
     done = ltcli(*command)
     assert done.code == 0
-    assert f"{resume}: {why}, starting afresh" in done.err.splitlines()
+    assert f"{resume}: damaged, starting afresh" in done.err.splitlines()
+    assert_made_afresh(copy, out)
+
+
+def assert_made_afresh(copy, out):
+    """The output is that of a run without a checkpoint, and nothing is left of the other one."""
     assert sidecar(out)[0]["event"] == "start"
     assert "resume" not in [entry["event"] for entry in sidecar(out)]
     assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
-    assert not resume.exists()
+    assert not out.with_suffix(".resume.safetensors").exists()
+
+
+@pytest.mark.parametrize("what", ["parameters", "input", "version", "stage"])
+def test_a_checkpoint_of_another_run_is_not_lost(ltcli, copy, signal_in_step, what):
+    out, resume = copy / "again.safetensors", copy / "again.resume.safetensors"
+    command = (*CRT, "-d", copy, "--out", out)
+    signal_in_step(signal.SIGINT, 3)
+    lr = ("--lr", "0.2") if what == "parameters" else ()
+    assert ltcli(*command, *lr).code == 130
+    data, difference = resume.read_bytes(), "lr changed from 0.2 to 0.1"
+    if what == "input":
+        bank = copy / "dump-features.safetensors"
+        saved_again(bank, bank, note=1)
+        (copy / "finetune-crt.safetensors").unlink()
+        assert ltcli(*CRT, "-q", "-d", copy).code == 0
+        difference = "features changed"
+    elif what == "version":
+        data = data.replace(rb"\"ltcli\":\"" + __version__.encode(), rb"\"ltcli\":\"9.9.9", 1)
+        difference = f"ltcli changed from 9.9.9 to {__version__}"
+    elif what == "stage":
+        data = data.replace(rb"\"stage\":\"finetune", rb"\"stage\":\"pretrain", 1)
+        difference = "it is the checkpoint of pretrain"
+    resume.write_bytes(data := resealed(data))
+    log = (copy / "again.resume.jsonl").read_bytes()
+    rule = f"is of an unfinished run, and this is another: {difference}"
+    for words in (command, (*command, "--dry-run")):
+        done = ltcli(*words)
+        assert (done.code, done.lines) == (
+            3,
+            [f"error: {resume}: {rule}", "hint: --force deletes it, --out writes elsewhere"],
+        )
+    assert resume.read_bytes() == data
+    assert (copy / "again.resume.jsonl").read_bytes() == log
+    if what == "parameters":
+        # The first command again goes on where it was.
+        assert ltcli(*command, *lr).code == 0
+        assert "resume" in [entry["event"] for entry in sidecar(out)]
+        return
+    done = ltcli(*command, "--force")
+    assert done.code == 0
+    assert f"{resume}: of another run, starting afresh" in done.err.splitlines()
+    assert_made_afresh(copy, out)
+
+
+def test_a_minute_of_training_is_not_replaced_by_another_recipe(ltcli, copy):
+    out, log = copy / "finetune-crt.safetensors", copy / "finetune-crt.run.jsonl"
+    before, lines = out.read_bytes(), log.read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    epochs = [record for record in records if record["event"] == "epoch"]
+    assert len(epochs) == 2
+    for seconds, code in ((29.5, 0), (30.5, 3)):
+        for record in epochs:
+            record["seconds"] = seconds
+        out.write_bytes(before)
+        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+        done = ltcli(*CRT, "--lr", "0.2", "-d", copy)
+        assert done.code == code
+    rule = "has 61 s of training by another recipe: lr changed from 0.1 to 0.2"
+    hint = "--force replaces it, --out writes elsewhere"
+    assert done.lines == [f"error: {out}: {rule}", f"hint: {hint}"]
+    assert out.read_bytes() == before
+    # What was made from other inputs is out of date, whatever it took.
+    saved_again(copy / "dump-features.safetensors", copy / "dump-features.safetensors", note=1)
+    done = ltcli(*CRT, "-d", copy)
+    assert (done.code, done.err.splitlines()[0]) == (0, "finetune: starting (features changed)")
+    assert ltcli(*CRT, "--lr", "0.2", "--force", "-d", copy).code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+@pytest.mark.parametrize("when", ["before the rename", "after it"])
+def test_a_signal_during_the_save_comes_too_late(ltcli, copy, monkeypatch, number, when):
+    out, real = copy / "again.safetensors", os.replace
+
+    def replace(source, target):
+        if when == "after it":
+            real(source, target)
+        if os.fspath(target) == os.fspath(out):
+            os.kill(os.getpid(), number)
+        if when == "before the rename":
+            real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    done = ltcli(*CRT, "-d", copy, "--out", out)
+    assert done.code == 128 + number
+    assert done.lines == ["error: finetune: interrupted", f"hint: {out} is complete"]
+    monkeypatch.undo()
+    assert sorted(path.name for path in copy.glob("again.*")) == [
+        "again.run.jsonl",
+        "again.safetensors",
+    ]
+    assert sidecar(out)[-1]["digest"] == read_header(out).digest
+    assert ltcli(*CRT, "-d", copy, "--out", out).err == "finetune: up to date\n"
+
+
+def killed_at(copy, target, command):
+    """Run a command that is killed right after something took the place of a file."""
+    code = f"""
+import os, signal, sys
+from ltcli.cli.main import run
+real = os.replace
+def replace(a, b):
+    real(a, b)
+    if os.fspath(b) == {str(target)!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+run(sys.argv[1:])
+"""
+    call = [sys.executable, "-c", code, *map(str, command)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_the_end_of_a_killed_run_is_made_up_for(ltcli, copy):
+    out = copy / "again.safetensors"
+    command = (*CRT, "-d", copy, "--out", out)
+    killed_at(copy, out, command)
+    left = copy / f".{out.name}.1.0123abcd.tmp"
+    left.write_bytes(b"half")
+    assert not out.with_suffix(".run.jsonl").exists()
+    done = ltcli(*command)
+    assert (done.code, done.err) == (0, "finetune: up to date\n")
+    assert sorted(path.name for path in copy.glob("*again.*")) == [
+        f".{out.name}.lock",
+        "again.run.jsonl",
+        "again.safetensors",
+    ]
+    assert sidecar(out)[-1]["digest"] == read_header(out).digest
+    assert out.read_bytes() == (copy / "finetune-crt.safetensors").read_bytes()
+
+
+def test_what_a_killed_run_left_stays_while_another_process_is_at_work(ltcli, copy):
+    out, log = copy / "finetune-crt.safetensors", copy / "finetune-crt.resume.jsonl"
+    log.write_text("")
+    with store.locked(out):
+        assert ltcli(*CRT, "-d", copy).err == "finetune: up to date\n"
+        assert log.exists()
+    assert ltcli(*CRT, "-d", copy).err == "finetune: up to date\n"
+    assert not log.exists()
+
+
+def test_a_dry_run_compares_every_byte_of_the_inputs(ltcli, copy):
+    bank = copy / "dump-features.safetensors"
+    data = bytearray(bank.read_bytes())
+    data[-1000] ^= 1
+    bank.write_bytes(data)
+    done = ltcli(*CRT, "--lr", "0.2", "--dry-run", "-d", copy)
+    hint = "hint: make it again with --force"
+    assert (done.code, done.lines) == (
+        3,
+        [f"error: {bank}: content does not match its digest", hint],
+    )
 
 
 def resealed(data: bytes) -> bytes:

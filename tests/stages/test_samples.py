@@ -41,10 +41,13 @@ def write_split(path, store, tensors, **info):
     facts = {
         "class_names": ["zero", "one", "two"],
         "class_counts": list(COUNTS["train"]),
+        "source_counts": [sum(of) for of in zip(*COUNTS.values(), strict=True)],
+        "groups": {},
         "mean": [0.5] * 3,
         "std": [0.3] * 3,
         "source": "list",
         "store": store,
+        "max_pixels": 10**6,
         **info,
     }
     parameters = {"source": "folder", "profile": "natural", "imbalance_factor": 100.0}

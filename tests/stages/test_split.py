@@ -1,3 +1,5 @@
+import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 import torch
 
 from ltcli.artifacts.store import open_artifact
+from ltcli.data import cifar as cifar_files
 from ltcli.data.digits import load_digits
 
 PER_CLASS = 20
@@ -139,9 +142,49 @@ def test_a_reader_sees_the_class_counts(ltcli, tmp_path):
     assert lines[0] == str(tmp_path / "split.safetensors")
     assert lines[1].split() == ["0", "112", "#" * 40]
     assert lines[10].split() == ["9", "11", "####"]
-    assert lines[11] == "454 train, 100 val, 535 test images; largest class 10.18 times smallest"
+    sizes = "454 train, 100 val, 535 test images"
+    assert lines[11] == f"{sizes}; largest class 1.052 times smallest in the data, 10.18 in train"
     done = ltcli("split", "digits", "--imbalance-factor", "10", "--json", "-d", tmp_path)
     assert json.loads(done.out)["status"] == "up to date"
+
+
+@pytest.mark.parametrize(
+    ("published", "options", "line"),
+    [
+        (
+            False,
+            (),
+            "whether these are the images of LDAM-DRW is not known: the files do not have the"
+            " published checksums, and positions count in their order",
+        ),
+        (True, (), "exactly the images of LDAM-DRW: the files have the published checksums"),
+        (
+            True,
+            ("--seed", 1),
+            "drawn as LDAM-DRW draws, but not its images: LDAM-DRW has seed 0 and no validation"
+            " images",
+        ),
+        (
+            True,
+            ("--val-per-class", 1),
+            "drawn as LDAM-DRW draws, but not its images: LDAM-DRW has seed 0 and no validation"
+            " images",
+        ),
+    ],
+)
+def test_protocol_cao_says_whether_its_images_are_those_of_the_paper(
+    ltcli, cifar, tmp_path, monkeypatch, published, options, line
+):
+    root, _, _ = cifar
+    if published:
+        files = sorted((root / "cifar-10-batches-bin").glob("*.bin"))
+        checksums = tuple(hashlib.sha1(file.read_bytes()).hexdigest() for file in files)
+        layout = dataclasses.replace(cifar_files._LAYOUTS["cifar10"], checksums=checksums)
+        monkeypatch.setitem(cifar_files._LAYOUTS, "cifar10", layout)
+    options = ("--protocol", "cao", "--imbalance-factor", 10, *options)
+    done = ltcli("split", "cifar10", "--root", root, *options, "-d", tmp_path)
+    assert done.code == 0
+    assert [text for text in done.err.splitlines() if "LDAM-DRW" in text] == [f"split: {line}"]
 
 
 def test_too_few_images_for_validation_are_reported(ltcli, cifar, tmp_path):

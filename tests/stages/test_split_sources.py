@@ -99,7 +99,7 @@ def test_every_description_of_the_same_images_gives_the_same_split(
 
 def test_files_stand_in_the_order_of_the_rows_with_their_sizes(ltcli, photos, tmp_path):
     source = (*options(photos, "csv"), "--val-per-class", 2)
-    tensors, info, _ = made_of(ltcli, tmp_path / "a", *source, "--store", "files")
+    tensors, info, _ = made_of(ltcli, tmp_path / "a", *source)
     files = bytes(tensors["files"].tolist()).decode().split("\0")
     labels, index = (
         torch.cat([tensors[f"{part}.{what}"] for part in ("train", "val", "test")]).tolist()
@@ -115,7 +115,7 @@ def test_files_stand_in_the_order_of_the_rows_with_their_sizes(ltcli, photos, tm
     assert info["image_size"] == [224, 224]
     assert (info["mean"], info["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert not any(name.endswith("images") for name in tensors)
-    decoded, info, _ = made_of(ltcli, tmp_path / "b", *source)
+    decoded, info, _ = made_of(ltcli, tmp_path / "b", *source, "--store", "images")
     assert info["store"] == "images"
     assert info["image_size"] == [32, 32]
     assert bytes(decoded["files"].tolist()).decode().split("\0") == files
@@ -136,10 +136,146 @@ def test_small_classes_keep_a_training_image_and_what_they_lack_is_said(ltcli, p
     assert f"split: {rule}" in log
 
 
+@pytest.mark.parametrize("source", ["folder", "list", "csv", "inat"])
+def test_own_images_are_stored_small_where_a_size_is_asked_for(ltcli, photos, tmp_path, source):
+    """Without a size they stay files, which a network reads at its own size."""
+    _, info, _ = made_of(ltcli, tmp_path / "a", *options(photos, source))
+    assert (info["store"], info["image_size"]) == ("files", [224, 224])
+    _, info, _ = made_of(ltcli, tmp_path / "b", *options(photos, source), "--image-size", 8)
+    assert (info["store"], info["image_size"]) == ("images", [8, 8])
+
+
+@pytest.fixture(scope="module")
+def tailed(tmp_path_factory):
+    """Images of classes of 200, 12 and 9, two images a burst."""
+    root = tmp_path_factory.mktemp("tailed")
+    random = np.random.default_rng(0)
+    for name, count in {"cat": 200, "dog": 12, "eel": 9}.items():
+        (root / name).mkdir()
+        for number in range(count):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number // 2:03}-{number % 2}.png")
+    return root
+
+
+def test_the_default_cut_of_own_images_leaves_the_tail_to_training(ltcli, tailed, tmp_path):
+    done = ltcli("split", "folder", "--root", tailed, "-d", tmp_path)
+    assert done.code == 0
+    tensors, info = load(tmp_path)
+    # A tenth of what the test cut leaves: 140, 9 and 7.
+    assert info["val_counts"] == [14, 0, 0]
+    assert info["class_counts"] == [126, 9, 7]
+    assert info["source_counts"] == [200, 12, 9]
+    assert tensors["test.labels"].bincount().tolist() == [60, 3, 2]
+    line = (
+        "142 train, 14 val, 65 test images; largest class 22.22 times smallest in the data, 18 in"
+    )
+    assert f"{line} train" in done.out
+    assert "too small" not in done.err
+
+
+@pytest.mark.parametrize("protocol", ["holdout", "cao"])
+def test_a_group_of_images_is_in_one_part(ltcli, tailed, tmp_path, protocol):
+    command = ("split", "folder", "--root", tailed, "--group-by", r"\w+/\d+", "-d", tmp_path)
+    done = ltcli(*command, "--protocol", protocol, "--val-per-class", 3)
+    assert done.code == 0
+    tensors, info = load(tmp_path)
+    groups = {part: set(tensors[f"{part}.groups"].tolist()) for part in ("train", "val", "test")}
+    assert len(set().union(*groups.values())) == sum(map(len, groups.values())) == 100 + 6 + 5
+    assert info["groups"] == {part: len(of) for part, of in groups.items()}
+    shown = ", ".join(f"{len(of)} {part}" for part, of in groups.items())
+    assert f"groups: {shown}" in done.out.splitlines()
+    files = bytes(tensors["files"].tolist()).decode().split("\0")
+    ids = torch.cat([tensors[f"{part}.groups"] for part in ("train", "val", "test")]).tolist()
+    assert len(set(zip([file[:-6] for file in files], ids, strict=True))) == 111
+    # As near to 30 % and to 3 as bursts of two images come; one of the eels is alone.
+    assert tensors["test.labels"].bincount().tolist() == [60, 2, 2]
+    assert info["val_counts"] == [2, 2, 3]
+    assert "too small" not in done.err
+
+
+def test_groups_that_the_source_has_in_two_parts_are_said(ltcli, photos, tmp_path):
+    lists = ("--train-list", photos / "train.txt", "--test-list", photos / "test.txt")
+    command = ("list", "--root", photos, *lists, "--group-by", "no (.)")
+    _, info, log = made_of(ltcli, tmp_path, *command)
+    assert info["groups"] == {"train": 2, "val": 0, "test": 1}
+    assert "split: the source has images of 1 groups in several parts" in log
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "lines"),
+    [
+        (
+            ("--group-by", "("),
+            2,
+            [
+                "error: split: group_by must be a regular expression, got '(': missing ),"
+                " unterminated subpattern at position 0"
+            ],
+        ),
+        (
+            ("--group-by", "[ab]"),
+            5,
+            [
+                "error: {}: --group-by must match every path, got 'dog/no 00.png'",
+                "hint: add an alternative for such paths, as in 'A|B'",
+            ],
+        ),
+    ],
+)
+def test_a_pattern_that_finds_no_group_is_refused(ltcli, photos, tmp_path, words, code, lines):
+    done = ltcli("split", *options(photos, "folder"), *words, "-d", tmp_path)
+    assert (done.code, done.lines) == (code, [line.format(photos) for line in lines])
+
+
+def test_copies_across_the_cut_are_counted_and_listed(ltcli, own, tmp_path):
+    for number in range(12):
+        shutil.copy(own / "cat" / f"no {number:02}.png", own / "cat" / f"copy {number:02}.png")
+    with Image.open(own / "dog" / "no 00.png") as image:
+        image.save(own / "eel" / "as jpeg.jpg", quality=95)
+    command = (*options(own, "folder"), "--verify")
+    tensors, _, log = made_of(ltcli, tmp_path, *command)
+    files = bytes(tensors["files"].tolist()).decode().split("\0")
+    sizes = [len(tensors[f"{part}.labels"]) for part in ("train", "val", "test")]
+    part_of = dict(zip(files, np.repeat(range(3), sizes).tolist(), strict=True))
+    apart = [
+        pair
+        for number in range(12)
+        if part_of[(pair := (f"cat/no {number:02}.png", f"cat/copy {number:02}.png"))[0]]
+        != part_of[pair[1]]
+    ]
+    assert len(apart) > 1
+    kind = "have the same bytes in two parts"
+    (said,) = [line for line in log if kind in line]
+    assert said.startswith(f"split: {len(apart)} pairs of images {kind}: ")
+    (said,) = [line for line in log if "look alike" in line]
+    assert said.startswith("split: 1 pairs of images look alike in two classes: ")
+    assert {"dog/no 00.png", "eel/as jpeg.jpg"} == set(said.split(": ")[2].split(" and "))
+    records = map(json.loads, (tmp_path / "split.run.jsonl").read_text().splitlines())
+    listed = {r["kind"]: r["pairs"] for r in records if r["event"] == "copies"}
+    assert sorted(map(sorted, listed[kind])) == sorted(map(sorted, apart))
+
+
+def test_verified_images_without_copies_are_said(ltcli, photos, tmp_path):
+    command = (*options(photos, "folder"), "--verify", "--image-size", 8)
+    _, info, log = made_of(ltcli, tmp_path, *command)
+    assert info["store"] == "images"
+    assert "split: no image has a copy in another part or class" in log
+
+
+def test_copies_are_found_before_anything_is_decoded(ltcli, own, tmp_path, monkeypatch):
+    shutil.copy(own / "cat" / "no 00.png", own / "dog" / "copy.png")
+    monkeypatch.setattr("ltcli.data.image_files.open_image", None)
+    done = ltcli("split", *options(own, "folder"), "--verify", "-d", tmp_path)
+    rule = "number of bad files must be 0, got 1, first dog/copy.png: has the same bytes as cat/no"
+    assert (done.code, done.lines[0]) == (5, f"error: {own}: {rule} 00.png")
+
+
 def test_validation_images_of_the_source_are_taken_whole(ltcli, photos, tmp_path):
     lists = ("--train-list", photos / "train.txt", "--val-list", photos / "test.txt")
     source = ("list", "--root", photos, *lists)
-    tensors, info, _ = made_of(ltcli, tmp_path / "a", *source, "--store", "files")
+    tensors, info, log = made_of(ltcli, tmp_path / "a", *source, "--store", "files")
+    assert "split: 2 of 5 classes have no validation images: '3', '4'" in log
     assert tensors["val.index"].tolist() == list(range(4))
     assert tensors["val.labels"].tolist() == [0, 0, 1, 2]
     assert info["class_names"] == ["0", "1", "2", "3", "4"]
@@ -295,7 +431,9 @@ def test_parquet_images_are_decoded(ltcli, tmp_path):
             2,
             [
                 "split: source 'csv' does not read --train-list",
-                "it reads --image-size, --on-bad-image, --store, --table, --verify",
+                "it reads --group-column, --image-size, --label-column, --max-pixels,"
+                " --on-bad-image, --path-column, --split-column, --store, --suffix, --table,"
+                " --verify",
             ],
         ),
         (["csv", "--root", "."], 2, ["split: source 'csv' needs --table", "name the file"]),

@@ -1,7 +1,7 @@
 """The assembly of a training run, its one loop, and how its optimiser and classifier start."""
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,17 +9,20 @@ import torch
 
 from ltcli.artifacts.backbone import backbone_of
 from ltcli.artifacts.store import open_artifact
+from ltcli.compute.parallel import World
+from ltcli.core.context import Context
 from ltcli.core.params import build
 from ltcli.data.batches import Augmentation, Batch
 from ltcli.data.samplers import order_of
-from ltcli.engine import fit
+from ltcli.engine import fit, optimizers
 from ltcli.engine.schedules import SCHEDULES
+from ltcli.engine.steps import Mixing
 from ltcli.methods import METHODS, bilevel
 from ltcli.methods.method import Head
 from ltcli.models import small_images
 from ltcli.models.classifier import Classifier
 from ltcli.models.network import build_network, load_network
-from ltcli.stages import finetune, pretrain
+from ltcli.stages import finetune, pretrain, training
 from ltcli.stages.samples import open_samples
 from ltcli.stages.training import _train_batch_norms, assemble, make_optimizer, start_classifier
 
@@ -266,3 +269,110 @@ def test_factors_start_where_the_method_wants_them():
     assert network.classifier.scales.eq(1).all()
     start_classifier(network.classifier, Head(scale=30.0), fresh=True)
     assert network.classifier.scales.eq(30).all()
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "given"),
+    [
+        (finetune.STAGE, "crt", {"optimizer": "adam"}),
+        (finetune.STAGE, "mislas", {"data": "images"}),
+        (pretrain.STAGE, "ce-drw", {"defer": 100}),
+    ],
+)
+def test_a_run_whose_step_is_recorded_gives_the_same_weights(
+    assembled, monkeypatch, stage, name, given
+):
+    monkeypatch.setattr(optimizers, "_FUSED", ("cpu",))
+    monkeypatch.setattr(training, "own_stream", lambda _device: nullcontext())
+    records = []
+    monkeypatch.setattr(training, "cuda_graph", lambda work: records.append(work) or work)
+    found, logged = [], []
+    for recorded in (False, True):
+        # Powers of two: the device has the rate in float32.
+        more = {"lr": 2**-8, "decay": "steps"} if stage is finetune.STAGE else {"lr": 2**-8}
+        more |= {} if stage is finetune.STAGE else {"warmup": 0}
+        run = assembled(stage, name, epochs=2, batch_size=100, **more, **given)
+        params = replace(run.params, cuda_graph=recorded)
+        context = Context("a stage", "cpu", Nothing(), logged.append)
+        training.train(METHODS[name], replace(run, params=params), None, context)
+        found.append(run.network.state_dict())
+    assert all(found[0][name].equal(tensor) for name, tensor in found[1].items())
+    # Anew where class weights begin.
+    assert len(records) == (2 if stage is pretrain.STAGE else 1)
+    assert [one for one in logged if one["event"] == "graph"] == [
+        {"event": "graph", "recorded": True, "reason": None}
+    ]
+
+
+class Nothing:
+    """A checkpoint that is never kept."""
+
+    def load(self):
+        return None
+
+    def save(self, state, position):
+        raise AssertionError("a run of a second is not saved")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "mixing", "reason"),
+    [
+        ("isda", {}, None, "steps of isda need the CPU"),
+        ("mislas", {"mixup": 1.0}, Mixing(1.0, 0), "mixup needs the CPU"),
+    ],
+)
+def test_a_run_whose_step_needs_the_cpu_says_so(assembled, caplog, name, given, mixing, reason):
+    run, logged = assembled(finetune.STAGE, name, **given), []
+    context = Context("finetune", "cpu", Nothing(), logged.append)
+    with caplog.at_level("INFO", "ltcli.stages.training"):
+        assert training._recorder(METHODS[name], run, mixing, context) is None
+    assert caplog.messages == [f"finetune: no CUDA graph: {reason}"]
+    assert logged == [{"event": "graph", "recorded": False, "reason": reason}]
+
+
+def test_neither_files_nor_several_processes_have_a_recorded_step(assembled, monkeypatch):
+    run, logged = assembled(pretrain.STAGE, "cross-entropy"), []
+    context = Context("pretrain", "cpu", Nothing(), logged.append)
+    with monkeypatch.context() as patch:
+        patch.setitem(run.data.info, "store", "files")
+        assert training._recorder(METHODS["cross-entropy"], run, None, context) is None
+    monkeypatch.setattr(training, "here", lambda: World(0, 2))
+    assert training._recorder(METHODS["cross-entropy"], run, None, context) is None
+    reasons = ["images are in files", "several processes share a step"]
+    assert [record["reason"] for record in logged] == reasons
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_cuda_graph_without_cuda_is_refused_in_one_line(ltcli, copy, stage):
+    method = () if stage == "pretrain" else ("--method", "lws")
+    options = (*method, "--cuda-graph", "--device", "cpu", "--force")
+    done = ltcli(stage, *options, "-d", copy)
+    assert done.code == 6
+    assert done.lines == [
+        "error: --cuda-graph: device must be cuda, got cpu",
+        "hint: only GPUs of NVIDIA have CUDA graphs",
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pretrain", "--backbone", "resnet20", "--method", "ce-drw", "--defer", "100"),
+        ("finetune", "--method", "crt"),
+        ("finetune", "--method", "mislas", "--data", "images"),
+    ],
+)
+def test_the_commands_give_the_same_weights_with_a_cuda_graph(ltcli, copy, words):
+    found = []
+    for name, more in (("eager", ()), ("recorded", ("--cuda-graph",))):
+        out = copy / f"{name}.safetensors"
+        options = ("--epochs", "2", "--batch-size", "64", "--lr", "0.01", "--precision", "fp32")
+        done = ltcli(*words, *options, *more, "--device", "cuda", "--out", out, "-d", copy)
+        assert done.code == 0, done.err
+        with open_artifact(out) as model:
+            assert model.header.parameters["cuda_graph"] is bool(more)
+            found.append(model.load("*"))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-2, atol=1e-3)

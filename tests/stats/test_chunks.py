@@ -151,3 +151,42 @@ def test_missing_rows_are_zero():
 
 def test_only_gpus_of_nvidia_share_products():
     assert [batched(torch.device(name)) for name in ("cpu", "mps", "cuda")] == [False, False, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("form", ["full", "stacked", "diagonal", "factor", "low-rank", "mixed"])
+def test_the_quadratic_term_on_a_gpu_is_that_of_a_cpu(rng, form):
+    known, labels = covariances(form, rng), torch.tensor(LABELS["repeated"])
+    weight = torch.randn(C, D, generator=rng, dtype=torch.float64)
+    expected = by_sample(weight, known, labels)
+    torch.testing.assert_close(by_sample(weight.cuda(), on_gpu(known), labels).cpu(), expected)
+
+
+def on_gpu(known):
+    if isinstance(known, Diagonal):
+        return Diagonal(known.variances.cuda())
+    if isinstance(known, Full):
+        stacked = isinstance(known.matrices, torch.Tensor)
+        return Full(known.matrices.cuda() if stacked else [m.cuda() for m in known.matrices])
+    if isinstance(known, LowRank):
+        return LowRank(on_gpu(known.directions), on_gpu(known.rest))
+    return Factor(known.rows.cuda(), known.offsets, known.mixtures)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_running_moments_on_a_gpu_are_those_of_a_cpu(rng, form):
+    states = {
+        device: running_moments.start(C, D, form, dtype=torch.float64, device=device)
+        for device in ("cpu", "cuda")
+    }
+    for labels in LABELS.values():
+        features = torch.randn(len(labels), D, generator=rng, dtype=torch.float64)
+        for device, state in states.items():
+            states[device] = running_moments.update(
+                state, features.to(device), torch.tensor(labels)
+            )
+    torch.testing.assert_close(states["cuda"].means.cpu(), states["cpu"].means)
+    torch.testing.assert_close(states["cuda"].stacked().cpu(), states["cpu"].stacked())
