@@ -8,7 +8,8 @@ import sys
 import pytest
 
 # A stranger who follows this run has to read no more than this; see docs on the life of one run.
-MOST_FILES, MOST_FUNCTIONS = 30, 159
+# The rules of what an artifact may hold take four files and 31 functions of these.
+MOST_FILES, MOST_FUNCTIONS = 34, 190
 
 TRACED = """
 import collections, inspect, json, os, sys

@@ -4,16 +4,20 @@
 it alone. Nothing reads a backbone's name to find out more about it.
 """
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-from ltcli.artifacts.header import Header
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltcli.artifacts.rules import Record, Rule, count, is_number, listed, number, one_of
 from ltcli.core.errors import ArtifactError
 
+if TYPE_CHECKING:
+    from ltcli.artifacts.header import Header
+
 # Larger numbers in a header are forged: they would only fill the memory.
-_MOST_SIDE, _MOST_FEATURES, _MOST = 2**14, 2**20, 1e6
+_MOST_SIDE, _MOST_FEATURES = 2**13, 2**20
 
 
 @dataclass(frozen=True)
@@ -67,48 +71,34 @@ class Backbone:
         return f"{self.label}-{self.variant}" if self.variant else self.label
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and len(value) <= 200
-
-
-def _count(least: int, most: int) -> Callable[[Any], bool]:
-    # Not isinstance: True is an int.
-    return lambda value: type(value) is int and least <= value <= most
-
-
-def _number(value: Any) -> bool:
-    # Bounds refuse NaN and infinity too, and JSON's whole numbers that no float holds.
-    return type(value) in (int, float) and -_MOST < value < _MOST
-
-
-def _list(size: int, sound: Callable[[Any], bool]) -> Callable[[object], bool]:
-    return lambda value: (
-        isinstance(value, list) and len(value) in (0, size) and all(map(sound, value))
-    )
-
-
-def _one_of(*words: str) -> tuple[Callable[[object], bool], str]:
-    return lambda value: value in words, " or ".join([", ".join(words[:-1]), words[-1]])
-
-
-_SIDES = _list(2, _count(1, _MOST_SIDE)), "a height and a width, or nothing"
-_THREE = "three numbers, or nothing"
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "source": (_text, "a text"),
-    "name": (_text, "a text"),
-    "variant": (_text, "a text"),
-    "feature_dim": (_count(1, _MOST_FEATURES), "a width"),
-    "map_size": _SIDES,
-    "stages": (_count(0, 100), "a count"),
-    "views": (_count(1, 100), "a count"),
-    "image_size": _SIDES,
-    "stored_size": _SIDES,
-    "mean": (_list(3, _number), _THREE),
-    "std": (_list(3, lambda value: _number(value) and value > 0), f"{_THREE}, above 0"),
-    "interpolation": _one_of("bilinear", "bicubic"),
-    "crop_mode": _one_of("box", "center", "squash", "border"),
-    "crop_share": (lambda value: _number(value) and 0 < value <= 1, "in 0 ... 1"),
-}
+SIDES = listed(count(1, _MOST_SIDE), "a height and a width, or nothing", length=2, empty=True)
+_THREE, _STD = "three numbers, or nothing", Rule(lambda value: is_number(value) and value > 0, "")
+_NAME = Rule(
+    lambda value: isinstance(value, str) and value.isprintable() and len(value) <= 200, "a text"
+)
+BACKBONE = Record(
+    {
+        "source": _NAME,
+        "name": _NAME,
+        "feature_dim": dataclasses.replace(count(1, _MOST_FEATURES), words="a width"),
+        "variant": _NAME,
+        "map_size": SIDES,
+        "stages": dataclasses.replace(count(0, 100), words="a count"),
+        "views": dataclasses.replace(count(1, 100), words="a count"),
+        "image_size": SIDES,
+        "stored_size": SIDES,
+        "mean": listed(number(), _THREE, length=3, empty=True),
+        "std": listed(_STD, f"{_THREE}, above 0", length=3, empty=True),
+        "interpolation": one_of("bilinear", "bicubic"),
+        "crop_mode": one_of("box", "center", "squash", "border"),
+        "crop_share": Rule(lambda value: is_number(value, 0, 1) and value > 0, "in 0 ... 1"),
+    },
+    lambda found: (
+        None
+        if bool(found["image_size"]) == bool(found["mean"] and found["std"])
+        else "image_size, mean and std of the backbone must be given together"
+    ),
+)
 
 
 def backbone_of(header: Header) -> Backbone:
@@ -118,17 +108,8 @@ def backbone_of(header: Header) -> Backbone:
         ArtifactError: The header holds no sound record.
     """
     found = header.info["backbone"]
-    names = [field.name for field in dataclasses.fields(Backbone)]
-    # No defaults: they would hide a record of another version.
-    if not isinstance(found, dict) or sorted(found) != sorted(names):
-        raise ArtifactError(header.path, f"backbone must be a mapping of {', '.join(names)}")
-    for name, (sound, rule) in _RULES.items():
-        if not sound(found[name]):
-            rule = f"{name} of the backbone must be {rule}, got {found[name]!r:.80}"
-            raise ArtifactError(header.path, rule)
-    if bool(found["image_size"]) != bool(found["mean"] and found["std"]):
-        rule = "image_size, mean and std of the backbone must be given together"
-        raise ArtifactError(header.path, rule)
+    if fault := BACKBONE.fault("backbone", found):
+        raise ArtifactError(header.path, fault)
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     return Backbone(**values)
 

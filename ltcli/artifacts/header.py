@@ -19,7 +19,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ltcli.artifacts.kinds import KINDS, Kind, Tensor
+from ltcli.artifacts.kinds import KINDS
+from ltcli.artifacts.schema import check_schema
 from ltcli.core.errors import ArtifactError, cause
 from ltcli.core.files import open_regular
 
@@ -34,7 +35,6 @@ DTYPE_BYTES |= {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 # One level of escaping: the same words inside a class name would carry two.
 _DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_TENSOR_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 # Bytes that are hashed at once, while they are in the processor's cache to be read or written.
 PIECE = 2**19
 _FIELDS = {"kind": str, "stage": str, "ltcli": str, "digest": str, "kind_version": int}
@@ -289,77 +289,6 @@ def _tensors(
         held, named = file_size - data_start, position - data_start
         raise _damaged(path, f"it holds {held} bytes of tensors instead of {named}")
     return tensors, spans
-
-
-def check_schema(
-    where: object, kind: Kind, tensors: dict[str, tuple[str, tuple[int, ...]]], info: object
-) -> None:
-    """Raise ArtifactError where names, dtypes, axes or metadata of a file differ from its kind."""
-    if not isinstance(info, dict):
-        raise ArtifactError(where, "info must be a mapping")
-    for key in kind.metadata:
-        if key not in info:
-            raise ArtifactError(where, f"{kind.name} metadata must have {key}")
-    exact: dict[str, Tensor] = {}
-    prefixes: tuple[str, ...] = ()
-    for spec in kind.tensors:
-        present = spec.name in tensors
-        if spec.name.endswith("*"):
-            prefixes += (spec.name[:-1],)
-            present = any(name.startswith(prefixes[-1]) for name in tensors)
-        else:
-            exact[spec.name] = spec
-        if spec.required and not present:
-            raise ArtifactError(where, f"{kind.name} must have tensor {spec.name}")
-    # One axis letter is one size within a file; the second part says who set it.
-    sizes: dict[str, tuple[int, str]] = {}
-    if "class_names" in kind.metadata:
-        sizes["C"] = (_num_classes(where, info), "class_names")
-    for name, (dtype, shape) in sorted(tensors.items()):
-        if not _TENSOR_NAME.fullmatch(name):
-            rule = f"tensor names must be letters, digits, dots and dashes, got {name[:80]!r}"
-            raise ArtifactError(where, rule)
-        if name in exact:
-            _check_tensor(where, exact[name], dtype, shape, sizes)
-        elif not name.startswith(prefixes):
-            raise ArtifactError(where, f"{kind.name} has no tensor {name}")
-
-
-def _num_classes(where: object, info: dict[str, Any]) -> int:
-    names, counts = info["class_names"], info["class_counts"]
-    if not isinstance(names, list) or not set(map(type, names)) <= {str}:
-        raise ArtifactError(where, "class_names must be a list of text")
-    # Not isinstance: True is an int.
-    is_ints = isinstance(counts, list) and set(map(type, counts)) <= {int}
-    if not is_ints or min(counts, default=0) < 0:
-        raise ArtifactError(where, "class_counts must be a list of counts")
-    if len(counts) != len(names):
-        rule = f"axis C is {len(counts)} in class_counts but {len(names)} in class_names"
-        raise ArtifactError(where, rule)
-    return len(names)
-
-
-def _check_tensor(
-    where: object,
-    spec: Tensor,
-    dtype: str,
-    shape: tuple[int, ...],
-    sizes: dict[str, tuple[int, str]],
-) -> None:
-    if spec.dtypes and dtype not in spec.dtypes:
-        rule = f"{spec.name} must be {' or '.join(spec.dtypes)}, got {dtype}"
-        raise ArtifactError(where, rule)
-    axes = spec.axes or ()
-    if len(axes) != len(shape):
-        shown = ", ".join(map(str, axes))
-        raise ArtifactError(where, f"{spec.name} must have axes [{shown}], got {list(shape)}")
-    for axis, size in zip(axes, shape, strict=True):
-        known, owner = (axis, "the schema")
-        if isinstance(axis, str):
-            known, owner = sizes.setdefault(axis, (size, spec.name))
-        if size != known:
-            rule = f"axis {axis} is {size} in {spec.name} but {known} in {owner}"
-            raise ArtifactError(where, rule)
 
 
 def check_digest(header: Header, file: BinaryIO, wanted: Mapping[str, memoryview]) -> None:

@@ -1,5 +1,6 @@
 """Artifacts written whole or not at all, and tensors loaded only from sound files."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -24,12 +25,12 @@ from ltcli.artifacts.header import (
     PIECE,
     Header,
     check_digest,
-    check_schema,
     opened,
     parse_header,
     read_into,
 )
 from ltcli.artifacts.kinds import KINDS
+from ltcli.artifacts.schema import check_schema, check_values
 from ltcli.core.errors import ArtifactError, NumericalError, ResourceError, cause, disk_full
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Artifact:
     def __init__(self, header: Header, file: BinaryIO) -> None:
         """Take over an open file."""
         self.header, self._file, self._verified = header, file, False
+        self._kind = KINDS[header.kind]
+        self._sizes = check_schema(header.path, self._kind, header.tensors, header.info)
 
     def load(self, *names: str, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
         """Return tensors by name, loaded straight to a device.
@@ -62,7 +65,8 @@ class Artifact:
         A name that ends in ``*`` loads every tensor with that prefix, and drops the prefix.
 
         Raises:
-            ArtifactError: A tensor is missing or holds NaN or infinity, or a byte was altered.
+            ArtifactError: A tensor is missing, holds NaN or infinity, or breaks its schema, or a
+                byte was altered.
         """
         wanted: dict[str, str] = {}
         for name in names:
@@ -90,6 +94,7 @@ class Artifact:
             tensor = memory.pop(name).view(_DTYPES[dtype]).view(shape)
             if not is_finite(tensor):
                 raise ArtifactError(path, f"{name} must be finite, got NaN or infinity")
+            self._check(name, tensor)
             loaded[short] = tensor.to(device)
         return loaded
 
@@ -102,7 +107,11 @@ class Artifact:
         if name not in self.header.tensors:
             raise ArtifactError(self.header.path, f"has no tensor {name}")
         self.load()  # Verifies the file.
-        return StoredRows(self.header, self._file, name)
+        return StoredRows(self.header, self._file, name, functools.partial(self._check, name))
+
+    def _check(self, name: str, tensor: torch.Tensor) -> None:
+        header = self.header
+        check_values(header.path, self._kind, self._sizes, header.info, name, tensor)
 
 
 @contextmanager
@@ -150,8 +159,11 @@ class StoredRows:
     ``shape`` is that of the whole tensor.
     """
 
-    def __init__(self, header: Header, file: BinaryIO, name: str) -> None:
+    def __init__(
+        self, header: Header, file: BinaryIO, name: str, check: Callable[[torch.Tensor], None]
+    ) -> None:
         """Find one tensor in a file whose digest was checked."""
+        self._check = check
         dtype, shape = header.tensors[name]
         self.shape, self._dtype = torch.Size(shape), _DTYPES[dtype]
         self._path, self._name, self._file = header.path, name, file
@@ -161,7 +173,7 @@ class StoredRows:
         """Return the rows [B, ...] at the positions int64 [B], each in 0 ... N - 1, on the CPU.
 
         Raises:
-            ArtifactError: A row cannot be read, or holds NaN or infinity.
+            ArtifactError: A row cannot be read, holds NaN or infinity, or breaks its schema.
         """
         rows = torch.empty(len(index), *self.shape[1:], dtype=self._dtype)
         if not rows.numel():
@@ -175,6 +187,7 @@ class StoredRows:
             read_into(self._path, self._file, own, self._start + start * width)
         if not is_finite(rows):
             raise ArtifactError(self._path, f"{self._name} must be finite, got NaN or infinity")
+        self._check(rows)
         return rows
 
 
@@ -216,7 +229,6 @@ def save(
             raise NumericalError(stage, f"{name} must be finite, got NaN or infinity")
         shapes[name] = (_NAMES[own.dtype], tuple(own.shape))
         size += own.nbytes
-    check_schema(path, kind, shapes, dict(info))
     facts = {
         "digest": BLANK_DIGEST,
         "info": dict(info),
@@ -228,6 +240,8 @@ def save(
         "stage": stage,
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    # As it will be read: tuples are lists then.
+    check_schema(path, kind, shapes, json.loads(text)["info"])
     # One metadata key: with several, other writers of safetensors order them as they like.
     document: dict[str, Any] = {"__metadata__": {"ltcli": text}}
     in_order = sorted(ready)

@@ -21,7 +21,7 @@ from ltcli.compute.environment import processes
 from ltcli.core.errors import ArtifactError, LtcliError, ParamError, StopError
 from ltcli.core.params import NoOptions, Spec, Value, build, checked, param, specs
 from ltcli.core.text import printable
-from ltcli.core.yaml_file import read_mapping
+from ltcli.core.yaml_file import read_lines, read_mapping
 from ltcli.stages.run import Job, Opened, planned, run
 from ltcli.stages.stage import Input, Stage
 
@@ -154,13 +154,12 @@ def _record(
     """
     values = given
     if config is not None:
-        in_file = {
-            name: value
-            for name, value in read_mapping(config).items()
-            if name not in left_out and not (name in _LISTS and name in given)
-        }
-        # Checked by itself, so that an error names the file.
-        values = {**checked(params, in_file, str(config), options), **given}
+        in_file: dict[str, Value] = {}
+        for name, (line, value) in read_lines(config).items():
+            if name not in left_out and not (name in _LISTS and name in given):
+                # Checked one by one, so that an error names the line.
+                in_file |= checked(params, {name: value}, f"{config}:{line}", options)
+        values = {**in_file, **given}
     return build(params, values, where, options=options, defaults=defaults)
 
 
@@ -228,10 +227,18 @@ def usage_of_stage(stage: Stage[P], argv: Sequence[str]) -> Usage:
     return Usage(stage, details, described, defaults, call, tuple(own.values()), method_names)
 
 
+class _Shown(logging.Formatter):
+    """Messages in which what a terminal obeys is escaped, as in names of classes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a message."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
 def fail(message: str, hint: str | None, code: int) -> dict[str, Any]:
     """Print a message and its hint on standard error; return them for a JSON document."""
-    # A file's name need not be text.
-    message = message.replace("\n", " ").encode(errors="backslashreplace").decode()
+    # A file's name need not be text, and may hold what a terminal obeys.
+    message = printable(message.replace("\n", " "))
     typer.echo(f"error: {message}", err=True)
     if hint is not None:
         typer.echo(f"hint: {hint}", err=True)
@@ -291,7 +298,7 @@ def log_to_stderr(verbosity: int, *, first: bool = True) -> None:
         level = logging.WARNING if verbosity < 0 else logging.DEBUG
     # Standard output is for results, which scripts read.
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Shown("%(message)s"))
     logger = logging.getLogger("ltcli")
     # A second command in one process replaces the handler of the first.
     logger.handlers[:] = [handler]

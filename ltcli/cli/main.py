@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -42,6 +42,7 @@ _NOTES = (
     "Exit codes: 2 parameters, 3 artifacts, 4 numerics, 5 data set, 6 resources, 130 interrupted,"
     " 143 terminated, 1 a bug.",
 )
+_NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 _HELP = {"help_option_names": ["-h", "--help"]}
 # Brackets in help are defaults, not markup; a bug keeps Python's own traceback, for reports.
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -126,20 +127,34 @@ def run(argv: list[str]) -> int:
         return _called(argv)
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say.
-        _drop_output()
+        _drop(sys.stdout)
         return 141  # 128 + SIGPIPE, as shells report it.
     except OSError as error:
         # Whatever writes a file names it and says so itself; only standard output has no name.
         if error.filename is not None or not disk_full(error):
             raise
-        _drop_output()
+        _drop(sys.stdout)
         reason = ResourceError("standard output", "the disk is full", "free some space")
         return _fail([], str(reason), reason.hint, reason.exit_code)
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     # What is still in the buffer must not fail once more at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Messages(io.TextIOWrapper):
+    """Standard error that loses its lines where the disk is full, as they are no result."""
+
+    def write(self, text: str) -> int:
+        """Write a text, or lose it and all later ones."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            if not disk_full(error):
+                raise
+            _drop(self)
+            return len(text)
 
 
 def _called(argv: list[str]) -> int:
@@ -162,6 +177,12 @@ def _called(argv: list[str]) -> int:
             raise
         refused = DataError(os.fsdecode(error.filename), f"cannot be read: {cause(error)}")
         return _fail(argv, str(refused), None, refused.exit_code)
+    except (ImportError, MemoryError) as error:
+        # The loader's words for a limit of memory that torch's own code passes.
+        if isinstance(error, ImportError) and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        lacking = ResourceError(name, "out of memory", "raise the limit of memory: see ulimit -v")
+        return _fail(argv, str(lacking), lacking.hint, lacking.exit_code)
     except SystemExit as left:
         # Typer's answer to a broken pipe.
         if isinstance(left.__context__, BrokenPipeError):
@@ -205,4 +226,9 @@ def main() -> None:
     # The name of a file need not be text; standard error escapes what is not by itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if type(sys.stderr) is io.TextIOWrapper:  # Not what a program put in its place.
+        encoding = sys.stderr.encoding
+        sys.stderr = _Messages(
+            sys.stderr.detach(), encoding, "backslashreplace", line_buffering=True
+        )
     sys.exit(run(sys.argv[1:]))

@@ -35,7 +35,7 @@ def run(params: Params, as_json: bool) -> None:
         named = [{"class": name, "probability": probability} for name, probability in classes]
         document.append({"file": str(file), "classes": named})
         for rank, (label, probability) in enumerate(classes, 1):
-            writer.writerow([name, rank, label, f"{probability:.6f}"])
+            writer.writerow([name, rank, printable(label), f"{probability:.6f}"])
     error = DataError("predict", f"number of files left out must be 0, got {len(bad)}")
     if as_json and bad:
         error.found = {"images": document}

@@ -46,7 +46,7 @@ def show(params: ShowParams, as_json: bool) -> None:
         typer.echo(json.dumps(_document(header), sort_keys=True))
         return
     kind = KINDS[header.kind]
-    typer.echo(f"{header.path}: {header.kind} ({kind.summary})")
+    typer.echo(f"{printable(str(header.path))}: {header.kind} ({kind.summary})")
     typer.echo(f"made by {header.stage} of ltcli {header.writer}, sha256 {header.digest}")
     meanings = {spec.name: spec.meaning for spec in kind.tensors}
     lines = {}

@@ -7,6 +7,9 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from ltcli.core.errors import ParamError
+from ltcli.core.text import clipped
+
 
 def describe(device: str) -> dict[str, Any]:
     """Versions, machine and command of this process, and the device as the user named it."""
@@ -31,13 +34,27 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def processes() -> tuple[int, int]:
-    """Rank of this process, from 0, and number of processes."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Rank of this process, from 0, and number of processes; or a ParamError."""
+    size = _given("WORLD_SIZE", 1, 1)
+    return _given("RANK", 0, 0, size - 1), size
 
 
 def local_processes() -> int:
     """Number of processes of this run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _given("LOCAL_WORLD_SIZE", 1, 1)
+
+
+def _given(name: str, default: int, least: int, most: int = 2**31) -> int:
+    """Number that torchrun gives by a variable of the environment."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
+        limit = f"of at least {least}" if most == 2**31 else f"in {least} ... {most}"
+        rule = f"{name} must be a whole number {limit}"
+        hint = "torchrun sets it: remove it from the environment for a single process"
+        raise ParamError("environment", f"{rule}, got {clipped(text)}", hint)
+    return int(text)
 
 
 def usable_cores() -> int:

@@ -275,8 +275,10 @@ def _scalar(spec: Spec, base: type, value: object, where: str) -> _Scalar:
 
 def _number(spec: Spec, base: type, value: object, where: str) -> int | float:
     number: int | float | None = None
+    # Python reads 1_0 and digits of other scripts, which no other program does.
+    plain = not isinstance(value, str) or (value.isascii() and "_" not in value)
     # True is an int in Python.
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
+    if plain and isinstance(value, int | float | str) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):
             found = float(value)
             if base is float:

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
+from ltcli.core.text import printable
+
 
 def aligned(
     rows: Sequence[Sequence[str]],
@@ -14,7 +16,7 @@ def aligned(
     """Return one line of text for each row, its cells padded to columns.
 
     Args:
-        rows: Cells, as many in each row; printable text.
+        rows: Cells, as many in each row; what a terminal obeys is escaped.
         left: Columns that align to the left, as text does; numbers align to the right.
         indent: Blanks before each line.
         gap: Blanks between two columns.
@@ -31,7 +33,7 @@ def aligned(
         table.add_column(justify="left" if column in left else "right", no_wrap=is_whole)
     for row in rows:
         # Text, as names of classes and files may look like rich's markup.
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, map(printable, row)))
     # Wide enough for any table: the terminal wraps long lines, and a file keeps them whole.
     console = Console(width=width - indent if width else 10_000, color_system=None)
     with console.capture() as capture:

@@ -18,14 +18,20 @@ _COLLECTIONS: dict[type, str] = {list: "a list", dict: "a mapping"}
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the parameters in a YAML file of at most 1 MB, or raise a ParamError."""
+    return {name: value for name, (_, value) in read_lines(path).items()}
+
+
+def read_lines(path: Path) -> dict[str, tuple[int, Any]]:
+    """Return line, from 1, and value of each parameter in a YAML file; see ``read_mapping``."""
     import yaml
 
     text = read_text(path, ParamError, max_bytes=1_000_000)
     refuse_control(text, path)
+    lines: dict[str, int] = {}
     loader = yaml.SafeLoader(text)
     events = iter(loader.get_event, None)
     try:
-        roots = [(event, _value(path, event, events)) for event in events if _is_node(event)]
+        roots = [(e, _value(path, e, events, lines)) for e in events if _is_node(e)]
     # The scanner converts escapes such as "\UFFFFFFFF" and directive numbers unchecked.
     except (yaml.YAMLError, ValueError, OverflowError, IndexError) as error:
         mark = getattr(error, "problem_mark", None) or loader.get_mark()
@@ -42,15 +48,20 @@ def read_mapping(path: Path) -> dict[str, Any]:
         got = _COLLECTIONS.get(type(value)) or clipped(event.value or "empty text")
         rule = f"must be one mapping of parameters, got {'another' if len(filled) > 1 else got}"
         raise ParamError(f"{path}:{event.start_mark.line + 1}", rule, "write name: value")
-    return value
+    return {name: (lines[name], found) for name, found in value.items()}
 
 
 def _is_node(event: Any) -> bool:
     return hasattr(event, "anchor")
 
 
-def _value(path: Path, event: Any, events: Iterator[Any], depth: int = 1) -> Any:
-    """Return the value that an event starts, and take the events within it."""
+def _value(
+    path: Path, event: Any, events: Iterator[Any], lines: dict[str, int], depth: int = 1
+) -> Any:
+    """Return the value that an event starts, and take the events within it.
+
+    ``lines`` gets the line of each key of the outer mapping.
+    """
     where = f"{path}:{event.start_mark.line + 1}"
     if event.anchor:
         kind, got = ("anchors", "&") if hasattr(event, "tag") else ("aliases", "*")
@@ -64,7 +75,7 @@ def _value(path: Path, event: Any, events: Iterator[Any], depth: int = 1) -> Any
         return plain_value(event.value, where) if event.implicit[0] else event.value
     if depth > 5:
         raise ParamError(where, "values must be nested at most 5 deep")
-    inner = [(e, _value(path, e, events, depth + 1)) for e in takewhile(_is_node, events)]
+    inner = [(e, _value(path, e, events, {}, depth + 1)) for e in takewhile(_is_node, events)]
     if type(event).__name__ == "SequenceStartEvent":
         return [value for _, value in inner]
     values: dict[str, Any] = {}
@@ -78,5 +89,5 @@ def _value(path: Path, event: Any, events: Iterator[Any], depth: int = 1) -> Any
         if key in values:
             rule = f"key '{clipped(key)}' must be given once, got it again"
             raise ParamError(where, rule, "remove one of the two")
-        values[key] = value
+        values[key], lines[key] = value, start.start_mark.line + 1
     return values

@@ -16,7 +16,7 @@ from torch import nn
 
 from ltcli.compute.device import seed_layers
 from ltcli.core.context import Context
-from ltcli.core.errors import NumericalError
+from ltcli.core.errors import ArtifactError, NumericalError
 from ltcli.data.batches import Batch
 from ltcli.engine.optimizers import Optimizer
 from ltcli.engine.state import Snapshots, TrainingState
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds of work that a crash may cost.
 CHECKPOINT_SECONDS = 30.0
+_REMOVE = "remove the .resume.safetensors file beside the output"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def fit(
     draw numbers in training, such as dropout. ``record`` makes another form of the work of a step.
 
     Raises:
+        ArtifactError: The checkpoint is not one of this run.
         NumericalError: A loss is not finite; epoch and step are named.
         StopError: A signal came; the state was saved after the step in progress.
     """
@@ -114,7 +116,7 @@ def fit(
     dtype = torch.float32 if device.type == "mps" else torch.float64
     # The summed loss, and the number of steps while it was finite.
     meters = torch.zeros(2, dtype=dtype, device=device)
-    first_epoch, first_step = _resume(state, context, meters)
+    first_epoch, first_step = _resume(state, context, meters, epochs)
     total, finite = meters
 
     def work(batch: Batch) -> None:
@@ -132,6 +134,10 @@ def fit(
             rows = order(epoch).to(device)
             if len(rows) % batch_size == 1 and len(rows) > 1:
                 rows = rows[:-1]
+            steps = -(-len(rows) // batch_size)
+            if first_step > steps:
+                rule = f"checkpoint must be at a step in 0 ... {steps}, got {first_step}"
+                raise ArtifactError(context.name, rule, _REMOVE)
             rate = learning_rate(epoch)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate * group.get("rate", 1.0)
@@ -161,14 +167,26 @@ def fit(
                 context.stop_here()
 
 
-def _resume(state: TrainingState, context: Context, meters: torch.Tensor) -> tuple[int, int]:
+def _resume(
+    state: TrainingState, context: Context, meters: torch.Tensor, epochs: int
+) -> tuple[int, int]:
     saved = context.checkpoint.load()
     if saved is None:
         return 0, 0
     tensors, position = saved
-    meters.copy_(tensors.pop("meters"))
-    state.restore(tensors)
-    return position["epoch"], position["step"]
+    epoch, step = position.get("epoch"), position.get("step")
+    # Not isinstance: True is an int.
+    if type(epoch) is not int or type(step) is not int or not (0 <= epoch < epochs and step >= 0):
+        got = f"got epoch {epoch!r:.40}, step {step!r:.40}"
+        rule = f"checkpoint must be at an epoch in 0 ... {epochs - 1}, {got}"
+        raise ArtifactError(context.name, rule, _REMOVE)
+    try:
+        meters.copy_(tensors.pop("meters"))
+        state.restore(tensors)
+    except (IndexError, KeyError, RuntimeError, ValueError):
+        rule = "tensors of the checkpoint do not fit this run"
+        raise ArtifactError(context.name, rule, _REMOVE) from None
+    return epoch, step
 
 
 def _save(

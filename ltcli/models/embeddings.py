@@ -16,8 +16,11 @@ def backbone(feature_dim: int) -> Backbone:
     return Backbone("embeddings", "embeddings", feature_dim)
 
 
-def _build(_record: Backbone) -> nn.Module:
+def _build(record: Backbone) -> nn.Module:
     from torch import nn
+
+    if record != backbone(record.feature_dim):
+        raise KeyError(record.name)
 
     return nn.Identity()
 

@@ -95,8 +95,10 @@ def load_generator(artifact: Artifact, device: torch.device) -> Generator:
     state = artifact.load("*")
     classes, dim = state["tokens"].shape
     try:
-        generator = Generator(classes, dim, info["width"], info["layers"])
-        generator.load_state_dict(state)
+        # On "meta" nothing is allocated for a width that the tensors do not have.
+        with torch.device("meta"):
+            generator = Generator(classes, dim, info["width"], info["layers"])
+        generator.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, ValueError):
         rule = f"its tensors do not fit {info['layers']} layers of width {info['width']}"
         raise ArtifactError(artifact.header.path, rule) from None

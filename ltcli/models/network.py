@@ -12,7 +12,7 @@ from ltcli.compute.device import autocast
 from ltcli.compute.parallel import World
 from ltcli.core.errors import ArtifactError
 from ltcli.models.backbones import build_backbone
-from ltcli.models.classifier import FORMS, Classifier
+from ltcli.models.classifier import Classifier
 
 
 class Network(nn.Module):
@@ -132,8 +132,6 @@ def load_network(model: Artifact, device: torch.device, epoch: int | None = None
 def load_classifier(model: Artifact, epoch: int | None = None) -> Classifier:
     """Rebuild the classifier of a model artifact, in eval mode on the CPU; see ``load_network``."""
     form, shape = model.header.info["classifier"], model.header.tensors["classifier.weight"][1]
-    if form not in FORMS:
-        raise ArtifactError(model.header.path, f"unknown classifier {form}")
     classifier = Classifier(shape[1], shape[0], form)
     try:
         classifier.load_state_dict(load_part(model, "classifier", epoch))
@@ -147,6 +145,10 @@ def load_part(model: Artifact, part: str, epoch: int | None = None) -> dict[str,
     """Return the tensors of ``backbone`` or ``classifier`` by name; see ``load_network``."""
     if epoch is None:
         return model.load(f"{part}.*")
-    position = model.tensor("snapshots.epoch").tolist().index(epoch)
+    known = model.tensor("snapshots.epoch").tolist()
+    if epoch not in known:
+        rule = f"snapshots.epoch must hold {epoch}, one of the last epochs"
+        raise ArtifactError(model.header.path, rule)
+    position = known.index(epoch)
     kept = model.load(f"snapshots.{part}.*")
     return {name: stacked[position] for name, stacked in kept.items()}

@@ -81,6 +81,10 @@ def _build(record: Backbone) -> ResNet:
     from ltcli.models.resnet import Experts, ResNet, Rotations, TwoBranches
 
     widths, blocks = _SHAPES[record.name]
+    known = {key: getattr(record, key) for key in ("image_size", "mean", "std")}
+    # All else follows from these, so another value is forged.
+    if record != backbone(record.name, record.variant, in_files=not record.stored_size, **known):
+        raise KeyError(record.name)
     shape: dict[str, Any] = {"widths": widths, "blocks": blocks, "projection": widths == _WIDE}
     if record.variant in _EXPERTS:
         return Experts(**shape, experts=_EXPERTS[record.variant])

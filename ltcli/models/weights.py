@@ -13,9 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from ltcli.artifacts.header import opened
+from ltcli.artifacts.schema import fault_by_ending
 from ltcli.core.errors import ArtifactError
+from ltcli.core.text import clipped
 from ltcli.models.network import Network, Pooled
 
+_DEPTH = 4
 _WRAPPERS = ("state_dict", "model", "model_state")
 
 
@@ -32,10 +35,24 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         content = file.read()
     if path.suffix == ".safetensors":
         try:
-            return load_safetensors(content)
+            found = load_safetensors(content)
         except SafetensorError as error:
             raise ArtifactError(path, f"cannot be read: {error}") from None
-    return _state_of(path, _unpickled(path, content))
+    else:
+        found = _state_of(path, _unpickled(path, content))
+    for name, tensor in found.items():
+        if fault := _fault(tensor):
+            raise ArtifactError(path, f"{clipped(name)} must be a tensor of numbers, got {fault}")
+    return found
+
+
+def _fault(tensor: torch.Tensor) -> str | None:
+    """Return why a tensor holds no plain numbers of its own; None where it does."""
+    if tensor.is_meta:
+        return "one without numbers"
+    if tensor.is_quantized or tensor.is_complex() or tensor.layout != torch.strided:
+        return f"a {'sparse' if tensor.layout != torch.strided else _shown(tensor.dtype)} one"
+    return None
 
 
 def _unpickled(path: Path, content: bytes) -> Any:
@@ -50,17 +67,18 @@ def _unpickled(path: Path, content: bytes) -> Any:
 
 
 def _state_of(path: Path, found: Any) -> dict[str, torch.Tensor]:
-    # Checkpoints of trainers wrap the state dict, sometimes more than once.
-    while isinstance(found, dict):
-        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), dict)), None)
-        if inner is None:
+    # Trainers wrap the state dict, sometimes more than once; a forged file, without end.
+    for _ in range(_DEPTH):
+        if not isinstance(found, dict):
             break
-        found = inner
+        inner = (found[key] for key in _WRAPPERS if isinstance(found.get(key), dict))
+        found = next(inner, found)
     if not isinstance(found, dict) or not found:
         raise ArtifactError(path, "holds no state dict")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise ArtifactError(path, f"must hold tensors by name, got {name} that is none")
+            rule = f"must hold tensors by name, got {clipped(str(name))} that is none"
+            raise ArtifactError(path, rule)
     return found
 
 
@@ -110,8 +128,19 @@ def _check_shapes(
         if name in own and own[name].shape != tensor.shape:
             rule = f"{name} must be of shape {list(own[name].shape)}, got {list(tensor.shape)}"
             raise ArtifactError(where, rule)
+        # Weights stored as bytes or counts would be other numbers than those that were trained.
+        if name in own and tensor.is_floating_point() != own[name].is_floating_point():
+            rule = f"{name} must be of type {_shown(own[name].dtype)}, got {_shown(tensor.dtype)}"
+            raise ArtifactError(where, rule)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(where, f"{name} must be finite, got NaN or infinity")
+        if fault := fault_by_ending(name, tensor):
+            raise ArtifactError(where, f"{name} must {fault}")
+
+
+def _shown(dtype: torch.dtype) -> str:
+    """Return the name of a type of numbers."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _put_in_classifier(network: Network, last: Mapping[str, torch.Tensor | None]) -> int:

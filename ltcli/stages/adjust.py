@@ -22,7 +22,7 @@ from ltcli.core.table import aligned
 from ltcli.core.text import printable
 from ltcli.data.class_table import read_class_table, read_shares
 from ltcli.data.reading import Reading
-from ltcli.stages.league import recorded
+from ltcli.stages.league import recorded, sound_recipe
 from ltcli.stages.samples import check_alike, check_samples, open_samples
 from ltcli.stages.stage import Checked, Input, Result, Stage, check_follows_prior, recipe
 
@@ -99,10 +99,11 @@ def _check_first(way: str, model: Header) -> None:
     """Refuse a second adjustment for the class prior, or for costs, of one classifier."""
     for stage, before in reversed(model.info["recipe"]):  # A fresh classifier ends older ones.
         if stage == "finetune":
-            method, run = recorded(stage, before)
-            # A classifier trained anew keeps nothing of an earlier adjustment.
-            if method.head(run.params.options, run).start == "fresh":
-                return
+            with sound_recipe(model):
+                method, run = recorded(stage, before)
+                # A classifier trained anew keeps nothing of an earlier adjustment.
+                if method.head(run.params.options, run).start == "fresh":
+                    return
         # Costs and prior are separate corrections: a model may have one of each.
         if stage == "adjust" and (way == "costs") == ("costs" in before):
             what = "costs" if way == "costs" else "the class prior"

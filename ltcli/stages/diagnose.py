@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError, ParamError
-from ltcli.core.params import param
+from ltcli.core.params import build, param
 from ltcli.methods.options import HeadRule, head_of
 from ltcli.stages.diagnosis_tables import ORIGINS, PAIRS, lines_of
 from ltcli.stages.stage import Input, Result, Stage, check_epoch, of_bank
@@ -94,9 +94,15 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
             raise ArtifactError(after.path, rule, "name predictions of one test set")
     if "generator" in headers:
         made = headers["generator"]
-        rule, value = made.parameters["head"], made.parameters["head_at"]
-        if head != head_of(HeadRule(rule, value), counts, "diagnose"):
-            hint = f"it was trained with --head {rule}" + ("" if value is None else f" {value:g}")
+        given = {name: made.parameters.get(name) for name in ("head", "head_at")}
+        try:
+            chosen = build(HeadRule, given, "parameters")
+            theirs = head_of(chosen, counts, "parameters")
+        except ParamError as error:
+            raise ArtifactError(made.path, str(error)) from None
+        if head != theirs:
+            hint = f"it was trained with --head {chosen.head}"
+            hint += "" if chosen.head_at is None else f" {chosen.head_at:g}"
             raise ArtifactError(made.path, "has other head classes", hint)
 
 
@@ -118,7 +124,7 @@ def _check_learned(bank: Header, model: Header) -> None:
     known = [model.digest]
     if model.parameters.get("train") == "classifier":
         # Its backbone is still that of the model it started from.
-        known.append(model.inputs["model"])
+        known.append(model.inputs.get("model", ""))
     if bank.info["model"] not in known:
         rule = f"has another backbone than the features of {bank.path}"
         raise ArtifactError(model.path, rule, "run dump-features on it, and name its features")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcli.core.errors import ArtifactError
 from ltcli.core.table import aligned
 from ltcli.core.text import lacking
 
@@ -136,6 +137,10 @@ def read(header: Header) -> Diagnosis:
     # A header keeps its keys sorted, and before comes before after.
     told = info["predictions"]
     predictions = {role: told[role] for role in ("before", "after") if role in told}
+    drawn = [role for role in ("before", "after") if f"confusion.{role}" in tensors]
+    if drawn != list(predictions):
+        rule = "predictions must name those behind confusion.before and confusion.after"
+        raise ArtifactError(header.path, rule)
     tail, smallest = tensors["tail"].tolist(), tensors["smallest"].tolist()
     return Diagnosis(
         tensors, tail, smallest, info["class_names"], info["class_counts"], predictions

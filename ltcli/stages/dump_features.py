@@ -11,7 +11,7 @@ from ltcli.core.context import Context
 from ltcli.core.errors import NumericalError, ParamError
 from ltcli.core.params import param
 from ltcli.data.reading import Reading
-from ltcli.stages.samples import check_alike, check_samples, open_samples
+from ltcli.stages.samples import check_alike, check_padding, check_samples, open_samples
 from ltcli.stages.stage import (
     Input,
     Result,
@@ -60,6 +60,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if not params.views:
         refuse_given("dump-features", params, ("padding", "flip", "seed"), "without --views")
     refuse_augmentation("dump-features", params, store)
+    check_padding("dump-features", params.padding, headers["split"])
     if params.maps:
         require_maps(headers["model"])
 

@@ -80,8 +80,12 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         moving = any(name.startswith("backbone.") for name in snapshots)
         for i in range(len(epochs)):
             state = {name: tensor[i] for name, tensor in snapshots.items()}
-            # Not strict, as a snapshot may hold the classifier alone.
-            network.load_state_dict(state, strict=False)
+            try:
+                # Not strict, as a snapshot may hold the classifier alone.
+                network.load_state_dict(state, strict=False)
+            except RuntimeError:
+                rule = "its snapshots do not fit its network"
+                raise ArtifactError(model.header.path, rule) from None
             network.to(device)
             if moving:
                 features = features_of(network, images, dtype)

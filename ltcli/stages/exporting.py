@@ -39,7 +39,8 @@ FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
 # The limit of one protocol buffer, less some room for the graph.
 ONNX_BYTES = 2**31 - 2**24
-_IMAGES = 256  # Enough to show a wrong layout or normalisation, within seconds.
+# Enough to show a wrong layout or normalisation, within seconds; fewer of large images.
+_IMAGES, _PIXELS = 256, 2**24
 _BATCH = 64
 _CUT = "stored_size, crop_mode, crop_share and interpolation of the backbone say how it is cut"
 _INPUT = f"uint8 [B, H, W, 3], RGB, of image_size; {_CUT} and resized"
@@ -127,7 +128,8 @@ def _images(header: Header, split: Path | None, root: str | None) -> torch.Tenso
         generator = torch.Generator().manual_seed(derive("export"))
         if not backbone.image_size:
             return torch.randn(_IMAGES, backbone.feature_dim, generator=generator)
-        shape = (_IMAGES, *backbone.image_size, 3)
+        number = min(_IMAGES, max(2, _PIXELS // math.prod(backbone.image_size)))
+        shape = (number, *backbone.image_size, 3)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     with open_artifact(split) as artifact:
         if artifact.header.digest != header.info["split"]:

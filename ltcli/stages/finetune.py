@@ -15,7 +15,7 @@ from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule
 from ltcli.methods.method import Run, SolvingRun, Training, with_given
-from ltcli.stages.samples import check_alike, check_samples, open_samples
+from ltcli.stages.samples import check_alike, check_padding, check_samples, open_samples
 from ltcli.stages.stage import (
     Input,
     Result,
@@ -134,6 +134,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
     if params.data == "images":
         check_samples("finetune", params.root, headers["split"])
         check_alike(headers["split"], model)
+        check_padding("finetune", params.padding, headers["split"])
     store = headers["split"].info["store"] if params.data == "images" else "features"
     refuse_augmentation("finetune", params, store, defaults)
     if params.beta == 0:  # Weights of 1 sum to the batch size: both reductions are the same.
@@ -231,8 +232,7 @@ def _recipe_before(headers: Mapping[str, Header]) -> list[Any]:
             parameters = header.parameters
             if role == "features":
                 # Nothing else of them matters here, or it is a parameter of finetune, too.
-                storage, precision = parameters["storage"], parameters["precision"]
-                parameters = {"storage": storage, "precision": precision}
+                parameters = {name: parameters.get(name) for name in ("storage", "precision")}
             elif header.stage == "merge-covariances":
                 parameters = {**parameters, "class_counts": header.info["class_counts"]}
             steps = recipe(steps, header.stage, parameters)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,18 +66,24 @@ class Benchmark:
 def read_provenance(header: Header) -> tuple[League, Benchmark]:
     """League and setting of predictions, from their header."""
     info, backbone = header.info, backbone_of(header)
-    for name in ("network_parameters", "held_out"):
-        if type(info[name]) is not int or info[name] < 0:
-            raise ArtifactError(header.path, f"{name} must be a count, got {info[name]!r:.80}")
-    try:
+    with sound_recipe(header):
         split = dict(info["recipe"])["split"]
         profile = str(split["profile"])
         if profile == "auto":
             profile = "natural" if SOURCES[split["source"]].natural else "exp"
         factor = float(split["imbalance_factor"])
+        if not math.isfinite(factor):
+            raise ValueError(factor)
         benchmark = Benchmark(str(split["source"]), profile, factor, backbone.label)
         return _league(info, backbone), benchmark
-    except (AttributeError, KeyError, LtcliError, TypeError, ValueError):
+
+
+@contextmanager
+def sound_recipe(header: Header) -> Iterator[None]:
+    """Raise ArtifactError where reading the recipe of an artifact fails."""
+    try:
+        yield
+    except (AttributeError, KeyError, LtcliError, TypeError, ValueError, OverflowError):
         # Recipes of other versions have other stages, methods and parameters.
         hint = "train the model again, or leave it out"
         raise ArtifactError(header.path, "recipe is not one of this ltcli", hint) from None

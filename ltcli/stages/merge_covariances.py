@@ -51,7 +51,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         if params.rank is not None and form != "factor":
             rule = f"form must be factor for --rank, got {form}"
             raise ArtifactError(header.path, rule, "make both with --form factor")
-        divisor = header.parameters["divisor"]
+        divisor = header.parameters.get("divisor")
         if divisor != params.divisor:
             rule = f"divisor must be {params.divisor}, got {divisor}"
             raise ArtifactError(header.path, rule, "make both with one --divisor, and name it")

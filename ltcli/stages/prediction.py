@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ltcli.artifacts.backbone import backbone_of
-from ltcli.core.errors import ArtifactError, DataError
+from ltcli.core.errors import ArtifactError, DataError, NumericalError
 from ltcli.core.params import param
 from ltcli.data.source_table import MAX_PIXELS
 from ltcli.data.walk import Left
@@ -115,6 +115,9 @@ def predict(
             features = features_of(network, images, dtype)
             with torch.inference_mode():
                 probabilities = network.classifier(features.to(where)).softmax(1).cpu()
+            if not bool(probabilities.isfinite().all()):
+                rule = "probabilities must be finite, got NaN or infinity"
+                raise NumericalError("predict", rule, "the model has diverged: train it again")
             names, top = header.info["class_names"], min(params.top, probabilities.shape[1])
             best, classes = probabilities.topk(top)
             for row, values in zip(classes.tolist(), best.tolist(), strict=True):

@@ -14,7 +14,7 @@ from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods.method import Run, Training, with_given
-from ltcli.stages.samples import check_samples
+from ltcli.stages.samples import check_padding, check_samples
 from ltcli.stages.stage import (
     Checked,
     Input,
@@ -113,6 +113,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> Checked:
     check_processes("pretrain", method.alone, params.method)
     method.check(params.options, run)
     check_samples("pretrain", params.root, header)
+    check_padding("pretrain", params.padding, header)
     refuse_augmentation("pretrain", params, header.info["store"], defaults)
     start = resolve_start(params, method.backbone(params.options, run), header)
     if header.size("train.labels", 0) < 2:

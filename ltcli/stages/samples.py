@@ -66,6 +66,13 @@ def _shape(split: Header) -> str:
     return f"images of {height}x{width} pixels"
 
 
+def check_padding(stage: str, padding: int, split: Header) -> None:
+    """Raise ParamError where the border of stored images is as wide as the images."""
+    if split.info["store"] == "images" and padding >= (side := min(split.info["image_size"])):
+        rule = f"padding must be at most {side - 1} for {_shape(split)}, got {padding}"
+        raise ParamError(stage, rule, "a crop would lie beside the image")
+
+
 def size_warning(split: Header, backbone: Backbone, root: str | None) -> str | None:
     """Return a line that warns of images smaller than a network's input; None where none is."""
     # These networks take images in the size of the split.

@@ -314,9 +314,21 @@ CASES: list[tuple[str, str, Forge]] = [
         "axis C is 2 in class_counts but 3 in class_names",
         info(class_counts=[7, 3]),
     ),
-    ("class names as text", "class_names must be a list of text", info(class_names="abc")),
-    ("class names as numbers", "class_names must be a list of text", info(class_names=[0, 1, 2])),
-    ("negative count", "class_counts must be a list of counts", info(class_counts=[7, 3, -1])),
+    (
+        "class names as text",
+        "class_names must be a list of text, got 'abc'",
+        info(class_names="abc"),
+    ),
+    (
+        "class names as numbers",
+        "class_names must be a list of text, got [0, 1, 2]",
+        info(class_names=[0, 1, 2]),
+    ),
+    (
+        "negative count",
+        "class_counts must be a list of counts, got [7, 3, -1]",
+        info(class_counts=[7, 3, -1]),
+    ),
     (
         "no class names",
         "confusion metadata must have class_names",

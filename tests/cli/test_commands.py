@@ -80,7 +80,7 @@ def test_a_command_without_an_artifact_takes_a_parameter_file_too(ltcli, chain, 
     assert json.loads(found.out)["level"] == 0.8
     config.write_text("lewel: 0.9\n")
     done = ltcli("compare", "--config", config, "-d", chain)
-    lines = [f"error: {config}: no parameter 'lewel'", "hint: did you mean 'level'?"]
+    lines = [f"error: {config}:1: no parameter 'lewel'", "hint: did you mean 'level'?"]
     assert (done.code, done.lines) == (2, lines)
 
 
@@ -88,7 +88,7 @@ def test_a_file_may_leave_out_a_parameter_that_must_be_given(ltcli, tmp_path):
     config = tmp_path / "split.yaml"
     config.write_text("imbalance_factor: ten\n")
     done = ltcli("split", "digits", "--config", config, "-d", tmp_path)
-    line = f"error: {config}: imbalance_factor must be a number, got ten"
+    line = f"error: {config}:1: imbalance_factor must be a number, got ten"
     assert (done.code, done.lines) == (2, [line])
     config.write_text("imbalance_factor: 10\n")
     assert ltcli("split", "digits", "--config", config, "--dry-run", "-d", tmp_path).code == 0

@@ -10,6 +10,7 @@ import pytest
 
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import open_artifact, save
+from ltcli.core.errors import ArtifactError
 
 
 @pytest.fixture
@@ -371,21 +372,34 @@ def test_two_predictions_of_one_model_are_no_two_runs(ltcli, copy):
         ({"network_parameters": True}, "network_parameters must be a count, got True"),
     ],
 )
-def test_a_fact_that_is_no_count_is_refused(ltcli, chain, tmp_path, info, message):
-    file = on_cifar(chain, tmp_path, **info)
+def test_a_fact_that_is_no_count_is_refused(ltcli, chain, tmp_path, monkeypatch, info, message):
+    with monkeypatch.context() as forger:
+        forger.setattr("ltcli.artifacts.store.check_schema", lambda *_: {"C": 10})
+        file = on_cifar(chain, tmp_path, **info)
     done = ltcli("compare", file)
     assert done.code == 3
     assert done.lines == [f"error: {file}: {message}"]
 
 
+@pytest.mark.parametrize("recipe", [{}, "pretrain", [["split", {"profile": "exp"}], 3]])
+def test_a_recipe_must_be_a_list_of_stages(chain, tmp_path, recipe):
+    with open_artifact(chain / "evaluate-pretrain.safetensors") as artifact:
+        header, tensors = artifact.header, artifact.load("*")
+    facts = {"stage": "evaluate", "parameters": header.parameters, "inputs": header.inputs}
+    info = header.info | {"recipe": recipe}
+    with pytest.raises(ArtifactError) as caught:
+        save(tmp_path / "x.safetensors", "predictions", tensors, info=info, **facts)
+    rule = "recipe must be a list of stages with their parameters"
+    assert caught.value.message == f"{rule}, got {recipe!r}"
+
+
 @pytest.mark.parametrize(
     "recipe",
     [
-        {},
+        [],
         [["pretrain", {}]],
         [["finetune", {"method": "no-such"}]],
-        "pretrain",
-        [["split", {"profile": "exp"}], 3],
+        [["split", {"source": "digits", "profile": "exp", "imbalance_factor": "nan"}]],
     ],
 )
 def test_a_recipe_that_cannot_be_read_is_refused(ltcli, chain, tmp_path, recipe):

@@ -211,7 +211,10 @@ def test_unknown_key_in_a_config_file_names_the_file_and_the_nearest_key(ltcli, 
     config.write_text("epoch: 3\n")
     done = ltcli("pretrain", "--config", config, "-d", tmp_path)
     assert done.code == 2
-    assert done.lines == [f"error: {config}: no parameter 'epoch'", "hint: did you mean 'epochs'?"]
+    assert done.lines == [
+        f"error: {config}:1: no parameter 'epoch'",
+        "hint: did you mean 'epochs'?",
+    ]
 
 
 def test_method_options_come_from_the_config_file_too(ltcli, chain, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ltcli.artifacts.store import open_artifact
+from ltcli.artifacts.store import open_artifact, save
 
 HEAD = "file,rank,class,probability"
 
@@ -222,3 +222,31 @@ def test_a_folder_that_cannot_be_listed_is_named(ltcli, chain, tmp_path, monkeyp
     done = ltcli("predict", tmp_path, "--model", chain / "pretrain.safetensors")
     line = f"error: {tmp_path}: must be read whole: .: cannot be listed: permission denied"
     assert (done.code, done.lines) == (5, [line])
+
+
+def forged(chain, tmp_path, tensors=None, info=None):
+    """A model of the chain with other tensors or metadata."""
+    path = tmp_path / "forged.safetensors"
+    with open_artifact(chain / "pretrain.safetensors") as model:
+        header, known = model.header, model.load("*")
+    facts = {"stage": "pretrain", "parameters": header.parameters, "inputs": header.inputs}
+    save(path, "model", known | (tensors or {}), **facts, info=header.info | (info or {}))
+    return path
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_probabilities_that_are_not_finite_are_no_result(ltcli, chain, photos, tmp_path, options):
+    huge = forged(chain, tmp_path, {"classifier.weight": torch.full((10, 64), 3e38)})
+    done = ltcli("predict", photos, *options, "--model", huge)
+    line = "error: predict: probabilities must be finite, got NaN or infinity"
+    assert done.code == 4
+    assert done.lines == [line, "hint: the model has diverged: train it again"]
+    assert "NaN" not in done.out.replace("got NaN", "")
+
+
+def test_what_a_terminal_obeys_in_a_name_is_shown(ltcli, chain, photos, tmp_path):
+    hostile = forged(chain, tmp_path, info={"class_names": ["\x1b[2J\n"] * 10})
+    done = ltcli("predict", photos / "0.png", "--model", hostile)
+    assert done.out.splitlines()[1].split(",")[2] == r"\u001b[2J\n"
+    missing = ltcli("predict", "\x1b[2J.png", "--model", hostile)
+    assert missing.lines == [r"error: \u001b[2J.png: no such file or folder"]

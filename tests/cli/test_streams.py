@@ -47,6 +47,32 @@ def test_output_that_cannot_be_written_is_an_error(chain: Path, words: tuple[str
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_messages_that_cannot_be_written_are_lost_and_the_work_is_done(tmp_path: Path):
+    code = "from ltcli.cli.main import main; main()"
+    words = ("split", "digits", "-d", str(tmp_path))
+    with Path("/dev/full").open("wb") as full:
+        call = [sys.executable, "-c", code, *words]
+        done = subprocess.run(call, stdout=subprocess.PIPE, stderr=full, check=False)
+    assert done.returncode == 0
+    assert done.stdout.decode().splitlines()[0] == f"{tmp_path}/split.safetensors"
+    assert (tmp_path / "split.run.jsonl").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+def test_too_little_memory_to_load_torch_is_an_error(chain: Path, tmp_path: Path):
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9));"
+    code += "from ltcli.cli.main import main; main()"
+    words = ("covariances", "-d", str(chain), "--out", str(tmp_path / "c.safetensors"))
+    call = [sys.executable, "-c", code, *words]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr.splitlines() == [
+        "error: ltcli covariances: out of memory",
+        "hint: raise the limit of memory: see ulimit -v",
+    ]
+
+
 @pytest.mark.parametrize("error", [OSError(28, "full", "a.txt"), OSError(5, "input/output error")])
 def test_other_failures_of_the_system_are_bugs(ltcli, chain, monkeypatch, error):
     def fail(*_args: object) -> None:

@@ -309,7 +309,7 @@ def test_a_wrong_option_and_a_wrong_line_of_a_file_name_their_place(ltcli, tmp_p
     done = ltcli("split", "digits", "--config", config, "-d", tmp_path)
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [
-        f"error: {config}: no parameter 'seeds'",
+        f"error: {config}:1: no parameter 'seeds'",
         "hint: did you mean 'seed'?",
     ]
 
@@ -402,3 +402,14 @@ def test_paths_groups_and_short_options():
     assert record == Files((Path("a"), Path("b,c")), Path("x"))
     with pytest.raises(ParamError, match="here: folder must be a path, got True"):
         build(Files, {"folder": True}, "here")
+
+
+@pytest.mark.parametrize("text", ["1_0", "1_000", "\uff11\uff10", "1e1_0"])
+def test_numbers_that_only_python_reads_are_no_numbers(ltcli, tmp_path, text):
+    done = ltcli("split", "digits", "--seed", text, "-d", tmp_path)
+    assert (done.code, done.err) == (2, f"error: split: seed must be a whole number, got {text}\n")
+    config = tmp_path / "p.yaml"
+    config.write_text(f"# a comment\nseed: {text}\n")
+    done = ltcli("split", "digits", "--config", config, "-d", tmp_path)
+    line = f"error: {config}:2: seed must be a whole number, got {text}"
+    assert (done.code, done.lines) == (2, [line])

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltcli.core.context import Context
-from ltcli.core.errors import NumericalError, StopError
+from ltcli.core.errors import ArtifactError, NumericalError, StopError
 from ltcli.data.batches import Augmentation, ImageBatches
 from ltcli.data.digits import load_digits
 from ltcli.data.samplers import instance_balanced
@@ -404,6 +404,39 @@ def test_the_loss_falls_on_a_gpu(dtype):
     losses = [epoch.loss for epoch in run.fit(8)]
     assert losses[-1] < math.log(10) < losses[0]
     assert next(run.network.parameters()).is_cuda
+
+
+@pytest.mark.parametrize(
+    ("position", "rule"),
+    [
+        ({"epoch": 10**6, "step": 0}, "at an epoch in 0 ... 1, got epoch 1000000, step 0"),
+        ({"epoch": 2, "step": 0}, "at an epoch in 0 ... 1, got epoch 2, step 0"),
+        ({"epoch": -1, "step": 0}, "at an epoch in 0 ... 1, got epoch -1, step 0"),
+        ({"epoch": True, "step": 0}, "at an epoch in 0 ... 1, got epoch True, step 0"),
+        ({"epoch": 0, "step": "1"}, "at an epoch in 0 ... 1, got epoch 0, step '1'"),
+        ({"step": 0}, "at an epoch in 0 ... 1, got epoch None, step 0"),
+        ({"epoch": 1, "step": STEPS + 1}, "at a step in 0 ... 6, got 7"),
+    ],
+)
+def test_a_checkpoint_of_another_place_than_the_run_has_is_refused(position, rule):
+    run = Run()
+    state = TrainingState(run.network, run.optimizer, run.snapshots)
+    run.context.checkpoint.save({**state.tensors(), "meters": torch.zeros(2)}, position)
+    with pytest.raises(ArtifactError) as caught:
+        list(run.fit(2))
+    assert str(caught.value) == f"pretrain: checkpoint must be {rule}"
+    assert caught.value.hint == "remove the .resume.safetensors file beside the output"
+
+
+@pytest.mark.parametrize("change", ["meters", "module.classifier.weight", "optimizer.99.step"])
+def test_a_checkpoint_of_other_tensors_is_refused(change):
+    run = Run()
+    state = TrainingState(run.network, run.optimizer, run.snapshots)
+    saved = {**state.tensors(), "meters": torch.zeros(2)} | {change: torch.zeros(3)}
+    run.context.checkpoint.save(saved, {"epoch": 0, "step": 0})
+    with pytest.raises(ArtifactError) as caught:
+        list(run.fit(2))
+    assert str(caught.value) == "pretrain: tensors of the checkpoint do not fit this run"
 
 
 class Launches(TorchDispatchMode):

@@ -274,7 +274,10 @@ def test_an_unknown_parameter_is_refused(ltcli, tmp_path, name, stage):
     config.write_text(f"method: {name}\nepochz: 3\n")
     done = ltcli(stage, "--config", config, "-d", tmp_path)
     assert done.code == 2
-    assert done.lines == [f"error: {config}: no parameter 'epochz'", "hint: did you mean 'epochs'?"]
+    assert done.lines == [
+        f"error: {config}:2: no parameter 'epochz'",
+        "hint: did you mean 'epochs'?",
+    ]
 
 
 def test_a_parameter_of_another_method_is_refused(ltcli, tmp_path):

@@ -6,6 +6,7 @@ import torch
 from ltcli.artifacts.store import open_artifact, save
 from ltcli.core.errors import ArtifactError
 from ltcli.models import small_images
+from ltcli.models.classifier import FORMS
 from ltcli.models.network import (
     build_backbone,
     build_classifier,
@@ -131,8 +132,10 @@ def test_an_unknown_backbone_is_refused(tmp_path, changed, shown):
 @pytest.mark.parametrize("form", ["mlp", 7, None])
 def test_an_unknown_classifier_is_refused(tmp_path, form):
     path = tmp_path / "model.safetensors"
-    write(path, build_network(RESNET20, 3, seed=0), classifier=form)
-    assert refusal(path) == f"{path}: unknown classifier {form}"
+    with pytest.raises(ArtifactError) as caught:
+        write(path, build_network(RESNET20, 3, seed=0), classifier=form)
+    first, last = ", ".join(FORMS[:-1]), FORMS[-1]
+    assert str(caught.value) == f"{path}: classifier must be {first} or {last}, got {form!r}"
 
 
 def test_a_misfit_is_one_line_on_the_command_line(ltcli, copy):

@@ -169,3 +169,59 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, whole):
         assert refusal(tmp_path / name) == "holds no state dict"
     torch.save({"a": torch.zeros(1), "epoch": 3}, tmp_path / "mixed.pth")
     assert refusal(tmp_path / "mixed.pth") == "must hold tensors by name, got epoch that is none"
+
+
+def cyclic(state):
+    """A container that holds itself, and nothing else."""
+    found = {}
+    found["state_dict"] = found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (cyclic, "must hold tensors by name, got state_dict that is none"),
+        (lambda s: {"model": {"state_dict": cyclic(s)}}, "must hold tensors by name"),
+        (lambda s: s | {"w": torch.eye(3).to_sparse()}, "numbers, got a sparse one"),
+        (lambda s: s | {"w": torch.eye(3).to_sparse_csr()}, "numbers, got a sparse one"),
+        (lambda s: s | {"w": torch.empty(3, device="meta")}, "numbers, got one without numbers"),
+        (
+            lambda s: s | {"w": torch.zeros(3, dtype=torch.complex64)},
+            "numbers, got a complex64 one",
+        ),
+    ],
+    ids=["cyclic", "cyclic inside", "sparse", "sparse rows", "meta", "complex"],
+)
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_containers_without_plain_numbers_are_refused(tmp_path, change, rule):
+    path = tmp_path / "w.pth"
+    torch.save(change({"v": torch.zeros(2)}), path)
+    with pytest.raises(ArtifactError, match=rule):
+        read_weights(path)
+
+
+def test_wrapped_weights_are_found_below_four_wrappers(tmp_path):
+    state = {"v": torch.ones(2)}
+    torch.save({"model": {"state_dict": {"model": {"model_state": state}}}}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth")["v"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (
+            {"conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int8)},
+            "conv1.weight must be of type float32, got int8",
+        ),
+        (
+            {"bn1.running_var": torch.full((64,), -1.0)},
+            "bn1.running_var must be at least 0, got -1",
+        ),
+    ],
+    ids=["whole numbers", "variance"],
+)
+def test_weights_that_no_training_gives_are_refused(whole, change, rule):
+    with pytest.raises(ArtifactError) as caught:
+        put_in(build_network(RESNET18, 3, 0), whole.state_dict() | change, "w.pth", HEAD)
+    assert str(caught.value) == f"w.pth: {rule}"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ltcli.artifacts.header import read_header
 from ltcli.artifacts.store import save
 from ltcli.cli.main import run
+from ltcli.models import embeddings
 from ltcli.report import charts, figures
 from ltcli.stages.diagnosis_tables import read
 from ltcli.stats.confusion import top_confusing
@@ -164,7 +165,7 @@ def test_a_hundred_classes_can_be_drawn(ltcli, tmp_path, rng, monkeypatch):
         if part != "train":
             tensors[f"{part}.logits"] = torch.zeros(len(labels), 100)
     info = {"class_names": [f"class {c}" for c in range(100)], "class_counts": counts}
-    info |= {"split": "0", "model": "0", "backbone": "none"}
+    info |= {"split": "0", "model": "0", "backbone": vars(embeddings.backbone(8))}
     bank = tmp_path / "dump-features.safetensors"
     facts = {"stage": "dump-features", "parameters": {}, "inputs": {}, "info": info}
     save(bank, "features", tensors, **facts)

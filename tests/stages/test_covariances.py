@@ -65,7 +65,9 @@ def test_classes_with_one_image_are_reported_and_have_no_spread(ltcli, copy):
     for name in ("features", "labels"):
         tensors[f"train.{name}"] = tensors[f"train.{name}"][keep]
     del tensors["train.views"], tensors["train.maps"]
-    facts = {"parameters": header.parameters, "inputs": header.inputs, "info": header.info}
+    counts = tensors["train.labels"].bincount(minlength=10).tolist()
+    info = header.info | {"class_counts": counts}
+    facts = {"parameters": header.parameters, "inputs": header.inputs, "info": info}
     save(bank, "features", tensors, stage="dump-features", **facts)
     for form in ("full", "diagonal", "factor"):
         out = copy / f"{form}.safetensors"

@@ -428,3 +428,20 @@ def test_features_are_not_augmented_by_finetune_either(ltcli, copy):
     done = ltcli("finetune", "--method", "crt", "--reduction", "mean-of-weighted", "-d", copy)
     line = "error: finetune: reduction must not be given without --beta"
     assert (done.code, done.lines) == (2, [line])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pretrain", "--backbone", "resnet20"),
+        ("finetune", "--method", "crt", "--data", "images"),
+        ("dump-features", "--views", "1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_border_is_narrower_than_the_images(ltcli, chain, tmp_path, words):
+    out = ("--out", tmp_path / "x.safetensors", "--dry-run", "-d", chain)
+    done = ltcli(*words, "--padding", 8, *out)
+    line = f"error: {words[0]}: padding must be at most 7 for images of 8x8 pixels, got 8"
+    assert (done.code, done.lines) == (2, [line, "hint: a crop would lie beside the image"])
+    assert ltcli(*words, "--padding", 7, *out).code == 0
