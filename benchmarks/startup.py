@@ -21,7 +21,8 @@ HERE = Path(__file__).resolve().parents[1]
 
 def command(*words: str | Path, of: Path = HERE) -> Callable[[], object]:
     """Return a function that runs a program with the source of a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(of)}
+    # With bytecode, as an installed program has it.
+    environment = {**os.environ, "PYTHONPATH": str(of), "PYTHONDONTWRITEBYTECODE": ""}
     return lambda: subprocess.run(
         list(map(str, words)), check=True, capture_output=True, env=environment
     )
