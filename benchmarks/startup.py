@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import ratios
@@ -60,11 +61,12 @@ def starts(folder: Path, rounds: int) -> None:
 
 def quick_start(folder: Path, old: Path) -> None:
     """Measure the recipe of a new user, here and in an older checkout."""
-    works = [
-        command("bash", checkout / "recipes/quickstart.sh", folder / name, of=checkout)
-        for name, checkout in (("new", HERE), ("old", old))
-    ]
-    ours, theirs = ratios.in_turns(1, *works)
+
+    def anew(checkout: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            command("bash", checkout / "recipes/quickstart.sh", out, of=checkout)()
+
+    ours, theirs = ratios.in_turns(2, partial(anew, HERE), partial(anew, old))
     ratios.check("quick start / that of the old checkout", ours, theirs, most=0.4)
 
 
