@@ -36,7 +36,9 @@ SUFFIXES = _words(
     " blp ftc ftu gbr tga icb vda vst"
 )
 # Images that Pillow reads in some versions, with a plugin, or not at all.
-_UNCERTAIN = _words("avif avifs heic heif hif jxl dcm raw dng cr2 cr3 nef arw orf rw2 raf pef srw")
+_UNCERTAIN = _words(
+    "avif avifs heic heics heif heifs hif jxl dcm raw dng cr2 cr3 nef arw orf rw2 raf pef srw"
+)
 # Never opened: what lies beside images by the thousand, or must not be taken for an image.
 _NO_IMAGES = _words(
     "txt csv tsv json jsonl md rst xml html htm yaml yml toml ini cfg log py sh ipynb mat npy npz"
