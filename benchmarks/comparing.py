@@ -85,8 +85,9 @@ def python(checkout: Path, *words: str | Path) -> str:
     """Return what Python prints with the source of a checkout."""
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     line = [sys.executable, *map(str, words)]
+    # In the checkout: with -m, the current folder comes before PYTHONPATH.
     return subprocess.run(
-        line, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        line, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=checkout
     ).stdout
 
 

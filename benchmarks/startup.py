@@ -24,8 +24,9 @@ def command(*words: str | Path, of: Path = HERE) -> Callable[[], object]:
     """Return a function that runs a program with the source of a checkout."""
     # With bytecode, as an installed program has it.
     environment = {**os.environ, "PYTHONPATH": str(of), "PYTHONDONTWRITEBYTECODE": ""}
+    # In the checkout: with -m, the current folder comes before PYTHONPATH.
     return lambda: subprocess.run(
-        list(map(str, words)), check=True, capture_output=True, env=environment
+        list(map(str, words)), check=True, capture_output=True, env=environment, cwd=of
     )
 
 

@@ -55,13 +55,16 @@ def outcomes(logits: Rows, labels: Tensor) -> Outcomes:
     class_counts(labels, logits.shape[1])  # refuses labels outside the classes
     predicted = torch.empty_like(labels)
     losses, confidence = torch.empty(2, len(labels), dtype=torch.float64).unbind()
-    # Filled in place: results kept between the blocks would split the memory that each block frees.
+    # Results and work are filled in place: memory that is asked for anew in each block, and results
+    # kept between the blocks, would take more time than the arithmetic.
+    work = torch.empty(BLOCK, logits.shape[1], dtype=torch.float64)
     for first in range(0, len(labels), BLOCK):
         rows = torch.arange(first, min(first + BLOCK, len(labels)))
         block, own = logits[rows], labels[rows].unsqueeze(1)
         best = predictions(block, first)
         top = block.gather(1, best.unsqueeze(1)).squeeze(1).double()
-        normalisers = block.double().logsumexp(dim=1)
+        shifted = torch.sub(block, top.unsqueeze(1), out=work[: len(rows)])
+        normalisers = shifted.exp_().sum(dim=1).log_().add_(top)  # logsumexp
         predicted[rows] = best
         losses[rows] = normalisers - block.gather(1, own).squeeze(1).double()
         confidence[rows] = (top - normalisers).exp()
