@@ -1,6 +1,7 @@
 """The program: the commands, and one place where failures become lines and exit codes."""
 
 import errno
+import gc
 import io
 import json
 import os
@@ -231,4 +232,10 @@ def main() -> None:
         sys.stderr = _Messages(
             sys.stderr.detach(), encoding, "backslashreplace", line_buffering=True
         )
-    sys.exit(run(sys.argv[1:]))
+    # Importing torch makes a hundred thousand objects that live to the end. To look through them
+    # for garbage as often as Python does, and again at the exit, takes a quarter of a short run.
+    gc.set_threshold(5000)
+    code = run(sys.argv[1:])
+    if "onnx" not in sys.modules:  # Its C++ code complains at the exit of what is left.
+        gc.freeze()
+    sys.exit(code)
