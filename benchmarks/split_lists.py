@@ -17,6 +17,7 @@ import ratios
 
 from ltcli.data.annotations import load_annotations
 from ltcli.data.listed import load_lists, load_table
+from ltcli.data.source_table import Request
 
 IMAGES, CLASSES = 437_513, 8142
 
@@ -57,12 +58,12 @@ def main() -> None:
             rounds,
             lambda: read_csv(table),
             lambda: json.loads(annotations.read_bytes()),
-            lambda: load_lists({"train": folder / "list.txt"}, None),
-            lambda: load_table(table),
-            lambda: load_annotations(annotations, None),
+            lambda: load_lists({"train": folder / "list.txt"}, None, Request("list", folder)),
+            lambda: load_table(table, Request("csv", folder)),
+            lambda: load_annotations(annotations, None, Request("inat", folder)),
         )
-        ratios.check("source list / csv module", lists, of_csv, most=4.5)
-        ratios.check("source csv / csv module", made, of_csv, most=5)
+        ratios.check("source list / csv module", lists, of_csv, most=6)
+        ratios.check("source csv / csv module", made, of_csv, most=7)
         ratios.check("source inat / json module", joined, of_json, most=3.5)
 
 

@@ -29,6 +29,8 @@ def open_regular(path: Path) -> BinaryIO:
 
 def is_file_name(text: str) -> bool:
     """Return whether a text can be a path: opening others raises ValueError, not OSError."""
+    if text.isascii():  # Nearly all are.
+        return "\0" not in text
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:

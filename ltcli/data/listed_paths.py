@@ -79,7 +79,7 @@ def sound_paths(parts: Mapping[str, Entries], request: Request) -> dict[str, lis
             # A fault in the spelling of paths shows in each folder's first path.
             if folder not in folders:
                 folders.add(folder)
-                if searches and not os.path.lexists(request.root / path):
+                if searches and not os.path.lexists(os.path.join(request.root, path)):
                     searches -= 1
                     if _spelled(path, request.root) is not None:
                         raise _error(entries, row, path, request)
@@ -88,15 +88,15 @@ def sound_paths(parts: Mapping[str, Entries], request: Request) -> dict[str, lis
 
 def _relative(path: str, prefixes: tuple[str, ...]) -> str | None:
     """Return a path relative to the root in its shortest form, or None where it leads elsewhere."""
+    if not is_file_name(path):
+        return None
     short = posixpath.normpath(path)
-    if short.startswith("/"):
+    if short[0] == "/":
         inside = next((prefix for prefix in prefixes if short.startswith(prefix)), None)
         if inside is None:
             return None
         short = short[len(inside) :]
-    if short in (".", "..") or short.startswith("../") or not is_file_name(path):
-        return None
-    return short
+    return None if short in (".", "..") or short.startswith("../") else short
 
 
 def _error(entries: Entries, row: int, path: str, request: Request) -> DataError:
