@@ -14,6 +14,7 @@ Peaks are of memory beyond what was there before. Writes 1 GB to a temporary fol
 """
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from isda import IMAGENET_LT, long_tail
 from torch import Tensor
 
 from ltcli.artifacts.store import Artifact, open_artifact, save
+from ltcli.models import embeddings
 from ltcli.stats.covariance_forms import estimate
 from ltcli.stats.moments import class_moments
 from ltcli.stats.running_moments import start, update
@@ -87,7 +89,7 @@ def bank(path: Path, samples: int) -> None:
     tensors = {f"{part}.{k}": v for part, those in parts.items() for k, v in those.items()}
     names = [str(c) for c in range(classes)]
     info = {"class_names": names, "class_counts": counts.tolist()}
-    info |= {"split": "", "model": "", "backbone": ""}
+    info |= {"split": "", "model": "", "backbone": dataclasses.asdict(embeddings.backbone(2048))}
     for part in ("val", "test"):
         tensors[f"{part}.logits"] = torch.zeros(0, classes)
     save(path, "features", tensors, stage="made", parameters={}, inputs={}, info=info)
