@@ -15,6 +15,7 @@ import torch
 from startup import ltcli
 
 from ltcli.artifacts.store import save
+from ltcli.data.source_table import MAX_PIXELS
 
 IMAGES = 12_800
 
@@ -40,6 +41,7 @@ def random_split(path: Path, counts: Sequence[int], val: int, test: int) -> None
         "source": "folder",
         "store": "images",
         "image_size": [32, 32],
+        "max_pixels": MAX_PIXELS,
         "source_counts": [IMAGES // 10 + 2] * 10,
         "groups": {},
     }
