@@ -125,7 +125,7 @@ def _part(part: str, letter: str, labels: Values = _CLASS) -> tuple[Tensor, ...]
         Tensor(f"{part}.features", _REAL, (letter, "D"), "embeddings, no images", of_features),
         Tensor(f"{part}.labels", _INT, (letter,), "class, 0..C-1", values=labels),
         Tensor(f"{part}.index", _INT, (letter,), pool, values=_COUNT),
-        Tensor(f"{part}.groups", _INT, (letter,), "group that stays in one part", False, _COUNT),
+        Tensor(f"{part}.groups", _INT, (letter,), _TOGETHER, False, _COUNT),
     )
 
 
@@ -136,6 +136,7 @@ def _bank(part: str, letter: str, labels: Values = _CLASS) -> tuple[Tensor, ...]
     )
 
 
+_TOGETHER = "group that stays in one part, and in one fold"
 _OWN = "logits of the model's own classifier"
 _PATHS = "relative paths of train, val and test images, UTF-8, NUL-joined"
 _EIGENVALUES = "eigenvalues of {}, falling, feature units squared"
@@ -253,6 +254,7 @@ _KINDS = (
             *_bank("train", "N", _EVERY_CLASS),
             *_bank("val", "V"),
             *_bank("test", "T"),
+            Tensor("train.groups", _INT, ("N",), _TOGETHER, False, _COUNT),
             Tensor("val.logits", _REAL, ("V", "C"), _OWN),
             Tensor("test.logits", _REAL, ("T", "C"), _OWN),
             Tensor("train.views", _STORED, ("Q", "N", "D"), "features of augmented images", False),

@@ -4,7 +4,8 @@
     m_c ~ n_c^(-1/4), the largest of them max_margin
 
 Only the target's logit falls, by s m_y. Margin 0 is cross-entropy on scaled cosines. The released
-code trains the last layer without bias; with a plain linear layer this scale diverges.
+code trains the last layer without bias; with a plain linear layer this scale diverges. Where lbfgs
+solves for a linear classifier, its L2 coefficient bounds the logits instead, and s is 1.
 
 Source: Cao, Wei, Gaidon, Arechiga, Ma, NeurIPS 2019, arXiv 1906.07413.
 """
@@ -32,8 +33,9 @@ def make_loss(options: Options, run: TrainingRun) -> Loss:
 
     from ltcli.stats import losses
 
-    # The logits already have the factor of the cosines, so the margins get it too.
-    margins = losses.margins(run.class_counts.cpu(), options.max_margin) * options.scale
+    # Logits of cosines already have their factor, so the margins get it too.
+    scale = 1.0 if run.solver == "lbfgs" else options.scale
+    margins = losses.margins(run.class_counts.cpu(), options.max_margin) * scale
     margins = margins.float().to(run.class_counts.device)
 
     return lambda logits, labels, _batch: F.cross_entropy(
@@ -47,7 +49,9 @@ METHOD = Method(
     stages=BOTH,
     options=Options,
     loss=make_loss,
-    head=lambda options, _run: Head(
-        start="fresh", trainable=("weight",), form="cosine", scale=options.scale
+    head=lambda options, run: (
+        Head()
+        if run.solver == "lbfgs"
+        else Head(start="fresh", trainable=("weight",), form="cosine", scale=options.scale)
     ),
 )

@@ -43,6 +43,11 @@ class Training(Reading):
 
     method: str = param(help="method, or a list a,b; see ltcli methods")
     options: object = nested()
+    optimizer: Literal["auto", "sgd", "adam", "lbfgs"] = param(
+        "auto",
+        "lbfgs solves for a classifier on features; auto: that on embeddings, else sgd",
+        group=_SCHEDULE,
+    )
     epochs: int | None = param(
         None, "length; an epoch draws as many samples as there are", ge=0, group=_SCHEDULE
     )
@@ -57,6 +62,9 @@ class Training(Reading):
     momentum: float = param(0.9, "momentum of SGD", ge=0, lt=1, group=_SCHEDULE)
     nesterov: bool | None = param(None, "use Nesterov momentum", group=_SCHEDULE)
     weight_decay: float | None = param(None, "L2 coefficient", ge=0, group=_SCHEDULE)
+    l2: float | None = param(
+        None, "L2 coefficient of lbfgs; default: best of 5 folds", gt=0, group=_SCHEDULE
+    )
     beta: float = param(
         0.0, "effective-number class weights: 0 none, towards 1: 1/n", ge=0, lt=1, group=_IMBALANCE
     )
@@ -115,6 +123,7 @@ class Run:
     """A run before it starts, with its schedule decided.
 
     Attributes:
+        solver: Optimiser: sgd, adam, or lbfgs, which has no epochs.
         whole: Whether the backbone is trained too.
         bank: Whether samples are features of a feature bank instead of images.
         deferred: First epoch with class weights and with the sampler.
@@ -124,6 +133,7 @@ class Run:
     stage: str
     params: Training
     schedule: Schedule
+    solver: str
     whole: bool
     bank: bool
     deferred: int
@@ -132,6 +142,8 @@ class Run:
     @property
     def epochs(self) -> int:
         """Epochs of this run."""
+        if self.solver == "lbfgs":
+            return 0
         given = self.params.epochs
         return self.schedule.epochs if given is None else given
 

@@ -100,6 +100,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
                 # From the stored features, so that both agree in bfloat16 too.
                 tensors[f"{part}.logits"] = classifier(tensors[f"{part}.features"].float())
         tensors[f"{part}.labels"] = split.tensor(f"{part}.labels")
+    if "train.groups" in split.header.tensors:
+        tensors["train.groups"] = split.tensor("train.groups")
     if params.maps:
         images = samples("train")
         batches = images.in_order(slice(0, images.size), infer.batch_size(images))

@@ -14,7 +14,8 @@ from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
 from ltcli.engine.schedules import Schedule
-from ltcli.methods.method import Run, SolvingRun, Training, with_given
+from ltcli.methods.method import Method, Run, SolvingRun, Training, with_given
+from ltcli.stages import solving
 from ltcli.stages.samples import check_alike, check_padding, check_samples, open_samples
 from ltcli.stages.stage import (
     Input,
@@ -68,7 +69,6 @@ class Params(Training):
     from_epoch: int | None = param(
         None, "start from this epoch, kept by pretrain --snapshots", ge=1
     )
-    optimizer: Literal["sgd", "adam"] = param("sgd", "optimiser", group="Schedule")
     decay: Literal["cosine", "steps"] = param(
         "cosine", "fall of the learning rate", group="Schedule"
     )
@@ -91,16 +91,23 @@ def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
     elif not schedule.milestones:
         # Without a later phase the rate stays as it is.
         schedule = dataclasses.replace(schedule, milestones=(epochs,), factors=(1.0,))
-    return Run(
+    run = Run(
         stage="finetune",
         params=params,
         # Milestones are counted in epochs of this run.
         schedule=dataclasses.replace(schedule, epochs=epochs),
+        solver="sgd",
         whole=params.train == "all",
         bank=params.data == "features",
         deferred=0,
         headers=headers,
     )
+    method = methods.find(params.method, "finetune")
+    return dataclasses.replace(run, solver=solving.decided(run, method, _defaults(method)))
+
+
+def _defaults(method: Method[Any]) -> dict[str, Any]:
+    return {**DEFAULTS, **method.defaults.get("finetune", {})}
 
 
 def needs(params: Params) -> set[str]:
@@ -121,16 +128,18 @@ def unread(method: str) -> set[str]:
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Check what is known before any work."""
     method, model = methods.find(params.method, "finetune"), headers["model"]
-    defaults = {**DEFAULTS, **method.defaults.get("finetune", {})}
+    defaults = _defaults(method)
     refuse = functools.partial(refuse_given, "finetune", params, defaults=defaults)
     check_processes("finetune", method.alone, params.method)
     hint = "it solves for the classifier and trains nothing"
     refuse(unread(params.method), f"for {params.method}", hint)
     run = run_of(params, headers)
-    if run.epochs == 0:  # Only pretrain has a use for 0 epochs: given weights.
+    if params.epochs == 0:  # Only pretrain has a use for 0 epochs: given weights.
         raise ParamError("finetune", "epochs must be at least 1, got 0")
     # Adam reads neither momentum nor nesterov.
-    check_momentum("finetune", run.schedule.nesterov and params.optimizer == "sgd", params.momentum)
+    check_momentum("finetune", run.schedule.nesterov and run.solver == "sgd", params.momentum)
+    if method.solve is None:
+        solving.check(run, method, defaults)
     if params.data == "images":
         check_samples("finetune", params.root, headers["split"])
         check_alike(headers["split"], model)
@@ -196,7 +205,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
         from ltcli.stages.training import assemble, start_classifier, train
 
         head = method.head(options, run)
-        fresh = head.start == "fresh"
+        solved = run.solver == "lbfgs"
+        fresh = head.start == "fresh" or solved  # A solution has nothing of its start.
         if fresh:
             num_classes, dim = network.classifier.weight.shape
             # Drawn on the CPU: the same start on every device.
@@ -204,12 +214,12 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             network.classifier = classifier.to(device)
         start_classifier(network.classifier, head, fresh=fresh)
         backbone, shift_bn = None if run.bank else backbone_of(model.header), params.shift_bn
-        kind = params.optimizer
-        ready = assemble(
-            method, run, network, inputs, backbone, dtype, optimizer=kind, shift_bn=shift_bn
-        )
-        mixing = Mixing(params.mixup, params.seed) if params.mixup > 0 else None
-        kept = train(method, ready, mixing, context, shift_bn=shift_bn)
+        ready = assemble(method, run, network, inputs, backbone, dtype, shift_bn=shift_bn)
+        if solved:
+            solving.solve(ready, method, inputs, context)
+        else:
+            mixing = Mixing(params.mixup, params.seed) if params.mixup > 0 else None
+            kept = train(method, ready, mixing, context, shift_bn=shift_bn)
     return Result(
         {**passed_on, **network.state_dict(), **kept},
         info
@@ -218,7 +228,11 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "method": params.method,
             # A fresh classifier has nothing of the one before it.
             "balanced": (info["balanced"] and not fresh) or methods.balances(method, options, run),
-            "recipe": recipe(_recipe_before(run.headers), "finetune", as_dict(params)),
+            "recipe": recipe(
+                _recipe_before(run.headers),
+                "finetune",
+                {**as_dict(params), "optimizer": run.solver},
+            ),
         },
     )
 

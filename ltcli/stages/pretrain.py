@@ -14,6 +14,7 @@ from ltcli.core.errors import ArtifactError, ParamError
 from ltcli.core.params import param
 from ltcli.engine.schedules import SCHEDULES
 from ltcli.methods.method import Run, Training, with_given
+from ltcli.stages import solving
 from ltcli.stages.samples import check_padding, check_samples
 from ltcli.stages.stage import (
     Checked,
@@ -77,22 +78,26 @@ def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
     epochs = schedule.epochs if params.epochs is None else params.epochs
     # A short run has weights and sampler in its last epoch at least.
     deferred = max(0, min(round(params.defer * epochs / schedule.epochs), epochs - 1))
-    return Run(
+    run = Run(
         stage="pretrain",
         params=params,
         schedule=schedule,
+        solver="sgd",
         whole=True,
         bank=False,
         deferred=deferred,
         headers=headers,
     )
+    method = methods.find(params.method, "pretrain")
+    defaults = method.defaults.get("pretrain", {})
+    return dataclasses.replace(run, solver=solving.decided(run, method, defaults))
 
 
 def check(params: Params, headers: Mapping[str, Header]) -> Checked:
     """Check what is known before any work, and find out where the run starts from."""
     header, run = headers["split"], run_of(params, headers)
     method, schedule = methods.find(params.method, "pretrain"), run.schedule
-    check_momentum("pretrain", schedule.nesterov, params.momentum)
+    check_momentum("pretrain", schedule.nesterov and run.solver == "sgd", params.momentum)
     if params.defer >= schedule.epochs:
         rule = f"defer must be less than the {schedule.epochs} epochs of schedule {params.schedule}"
         raise ParamError("pretrain", f"{rule}, got {params.defer}")
@@ -102,6 +107,7 @@ def check(params: Params, headers: Mapping[str, Header]) -> Checked:
     if params.mixed_labels == "remix" and params.mixup == 0:
         raise ParamError("pretrain", "mixed-labels must be share without --mixup, got remix")
     defaults = method.defaults.get("pretrain", {})
+    solving.check(run, method, defaults)
     refuse = functools.partial(refuse_given, "pretrain", params, defaults=defaults)
     if params.mixed_labels == "share":
         refuse(("remix_ratio", "remix_below"), "without --mixed-labels remix")
@@ -141,8 +147,12 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     alone = info["store"] == "features"
     dtype = torch.float32 if alone else resolve_precision(params.precision, device)
     network = place(network, device)
-    ready = assemble(method, run, network, inputs, start.backbone, dtype)
-    kept = train(method, ready, mixing_of(params, ready.class_counts), context)
+    ready, kept = assemble(method, run, network, inputs, start.backbone, dtype), {}
+    solved = run.solver == "lbfgs"
+    if solved:
+        solving.solve(ready, method, inputs, context)
+    else:
+        kept = train(method, ready, mixing_of(params, ready.class_counts), context)
     remix = params.mixed_labels == "remix" and params.remix_below > 0
     return Result(
         {**network.state_dict(), **kept},
@@ -153,9 +163,10 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "backbone": dataclasses.asdict(start.backbone),
             "classifier": network.classifier.form,
             "method": params.method,
-            "balanced": run.epochs > 0 and (remix or methods.balances(method, params.options, run)),
+            "balanced": (solved or run.epochs > 0)
+            and (remix or methods.balances(method, params.options, run)),
             "epochs": run.epochs,
-            "recipe": recipe_of(params, start, split.header),
+            "recipe": recipe_of(params, run.solver, start, split.header),
         },
     )
 
@@ -189,8 +200,7 @@ STAGE = Stage(
     defaults={"method": "cross-entropy"},
     examples=(
         "ltcli pretrain -d artifacts/c10-100",
-        "ltcli pretrain --backbone timm.resnet50 --weights resnet50.pth --epochs 0"
-        " -d artifacts/photos",
+        "ltcli pretrain --backbone timm.resnet50 --weights default --epochs 0 -d photos",
         "ltcli pretrain --schedule mislas --mixup 1 --epochs 50 -d artifacts/c10-100",
     ),
 )

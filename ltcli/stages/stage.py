@@ -179,11 +179,24 @@ def refuse_given(
     ``where`` is the circumstance in which nothing reads them, such as "for tau-norm"; ``defaults``
     of a method replace the declared ones.
     """
-    for spec in specs(type(params)):
-        default = defaults.get(spec.name, spec.default)
-        # A default that somebody typed cannot be told apart, and does no harm.
-        if spec.name in names and getattr(params, spec.name) != default:
-            raise ParamError(stage, f"{spec.flag[2:]} must not be given {where}", hint)
+    for flag in options_given(params, names, defaults):
+        raise ParamError(stage, f"{flag} must not be given {where}", hint)
+
+
+def options_given(
+    params: object, names: Collection[str], defaults: Mapping[str, object]
+) -> list[str]:
+    """Return which of some options have another value than the default, as words of their flags.
+
+    ``defaults`` of a method replace the declared ones.
+    """
+    # A default that somebody typed cannot be told apart, and does no harm.
+    return [
+        spec.flag[2:]
+        for spec in specs(type(params))
+        if spec.name in names
+        and getattr(params, spec.name) != defaults.get(spec.name, spec.default)
+    ]
 
 
 def check_momentum(stage: str, nesterov: bool, momentum: float) -> None:

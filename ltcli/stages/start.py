@@ -110,12 +110,12 @@ def _pixel_statistics(
     return backbone.mean, backbone.std
 
 
-def recipe_of(params: Params, start: Start, split: Header) -> list[Any]:
-    """Return the recipe of the model, with the outcome of ``auto`` and the origin of weights."""
+def recipe_of(params: Params, solver: str, start: Start, split: Header) -> list[Any]:
+    """Return the recipe of the model, with the outcomes of ``auto`` and the origin of weights."""
     # The inputs of a split identify its data set: other files make another recipe.
     chosen = {**split.parameters, **split.inputs, "store": split.info["store"]}
     first = recipe([], "split", chosen)
-    chosen = {**as_dict(params), "backbone": start.backbone.label}
+    chosen = {**as_dict(params), "backbone": start.backbone.label, "optimizer": solver}
     if start.origin is not None:
         chosen["weights"] = start.origin  # Not the path: a moved file is the same recipe.
     return recipe(first, "pretrain", chosen)

@@ -43,7 +43,6 @@ def assemble(
     backbone: Backbone | None,
     dtype: torch.dtype,
     *,
-    optimizer: str = "sgd",
     shift_bn: bool = False,
 ) -> TrainingRun:
     """Everything that the steps of a run work from.
@@ -106,7 +105,7 @@ def assemble(
         **vars(run),
         network=network,
         optimizer=make_optimizer(
-            network, head, run.schedule, momentum=params.momentum, kind=optimizer
+            network, head, run.schedule, momentum=params.momentum, kind=run.solver
         ),
         inputs=inputs_of("train", samples),
         maps=inputs_of("train", samples, maps=True) if "maps" in reads else None,

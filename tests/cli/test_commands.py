@@ -100,7 +100,7 @@ def test_a_file_may_leave_out_a_parameter_that_must_be_given(ltcli, tmp_path):
         ("ltcli fi", ["finetune"]),
         ("ltcli finetune --method tau-norm --ta", ["--tau"]),
         ("ltcli finetune --method crt --ta", []),
-        ("ltcli finetune --optimizer ", ["sgd", "adam"]),
+        ("ltcli finetune --optimizer ", ["auto", "sgd", "adam", "lbfgs"]),
         ("ltcli compare --wi", ["--wide"]),
     ],
 )
