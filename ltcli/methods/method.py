@@ -252,6 +252,10 @@ class SolvingRun(Run):
         class_counts: int64 [C], training images.
         features: float [N, D], training images; their labels are int64 [N].
         val_features: float [V, D], validation images; V may be 0.
+        means: float32 [C, D], class means, feature units.
+        covariance_counts: int64 [C], images that means and covariances come from.
+
+    ``means``, ``covariances`` and their counts are None unless the method reads "covariances".
     """
 
     classifier: Classifier
@@ -260,6 +264,9 @@ class SolvingRun(Run):
     labels: torch.Tensor
     val_features: torch.Tensor
     val_labels: torch.Tensor
+    means: torch.Tensor | None = None
+    covariances: Covariances | None = None
+    covariance_counts: torch.Tensor | None = None
 
 
 Options = TypeVar("Options")

@@ -198,7 +198,8 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
     options: Any = params.options
     fresh, kept = False, dict[str, torch.Tensor]()
     if method.solve is not None:
-        network.classifier, chosen = method.solve(options, _solving(run, inputs, network, dtype))
+        solving_run = _solving(method, run, inputs, network, dtype)
+        network.classifier, chosen = method.solve(options, solving_run)
         context.log({"event": "solved", **chosen})
         options = dataclasses.replace(options, **chosen)  # ``balances`` must judge the chosen tau.
     else:
@@ -254,7 +255,11 @@ def _recipe_before(headers: Mapping[str, Header]) -> list[Any]:
 
 
 def _solving(
-    run: Run, inputs: Mapping[str, Artifact], network: Network, dtype: torch.dtype
+    method: Method[Any],
+    run: Run,
+    inputs: Mapping[str, Artifact],
+    network: Network,
+    dtype: torch.dtype,
 ) -> SolvingRun:
     """Record that closed-form methods work from, on the CPU."""
     import torch
@@ -271,6 +276,12 @@ def _solving(
             samples = open_samples(source, part, device, run.params, backbone)
             features = features_of(network, samples, dtype)
         parts |= {f"{prefix}features": features, f"{prefix}labels": source.tensor(f"{part}.labels")}
+    reads = method.reads(run.params.options, run)
+    if "covariances" in reads:
+        from ltcli.stages.training import statistics
+
+        parts |= statistics(reads, inputs, torch.device("cpu"))
+        parts["covariance_counts"] = inputs["covariances"].tensor("counts")
     return SolvingRun(
         **vars(run),
         classifier=network.classifier.cpu(),

@@ -117,7 +117,7 @@ def assemble(
         reduce=weighted_mean(params.beta, params.reduction, class_counts, run.deferred),
         dtype=dtype,
         samples=samples,
-        **_statistics(reads, inputs, device),
+        **statistics(reads, inputs, device),
     )
 
 
@@ -293,10 +293,10 @@ def _behind_frozen(run: TrainingRun) -> Callable[[torch.Tensor], torch.Tensor]:
     return logits
 
 
-def _statistics(
+def statistics(
     reads: Collection[str], inputs: Mapping[str, Artifact], device: torch.device
 ) -> dict[str, Any]:
-    """Fields of ``TrainingRun`` that come from covariances, confusion and generator."""
+    """Fields of a run that come from covariances, confusion and generator."""
     found: dict[str, Any] = {}
     if "covariances" in reads:
         found["means"] = inputs["covariances"].tensor("means", device)

@@ -24,6 +24,8 @@ from ltcli.models.classifier import Classifier
 from ltcli.models.network import Network, build_backbone, load_network
 from ltcli.stages import finetune, pretrain
 from ltcli.stages.training import assemble
+from ltcli.stats.covariance_forms import estimate
+from ltcli.stats.quadratic import Full
 
 MODULES = {"pretrain": pretrain, "finetune": finetune}
 COUNTS = torch.tensor([12, 6, 4, 2])
@@ -102,8 +104,15 @@ def solving_run(
     nothing = torch.zeros(0, classifier.weight.shape[1]), torch.zeros(0, dtype=torch.int64)
     features, labels = train or nothing
     val_features, val_labels = val or nothing
+    plan, statistics = planned(name, **given), {}
+    if "covariances" in METHODS[name].reads(plan.params.options, plan):
+        plan = dataclasses.replace(plan, headers={"covariances": header(Path("covariances"))})
+        found = estimate(features, labels, len(counts), "full", ddof=0).tensors
+        statistics = {"means": found["means"], "covariances": Full(found["full"])}
+        statistics["covariance_counts"] = found["counts"]
     return SolvingRun(
-        **vars(planned(name, **given)),
+        **vars(plan),
+        **statistics,
         classifier=classifier,
         class_counts=counts,
         features=features,
