@@ -64,7 +64,7 @@ def main() -> None:
         )
         ratios.check("source list / csv module", lists, of_csv, most=6)
         ratios.check("source csv / csv module", made, of_csv, most=7)
-        ratios.check("source inat / json module", joined, of_json, most=3.5)
+        ratios.check("source inat / json module", joined, of_json, most=4)
 
 
 if __name__ == "__main__":

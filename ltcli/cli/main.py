@@ -44,6 +44,8 @@ _NOTES = (
     " 143 terminated, 1 a bug.",
 )
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+# Modules whose C++ code names all that is not collected at the exit.
+_COMPLAIN = {"onnx", "triton"}
 _HELP = {"help_option_names": ["-h", "--help"]}
 # Brackets in help are defaults, not markup; a bug keeps Python's own traceback, for reports.
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -236,6 +238,6 @@ def main() -> None:
     # for garbage as often as Python does, and again at the exit, takes a quarter of a short run.
     gc.set_threshold(5000)
     code = run(sys.argv[1:])
-    if "onnx" not in sys.modules:  # Its C++ code complains at the exit of what is left.
+    if _COMPLAIN.isdisjoint(sys.modules):
         gc.freeze()
     sys.exit(code)

@@ -8,6 +8,7 @@ import pytest
 
 from ltcli.cli.main import GROUPS
 from ltcli.stages import STAGES
+from tests.conftest import python
 
 HEAVY = ("torch", "torchvision", "numpy", "safetensors", "PIL", "matplotlib", "jinja2")
 CODE = """
@@ -149,3 +150,11 @@ def test_work_without_image_files_or_timm_s_networks_loads_no_timm_torchvision_o
     commands = [[*words, *(() if "--help" in words else ("-d", str(copy)))] for words in commands]
     found = start_all(commands, ("timm", "torchvision", "torch._dynamo"))
     assert found == [[words, 0, True, []] for words in commands]
+
+
+@pytest.mark.parametrize("module", ["torch", "torchvision", "onnx", "triton"])
+def test_nothing_is_said_at_the_exit_of_what_was_loaded(module):
+    pytest.importorskip(module)
+    program = f"import sys, {module}; sys.argv[1:] = ['--version']; from ltcli.cli.main import main"
+    done = python("-c", f"{program}; main()")
+    assert (done.returncode, done.stderr) == (0, "")
