@@ -30,6 +30,9 @@ class Schedule:
     pad_mode: str
 
 
+# Training images of CIFAR-10-LT at factor 100, for which papers state epochs of a classifier.
+PUBLISHED_IMAGES = 12_406
+MIN_STEPS = "fewest steps on features without --epochs; default: as for 12,406 images"
 _SHARP = (0.01, 0.0001)
 _GENTLE = (0.1, 0.01)
 
@@ -60,6 +63,17 @@ def learning_rate(schedule: Schedule, epochs: int, epoch: int) -> float:
         if epoch >= round(milestone * epochs / schedule.epochs):
             rate = schedule.lr * factor
     return rate
+
+
+def epochs_for(epochs: int, min_steps: int | None, samples: int, batch_size: int) -> int:
+    """Epochs of a run on features that takes at least so many steps; never fewer than ``epochs``.
+
+    None stands for the steps of the published setting: an epoch of a small data set has a few, and
+    a classifier that is fresh after ten of them is hardly trained.
+    """
+    if min_steps is None:
+        min_steps = epochs * -(-PUBLISHED_IMAGES // batch_size)
+    return max(epochs, -(-min_steps // max(1, -(-samples // batch_size))))
 
 
 def ramp(start: float, epoch: int, epochs: int) -> float:

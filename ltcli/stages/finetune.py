@@ -13,7 +13,7 @@ from ltcli.artifacts.backbone import backbone_of
 from ltcli.core.context import Context
 from ltcli.core.errors import ParamError
 from ltcli.core.params import as_dict, param, specs
-from ltcli.engine.schedules import Schedule
+from ltcli.engine.schedules import MIN_STEPS, Schedule, epochs_for
 from ltcli.methods.method import Method, Run, SolvingRun, Training, with_given
 from ltcli.stages import solving
 from ltcli.stages.samples import check_alike, check_padding, check_samples, open_samples
@@ -53,7 +53,9 @@ RECIPE = Schedule(
     nesterov=False,
     pad_mode="constant",
 )
-DEFAULTS = {name: value for name, value in vars(RECIPE).items() if name != "warmup"}
+# Epochs have no default of their own: on features a run takes as many as make enough steps.
+_LENGTHS = ("epochs", "warmup")
+DEFAULTS = {name: value for name, value in vars(RECIPE).items() if name not in _LENGTHS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class Params(Training):
     from_epoch: int | None = param(
         None, "start from this epoch, kept by pretrain --snapshots", ge=1
     )
+    min_steps: int | None = param(None, MIN_STEPS, ge=1, group="Schedule")
     decay: Literal["cosine", "steps"] = param(
         "cosine", "fall of the learning rate", group="Schedule"
     )
@@ -81,6 +84,12 @@ def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
     """The run that parameters describe; a cosine refuses milestones."""
     schedule = with_given(RECIPE, params, "finetune")
     epochs = schedule.epochs if params.epochs is None else params.epochs
+    bank = params.data == "features"
+    if bank and params.epochs is None and "features" in headers:
+        samples = headers["features"].size("train.labels", 0)
+        longer = epochs_for(epochs, params.min_steps, samples, schedule.batch_size)
+        milestones = tuple(round(one * longer / epochs) for one in schedule.milestones)
+        epochs, schedule = longer, dataclasses.replace(schedule, milestones=milestones)
     if params.decay == "cosine":
         if schedule.milestones:
             hint = f"{params.method} has them by default: --milestones '' --factors ''"
@@ -98,7 +107,7 @@ def run_of(params: Params, headers: Mapping[str, Header]) -> Run:
         schedule=dataclasses.replace(schedule, epochs=epochs),
         solver="sgd",
         whole=params.train == "all",
-        bank=params.data == "features",
+        bank=bank,
         deferred=0,
         headers=headers,
     )
@@ -144,6 +153,9 @@ def check(params: Params, headers: Mapping[str, Header]) -> None:
         check_samples("finetune", params.root, headers["split"])
         check_alike(headers["split"], model)
         check_padding("finetune", params.padding, headers["split"])
+    if not run.bank or params.epochs is not None:
+        where = "with --epochs" if run.bank else "without a feature bank"
+        refuse(("min_steps",), where, "it says how long to train where nothing else does")
     store = headers["split"].info["store"] if params.data == "images" else "features"
     refuse_augmentation("finetune", params, store, defaults)
     if params.beta == 0:  # Weights of 1 sum to the batch size: both reductions are the same.
@@ -232,10 +244,15 @@ def run(params: Params, inputs: Mapping[str, Artifact], context: Context) -> Res
             "recipe": recipe(
                 _recipe_before(run.headers),
                 "finetune",
-                {**as_dict(params), "optimizer": run.solver},
+                {**as_dict(params), "optimizer": run.solver, **_length(run, method)},
             ),
         },
     )
+
+
+def _length(run: Run, method: Method[Any]) -> dict[str, int]:
+    """Epochs of a run, for its recipe; nothing where it has none."""
+    return {} if method.solve or run.solver == "lbfgs" else {"epochs": run.epochs}
 
 
 def _recipe_before(headers: Mapping[str, Header]) -> list[Any]:

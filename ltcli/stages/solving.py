@@ -23,7 +23,7 @@ FOLDS = 5
 _OF_STEPS = (
     *("schedule", "epochs", "warmup", "batch_size", "lr", "decay", "milestones", "factors"),
     *("momentum", "nesterov", "weight_decay", "reduction", "defer", "mixup", "shift_bn"),
-    *("snapshots", "cuda_graph"),
+    *("min_steps", "snapshots", "cuda_graph"),
 )
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 from ltcli.core.context import Context
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import param
+from ltcli.engine.schedules import MIN_STEPS, epochs_for
 from ltcli.methods.options import HeadRule, head_of
-from ltcli.stages.stage import Input, Result, Stage, of_bank
+from ltcli.stages.stage import Input, Result, Stage, of_bank, refuse_given
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,10 @@ class Params(HeadRule):
     sampler: Literal["instance-balanced", "class-aware"] = param(
         "instance-balanced", "sampling of the head samples"
     )
-    epochs: int = param(50, "epochs to train; an epoch draws as many as there are samples", ge=1)
+    epochs: int | None = param(
+        None, "epochs to train, 50 or more; an epoch draws as many as there are samples", ge=1
+    )
+    min_steps: int | None = param(None, MIN_STEPS, ge=1)
     batch_size: int = param(512, "samples per step", ge=2)
     lr: float = param(1e-3, "learning rate of Adam, constant", gt=0)
     weight_decay: float = param(0.0, "L2 coefficient", ge=0)
@@ -62,6 +66,9 @@ class Params(HeadRule):
 
 def check(params: Params, headers: Mapping[str, Header]) -> None:
     """Refuse data without head or tail classes, or with too few head images."""
+    if params.epochs is not None:
+        hint = "it says how long to train where nothing else does"
+        refuse_given("stg-train", params, ("min_steps",), "with --epochs", hint)
     header = headers["features"]
     counts = header.info["class_counts"]
     if sum(itertools.compress(counts, head_of(params, counts, "stg-train"))) < 2:
@@ -134,11 +141,14 @@ def _train(
         include_self=params.include_self,
         device=device,
     )
+    epochs = params.epochs
+    if epochs is None:
+        epochs = epochs_for(50, params.min_steps, len(labels), params.batch_size)
     # Sums over an epoch: both losses, and the samples with a usable set.
     meters = torch.zeros(3, device=device)
 
     def order(epoch: int) -> torch.Tensor:
-        drawn = {"seed": params.seed, "epoch": epoch, "epochs": params.epochs}
+        drawn = {"seed": params.seed, "epoch": epoch, "epochs": epochs}
         return order_of(params.sampler, on_host, classes, **drawn)
 
     def objective(batch: Batch) -> torch.Tensor:
@@ -164,7 +174,7 @@ def _train(
         order,
         # Constant, as in the source.
         lambda _epoch: params.lr,
-        epochs=params.epochs,
+        epochs=epochs,
         batch_size=params.batch_size,
         seed=params.seed,
         context=context,
