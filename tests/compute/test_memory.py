@@ -6,12 +6,14 @@ import pytest
 from ltcli.compute.memory import keep_freed_memory
 from tests.conftest import python
 
-# Tensors of 64 MB, one after the other: the pages that the kernel has to hand out.
+# Tensors of 64 MB, one after the other: the pages that the kernel hands out, once malloc is used to
+# their size.
 PROGRAM = """
 import resource, torch
 from ltcli.compute.memory import keep_freed_memory
 {}
-torch.ones(2**24)
+for _ in range(20):
+    torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     torch.ones(2**24)
