@@ -9,6 +9,7 @@ from torch import nn
 from ltcli.artifacts.backbone import Backbone, backbone_of
 from ltcli.artifacts.store import Artifact
 from ltcli.compute.device import autocast
+from ltcli.compute.memory import keep_freed_memory
 from ltcli.compute.parallel import World
 from ltcli.core.errors import ArtifactError
 from ltcli.models.backbones import build_backbone
@@ -102,6 +103,8 @@ def build_classifier(
 
 def place(network: Network, device: torch.device) -> Network:
     """Move a network to a device, its convolutions in channels-last memory, which is faster."""
+    if device.type == "cpu":
+        keep_freed_memory()
     return network.to(device).to(memory_format=torch.channels_last)
 
 
