@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -106,9 +107,9 @@ def solve(
         known = "train.groups" in source.header.tensors
         groups = source.tensor("train.groups").numpy() if known else None
         held_out = torch.from_numpy(folds(labels.cpu().numpy(), FOLDS, run.seed, groups))
-        found = (
-            held_out_losses(problem, held_out.to(labels.device)) if (held_out >= 0).any() else []
-        )
+        # To rank penalties, products in single precision will do.
+        ranked = dataclasses.replace(problem, features=problem.features.float())
+        found = held_out_losses(ranked, held_out.to(labels.device)) if held_out.max() >= 0 else []
         l2 = PATH[found.index(min(found))] if found else PATH[0]
         context.log({"event": "folds", "l2": list(PATH[: len(found)]), "losses": found})
     weight, bias = scaling.undone(minimise(problem, l2))

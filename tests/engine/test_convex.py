@@ -123,18 +123,27 @@ def test_the_scaling_is_undone_in_the_classifier():
     features[:, 2] = 3.7
     scaling = Scaling.of(features)
     scaled = scaling(features)
-    torch.testing.assert_close(
-        scaled[:, 2], torch.zeros(120, dtype=torch.float64), atol=1e-6, rtol=0
-    )
-    others = [0, 1, 3, 4, 5]
-    torch.testing.assert_close(
-        scaled[:, others].square().mean(0), torch.ones(5, dtype=torch.float64)
-    )
-    solution = torch.randn(4, 7, dtype=torch.float64)
+    # A constant has no axis, and turning changes no length.
+    assert scaled.shape == (120, 5)
+    covariance = scaled.T @ scaled / 120
+    torch.testing.assert_close(covariance, covariance.diagonal().diag(), rtol=0, atol=1e-9)
+    assert covariance.trace() == pytest.approx(5)
+    solution = torch.randn(4, 6, dtype=torch.float64)
     vectors, bias = scaling.undone(solution)
     torch.testing.assert_close(
         features.double() @ vectors.T + bias, scaled @ solution[:, :-1].T + solution[:, -1]
     )
+
+
+def test_fewer_samples_than_dimensions_have_as_many_axes_as_samples_less_one():
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(8, 30, generator=rng) + 2
+    scaling = Scaling.of(features)
+    scaled = scaling(features)
+    assert scaled.shape == (8, 7)
+    centred = (features - features.mean(0)).double() / features.double().std(0, correction=0)
+    torch.testing.assert_close(scaled @ scaled.T, centred @ centred.T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scaling.axes.T @ scaling.axes, torch.eye(7).double())
 
 
 def test_losses_of_held_out_samples_are_those_of_solutions_without_them():
@@ -159,13 +168,13 @@ def labels_of_class(of, label):
 
 
 def test_the_path_ends_where_less_penalty_only_overfits():
-    # Noise has nothing to learn: the strongest penalty is the best, and two more are tried.
+    # Noise has nothing to learn: the strongest penalty is the best, and one more is tried.
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(60, 30, generator=rng, dtype=torch.float64)
     labels = torch.arange(60) % 3
     of = Problem(features, labels, torch.ones(60), cross_entropy, 3)
     found = held_out_losses(of, torch.arange(60) // 3 % 5)
-    assert len(found) == 3
+    assert len(found) == 2
     assert found[0] == min(found) == pytest.approx(math.log(3), abs=0.05)
 
 

@@ -12,6 +12,7 @@ from ltcli.artifacts.store import open_artifact
 from ltcli.core.errors import ArtifactError
 from ltcli.core.params import build
 from ltcli.data.samplers import order_of
+from ltcli.engine.schedules import epochs_for
 from ltcli.models.classifier import Classifier
 from ltcli.stages.finetune import DEFAULTS, Params, run_of
 from ltcli.stats.class_weights import effective_number_weights
@@ -424,3 +425,42 @@ def test_a_classifier_without_activation_maps_is_refused(chain, method, form):
     rule = f"must have a linear or cosine classifier for activation maps, got {form}"
     assert str(caught.value) == f"{model.path}: {rule}"
     assert caught.value.hint == "start from a model of another method"
+
+
+def epochs_of(path):
+    return dict(read_header(path).info["recipe"])["finetune"]["epochs"]
+
+
+def test_a_small_bank_is_trained_for_as_many_steps_as_published(ltcli, copy):
+    out = copy / "finetune-crt.safetensors"
+    crt = ("finetune", "--method", "crt", "--force", "-q", "-d", copy)
+    samples = read_header(copy / "dump-features.safetensors").size("train.labels", 0)
+    assert ltcli(*crt).code == 0
+    # Ten epochs of 12,406 images in batches of 128 are 970 steps.
+    steps = -(-samples // 128)
+    assert epochs_of(out) == -(-970 // steps) > 10
+    assert ltcli(*crt, "--min-steps", "20").code == 0
+    assert epochs_of(out) == max(10, -(-20 // steps))
+    assert ltcli(*crt, "--epochs", "2").code == 0
+    assert epochs_of(out) == 2
+    done = ltcli(*crt, "--epochs", "2", "--min-steps", "20")
+    assert done.code == 2
+    assert done.err.splitlines() == [
+        "error: finetune: min-steps must not be given with --epochs",
+        "hint: it says how long to train where nothing else does",
+    ]
+    done = ltcli(*crt, "--data", "images", "--min-steps", "20")
+    assert done.err.splitlines() == [
+        "error: finetune: min-steps must not be given without a feature bank",
+        "hint: it says how long to train where nothing else does",
+    ]
+
+
+def test_the_epochs_of_a_published_setting_are_never_fewer():
+
+    assert epochs_for(10, None, 12_406, 128) == 10
+    assert epochs_for(10, None, 50_000, 128) == 10
+    assert epochs_for(10, None, 377, 128) == 324
+    assert epochs_for(10, 1, 377, 128) == 10
+    assert epochs_for(10, 50, 1, 128) == 50
+    assert epochs_for(10, 50, 0, 128) == 50

@@ -286,3 +286,25 @@ def test_a_gpu_trains_the_generator(ltcli, copy):
     assert ltcli(*COMMAND, "--device", "cuda", "--out", out, "-d", copy).code == 0
     one, other = tensors_of(copy / "stg-train.safetensors"), tensors_of(out)
     assert one.keys() == other.keys()
+
+
+def test_a_small_bank_is_trained_for_as_many_steps_as_published(ltcli, copy):
+    def epochs(*options):
+        out = copy / "generator.safetensors"
+        given = ("--force", "-q", "--out", out, "-d", copy, *options)
+        assert ltcli("stg-train", *given).code == 0
+        log = out.with_suffix(".run.jsonl").read_text().splitlines()
+        return sum(json.loads(line)["event"] == "epoch" for line in log)
+
+    assert epochs("--epochs", "3") == 3
+    # Fifty epochs at least, here of a single step each.
+    assert epochs("--min-steps", "60") == 60
+    assert epochs("--min-steps", "7") == 50
+    done = ltcli("stg-train", "--epochs", "2", "--min-steps", "9", "--force", "-q", "-d", copy)
+    assert (done.code, done.err.splitlines()) == (
+        2,
+        [
+            "error: stg-train: min-steps must not be given with --epochs",
+            "hint: it says how long to train where nothing else does",
+        ],
+    )
