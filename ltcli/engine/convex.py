@@ -12,7 +12,8 @@ Source: Liu, Nocedal, Mathematical Programming 1989 (L-BFGS), by SciPy's L-BFGS-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,8 +154,10 @@ def value_and_slope(problem: Problem, point: Tensor, l2: float) -> tuple[float, 
     return value, slope.cpu()
 
 
-def held_out_losses(problem: Problem, folds: Tensor, path: Sequence[float] = PATH) -> list[float]:
-    """Return the mean loss of held-out samples for each l2 of a path, the strongest first.
+def held_out_losses(
+    problem: Problem, folds: Tensor, path: Sequence[float] = PATH
+) -> Iterator[tuple[float, float]]:
+    """Yield each l2 of a path, the strongest first, with the mean loss of the held-out samples.
 
     ``folds``, int64 [N], has the fold in which a sample is held out, and -1 for samples that are
     never. Each solution starts from that of the l2 before. The path ends where the loss rises.
@@ -163,16 +166,16 @@ def held_out_losses(problem: Problem, folds: Tensor, path: Sequence[float] = PAT
     for fold in range(int(folds.max()) + 1):
         own, others = (folds == fold).nonzero().flatten(), (folds != fold).nonzero().flatten()
         parts.append((problem.part(others), problem.part(own)))
-    weights = sum(float(held_out.weights.sum()) for _, held_out in parts)
+    weights = [float(held_out.weights.sum()) for _, held_out in parts]
     starts: list[Tensor | None] = [None] * len(parts)
-    found: list[float] = []
+    least = math.inf
     for l2 in path:
         total = 0.0
         for i, (training, held_out) in enumerate(parts):
-            solution = minimise(training, l2, start=starts[i], tolerance=RANKED)
-            starts[i] = solution
-            total += value_and_slope(held_out, solution, 0.0)[0] * float(held_out.weights.sum())
-        found.append(total / weights)
-        if found[-1] > min(found):
-            break
-    return found
+            starts[i] = solution = minimise(training, l2, start=starts[i], tolerance=RANKED)
+            total += value_and_slope(held_out, solution, 0.0)[0] * weights[i]
+        mean = total / sum(weights)
+        yield l2, mean
+        if mean > least:
+            return
+        least = mean

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltcli.artifacts.store import Artifact
+    from ltcli.engine.convex import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def solve(
 
     from ltcli.data.batches import Batch
     from ltcli.data.folds import folds
-    from ltcli.engine.convex import PATH, Problem, Scaling, held_out_losses, minimise
+    from ltcli.engine.convex import Problem, Scaling, minimise
 
     labels, source = run.labels, inputs[run.source]
     # The loss of a method asks for a batch, and none with a loss of logits reads it.
@@ -107,11 +108,7 @@ def solve(
         known = "train.groups" in source.header.tensors
         groups = source.tensor("train.groups").numpy() if known else None
         held_out = torch.from_numpy(folds(labels.cpu().numpy(), FOLDS, run.seed, groups))
-        # To rank penalties, products in single precision will do.
-        ranked = dataclasses.replace(problem, features=problem.features.float())
-        found = held_out_losses(ranked, held_out.to(labels.device)) if held_out.max() >= 0 else []
-        l2 = PATH[found.index(min(found))] if found else PATH[0]
-        context.log({"event": "folds", "l2": list(PATH[: len(found)]), "losses": found})
+        l2 = _best(problem, held_out.to(labels.device), context)
     weight, bias = scaling.undone(minimise(problem, l2))
     classifier = run.network.classifier
     classifier.weight.data.copy_(weight)
@@ -119,6 +116,21 @@ def solve(
     chosen = "" if run.params.l2 else f", chosen by {FOLDS} folds"
     logger.info("%s: solved with l2 %g%s", context.name, l2, chosen)
     context.log({"event": "solved", "l2": l2})
+
+
+def _best(problem: Problem, folds: torch.Tensor, context: Context) -> float:
+    """Return the l2 with the least loss on held-out samples; the strongest where there are none."""
+    from ltcli.engine.convex import PATH, held_out_losses
+
+    # To rank penalties, products in single precision will do.
+    ranked = dataclasses.replace(problem, features=problem.features.float())
+    found: dict[float, float] = {}
+    if folds.max() >= 0:
+        for l2, loss in held_out_losses(ranked, folds):
+            logger.info("l2 %g: loss %.4f on held-out samples", l2, loss)
+            found[l2] = loss
+    context.log({"event": "folds", "l2": list(found), "losses": list(found.values())})
+    return min(found, key=found.__getitem__) if found else PATH[0]
 
 
 def _weights(run: TrainingRun) -> torch.Tensor:
