@@ -32,7 +32,7 @@ class Schedule:
 
 # Training images of CIFAR-10-LT at factor 100, for which papers state epochs of a classifier.
 PUBLISHED_IMAGES = 12_406
-MIN_STEPS = "fewest steps on features without --epochs; default: as for 12,406 images"
+MIN_STEPS = "fewest steps on features; default: as for 12,406 images"
 _SHARP = (0.01, 0.0001)
 _GENTLE = (0.1, 0.01)
 

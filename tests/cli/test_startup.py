@@ -152,7 +152,7 @@ def test_work_without_image_files_or_timm_s_networks_loads_no_timm_torchvision_o
     assert found == [[words, 0, True, []] for words in commands]
 
 
-@pytest.mark.parametrize("module", ["torch", "torchvision", "onnx", "triton"])
+@pytest.mark.parametrize("module", ["torchvision", "onnx"])
 def test_nothing_is_said_at_the_exit_of_what_was_loaded(module):
     pytest.importorskip(module)
     program = f"import sys, {module}; sys.argv[1:] = ['--version']; from ltcli.cli.main import main"
