@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -17,6 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers, and the programs that they start, share the cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+# Thousands of tests live to the end: Python need not look through them for garbage that often.
+gc.set_threshold(5000)
 
 
 @dataclass(frozen=True)

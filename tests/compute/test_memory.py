@@ -11,7 +11,7 @@ from tests.conftest import python
 PROGRAM = """
 import resource, torch
 from ltcli.compute.memory import keep_freed_memory
-{}
+keep_freed_memory()
 for _ in range(12):
     torch.ones(10**7)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,12 +23,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
 def test_the_memory_of_a_freed_tensor_is_used_again():
-    kept, given_back = (
-        int(python("-c", PROGRAM.format(call)).stdout) for call in ("keep_freed_memory()", "")
-    )
     pages = 5 * 4 * 10**7 // 4096
-    assert given_back > pages / 2
-    assert kept < pages / 100
+    assert int(python("-c", PROGRAM).stdout) < pages / 100
 
 
 def test_another_malloc_is_left_alone(monkeypatch):
