@@ -105,6 +105,16 @@ def test_options_of_sgd_train_as_before(ltcli, split):
     assert header.info["epochs"] == 2
 
 
+def test_what_would_take_long_is_trained_unless_asked_for(ltcli, split, monkeypatch):
+    features, _ = train_part(split)
+    monkeypatch.setattr("ltcli.stages.solving.LARGEST", features.numel() * 4 - 1)
+    for options, optimizer in (((), "sgd"), (("--optimizer", "lbfgs", "--l2", 1), "lbfgs")):
+        out = split / f"{optimizer}.safetensors"
+        assert ltcli("pretrain", *options, "-q", "--out", out, "-d", split).code == 0
+        recipe = dict(read_header(out).info["recipe"])["pretrain"]
+        assert recipe["optimizer"] == optimizer
+
+
 @pytest.mark.parametrize("method", CONVEX)
 def test_methods_with_a_loss_are_solved_on_a_bank(ltcli, copy, method):
     options = ("--method", method, "--optimizer", "lbfgs", "--l2", "0.01", "--force", "-d", copy)
