@@ -61,11 +61,14 @@ def train(
     dtype: torch.dtype = torch.float32,
     keep: int = 0,
     record: Record | None = None,
+    chance: Callable[[int], float] | None = None,
 ) -> tuple[Snapshots, dict[str, torch.Tensor]]:
     """Train a module in place to the end of its run, with checkpoints and a report of each epoch.
 
-    ``order`` has the rows of an epoch, unless the steps have an order of their own. Returns the
-    states of the last ``keep`` epochs, and the method's as tensors of a model artifact.
+    ``order`` has the rows of an epoch, unless the steps have an order of their own. ``chance`` has
+    the mean loss of an epoch for a network that has learned nothing, nats: a run that ends near it
+    or above says so. Returns the states of the last ``keep`` epochs, and the method's as tensors of a model
+    artifact.
     """
     snapshots = Snapshots(module, epochs - keep)
     training = fit(
@@ -82,6 +85,8 @@ def train(
     device = next(module.parameters()).device
     for epoch in report(training, epochs, context, device, dtype, steps.facts):
         snapshots.take(epoch.epoch)
+        if chance is not None and epoch.epoch == epochs - 1:
+            _warn_near(chance(epoch.epoch), epoch.loss, context.name)
     state = {} if steps.state is None else steps.state.tensors()
     return snapshots, {f"method.{name}": tensor for name, tensor in state.items()}
 
@@ -202,6 +207,13 @@ def _check_finite(meters: torch.Tensor, where: str, epoch: int) -> None:
         # The sum stays as it is from the first loss on that is not finite.
         rule = f"loss must be finite, got NaN or infinity in epoch {epoch}, step {int(finite)}"
         raise NumericalError(where, rule, "lower --lr, or check the inputs for extreme values")
+
+
+def _warn_near(chance: float, loss: float, where: str) -> None:
+    if loss >= 0.9 * chance:
+        remedy = "train longer (--epochs), or with another --lr"
+        known = f"a model that has learned nothing has {chance:.2f}"
+        logger.warning("%s: the loss ended at %.2f nats, and %s: %s", where, loss, known, remedy)
 
 
 def report(

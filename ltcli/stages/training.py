@@ -31,6 +31,7 @@ from ltcli.models.generator import load_generator
 from ltcli.models.network import Network
 from ltcli.stages.samples import open_samples
 from ltcli.stats import quadratic
+from ltcli.stats.class_weights import effective_number_weights
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ def train(
         # Later batches are decoded while this one is trained.
         run.samples.read_ahead(steps.order or run.order, run.batch_size)
     record = _recorder(method, run, mixing, context) if run.params.cuda_graph else None
+    linear = run.network.classifier.form == "linear"
     with nullcontext() if record is None else own_stream(run.labels.device):
         snapshots, state = fit.train(
             run.network if every else run.network.classifier,
@@ -150,8 +152,23 @@ def train(
             dtype=run.dtype,
             keep=run.params.snapshots,
             record=record,
+            # Cosines with a factor, and steps of other networks, have losses of another scale.
+            chance=_chance(run) if linear and (method.loss is not None or not run.whole) else None,
         )
     return {**snapshots.stacked("" if every else "classifier."), **state}
+
+
+def _chance(run: TrainingRun) -> Callable[[int], float]:
+    """Function that gives the cross-entropy of the class shares of an epoch, nats."""
+    labels, counts, beta = run.labels.cpu(), run.class_counts.cpu(), run.params.beta
+
+    def chance(epoch: int) -> float:
+        shares = labels[run.order(epoch)].bincount(minlength=len(counts)).double()
+        if beta > 0 and epoch >= run.deferred:
+            shares *= effective_number_weights(counts, beta)
+        return float(torch.special.entr(shares / shares.sum()).sum())
+
+    return chance
 
 
 def _recorder(

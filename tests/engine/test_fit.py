@@ -496,3 +496,23 @@ def test_a_plain_step_launches_at_most_400_kernels(monkeypatch, rng):
     options = {"epochs": 1, "batch_size": 8, "seed": 0, "context": Run().context, "record": record}
     list(fit(step, lambda _epoch: order, lambda _epoch: 0.1, state, **options))
     assert 300 < launches.number <= 400
+
+
+@pytest.mark.parametrize(("loss", "near"), [(2.0, False), (2.1, True), (2.5, True), (9.0, True)])
+def test_a_run_that_ends_near_chance_says_so(caplog, loss, near):
+    run = Run()
+    train(
+        run.network,
+        run.optimizer,
+        Steps(lambda _batch: torch.tensor(loss)),
+        lambda epoch: instance_balanced(COUNT, seed=0, epoch=epoch),
+        lambda _epoch: 0.1,
+        epochs=2,
+        batch_size=BATCH,
+        seed=0,
+        context=run.context,
+        chance=lambda epoch: 2.3 if epoch == 1 else math.nan,
+    )
+    said = f"pretrain: the loss ended at {loss:.2f} nats, and a model that has learned nothing has"
+    wanted = f"{said} 2.30: train longer (--epochs), or with another --lr"
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [wanted] * near

@@ -1,6 +1,7 @@
 """The assembly of a training run, its one loop, and how its optimiser and classifier start."""
 
 import json
+import math
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
@@ -376,3 +377,22 @@ def test_the_commands_give_the_same_weights_with_a_cuda_graph(ltcli, copy, words
             found.append(model.load("*"))
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-2, atol=1e-3)
+
+
+def test_chance_is_the_entropy_of_the_classes_that_an_epoch_draws(assembled):
+    counts = assembled(finetune.STAGE, "cross-entropy").class_counts.double()
+    shares = counts / counts.sum()
+    prior = float(-(shares * shares.log()).sum())
+    for given, wanted in (
+        ({}, prior),
+        ({"sampler": "class-aware"}, math.log(10)),
+        ({"beta": 0.999999}, math.log(10)),
+    ):
+        run = assembled(finetune.STAGE, "cross-entropy", **given)
+        assert training._chance(run)(0) == pytest.approx(wanted, abs=2e-3)
+
+
+def test_class_weights_that_come_later_are_no_part_of_chance_before(assembled):
+    run = assembled(pretrain.STAGE, "ce-drw", beta=0.999999, epochs=4, defer=100)
+    before, after = (training._chance(run)(epoch) for epoch in (1, 2))
+    assert before < after == pytest.approx(math.log(10), abs=2e-3)
