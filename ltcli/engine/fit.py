@@ -67,8 +67,8 @@ def train(
 
     ``order`` has the rows of an epoch, unless the steps have an order of their own. ``chance`` has
     the mean loss of an epoch for a network that has learned nothing, nats: a run that ends near it
-    or above says so. Returns the states of the last ``keep`` epochs, and the method's as tensors of a model
-    artifact.
+    or above says so. Returns the states of the last ``keep`` epochs, and the method's as tensors of
+    a model artifact.
     """
     snapshots = Snapshots(module, epochs - keep)
     training = fit(

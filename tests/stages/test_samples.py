@@ -135,7 +135,9 @@ def test_the_whole_chain_works_from_files(ltcli, files):
     )
     for command in commands:
         done = ltcli(*command, "-d", files)
-        assert (done.code, done.lines) == (0, [])
+        # An epoch of a few images is hardly trained, and says so.
+        others = [line for line in done.lines if "the loss ended at" not in line]
+        assert (done.code, others) == (0, [])
     backbone = read_header(files / "finetune-crt.safetensors").info["backbone"]
     assert (backbone["crop_mode"], backbone["crop_share"]) == ("box", 0.875)
     bank = tensors_of(files / "dump-features.safetensors")
@@ -275,7 +277,9 @@ def test_the_whole_chain_works_from_embeddings(ltcli, embeddings):
     )
     for command in commands:
         done = ltcli(*command, "-d", embeddings)
-        assert (done.code, done.lines) == (0, [])
+        # An epoch of a few images is hardly trained, and says so.
+        others = [line for line in done.lines if "the loss ended at" not in line]
+        assert (done.code, others) == (0, [])
     split, bank = (tensors_of(embeddings / f"{s}.safetensors") for s in ("split", "dump-features"))
     for part in COUNTS:
         assert bank[f"{part}.features"].equal(split[f"{part}.features"])
@@ -322,11 +326,15 @@ def test_bi_level_methods_work_on_embeddings(ltcli, embeddings):
     for method in ("l2rw", "meta-weight-net"):
         out = embeddings / f"{method}.safetensors"
         done = ltcli("pretrain", "--method", method, "--out", out, *QUICK, "-d", embeddings)
-        assert (done.code, done.lines) == (0, [])
+        # An epoch of a few images is hardly trained, and says so.
+        others = [line for line in done.lines if "the loss ended at" not in line]
+        assert (done.code, others) == (0, [])
     assert ltcli("pretrain", *QUICK, "-d", embeddings).code == 0
     for method in ("meta-class-weight", "metasaug"):
         done = ltcli("finetune", "--method", method, *QUICK, "-d", embeddings)
-        assert (done.code, done.lines) == (0, [])
+        # An epoch of a few images is hardly trained, and says so.
+        others = [line for line in done.lines if "the loss ended at" not in line]
+        assert (done.code, others) == (0, [])
 
 
 def test_embeddings_have_no_views(ltcli, embeddings):
