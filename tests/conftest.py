@@ -19,8 +19,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
-# Thousands of tests live to the end: Python need not look through them for garbage that often.
+# Thousands of tests live to the end: Python need not look through them for garbage.
 gc.set_threshold(5000)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the collected tests alone from now on."""
+    gc.freeze()
 
 
 @dataclass(frozen=True)
