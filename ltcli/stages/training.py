@@ -137,7 +137,6 @@ def train(
         # Later batches are decoded while this one is trained.
         run.samples.read_ahead(steps.order or run.order, run.batch_size)
     record = _recorder(method, run, mixing, context) if run.params.cuda_graph else None
-    linear = run.network.classifier.form == "linear"
     with nullcontext() if record is None else own_stream(run.labels.device):
         snapshots, state = fit.train(
             run.network if every else run.network.classifier,
@@ -152,10 +151,16 @@ def train(
             dtype=run.dtype,
             keep=run.params.snapshots,
             record=record,
-            # Cosines with a factor, and steps of other networks, have losses of another scale.
-            chance=_chance(run) if linear and (method.loss is not None or not run.whole) else None,
+            chance=_chance(run) if _has_chance(method, run) else None,
         )
     return {**snapshots.stacked("" if every else "classifier."), **state}
+
+
+def _has_chance(method: Method[Any], run: TrainingRun) -> bool:
+    """Whether the losses of a run are cross-entropies; the first process alone says something."""
+    # Cosines with a factor, and steps of other networks, have losses of another scale.
+    linear = run.network.classifier.form == "linear"
+    return linear and (method.loss is not None or not run.whole) and here().rank == 0
 
 
 def _chance(run: TrainingRun) -> Callable[[int], float]:

@@ -917,7 +917,9 @@ def killed(folder: Path, out: Path, seed: int, kills: int, longest: float, *argv
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    # A short run is hardly trained, and says so.
+    others = [line for line in done.stderr.splitlines() if "the loss ended at" not in line]
+    assert (done.returncode, others) == (0, [])
     return json.loads(done.stdout.splitlines()[-1])
 
 
