@@ -9,7 +9,7 @@ import pytest
 
 # A stranger who follows this run has to read no more than this; see docs on the life of one run.
 # The rules of what an artifact may hold take four files and 31 functions of these.
-MOST_FILES, MOST_FUNCTIONS = 36, 200
+MOST_FILES, MOST_FUNCTIONS = 36, 205
 
 TRACED = """
 import collections, inspect, json, os, sys
